@@ -119,8 +119,8 @@ def chosen(case: Case, peers: set[str], arguments: argparse.Namespace) -> list[s
     there = list(makers(case, peers, arguments.compile))
     if unknown := sorted(set(arguments.rows or ()) - set(there)):
         raise SystemExit(f"no row {', '.join(map(repr, unknown))}; here are: {'; '.join(there)}")
-    asked = {*arguments.rows, *map(eager, arguments.rows)} if arguments.rows else set(there)
-    return [name for name in there if name in asked]
+    args = {*arguments.rows, *map(eager, arguments.rows)} if arguments.rows else set(there)
+    return [name for name in there if name in args]
 
 
 def eager(name: str) -> str:

@@ -122,10 +122,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("trees", type=Path, nargs=2, help="the checkout before and the one after")
     interleaved.common_options(parser, rounds=9)
-    asked = interleaved.parse(parser)
-    trees = {name: Tree(root, asked.threads or 1) for name, root in zip(("before", "after"), asked.trees, strict=True)}
-    record = interleaved.new_record("trees", asked, rows=[])
-    for task in trees["before"].tasks[: 1 if asked.smoke else None]:
+    args = interleaved.parse(parser)
+    trees = {name: Tree(root, args.threads or 1) for name, root in zip(("before", "after"), args.trees, strict=True)}
+    record = interleaved.new_record("trees", args, rows=[])
+    for task in trees["before"].tasks[: 1 if args.smoke else None]:
         clocks: dict[str, list[float]] = {name: [] for name in trees}
 
         def once(name: str, task: str = task, clocks: dict[str, list[float]] = clocks) -> float:
@@ -134,9 +134,9 @@ def main() -> None:
             return processor
 
         candidates = [interleaved.Candidate(name, partial(once, name)) for name in trees]
-        taken = interleaved.take_turns(candidates, asked.rounds)
+        taken = interleaved.take_turns(candidates, args.rounds)
         record["rows"].append({"task": task, "processor_seconds": taken, "clock_seconds": clocks})
-    print(interleaved.write(record, page(record), asked.out))
+    print(interleaved.write(record, page(record), args.out))
 
 
 def page(record: dict[str, Any]) -> str:

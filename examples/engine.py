@@ -41,15 +41,15 @@ class Engine:
 
 def main() -> None:
     model = undiffuse.load("mnist")
-    asked = [{"steps": 4 + 2 * (seed % 3), "guidance": 1.0 + seed % 2} for seed in range(6)]
+    requested = [{"steps": 4 + 2 * (seed % 3), "guidance": 1.0 + seed % 2} for seed in range(6)]
     prompt = Prompt(class_name="3")
     engine = Engine(model.module.plan(SamplingOptions.of(sampler="dpmpp_2m_sde")))
     made: dict[int, torch.Tensor] = {}
-    coming = [Request(seed, prompt, SamplingOptions.of(**options)) for seed, options in enumerate(asked)]
-    while len(made) < len(asked):
+    coming = [Request(seed, prompt, SamplingOptions.of(**options)) for seed, options in enumerate(requested)]
+    while len(made) < len(requested):
         engine.waiting, coming = coming[:1], coming[1:]  # one more comes at every step
         made |= engine.step()
-    for seed, options in enumerate(asked):
+    for seed, options in enumerate(requested):
         alone = model.sample(1, seed=seed, sampler="dpmpp_2m_sde", class_name="3", **options)
         assert torch.equal(model.finish(made[seed][None]), torch.as_tensor(alone))
     print(f"{len(made)} images, each as model.sample makes it")

@@ -263,7 +263,7 @@ class Tree:
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=folder
         )
 
-    def asked(self, case: Case) -> dict[str, str]:
+    def args(self, case: Case) -> dict[str, str]:
         """What came of a case."""
         assert self.process.stdin is not None and self.process.stdout is not None
         print(json.dumps(case), file=self.process.stdin, flush=True)
@@ -281,14 +281,14 @@ def comparison(before: Tree, after: Tree, parts: Iterable[str], only: str) -> It
     wanted = list(parts)
     for case in TRAININGS:
         if only in case.name or case.name == "flow-digits":
-            made = before.asked(case)
-            yield "training", case.name, differing(made, after.asked(case))
+            made = before.args(case)
+            yield "training", case.name, differing(made, after.args(case))
             if "resume" in wanted and "did not run" not in made:
                 yield "resume", case.name, _resumed(before, after, case)
     for part, cases in (("samples", sample_cases()), ("metrics", metric_cases())):
         for case in cases:
             if part in wanted and only in case.name:
-                yield part, case.name, differing(before.asked(case), after.asked(case))
+                yield part, case.name, differing(before.args(case), after.args(case))
 
 
 def _resumed(before: Tree, after: Tree, case: Case) -> list[str]:
@@ -297,7 +297,7 @@ def _resumed(before: Tree, after: Tree, case: Case) -> list[str]:
     shutil.copytree(whole, shortened)
     for checkpoint in sorted((shortened / "checkpoints").glob("images_*"))[1:]:
         shutil.rmtree(checkpoint)
-    answer = after.asked(Case(case.name, ("train", "--resume", "--out", f"RUNS/{shortened.name}")))
+    answer = after.args(Case(case.name, ("train", "--resume", "--out", f"RUNS/{shortened.name}")))
     return differing(digests(whole), answer)
 
 
@@ -315,15 +315,15 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[1])
     parser.add_argument("--fused", nargs="+", choices=("on", "off"), default=["off"])
     parser.add_argument("--only", default="", help="cases whose name holds this")
-    asked = parser.parse_args()
+    args = parser.parse_args()
     begun, count, bad = time.monotonic(), 0, 0
-    for threads in asked.threads:
-        for fused in asked.fused:
+    for threads in args.threads:
+        for fused in args.fused:
             with tempfile.TemporaryDirectory() as folder:
-                roots = zip(asked.trees, ("before", "after"), strict=True)
+                roots = zip(args.trees, ("before", "after"), strict=True)
                 trees = [Tree(root, Path(folder) / name, threads, fused == "on") for root, name in roots]
                 try:
-                    for part, name, differs in comparison(trees[0], trees[1], asked.parts, asked.only):
+                    for part, name, differs in comparison(trees[0], trees[1], args.parts, args.only):
                         count, bad = count + 1, bad + bool(differs)
                         said = "; ".join(differs) if differs else "the same"
                         print(f"{threads} thread(s), fused {fused}: {part}: {name}: {said}", flush=True)

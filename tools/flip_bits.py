@@ -221,7 +221,7 @@ def read_all(readers: dict[str, Reader], heard: Heard) -> tuple[dict[str, Any], 
 
 
 def outcome(
-    folder: Folder, file: Path, bit: int, sound: dict[str, Any], known: set[str], heard: Heard
+    folder: Folder, file: Path, bit: int, valid: dict[str, Any], known: set[str], heard: Heard
 ) -> tuple[str, str]:
     """What one flip came to, and the line about it."""
     content = file.read_bytes()
@@ -235,7 +235,7 @@ def outcome(
         file.write_bytes(content)
     if raw:
         return "raw error", raw[0]
-    differs = [name for name, value in results.items() if value != sound[name]]
+    differs = [name for name, value in results.items() if value != valid[name]]
     if refused:
         return "refused", refused[0]
     said = [line for line in heard if line not in known]
@@ -250,7 +250,7 @@ def flip_all(
 ) -> tuple[dict[str, Counter[str]], list[str]]:
     """Counts by file pattern, and a line for each flip that must not be."""
     heard.clear()
-    sound, refused, raw = read_all(folder.readers, heard)
+    valid, refused, raw = read_all(folder.readers, heard)
     assert not refused and not raw, (refused, raw)
     known = set(heard)  # what is said of the undamaged folder
     counts: dict[str, Counter[str]] = {}
@@ -262,7 +262,7 @@ def flip_all(
         for number in range(max(1, round(share * wanted))):
             file = files[number % len(files)]
             bit = bit_of(file.read_bytes(), number, rng, file.suffix in (".json", ".jsonl", ".md"))
-            what, line = outcome(folder, file, bit, sound, known, heard)
+            what, line = outcome(folder, file, bit, valid, known, heard)
             counts[pattern][what] += 1
             if what in BAD:
                 bad.append(f"{what}: bit {bit} of {folder.name} {file.relative_to(folder.path)}: {line}")
@@ -299,15 +299,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON with the counts")
     parser.add_argument("--share", type=float, default=1.0, help="of the flips of a whole round")
     parser.add_argument("--seed", type=int, default=0)
-    asked = parser.parse_args()
+    args = parser.parse_args()
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as place:
-        counts, bad = flips(Path(place), asked.share, asked.seed)
+        counts, bad = flips(Path(place), args.share, args.seed)
     total = sum((count for files in counts.values() for count in files.values()), Counter[str]())
     record = {
         "date": time.strftime("%Y-%m-%d"),
         "undiffuse": undiffuse.__version__,
-        "seed": asked.seed,
+        "seed": args.seed,
         "flips": sum(total.values()),
         "total": {what: total[what] for what in ("refused", "named", "harmless", *BAD)},
         "files": {name: {file: dict(count) for file, count in files.items()} for name, files in counts.items()},
@@ -315,8 +315,8 @@ def main() -> None:
     }
     text = json.dumps(record, indent=2)
     print(text, *bad, sep="\n")
-    if asked.out is not None:
-        asked.out.write_text(text + "\n", encoding="utf-8")
+    if args.out is not None:
+        args.out.write_text(text + "\n", encoding="utf-8")
     if bad:
         sys.exit(1)
 

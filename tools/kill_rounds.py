@@ -270,20 +270,20 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--jobs", type=int, default=1, help="rounds at once")
     parser.add_argument("--out", type=Path, help="folder for the dated results")
-    asked = parser.parse_args()
+    requested = parser.parse_args()
     import torch
 
     started_at = time.monotonic()
     found: list[Round] = []
     with tempfile.TemporaryDirectory() as folder:
-        for one in rounds(Ground(Path(folder)), asked.rounds, asked.seed, asked.jobs):
+        for one in rounds(Ground(Path(folder)), requested.rounds, requested.seed, requested.jobs):
             found.append(one)
             print(
                 f"{len(found):4} {one.kind}: {', '.join(one.interrupted)}: {one.mismatches or 'the same'}", flush=True
             )
     result = {
         "date": f"{date.today():%Y-%m-%d}",
-        "command": f"python tools/kill_rounds.py --rounds {asked.rounds} --seed {asked.seed} --jobs {asked.jobs}",
+        "command": f"python tools/kill_rounds.py --rounds {requested.rounds} --seed {requested.seed} --jobs {requested.jobs}",
         "machine": f"{platform.machine()}, {os.cpu_count()} cores shared with other work",
         "torch": torch.__version__,
         "seconds": round(time.monotonic() - started_at),
@@ -291,10 +291,10 @@ def main() -> None:
         "mismatches": [f"{one.kind}: {line}" for one in found for line in one.mismatches],
     }
     print(as_markdown(result))
-    if asked.out is not None:
+    if requested.out is not None:
         stem = f"kills_{platform.machine()}x{os.cpu_count()}_{result['date']}"
-        (asked.out / f"{stem}.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-        (asked.out / f"{stem}.md").write_text(as_markdown(result), encoding="utf-8")
+        (requested.out / f"{stem}.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        (requested.out / f"{stem}.md").write_text(as_markdown(result), encoding="utf-8")
     sys.exit(bool(result["mismatches"]))
 
 

@@ -81,48 +81,48 @@ def main() -> None:
     parser.add_argument("--metrics", default="frechet,precision_recall,copying", help="the first one is the headline")
     parser.add_argument("--features", default="auto")
     parser.add_argument("--tables", action="store_true", help="only write the pages' tables anew")
-    asked = parser.parse_args()
-    if not asked.tables:
-        take_from_card(asked)
-        if asked.run is None or not asked.name or not asked.title or not asked.sets:
+    args = parser.parse_args()
+    if not args.tables:
+        take_from_card(args)
+        if args.run is None or not args.name or not args.title or not args.sets:
             parser.error("needs RUN NAME --title TITLE --set SET, or --tables alone")
-        print(make(asked))
+        print(make(args))
     for page, text in pages().items():
         write_text(page, text)
 
 
-def make(asked: argparse.Namespace) -> Path:
+def make(args: argparse.Namespace) -> Path:
     """The bundled folder of a trained model, complete or not at all.
 
     Raises:
         UsageError: an unknown set, a path of this machine left over, or a model that is too large.
     """
-    sets = tuple(trained_on(name) for name in asked.sets)
-    original = sampling_by(load(asked.run), asked.sampling)
+    sets = tuple(trained_on(name) for name in args.sets)
+    original = sampling_by(load(args.run), args.sampling)
     with tempfile.TemporaryDirectory() as scratch:
-        model = as_stored(original, Path(scratch) / asked.name, asked.int8)
-        metrics = measured(model, asked.num, asked.metrics.split(","), asked.features) if asked.num else ()
+        model = as_stored(original, Path(scratch) / args.name, args.int8)
+        metrics = measured(model, args.num, args.metrics.split(","), args.features) if args.num else ()
         grid, nfe = sampled_grid(model)
-        record = portable_record(original.config, asked.data_path)
-        card = card_of(asked, model, record, sets, metrics, nfe)
+        record = portable_record(original.config, args.data_path)
+        card = card_of(args, model, record, sets, metrics, nfe)
         record["card"] = card.model_dump(mode="json")
         if local := absolute_paths(record):
             raise UsageError(
                 f"config.json would hold paths of this machine: {', '.join(local)}; give --data-path, --command"
             )
-        folder = FOLDER / asked.name
+        folder = FOLDER / args.name
         with replacing(folder) as place:
             place.mkdir()
             shutil.copyfile(model.path / WEIGHTS["ema"], place / WEIGHTS["ema"])
             write_record(place, record)
-            (place / "model_card.md").write_text(card_text(asked.name, card, record), encoding="utf-8")
+            (place / "model_card.md").write_text(card_text(args.name, card, record), encoding="utf-8")
             fill_png(place / "samples.png", grid)
-            check_sizes(asked.name, place)
+            check_sizes(args.name, place)
     return folder
 
 
 def card_of(
-    asked: argparse.Namespace,
+    args: argparse.Namespace,
     model: Model,
     record: Mapping[str, Any],
     sets: tuple[TrainedOn, ...],
@@ -135,12 +135,12 @@ def card_of(
         raise UsageError("a bundled model has no guide (ADR 0034); train it with system.guide_images=null")
     licences = "; ".join(one.licence for one in sets)
     return Card(
-        title=asked.title,
+        title=args.title,
         sets=sets,
-        licence=asked.licence,
-        terms=f"{TERMS} ({licences})." if asked.terms is None else asked.terms,
-        command=asked.command or reproducing_command(record) or _refuse("--command", "no recipe gives this model"),
-        images=asked.images or images_seen(asked.run, record),
+        licence=args.licence,
+        terms=f"{TERMS} ({licences})." if args.terms is None else args.terms,
+        command=args.command or reproducing_command(record) or _refuse("--command", "no recipe gives this model"),
+        images=args.images or images_seen(args.run, record),
         parameters=sum(value.numel() for value in model.module.parameters()),
         sampler=str(sampling["sampler"]),
         steps=sampling["steps"],
@@ -150,25 +150,25 @@ def card_of(
         guidance=sampling.get("guidance", 1.0),
         guidance_interval=sampling.get("guidance_interval", ""),
         metrics=metrics,
-        stored="int8" if asked.int8 else "bfloat16",
+        stored="int8" if args.int8 else "bfloat16",
         weights_sha256=model.weights_sha256,
         made_with=f"undiffuse {__version__}, torch {torch.__version__}",
     )
 
 
-def take_from_card(asked: argparse.Namespace) -> None:
+def take_from_card(args: argparse.Namespace) -> None:
     """What a bundled model's card says of how it came to be, where the command line does not."""
-    path = asked.run / "config.json" if asked.run is not None else None
+    path = args.run / "config.json" if args.run is not None else None
     if path is None or not path.is_file():
         return
     card = json.loads(path.read_text(encoding="utf-8")).get("card")
     if card is None:
         return
-    asked.title = asked.title or card["title"]
-    asked.sets = asked.sets or [one["name"] for one in card["sets"]]
-    asked.images = asked.images or card["images"]
-    asked.terms = card["terms"] if asked.terms is None else asked.terms
-    asked.int8 = asked.int8 or card.get("stored") == "int8"
+    args.title = args.title or card["title"]
+    args.sets = args.sets or [one["name"] for one in card["sets"]]
+    args.images = args.images or card["images"]
+    args.terms = card["terms"] if args.terms is None else args.terms
+    args.int8 = args.int8 or card.get("stored") == "int8"
 
 
 def sampling_by(model: Model, options: Sequence[str]) -> Model:

@@ -25,7 +25,7 @@ from types import ModuleType
 from typing import ParamSpec, TypeVar
 
 from undiffuse.errors import UsageError
-from undiffuse.files import LOCK_ENDING, explained, is_bare, real_place
+from undiffuse.files import LOCK_ENDING, explained, is_empty, real_place
 from undiffuse.leftovers import remove_leftovers_of
 
 P = ParamSpec("P")
@@ -133,7 +133,7 @@ def _is_held_here(path: Path) -> bool:
 
 
 def _is_free(path: Path) -> bool:
-    return path.is_dir() and is_bare(path)
+    return path.is_dir() and is_empty(path)
 
 
 def _make(folder: Path) -> bool:
@@ -149,10 +149,10 @@ def _make(folder: Path) -> bool:
 
 
 @contextlib.contextmanager
-def chosen_folder(asked: Path | None, parent: Path, stem: str) -> Iterator[Path]:
+def chosen_folder(requested: Path | None, parent: Path, stem: str) -> Iterator[Path]:
     """The folder that was asked for, or else a new one, see ``new_folder``."""
-    if asked is not None:
-        yield asked
+    if requested is not None:
+        yield requested
     else:
         with new_folder(parent, stem) as folder:
             yield folder

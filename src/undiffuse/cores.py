@@ -42,7 +42,7 @@ def quota(groups: Path = _GROUPS, mount: Path = _MOUNT) -> float | None:
     return min(shares, default=None)
 
 
-def leave_room() -> None:
+def limit_threads() -> None:
     """Tell the libraries that come in later how many threads a quota leaves, where the user did not say.
 
     They count the cores of the process's affinity by themselves. To be called before torch is imported.

@@ -33,10 +33,10 @@ def replacing(path: Path) -> Iterator[Path]:
         RunError: the disk is full or fails.
         UsageError: the folder may not be written to.
     """
-    asked, path = path, real_place(path)
+    requested, path = path, real_place(path)
     temporary = temporary_next_to(path)
     try:
-        with explained(asked):
+        with explained(requested):
             path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
             _finalize(temporary, path)
@@ -79,12 +79,12 @@ def _explanation(error: Exception, path: Path) -> UndiffuseError | None:
         return RunError(f"no space left to write {path}; free some and go on: nothing half-written was kept")
     if code == errno.EIO:
         return RunError(f"the disk failed while writing {path}; look after it, then go on")
-    if code not in _REFUSALS or (code == errno.ENOENT and not _is_next_to(error, path)):
+    if code not in _ERRORS or (code == errno.ENOENT and not _is_next_to(error, path)):
         return None
-    return UsageError(f"cannot write {path}: {_REFUSALS[code]}; name another place")
+    return UsageError(f"cannot write {path}: {_ERRORS[code]}; name another place")
 
 
-_REFUSALS = {
+_ERRORS = {
     errno.ENOENT: "no file can be made there",
     errno.EACCES: "writing is not allowed there",
     errno.EPERM: "writing is not allowed there",
@@ -163,7 +163,7 @@ def check_own_folder(out: Path, noun: str, marker: str, own: re.Pattern[str], *,
     """
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out {out} is a file; name a folder")
-    held = sorted(path for path in out.iterdir() if not is_passing(path)) if out.is_dir() else []
+    held = sorted(path for path in out.iterdir() if not is_temporary_or_lock(path)) if out.is_dir() else []
     others = [path.name for path in held if path.is_dir() or not own.fullmatch(path.name)]
     named = f" ({', '.join(others[:3])}{', ...' if others[3:] else ''})" if others else ""
     if held and not (out / marker).is_file():
@@ -176,12 +176,12 @@ def check_own_folder(out: Path, noun: str, marker: str, own: re.Pattern[str], *,
     check_writable(out)
 
 
-def is_bare(folder: Path) -> bool:
+def is_empty(folder: Path) -> bool:
     """Whether a folder holds nothing but what writers have there for a while: locks and temporaries."""
-    return all(is_passing(path) for path in folder.iterdir())
+    return all(is_temporary_or_lock(path) for path in folder.iterdir())
 
 
-def is_passing(path: Path) -> bool:
+def is_temporary_or_lock(path: Path) -> bool:
     """Whether a name is that of a lock or a temporary."""
     return is_temporary(path) or (path.name.startswith(".") and path.name.endswith(LOCK_ENDING))
 

@@ -22,7 +22,7 @@ from undiffuse.errors import UsageError, UsageWarning
 LOGGER = logging.getLogger("undiffuse")
 LOGGER.addHandler(logging.NullHandler())
 #: Hears of one thing alone: (done, total). What an observer's ``progress`` is, for work that says no more than that.
-Tell = Callable[[float, float], None]
+ProgressCallback = Callable[[float, float], None]
 
 
 class Observer(Protocol):
@@ -101,7 +101,7 @@ class Forwarding:
 
 
 @runtime_checkable
-class DrawsStages(Protocol):
+class StageObserver(Protocol):
     """An observer that draws each stage of the work by itself, as a terminal does."""
 
     def stage(self, what: str, total: float | None, done: float, unit: str) -> AbstractContextManager[Observer]:
@@ -112,21 +112,21 @@ class OnProgress(Silent):
     """An observer that hands progress to a function.
 
     Args:
-        tell: (done, total, part).
+        on_progress: (done, total, part).
     Example:
         >>> OnProgress(print).progress(3, 8, "looking")
         3 8 looking
     """
 
-    def __init__(self, tell: Callable[[float, float, str], object]) -> None:
-        self._tell = tell
+    def __init__(self, on_progress: Callable[[float, float, str], object]) -> None:
+        self._on_progress = on_progress
 
     def progress(self, done: float, total: float, part: str = "") -> None:
         """What the function is given."""
-        self._tell(done, total, part)
+        self._on_progress(done, total, part)
 
 
-class Within(Forwarding):
+class SubProgress(Forwarding):
     """An observer of one of several like pieces of work, which counts as a part of the whole.
 
     Args:
@@ -143,16 +143,16 @@ class Within(Forwarding):
     def progress(self, done: float, total: float, part: str = "") -> None:
         """The pieces before, and the share of this one: of what its errands have left of it."""
         self._begun = self._came_to
-        self._tell(self._begun + (1 - self._begun) * _share(done, total), part)
+        self._on_progress(self._begun + (1 - self._begun) * _share(done, total), part)
 
-    def errands(self) -> Observer:
+    def subtasks(self) -> Observer:
         """Hears of work that this piece has done for it, such as loading, one errand after another.
 
         None of them knows how many there are: each takes half of what is left of the piece.
         """
-        return _Errand(self)
+        return _Subtask(self)
 
-    def of_errand(self, done: float, total: float, part: str) -> None:
+    def subtask_progress(self, done: float, total: float, part: str) -> None:
         """How far the errand under way is.
 
         Args:
@@ -165,22 +165,22 @@ class Within(Forwarding):
             self._begun = self._came_to  # another one
         self._last = share
         self._came_to = self._begun + (1 - self._begun) / 2 * share
-        self._tell(self._came_to, part)
+        self._on_progress(self._came_to, part)
 
-    def _tell(self, share: float, part: str) -> None:
+    def _on_progress(self, share: float, part: str) -> None:
         self._observer.progress(self._made + share, self._count, part)
 
 
-class _Errand(Forwarding):
+class _Subtask(Forwarding):
     """Hears of work that a piece has done for it; all but the progress goes where that of the piece goes."""
 
-    def __init__(self, piece: Within) -> None:
+    def __init__(self, piece: SubProgress) -> None:
         super().__init__(piece)
         self._piece = piece
 
     def progress(self, done: float, total: float, part: str = "") -> None:
         """A share of the piece."""
-        self._piece.of_errand(done, total, part)
+        self._piece.subtask_progress(done, total, part)
 
 
 def _share(done: float, total: float) -> float:
@@ -196,12 +196,12 @@ BETWEEN_STEPS: list[Callable[[], object]] = []
 Observing = Observer | Callable[[float, float, str], object]
 
 
-class _Listening(NamedTuple):
+class _ObserverContext(NamedTuple):
     observer: Observer
     cancel: Cancel | None
 
 
-_LISTENING: ContextVar[_Listening | None] = ContextVar("listening", default=None)
+_CONTEXT: ContextVar[_ObserverContext | None] = ContextVar("listening", default=None)
 
 
 @contextmanager
@@ -215,15 +215,15 @@ def observing(observer: Observing | None, cancel: Cancel | None = None) -> Itera
     Raises:
         UsageError: what is neither an observer nor a function, or no ``Cancel``.
     """
-    before = _LISTENING.get()
+    before = _CONTEXT.get()
     if cancel is not None and not isinstance(cancel, Cancel):
         raise UsageError(f"cancel must be an undiffuse.Cancel, got {cancel!r}")
-    heard = _observer(observer) if observer is not None else before.observer if before is not None else SILENT
-    token = _LISTENING.set(_Listening(heard, cancel or (before.cancel if before is not None else None)))
+    current = _observer(observer) if observer is not None else before.observer if before is not None else SILENT
+    token = _CONTEXT.set(_ObserverContext(current, cancel or (before.cancel if before is not None else None)))
     try:
         yield
     finally:
-        _LISTENING.reset(token)
+        _CONTEXT.reset(token)
 
 
 def _observer(given: Observing) -> Observer:
@@ -238,16 +238,16 @@ def _observer(given: Observing) -> Observer:
     )
 
 
-def observed_by() -> Observer | None:
+def current_observer() -> Observer | None:
     """Whoever hears of this thread's work, if anybody does."""
-    listening = _LISTENING.get()
-    return listening.observer if listening is not None else None
+    context = _CONTEXT.get()
+    return context.observer if context is not None else None
 
 
-def cancellation() -> Cancel | None:
+def current_cancel() -> Cancel | None:
     """What can stop this thread's work, if anything can."""
-    listening = _LISTENING.get()
-    return listening.cancel if listening is not None else None
+    context = _CONTEXT.get()
+    return context.cancel if context is not None else None
 
 
 def check_cancelled() -> None:
@@ -256,19 +256,19 @@ def check_cancelled() -> None:
     Raises:
         CancelledError: this thread's work is to stop.
     """
-    if (cancel := cancellation()) is not None:
+    if (cancel := current_cancel()) is not None:
         cancel.check()
 
 
 def announce(text: str) -> None:
     """Say that something began or is done; nothing where nobody listens."""
-    if (observer := observed_by()) is not None:
+    if (observer := current_observer()) is not None:
         observer.announce(text)
 
 
 def note(text: str) -> None:
     """Say what a user should know; a ``UsageWarning`` where nobody listens."""
-    if (observer := observed_by()) is not None:
+    if (observer := current_observer()) is not None:
         observer.message(text)
     else:
         warnings.warn(text, UsageWarning, stacklevel=3)
@@ -277,12 +277,12 @@ def note(text: str) -> None:
 @contextmanager
 def not_cancelled() -> Iterator[None]:
     """While some work goes on that has its own way to stop, such as a training with its checkpoint."""
-    before = _LISTENING.get()
-    token = _LISTENING.set(before._replace(cancel=None) if before is not None else None)
+    before = _CONTEXT.get()
+    token = _CONTEXT.set(before._replace(cancel=None) if before is not None else None)
     try:
         yield
     finally:
-        _LISTENING.reset(token)
+        _CONTEXT.reset(token)
 
 
 @contextmanager
@@ -297,11 +297,11 @@ def stage(what: str, total: float | None = None, done: float = 0, unit: str = ""
     Raises:
         CancelledError: at a report of progress, where the work is to stop.
     """
-    observer = observed_by()
+    observer = current_observer()
     if observer is None:
         yield SILENT
         return
-    own = observer.stage(what, total, done, unit) if isinstance(observer, DrawsStages) else nullcontext(observer)
+    own = observer.stage(what, total, done, unit) if isinstance(observer, StageObserver) else nullcontext(observer)
     with own as drawn:
         yield _Stage(drawn, "" if drawn is not observer else what, looks=total is None)  # a training looks itself
 

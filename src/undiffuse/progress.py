@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Self, TextIO
 
-from undiffuse.observer import SILENT, DrawsStages, Observer, Silent, check_cancelled, observed_by
+from undiffuse.observer import SILENT, Observer, Silent, StageObserver, check_cancelled, current_observer
 
 #: The variable that turns progress off.
 VARIABLE = "UNDIFFUSE_PROGRESS"
@@ -105,8 +105,8 @@ class Counter(Silent):
 
     def __enter__(self) -> Self:
         self._began = time.monotonic()
-        self._way, observer = under_way(), observed_by()
-        drawn_here = observer is None or isinstance(observer, DrawsStages)
+        self._way, observer = under_way(), current_observer()
+        drawn_here = observer is None or isinstance(observer, StageObserver)
         self._whole = SILENT if observer is None or drawn_here else observer
         self._shown = self._way.__enter__() and self._shown and drawn_here
         return self

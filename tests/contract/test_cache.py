@@ -163,11 +163,11 @@ def shorten(path: Path) -> None:
 )
 def test_a_damaged_one_is_built_anew(images: Path, harm: object, caplog: pytest.LogCaptureFixture) -> None:
     config = FolderConfig(path=str(images))
-    sound = load_dataset(config).fingerprint
+    valid = load_dataset(config).fingerprint
     harm(cache_folder_of(config))  # type: ignore[operator]
     caplog.clear()
     assert open_cached(config) is None and "built anew" in caplog.text
-    assert load_dataset(config).fingerprint == sound
+    assert load_dataset(config).fingerprint == valid
     assert open_cached(config) is not None
 
 
@@ -180,7 +180,7 @@ def flip(path: Path, byte: int) -> None:
 def test_a_bit_that_flips_in_a_kept_set_is_never_silent(images: Path, caplog: pytest.LogCaptureFixture) -> None:
     config = FolderConfig(path=str(images))
     load_dataset(config)
-    sound, place = load_dataset(config.model_copy(update={"cache": "none"})), cache_folder_of(config)
+    valid, place = load_dataset(config.model_copy(update={"cache": "none"})), cache_folder_of(config)
     names = sorted(path.name for path in place.iterdir())
     assert len(names) == 9
     for name in names:
@@ -189,13 +189,13 @@ def test_a_bit_that_flips_in_a_kept_set_is_never_silent(images: Path, caplog: py
             caplog.clear()
             kept = load_dataset(config)
             assert "built anew" in caplog.text, name
-            assert same(kept, sound)
+            assert same(kept, valid)
     flip(place / PIXELS, 192 * 5 + 7)  # of 3 x 8 x 8 bytes per image, in the sixth
     kept = load_dataset(config)
     kept.fetch([0, 4, 6])
     with pytest.raises(UsageError, match=r"pixels.u8: .*a/10.png does not match its checksum.*run the command again"):
         kept.fetch([5])
-    assert same(load_dataset(config), sound)
+    assert same(load_dataset(config), valid)
 
 
 def change_info(place: Path, **values: object) -> None:
@@ -214,8 +214,8 @@ def test_a_disk_is_not_filled(
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**9, 0, 2 * size - 1))
     assert load_dataset(config).decodes
     assert "decoded while training" in caplog.text and not list(cache_root().iterdir())
-    asked = config.model_copy(update={"cache": str(tmp_path / "mine")})
-    assert isinstance(load_dataset(asked), MappedSet)
+    requested = config.model_copy(update={"cache": str(tmp_path / "mine")})
+    assert isinstance(load_dataset(requested), MappedSet)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**9, 0, size - 1))
     with pytest.raises(UsageError, match=r"cache=.*elsewhere.* GB are free"):
         load_dataset(config.model_copy(update={"cache": str(tmp_path / "elsewhere")}))

@@ -31,7 +31,7 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.files: dict[str, bytes] = {}
         self.faults: dict[str, list[str]] = {}
-        self.asked: list[tuple[str, str | None]] = []
+        self.requested: list[tuple[str, str | None]] = []
         self.sent = 0  # bytes of endless answers
 
     def url(self, name: str) -> str:
@@ -44,7 +44,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         name, wanted = self.path[1:], self.headers.get("Range")
-        self.server.asked.append((name, wanted))
+        self.server.requested.append((name, wanted))
         fault, _, value = self._fault(name).partition(":")
         if name not in self.server.files:
             fault, value = "status", "404"
@@ -126,7 +126,7 @@ def test_files_come_whole_and_are_not_fetched_again(server: Server, tmp_path: Pa
     assert (tmp_path / "x/y/a.bin").read_bytes() == CONTENT and (tmp_path / "x/y/b.bin").read_bytes() == b"other"
     assert found.fetched == ("a.bin", "b.bin") and found.data == str(tmp_path / "x/y/a.bin") and not found.missing
     assert reported[-1] == (5, 5, "b.bin") and (len(CONTENT), len(CONTENT), "a.bin") in reported
-    assert get(public, tmp_path / "x" / "y").fetched == () and len(server.asked) == 2
+    assert get(public, tmp_path / "x" / "y").fetched == () and len(server.requested) == 2
 
 
 @pytest.mark.parametrize("checksum", ["md5", "sha1", "sha256", "sha512"])
@@ -143,21 +143,21 @@ def test_a_cut_transfer_is_gone_on_with(server: Server, tmp_path: Path) -> None:
     server.faults["a.bin"] = ["cut:300000", "cut:5", "cut:200000", *["cut:10"] * 5]
     get(a_set(remote(server)), tmp_path)
     assert (tmp_path / "a.bin").read_bytes() == CONTENT
-    asked = [ranges for _, ranges in server.asked]
-    assert asked[:4] == [None, "bytes=300000-", "bytes=300005-", "bytes=500005-"] and len(asked) == 9
+    requested = [ranges for _, ranges in server.requested]
+    assert requested[:4] == [None, "bytes=300000-", "bytes=300005-", "bytes=500005-"] and len(requested) == 9
 
 
 def test_a_run_goes_on_where_an_earlier_one_was_killed(server: Server, tmp_path: Path) -> None:
     (tmp_path / "a.bin.part").write_bytes(CONTENT[:777_777])
     get(a_set(remote(server)), tmp_path)
-    assert (tmp_path / "a.bin").read_bytes() == CONTENT and server.asked == [("a.bin", "bytes=777777-")]
+    assert (tmp_path / "a.bin").read_bytes() == CONTENT and server.requested == [("a.bin", "bytes=777777-")]
     assert [path.name for path in tmp_path.iterdir()] == ["a.bin"]
 
 
 def test_a_whole_part_is_only_checked(server: Server, tmp_path: Path) -> None:
     (tmp_path / "a.bin.part").write_bytes(CONTENT)
     get(a_set(remote(server)), tmp_path)
-    assert (tmp_path / "a.bin").read_bytes() == CONTENT and server.asked == []
+    assert (tmp_path / "a.bin").read_bytes() == CONTENT and server.requested == []
 
 
 @pytest.mark.parametrize("size", [None, len(CONTENT)], ids=["size unknown", "size known"])
@@ -171,13 +171,13 @@ def test_a_part_that_has_all_or_more(server: Server, tmp_path: Path, size: int |
 def test_a_server_without_ranges_sends_all_again(server: Server, tmp_path: Path) -> None:
     server.faults["a.bin"] = ["cut:300000", "whole", "whole"]
     get(a_set(remote(server)), tmp_path)
-    assert (tmp_path / "a.bin").read_bytes() == CONTENT and len(server.asked) == 2
+    assert (tmp_path / "a.bin").read_bytes() == CONTENT and len(server.requested) == 2
 
 
 def test_a_server_that_sends_another_range_is_not_believed(server: Server, tmp_path: Path) -> None:
     server.faults["a.bin"] = ["cut:300000", "shifted", ""]
     get(a_set(remote(server)), tmp_path)
-    assert (tmp_path / "a.bin").read_bytes() == CONTENT and len(server.asked) == 3
+    assert (tmp_path / "a.bin").read_bytes() == CONTENT and len(server.requested) == 3
 
 
 def test_a_busy_server_is_asked_again_and_not_for_ever(server: Server, tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ def test_what_came_before_the_cuts_is_kept(server: Server, tmp_path: Path) -> No
     assert "its first 1000 bytes are kept" in get(a_set(remote(server)), tmp_path).reason
     server.faults.clear()
     get(a_set(remote(server)), tmp_path)
-    assert server.asked[-1] == ("a.bin", "bytes=1000-") and (tmp_path / "a.bin").read_bytes() == CONTENT
+    assert server.requested[-1] == ("a.bin", "bytes=1000-") and (tmp_path / "a.bin").read_bytes() == CONTENT
 
 
 def test_a_wrong_checksum_is_an_error_and_nothing_is_kept(server: Server, tmp_path: Path) -> None:
@@ -208,7 +208,7 @@ def test_an_answer_without_an_end_is_left(server: Server, tmp_path: Path) -> Non
     server.faults["a.bin"] = ["endless:200"]
     with pytest.raises(RunError, match=r"a.bin: sends more than the 1048576 bytes that were published") as caught:
         get(a_set(remote(server)), tmp_path)
-    assert "\n" not in str(caught.value) and list(tmp_path.iterdir()) == [] and len(server.asked) == 1
+    assert "\n" not in str(caught.value) and list(tmp_path.iterdir()) == [] and len(server.requested) == 1
     assert server.sent < 100 * 2**20
 
 
@@ -221,7 +221,10 @@ def test_other_content_is_passed_over_where_another_place_has_the_file(
     server.faults["bad.bin"] = ["endless:20"] if wrong == "endless" else []
     urls = server.url("bad.bin"), server.url("a.bin")
     assert get(a_set(Remote(urls, "a.bin", file.size, file.checksum)), tmp_path).fetched == ("a.bin",)
-    assert (tmp_path / "a.bin").read_bytes() == CONTENT and [name for name, _ in server.asked] == ["bad.bin", "a.bin"]
+    assert (tmp_path / "a.bin").read_bytes() == CONTENT and [name for name, _ in server.requested] == [
+        "bad.bin",
+        "a.bin",
+    ]
     (tmp_path / "a.bin").unlink()
     server.files["a.bin"] = CONTENT[1:] + CONTENT[:1]
     with pytest.raises(RunError, match=r"bad.bin: its md5 is .*; http.*/a.bin: its md5 is .*what came was deleted"):
@@ -232,7 +235,10 @@ def test_a_wrong_beginning_is_fetched_anew(server: Server, tmp_path: Path) -> No
     """What another place sent before it was cut is gone on with, and found to be wrong at the end."""
     (tmp_path / "a.bin.part").write_bytes(b"of another file")
     get(a_set(remote(server)), tmp_path)
-    assert (tmp_path / "a.bin").read_bytes() == CONTENT and [asked for _, asked in server.asked] == ["bytes=15-", None]
+    assert (tmp_path / "a.bin").read_bytes() == CONTENT and [requested for _, requested in server.requested] == [
+        "bytes=15-",
+        None,
+    ]
 
 
 def test_another_size_is_reported_before_it_is_fetched(server: Server, tmp_path: Path) -> None:
@@ -264,17 +270,17 @@ def test_no_network_says_what_is_missing_and_uses_it_when_it_is_there(server: Se
 
 
 def test_no_such_host_is_reported_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[object] = []
+    requested: list[object] = []
 
     def nowhere(*args: object, **options: object) -> None:
-        asked.append(args)
+        requested.append(args)
         raise socket.gaierror(-2, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", nowhere)
     files = [Remote((f"http://nowhere.invalid/{name}",), name, 5) for name in ("a", "b")]
     found = get(a_set(*files), tmp_path)
     assert found.reason == "http://nowhere.invalid/a: no network, or no such host as nowhere.invalid"
-    assert len(found.missing) == 2 and len(asked) == 1
+    assert len(found.missing) == 2 and len(requested) == 1
 
 
 def test_a_file_put_there_by_hand_is_checked(tmp_path: Path) -> None:

@@ -333,7 +333,7 @@ def test_a_profile_of_other_primaries_is_brought_to_srgb(form: str) -> None:
     lossy = form in ("JPEG", "AVIF")
     assert np.abs(found - in_srgb(COLOURS[0], 2.2, P3_PRIMARIES)).max() <= (6 if lossy else 0.8)
     assert lossy or found[0].tolist() == [219, 37, 13]
-    assert decode_image(content).remarks == ("converted from Display P3 to sRGB",)
+    assert decode_image(content).notes == ("converted from Display P3 to sRGB",)
 
 
 def iccp(profile: bytes) -> bytes:
@@ -355,7 +355,7 @@ def test_grey_profiles_convert_grey_and_it_stays_grey() -> None:
     content = write_png(levels, 8, 0, iccp(LINEAR_GREY))
     expected = in_srgb(np.repeat(levels[..., None], 3, -1), 1.0, SRGB_PRIMARIES)[..., 0]
     assert decoded(content)[0, 55] == 128 and np.abs(decoded(content) - expected).max() <= 0.6
-    assert decode_image(content).remarks == ("converted from Linear grey to sRGB",)
+    assert decode_image(content).notes == ("converted from Linear grey to sRGB",)
 
 
 @pytest.mark.parametrize("depth", [8, 16])
@@ -385,9 +385,9 @@ def test_a_profile_that_is_srgb_by_another_name_leaves_all_bits() -> None:
     built_in = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     for profile in (built_in, write_profile(srgb_curve(), SRGB_PRIMARIES, "Adobe RGB (1998)")):
         content = write_png(noise, 8, 2, iccp(profile))
-        assert np.array_equal(decoded(content), noise) and decode_image(content).remarks == ()
+        assert np.array_equal(decoded(content), noise) and decode_image(content).notes == ()
     grey = write_png(noise[..., 0], 8, 0, iccp(write_profile(srgb_curve())))
-    assert np.array_equal(decoded(grey), noise[..., 0]) and decode_image(grey).remarks == ()
+    assert np.array_equal(decoded(grey), noise[..., 0]) and decode_image(grey).notes == ()
 
 
 def test_broken_and_unfit_profiles_leave_the_levels_and_are_counted(tmp_path: Path) -> None:
@@ -397,7 +397,7 @@ def test_broken_and_unfit_profiles_leave_the_levels_and_are_counted(tmp_path: Pa
     files["e.png"] = write_png(COLOURS, 8, 2, png_chunk(b"iCCP", b"x\0\0not packed"))
     for name, content in files.items():
         expected = cases.get(name[0], (b"", BROKEN))[1]
-        assert np.array_equal(decoded(content), COLOURS) and decode_image(content).remarks == (expected,)
+        assert np.array_equal(decoded(content), COLOURS) and decode_image(content).notes == (expected,)
     files |= {f"{number}.png": write_png(COLOURS, 8, 2, iccp(P3)) for number in range(12)}
     text = load_dataset(FolderConfig(path=str(write_tree(tmp_path, files)))).provenance["decoding"]
     assert text == f"12 images converted from Display P3 to sRGB; 4 images {BROKEN}; 1 image {UNFIT}"
@@ -467,15 +467,15 @@ def test_code_points_name_colours_and_go_before_a_png_s_profile() -> None:
     expected = in_srgb(COLOURS, 1.0, P3_PRIMARIES)
     linear = write_png(COLOURS, 8, 2, cicp(12, 8, 0, 1) + iccp(LINEAR))
     assert np.abs(decoded(linear) - expected).max() <= 0.8
-    assert decode_image(linear).remarks == ("converted from Display P3 in linear light to sRGB",)
+    assert decode_image(linear).notes == ("converted from Display P3 in linear light to sRGB",)
     usual = write_png(COLOURS, 8, 2, cicp(12, 13, 0, 1))
     assert decoded(usual)[0, 0].tolist() == [217, 42, 23]  # 217.5, 41.6, 22.7 by the formulas
     for points in [(1, 13, 0, 1), (2, 2, 0, 1), (1, 1, 0, 1)]:
         plain = write_png(COLOURS, 8, 2, cicp(*points))
-        assert np.array_equal(decoded(plain), COLOURS) and decode_image(plain).remarks == ()
+        assert np.array_equal(decoded(plain), COLOURS) and decode_image(plain).notes == ()
     for points in [(9, 16, 0, 1), (12, 13, 0, 0), (99, 13, 0, 1)]:  # of high dynamic range, of part of the range
         other = write_png(COLOURS, 8, 2, cicp(*points))
-        assert np.array_equal(decoded(other), COLOURS) and decode_image(other).remarks == (NOT_READ,)
+        assert np.array_equal(decoded(other), COLOURS) and decode_image(other).notes == (NOT_READ,)
 
 
 def test_an_avif_s_code_points_count_where_it_has_no_profile() -> None:
@@ -484,14 +484,14 @@ def test_an_avif_s_code_points_count_where_it_has_no_profile() -> None:
     place = content.index(b"colrnclx") + 8
     p3 = content[:place] + struct.pack(">HH", 12, 13) + content[place + 4 :]
     assert np.abs(decoded(p3)[4, 4] - [217, 42, 23]).max() <= 3
-    assert decode_image(p3).remarks == ("converted from Display P3 to sRGB",)
-    assert decode_image(content).remarks == ()
+    assert decode_image(p3).notes == ("converted from Display P3 to sRGB",)
+    assert decode_image(content).notes == ()
 
 
 def test_levels_of_gamma_and_chromaticities_alone_are_left() -> None:
     chunks = png_chunk(b"gAMA", struct.pack(">I", 100_000)) + png_chunk(b"cHRM", bytes(32))
     content = write_png(COLOURS, 8, 2, chunks)
-    assert np.array_equal(decoded(content), COLOURS) and decode_image(content).remarks == ()
+    assert np.array_equal(decoded(content), COLOURS) and decode_image(content).notes == ()
 
 
 @pytest.mark.parametrize("scale", [257, 1])
@@ -524,10 +524,10 @@ def test_ink_is_converted_by_its_own_profile() -> None:
         content = saved(ink, form, icc_profile=profile, **({"quality": 100} if form == "JPEG" else {}))
         found = decoded(content)[4, 4::8]
         assert np.abs(found - [[119] * 3, [255] * 3, [0] * 3]).max() <= 4  # L* = 50 is 118.9 in sRGB
-        assert decode_image(content).remarks == ("converted from Grey ink to sRGB",)
+        assert decode_image(content).notes == ("converted from Grey ink to sRGB",)
 
 
 def test_the_first_page_of_a_tiff_is_read_and_said() -> None:
     pages = [Image.new("L", (4, 4), level) for level in (200, 10)]
     content = saved(pages[0], "TIFF", save_all=True, append_images=pages[1:])
-    assert (decoded(content) == 200).all() and decode_image(content).remarks == (FRAMES,)
+    assert (decoded(content) == 200).all() and decode_image(content).notes == (FRAMES,)

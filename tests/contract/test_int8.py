@@ -141,7 +141,7 @@ def test_no_changed_byte_gives_other_numbers(file: Path) -> None:
     """It is refused in one line; or the checksum or the format is not found any more, and then the numbers are the
     same, or have names that no model has.
     """
-    content, sound = file.read_bytes(), read_weights(file)
+    content, valid = file.read_bytes(), read_weights(file)
     header = 8 + int.from_bytes(content[:8], "little")
     drawn = torch.randint(header, len(content), (40,), generator=torch.Generator().manual_seed(0)).tolist()
     refusals = 0
@@ -154,8 +154,8 @@ def test_no_changed_byte_gives_other_numbers(file: Path) -> None:
             refusals += 1
         else:
             assert place < header, place
-            same = read.keys() == sound.keys() and all(torch.equal(read[name], value) for name, value in sound.items())
-            assert same or read.keys() != sound.keys(), place
+            same = read.keys() == valid.keys() and all(torch.equal(read[name], value) for name, value in valid.items())
+            assert same or read.keys() != valid.keys(), place
     assert refusals > 0.8 * header
     file.write_bytes(content[:-7])
     with pytest.raises(UsageError, match="damaged"):

@@ -279,5 +279,5 @@ def test_a_senseless_number_of_workers_names_what_would_do(workers: object) -> N
     with pytest.raises(UsageError, match=r"expected auto or a number of processes in 0\.\.256, got") as caught:
         validate(LoaderConfig, {"workers": workers})
     assert "\n" not in str(caught.value)
-    for sound in (0, 256, "auto"):
-        assert validate(LoaderConfig, {"workers": sound}).workers == sound
+    for valid in (0, 256, "auto"):
+        assert validate(LoaderConfig, {"workers": valid}).workers == valid

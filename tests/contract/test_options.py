@@ -48,7 +48,7 @@ def test_the_text_and_the_model_say_the_same_of_a_flag(name: str) -> None:
 @pytest.mark.parametrize("command", ["sample", "evaluate"])
 def test_commands_that_sample_have_every_flag(command: str) -> None:
     table = json.loads(Path(lines.__file__).with_name("command_lines.json").read_text())
-    known = {flag.said for flag in flags().values() if command == "sample" or not flag.of_image}
+    known = {flag.option for flag in flags().values() if command == "sample" or not flag.of_image}
     assert known <= table[command]["options"].keys() and len(known) >= len(flags()) - 1
 
 
@@ -61,16 +61,16 @@ def test_python_has_it_as_a_keyword_and_says_what_it_is(name: str) -> None:
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_what_is_said_comes_before_the_model_s_own_and_is_on_record(name: str) -> None:
-    field, asked = option_rows()[name].field, SamplingOptions.of(**{name: SAID[name]})
+    field, requested = option_rows()[name].field, SamplingOptions.of(**{name: SAID[name]})
     own = SamplingConfig(temperature=0.5, guidance=3.0)
-    assert getattr(asked.over(own), field) == SAID[name]
+    assert getattr(requested.over(own), field) == SAID[name]
     others = {key for key in SamplingConfig.model_fields if key != field}
-    assert all(getattr(asked.over(own), key) == getattr(own, key) for key in others)
-    with_guide = asked.record({**sampling_record(own), "autoguidance": 1.5})
+    assert all(getattr(requested.over(own), key) == getattr(own, key) for key in others)
+    with_guide = requested.record({**sampling_record(own), "autoguidance": 1.5})
     said = {"guidance_interval": "-3,inf", "autoguidance_interval": "-inf,2"}.get(name, SAID[name])
     key = option_rows()[name].key
     assert with_guide.keys() == {row.key for row in option_rows().values()} and with_guide[key] == said
-    assert asked.given() == {name: SAID[name]}
+    assert requested.given() == {name: SAID[name]}
     json.dumps(with_guide, allow_nan=False)
 
 
@@ -93,8 +93,8 @@ def test_an_option_is_read_by_its_earlier_name_and_recorded_by_it(capsys: pytest
 
 def test_nothing_said_leaves_everything_to_the_model() -> None:
     own = SamplingConfig(sampler="ddim", num_steps=7, grid="angle", temperature=0.5)
-    asked = SamplingOptions.of(steps=None, guidance=None).over(own)
-    assert {key: getattr(asked, key) for key in SamplingConfig.model_fields} == dict(own)
+    requested = SamplingOptions.of(steps=None, guidance=None).over(own)
+    assert {key: getattr(requested, key) for key in SamplingConfig.model_fields} == dict(own)
     record = SamplingOptions.of().record(sampling_record(own))
     assert record["sampler"] == "ddim" and record["steps"] == 7 and record["process"] == "the model's own"
 

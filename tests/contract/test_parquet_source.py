@@ -381,8 +381,8 @@ def test_splits_are_said_and_known_in_any_case_and_by_what_they_mean(tmp_path: P
     assert len(found) == 1 and is_of(found, 0, 0)
     assert found.provenance["splits"].startswith("tables by split: Train (1) taken, VAL (1), test (1) left out")
     assert "left_out" not in found.provenance
-    for asked, seed in (("val", 1), ("validation", 1), ("test", 2), ("train", 0)):
-        assert is_of(load_dataset(source_config_for(root).model_copy(update={"split": asked})), 0, seed)
+    for requested, seed in (("val", 1), ("validation", 1), ("test", 2), ("train", 0)):
+        assert is_of(load_dataset(source_config_for(root).model_copy(update={"split": requested})), 0, seed)
     assert len(load_dataset(source_config_for(root).model_copy(update={"split": "all"}))) == 3
 
 

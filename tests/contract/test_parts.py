@@ -238,16 +238,16 @@ def test_parts_are_kept_in_int8_too(run: Path, tmp_path: Path, monkeypatch: pyte
 def test_a_run_is_resumed_over_weights_in_int8(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run goes on from its checkpoint, which keeps every bit, and writes numbers again."""
     monkeypatch.setattr(int8, "SMALLEST", 4)
-    sound = (run / "model.safetensors").read_bytes()
+    valid = (run / "model.safetensors").read_bytes()
     module, record = load(run).module, read_record(run)
     save_weights(run / "model.safetensors", as_int8(module, own_state(module)), record)
     assert read_header(run / "model.safetensors").config is not None
-    assert (run / "model.safetensors").read_bytes() != sound and load(run).module.class_names == ()
+    assert (run / "model.safetensors").read_bytes() != valid and load(run).module.class_names == ()
     for newest in sorted((run / "checkpoints").iterdir())[1:]:
         shutil.rmtree(newest)
     trainer = trainer_of(run)
     assert trainer.resume() and trainer.run()
-    assert (run / "model.safetensors").read_bytes() == sound
+    assert (run / "model.safetensors").read_bytes() == valid
 
 
 @pytest.mark.parametrize("harm", ["another", "gone", "cut"])

@@ -266,8 +266,8 @@ NETWORK = {"name": "mlp", "width": 16, "num_blocks": 1}
 @pytest.fixture(scope="module")
 def system() -> NetworkModel:
     """Points of two classes, random weights, and a guide that differs."""
-    asked = {"network": NETWORK, "class_conditional": True, "guide_images": 10}
-    built = validate(DiffusionConfig, asked).build((2,), ("a", "b")).model
+    requested = {"network": NETWORK, "class_conditional": True, "guide_images": 10}
+    built = validate(DiffusionConfig, requested).build((2,), ("a", "b")).model
     generator = torch.Generator().manual_seed(0)
     for parameter in built.parameters():
         parameter.data.normal_(0, 0.3, generator=generator)
@@ -304,15 +304,15 @@ class Hub:
     def run(self, works: Sequence[Callable[[], SamplerOutput]]) -> list[SamplerOutput]:
         made: dict[int, SamplerOutput] = {}
         waiting = {number: greenlet(work) for number, work in enumerate(works)}
-        asked = {number: one.switch() for number, one in waiting.items()}
-        while asked:
+        requested = {number: one.switch() for number, one in waiting.items()}
+        while requested:
             for number in [number for number, one in waiting.items() if one.dead]:
-                made[number] = asked.pop(number)
+                made[number] = requested.pop(number)
                 del waiting[number]
-            for name in sorted({question[0] for question in asked.values()}):
-                together = {number: question for number, question in asked.items() if question[0] == name}
+            for name in sorted({question[0] for question in requested.values()}):
+                together = {number: question for number, question in requested.items() if question[0] == name}
                 for number, answer in self._answer(name, together).items():
-                    asked[number] = waiting[number].switch(answer)
+                    requested[number] = waiting[number].switch(answer)
         return [made[number] for number in range(len(works))]
 
     def _answer(self, name: str, questions: dict[int, Any]) -> dict[int, Denoised]:
@@ -329,7 +329,7 @@ class Hub:
 
 
 def test_a_hub_below_guidance_mixes_samplers_and_gives_each_what_it_gets_alone(system: NetworkModel) -> None:
-    asked: list[dict[str, Any]] = [
+    requested: list[dict[str, Any]] = [
         {"sampler": "rk45", "steps": 2},
         {"sampler": "heun", "steps": 5, "guidance": 2.0},
         {"sampler": "dpmpp_2m_sde", "steps": 7, "guidance": 1.5, "guidance_interval": (-3.0, 3.0)},
@@ -338,12 +338,12 @@ def test_a_hub_below_guidance_mixes_samplers_and_gives_each_what_it_gets_alone(s
     hub = Hub()
 
     def work(number: int) -> Callable[[], SamplerOutput]:
-        plan = system.plan(SamplingOptions.of(**asked[number]), hub.batching)
+        plan = system.plan(SamplingOptions.of(**requested[number]), hub.batching)
         requests = [Request(10 * number + row, condition_on(row % 2)) for row in range(3)]
         return lambda: run(plan, requests)
 
-    mixed = hub.run([work(number) for number in range(len(asked))])
-    for number, said in enumerate(asked):
+    mixed = hub.run([work(number) for number in range(len(requested))])
+    for number, said in enumerate(requested):
         cond = Condition(label=torch.tensor([0, 1, 0]))
         alone = system.sample(SampleRequest.of([10 * number + row for row in range(3)], cond=cond, **said))
         assert torch.equal(mixed[number].x, alone.x), said
@@ -352,16 +352,18 @@ def test_a_hub_below_guidance_mixes_samplers_and_gives_each_what_it_gets_alone(s
 
 
 def test_rows_of_one_plan_may_differ_in_all_but_what_is_bound(system: NetworkModel) -> None:
-    asked: list[dict[str, Any]] = [
+    requested: list[dict[str, Any]] = [
         {"steps": 3},
         {"steps": 6, "guidance": 2.0, "temperature": 0.7},
         {"steps": 4, "grid": "uniform", "autoguidance": 2.0},
         {"steps": 6, "guidance": 1.5, "guidance_interval": (-2.0, 2.0)},
     ]
     own = {"sampler": "dpmpp_2m_sde"}
-    requests = [Request(seed, condition_on(seed % 2), SamplingOptions.of(**said)) for seed, said in enumerate(asked)]
+    requests = [
+        Request(seed, condition_on(seed % 2), SamplingOptions.of(**said)) for seed, said in enumerate(requested)
+    ]
     together = run(system.plan(SamplingOptions.of(**own)), requests)
-    for seed, said in enumerate(asked):
+    for seed, said in enumerate(requested):
         alone = system.sample(SampleRequest.of([seed], cond=condition_on(seed % 2), **own, **said))
         assert torch.equal(together.x[seed], alone.x[0]), said
         assert int(together.nfe[seed]) == alone.nfe

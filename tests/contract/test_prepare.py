@@ -184,11 +184,11 @@ def test_the_number_of_workers_changes_no_bit(many: Path) -> None:
 
 
 def stop_after(count: int) -> Any:
-    def tell(done: float, total: float, what: str) -> None:
+    def on_progress(done: float, total: float, what: str) -> None:
         if what == "preparing" and done >= count:
             raise InterruptedWorkError
 
-    return OnProgress(tell)
+    return OnProgress(on_progress)
 
 
 @pytest.fixture
@@ -301,13 +301,13 @@ def test_other_settings_are_refused_until_overwrite(begun: tuple[SourceConfig, P
 def test_two_at_once_are_refused(many: Path, when: str, overwrite: bool) -> None:
     out, met = many.with_name("out.zip"), []
 
-    def tell(done: float, total: float, what: str) -> None:
+    def on_progress(done: float, total: float, what: str) -> None:
         if what == when:
             with ThreadPoolExecutor(1) as second, pytest.raises(HeldError, match=r"out\.zip is being written by "):
                 second.submit(prepare, config_of(many), out, workers=1, overwrite=overwrite).result()
             met.append(done)
 
-    prepare(config_of(many), out, workers=1, observer=OnProgress(tell))
+    prepare(config_of(many), out, workers=1, observer=OnProgress(on_progress))
     assert met and leftovers(many.parent) == []
 
 

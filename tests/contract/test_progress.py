@@ -126,10 +126,10 @@ def test_solvers_tell_the_share_of_the_log_snr(num_steps: int | None) -> None:
     denoiser, x_0 = data.denoiser(FlowProcess()), data.sample(3, torch.Generator().manual_seed(0))
     there: list[float] = []
     back: list[float] = []
-    latents = invert(denoiser, x_0, num_steps=num_steps, tell=there.append).x
-    generate(denoiser, latents, num_steps=num_steps, tell=back.append)
+    latents = invert(denoiser, x_0, num_steps=num_steps, on_progress=there.append).x
+    generate(denoiser, latents, num_steps=num_steps, on_progress=back.append)
     density: list[float] = []
-    log_likelihood(denoiser, x_0, num_steps=num_steps, tell=density.append)
+    log_likelihood(denoiser, x_0, num_steps=num_steps, on_progress=density.append)
     for shares in (there, back, density):
         assert len(shares) > 3 and shares == sorted(shares) and 0 <= shares[0] < 0.5 and shares[-1] == 1
 

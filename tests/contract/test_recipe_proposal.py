@@ -50,8 +50,8 @@ FLOWERS = DataSummary("zip", side=96, smallest=96, num_items=3670, num_classes=5
         (FLOWERS._replace(smallest=40), LAPTOP, "photos-64", ("data.upscale=true",)),
         (FLOWERS._replace(smallest=None), LAPTOP, "photos-64", ("data.upscale=true",)),
         (FLOWERS._replace(grey=True), LAPTOP, "photos-64", ("data.channels=1",)),
-        (FLOWERS._replace(side=40, asked=True), LAPTOP, "photos-32", ("data.size=40",)),
-        (FLOWERS._replace(side=128, asked=True, smallest=128), LAPTOP, "photos-64", ("data.size=128",)),
+        (FLOWERS._replace(side=40, requested=True), LAPTOP, "photos-32", ("data.size=40",)),
+        (FLOWERS._replace(side=128, requested=True, smallest=128), LAPTOP, "photos-64", ("data.size=128",)),
         (FLOWERS._replace(num_items=999), LAPTOP, "photos-64", ("random_flip=false", "augment=document")),
         (
             DataSummary("idx", side=28, smallest=28, grey=True, num_items=60_000, num_classes=10),
@@ -169,7 +169,7 @@ def test_summary_of_a_folder(photos: Path) -> None:
         "folder", side=50, smallest=30, num_items=12, num_classes=2, path=str(photos), as_files=True
     )
     cats = source_config_for(str(photos)).model_copy(update={"classes": ("cats",), "size": 24, "channels": 1})
-    assert data_facts(cats) == found._replace(side=24, asked=True, grey=True, num_items=6, num_classes=1)
+    assert data_facts(cats) == found._replace(side=24, requested=True, grey=True, num_items=6, num_classes=1)
 
 
 def test_a_file_that_is_no_image_is_not_counted_as_one(photos: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 
 from undiffuse.api.configuration.overrides import apply_overrides
 from undiffuse.api.planning import plan_training
-from undiffuse.api.short_runs import tell_of_noise, tell_of_short_run
+from undiffuse.api.short_runs import note_noisy_preview, note_short_run
 from undiffuse.api.training import split_data, train_run
 from undiffuse.cli.terminal import Terminal
 from undiffuse.diagnostics.noise import assess_noise, neighbour_correlation
@@ -42,7 +42,7 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_no_recipe_is_too_short(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert not tell_of_short_run(get_recipe(recipe))
+    assert not note_short_run(get_recipe(recipe))
     assert not said(capsys)
 
 
@@ -64,7 +64,7 @@ def test_no_recipe_is_too_short(recipe: str, capsys: pytest.CaptureFixture[str])
 def test_what_is_certain_beforehand_is_said_beforehand(
     recipe: str, overrides: list[str], lines: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert tell_of_short_run(apply_overrides(get_recipe(recipe), overrides)) is bool(lines)
+    assert note_short_run(apply_overrides(get_recipe(recipe), overrides)) is bool(lines)
     line = said(capsys)
     assert lines in line and bool(line) is bool(lines)
     assert not lines or f"the recipe {recipe} sees {get_recipe(recipe).num_images:,} images" in line
@@ -89,10 +89,10 @@ def test_a_preview_that_looks_like_the_data_is_passed_over(tmp_path: Path, capsy
     training, _ = split_data(config)
     (preview := tmp_path / "previews" / "images_000000000064.png").parent.mkdir()
     save_png(preview, image_of(training.fetch(range(16)).items.numpy()))
-    tell_of_noise(config, training, tmp_path)
+    note_noisy_preview(config, training, tmp_path)
     assert not said(capsys)
     save_png(preview, image_of(np.random.default_rng(0).integers(0, 256, (16, 1, 8, 8), dtype=np.uint8)))
-    tell_of_noise(config, training, tmp_path)
+    note_noisy_preview(config, training, tmp_path)
     assert "more than noise" in said(capsys)
 
 

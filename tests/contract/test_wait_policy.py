@@ -176,8 +176,8 @@ def test_cores_and_what_libraries_are_given(
     assert cores.num_cores() == expected
     for name in cores.USER_VARIABLES:
         monkeypatch.delenv(name, raising=False)
-    cores.leave_room()
+    cores.limit_threads()
     assert os.environ.get("OMP_NUM_THREADS") == (str(expected) if expected < allowed else None)
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    cores.leave_room()
+    cores.limit_threads()
     assert os.environ["OMP_NUM_THREADS"] == "7"

@@ -67,8 +67,8 @@ sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", "-k", "truncation or every
 
 def test_an_option_passes_what_all_options_have_to_and_its_own_test(patched: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(patched / "src")}
-    asked = [sys.executable, "-c", PAGE_THEN_TESTS]
-    ran = subprocess.run(asked, cwd=patched, env=environment, capture_output=True, text=True)
+    requested = [sys.executable, "-c", PAGE_THEN_TESTS]
+    ran = subprocess.run(requested, cwd=patched, env=environment, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "6 passed" in ran.stdout, ran.stdout
     assert "--truncation" in (patched / "docs" / "reference" / "cli.md").read_text()

@@ -283,8 +283,8 @@ def fault_of(pair: Advice) -> str | None:
     if key.startswith("data."):
         name = key.removeprefix("data.")
         known = any(name in model.model_fields for model in SOURCE_CONFIGS.values())
-        sound = known if filled_in or name in ("array", "image_column", "attribute") else of_a_source(name, value)
-        return None if sound else "no data source takes it"
+        valid = known if filled_in or name in ("array", "image_column", "attribute") else of_a_source(name, value)
+        return None if valid else "no data source takes it"
     if filled_in:
         return _unknown_key(key) if key.split(".")[0] in ("system", "optimizer", "ema", "loader") else None
     if place(pair) == "compute/backend.py":

@@ -19,7 +19,7 @@ def noise(seed: int = 0, side: int = 32) -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8))
 
 
-def sound(folder: Path, count: int = 3) -> None:
+def valid(folder: Path, count: int = 3) -> None:
     for index in range(count):
         noise(index).save(folder / f"sound{index}.png")
 
@@ -97,7 +97,7 @@ KINDS = {
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
 def test_a_bad_file_is_named_in_one_line(tmp_path: Path, kind: str, recwarn: pytest.WarningsRecorder) -> None:
-    sound(tmp_path)
+    valid(tmp_path)
     path = make_bad(tmp_path, kind)
     with pytest.raises(UsageError, match=KINDS[kind]) as caught:
         load_dataset(FolderConfig(path=str(tmp_path)))
@@ -110,7 +110,7 @@ def test_a_bad_file_is_named_in_one_line(tmp_path: Path, kind: str, recwarn: pyt
 def test_a_bad_file_is_skipped_counted_and_reported(
     tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    sound(tmp_path)
+    valid(tmp_path)
     path = make_bad(tmp_path, kind)
     with caplog.at_level(logging.WARNING):
         dataset = load_dataset(FolderConfig(path=str(tmp_path), on_error="skip"))
@@ -140,7 +140,7 @@ def test_nothing_left_is_an_error_even_when_skipping(tmp_path: Path) -> None:
 
 
 def test_a_crop_larger_than_the_image_is_refused_with_both_sizes(tmp_path: Path) -> None:
-    sound(tmp_path)
+    valid(tmp_path)
     noise(side=16).save(tmp_path / "small.png")
     with pytest.raises(UsageError, match=r"small\.png: .*16x16.*20x20.*size=16.*upscale=true"):
         load_dataset(FolderConfig(path=str(tmp_path), size=20))
@@ -173,13 +173,13 @@ def test_no_folder_and_a_file_for_a_folder(tmp_path: Path) -> None:
 
 
 def test_folder_labels_need_folders(tmp_path: Path) -> None:
-    sound(tmp_path)
+    valid(tmp_path)
     with pytest.raises(UsageError, match="lies in no sub-folder"):
         load_dataset(FolderConfig(path=str(tmp_path), labels="folders"))
 
 
 def test_a_file_that_goes_bad_later_is_named_when_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sound(tmp_path)
+    valid(tmp_path)
     monkeypatch.setattr("undiffuse.data.storage.encoded.MAX_BYTES_IN_MEMORY", 1)
     dataset = load_dataset(FolderConfig(path=str(tmp_path), cache="none"))
     (tmp_path / "sound1.png").write_bytes(b"")
@@ -191,7 +191,7 @@ def test_a_file_that_goes_bad_later_is_named_when_fetched(tmp_path: Path, monkey
 def test_postscript_is_never_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run: list[object] = []
     monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *what, **options: run.append(what))
-    sound(tmp_path)
+    valid(tmp_path)
     program = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 32 32\n%%EndComments\n(rm) run\n%%EOF\n"
     (tmp_path / "x.png").write_bytes(program)
     with pytest.raises(UsageError, match=r"x\.png: not an image that can be read"):

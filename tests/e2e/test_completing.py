@@ -64,14 +64,16 @@ def test_a_shell_is_given_classes(line: str) -> None:
         "_UNDIFFUSE_COMPLETE": "complete_bash",
     }
     program = "import sys; sys.argv = ['undiffuse']; from undiffuse.cli.main import app; app(prog_name='undiffuse')"
-    asked = subprocess.run([sys.executable, "-c", program], env={**os.environ, **words}, capture_output=True, text=True)
-    assert asked.stdout.split() == ["daisy", "dandelion"]
+    requested = subprocess.run(
+        [sys.executable, "-c", program], env={**os.environ, **words}, capture_output=True, text=True
+    )
+    assert requested.stdout.split() == ["daisy", "dandelion"]
 
 
 def test_a_shell_is_answered_without_torch() -> None:
     line = {"COMP_WORDS": "undiffuse sample mnist --sampler dd", "COMP_CWORD": "4"}
-    asked = {"_UNDIFFUSE_COMPLETE": "complete_bash", **line}
+    requested = {"_UNDIFFUSE_COMPLETE": "complete_bash", **line}
     ran = subprocess.run(
-        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, env={**os.environ, **asked}, check=False
+        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, env={**os.environ, **requested}, check=False
     )
     assert ran.stdout.split() == ["ddim"] and "heavy: []" in ran.stderr, ran.stderr

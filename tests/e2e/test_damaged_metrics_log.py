@@ -91,13 +91,13 @@ def test_a_flipped_bit_is_noticed_or_changes_no_value(tmp_path: Path) -> None:
         log.write("train", 32 * number, {"loss": 0.5 + number / 7, "step": number}, {"seconds": 1.25})
     log.close()
     path = tmp_path / "metrics.jsonl"
-    content, sound = path.read_bytes(), read_rows(tmp_path).rows
-    assert len(sound) == 3
+    content, valid = path.read_bytes(), read_rows(tmp_path).rows
+    assert len(valid) == 3
 
     def values(found: Rows) -> list[dict[str, Any]]:
-        return [{key: row.get(key) for key in sound[0] if key != "crc32"} for row in found.rows]
+        return [{key: row.get(key) for key in valid[0] if key != "crc32"} for row in found.rows]
 
-    expected, silent, noticed = values(Rows(sound)), [], 0
+    expected, silent, noticed = values(Rows(valid)), [], 0
     for bit in range(0, 8 * len(content), 3):
         damaged = bytearray(content)
         damaged[bit // 8] ^= 1 << bit % 8

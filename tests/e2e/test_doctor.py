@@ -36,7 +36,7 @@ def save_all(images: list[Image.Image], folder: Path) -> None:
 
 
 @pytest.fixture
-def sound(tmp_path: Path) -> Path:
+def valid(tmp_path: Path) -> Path:
     """Two classes of thirty images each."""
     for number, name in enumerate(("cat", "dog")):
         save_all(shapes(30, seed=number), tmp_path / "sound" / name)
@@ -50,8 +50,8 @@ def examined(undiffuse: CommandLine, *arguments: object, out: Path) -> dict[str,
     return {finding["title"]: finding for finding in result["findings"]}
 
 
-def test_a_sound_folder_has_nothing_but_few_images(undiffuse: CommandLine, sound: Path, tmp_path: Path) -> None:
-    found = examined(undiffuse, sound, out=tmp_path / "found.json")
+def test_a_sound_folder_has_nothing_but_few_images(undiffuse: CommandLine, valid: Path, tmp_path: Path) -> None:
+    found = examined(undiffuse, valid, out=tmp_path / "found.json")
     bad = {title for title, row in found.items() if row["severity"] in ("warning", "problem")}
     assert bad == {"very few images"}
     assert found["all files can be read"]["severity"] == found["classes are even"]["severity"] == "ok"
@@ -64,12 +64,12 @@ def test_a_folder_without_images_is_a_problem(undiffuse: CommandLine, tmp_path: 
     assert undiffuse("doctor", tmp_path / "empty", "--strict").code == 1
 
 
-def test_planted_defects_are_each_found(undiffuse: CommandLine, sound: Path, tmp_path: Path) -> None:
-    cat, dog = sound / "cat", sound / "dog"
+def test_planted_defects_are_each_found(undiffuse: CommandLine, valid: Path, tmp_path: Path) -> None:
+    cat, dog = valid / "cat", valid / "dog"
     (cat / "cut.png").write_bytes((cat / "000.png").read_bytes()[:300])
     (cat / "empty.jpg").touch()
     (cat / "text.png").write_text("no image")
-    (sound / "notes.txt").write_text("other")
+    (valid / "notes.txt").write_text("other")
     shutil.copy(cat / "001.png", cat / "again.png")
     shutil.copy(cat / "002.png", dog / "wrong_class.png")
     with Image.open(cat / "003.png") as image:
@@ -89,7 +89,7 @@ def test_planted_defects_are_each_found(undiffuse: CommandLine, sound: Path, tmp
     boxed.save(dog / "boxed.png")
     shapes(1, 24, seed=8)[0].resize((40, 20)).save(dog / "wide.png")
 
-    found = examined(undiffuse, sound, out=tmp_path / "found.json")
+    found = examined(undiffuse, valid, out=tmp_path / "found.json")
     assert set(found["broken files"]["details"]["files"]) == {"cat/cut.png", "cat/empty.jpg", "cat/text.png"}
     assert "data.on_error=skip" in found["broken files"]["advice"]
     assert found["other files"]["severity"] == "note"
@@ -126,14 +126,14 @@ def test_a_folder_with_nothing_that_can_be_read_is_reported_file_by_file(
     assert found["the data cannot be read"]["severity"] == "problem"
 
 
-def test_a_leak_between_two_sets_by_content_and_by_look(undiffuse: CommandLine, sound: Path, tmp_path: Path) -> None:
+def test_a_leak_between_two_sets_by_content_and_by_look(undiffuse: CommandLine, valid: Path, tmp_path: Path) -> None:
     test = tmp_path / "test"
     save_all(shapes(10, seed=7), test)
-    assert "nothing shared with" in undiffuse.fine("doctor", sound, "--against", test).out
-    shutil.copy(sound / "cat" / "005.png", test / "same.png")
-    with Image.open(sound / "dog" / "006.png") as image:
+    assert "nothing shared with" in undiffuse.fine("doctor", valid, "--against", test).out
+    shutil.copy(valid / "cat" / "005.png", test / "same.png")
+    with Image.open(valid / "dog" / "006.png") as image:
         image.save(test / "compressed.jpg", quality=80)
-    found = examined(undiffuse, sound, "--against", test, out=tmp_path / "found.json")
+    found = examined(undiffuse, valid, "--against", test, out=tmp_path / "found.json")
     (shared,) = [row for title, row in found.items() if title.startswith("images shared with")]
     assert shared["severity"] == "problem" and shared["details"]["items"] == ["same.png"]
     (alike,) = [row for title, row in found.items() if title.startswith("near-duplicates of images in")]
@@ -215,10 +215,10 @@ def test_a_grey_set_is_compared_with_a_coloured_one_in_grey_and_says_so(undiffus
     assert [(pair["here"], pair["there"]) for pair in alike["details"]["pairs"]] == [("003.png", "a.png")]
 
 
-def test_strict_fails_where_something_is_wrong(undiffuse: CommandLine, sound: Path, tmp_path: Path) -> None:
-    assert undiffuse("doctor", sound, "--strict").code == 1  # few images are a warning
+def test_strict_fails_where_something_is_wrong(undiffuse: CommandLine, valid: Path, tmp_path: Path) -> None:
+    assert undiffuse("doctor", valid, "--strict").code == 1  # few images are a warning
     assert undiffuse("doctor", "digits", "--strict").code == 0
-    assert undiffuse("doctor", sound).code == 0
+    assert undiffuse("doctor", valid).code == 0
 
 
 def test_points_are_examined_as_far_as_that_goes(undiffuse: CommandLine) -> None:
@@ -226,13 +226,13 @@ def test_points_are_examined_as_far_as_that_goes(undiffuse: CommandLine) -> None
     assert "10,000 points" in out and "check is for images" in out
 
 
-def test_bad_input_is_one_line(undiffuse: CommandLine, sound: Path, trained: Path, tmp_path: Path) -> None:
+def test_bad_input_is_one_line(undiffuse: CommandLine, valid: Path, trained: Path, tmp_path: Path) -> None:
     assert "no such file or folder" in undiffuse.refused("doctor", "folder:" + str(tmp_path / "nowhere"))
     assert "no data source" in undiffuse.refused("doctor", tmp_path / "nowhere")
-    assert "--num is for runs" in undiffuse.refused("doctor", sound, "--num", 3)
+    assert "--num is for runs" in undiffuse.refused("doctor", valid, "--num", 3)
     assert "--near is for data" in undiffuse.refused("doctor", trained, "--near", 0.1)
-    assert "between 0 and 1" in undiffuse.refused("doctor", sound, "--near", 1.5)
-    assert "is a folder" in undiffuse.refused("doctor", sound, "--json", tmp_path)
+    assert "between 0 and 1" in undiffuse.refused("doctor", valid, "--near", 1.5)
+    assert "is a folder" in undiffuse.refused("doctor", valid, "--json", tmp_path)
 
 
 @pytest.fixture

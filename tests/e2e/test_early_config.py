@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from undiffuse.api.configuration.overrides import apply_overrides
 from undiffuse.api.configuration.runs import configure
 from undiffuse.cli.checks.commands import check_line
-from undiffuse.cli.checks.configuration import check_resumed_with, said_by_recipes
+from undiffuse.cli.checks.configuration import check_resumed_with, recipe_settings
 from undiffuse.cli.checks.models import Rows, model_at, run_model
 from undiffuse.cli.checks.names import check_overrides
 from undiffuse.cli.checks.outline import definition
@@ -225,7 +225,7 @@ def test_the_table_is_what_recipes_say() -> None:
     made = runpy.run_path(str(TOOL))
     assert made["RECIPE_TABLE"].read_text() == made["recipes_text"](), f"run: python tools/{TOOL.name}"
     for name in RECIPES:
-        whole = run_model().model_validate(said_by_recipes()[name]).model_dump(mode="json")
+        whole = run_model().model_validate(recipe_settings()[name]).model_dump(mode="json")
         assert whole == get_recipe(name).model_dump(mode="json"), name
 
 

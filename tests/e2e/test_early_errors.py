@@ -292,8 +292,8 @@ def test_every_command_that_takes_names_is_checked() -> None:
     assert CHECKS.keys() == commands.keys() - without
     for name, check in CHECKS.items():
         parameters = [*commands[name]["arguments"], *commands[name]["options"].values()]
-        asked = inspect.signature(check).parameters.keys() - {"flags"}  # all of them, for the options of sampling
-        assert asked <= {one["name"] for one in parameters}, name
+        requested = inspect.signature(check).parameters.keys() - {"flags"}  # all of them, for the options of sampling
+        assert requested <= {one["name"] for one in parameters}, name
 
 
 KINDS: dict[str, Mapping[str, Any]] = {

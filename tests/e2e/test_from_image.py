@@ -122,11 +122,11 @@ def test_a_file_that_is_not_there_or_no_image_is_named(
 
 
 @pytest.mark.parametrize(
-    "asked", [{"num": 2.5}, {"num": "3"}, {"num": True}, {"seed": None}, {"seed": 1.0}, {"batch_size": 2.5}]
+    "requested", [{"num": 2.5}, {"num": "3"}, {"num": True}, {"seed": None}, {"seed": 1.0}, {"batch_size": 2.5}]
 )
-def test_what_is_no_whole_number_is_one_line(model: Model, asked: dict[str, object]) -> None:
+def test_what_is_no_whole_number_is_one_line(model: Model, requested: dict[str, object]) -> None:
     with pytest.raises(UsageError, match="must be a whole number, got"):
-        model.sample(**asked)  # type: ignore[arg-type]
+        model.sample(**requested)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="at most 1,000,000 samples"):
         model.sample(10**12)
     with pytest.raises(UsageError, match="named by a folder or a bundled name, got 3"):

@@ -179,8 +179,8 @@ def test_penalties_and_lazy_ones_enter_the_loss() -> None:
     system = objective_of("system.objective=wgan_gp", "system.objective.r1=2.0", "system.objective.every=4", NO_NORM)
     due, free = (system(batch_of(), "discriminator", StepRandom(0, step)) for step in (4, 5))
     assert {"r1", "gradient_penalty"} <= set(due.metrics) and not {"r1", "gradient_penalty"} & set(free.metrics)
-    owed = due.metrics["r1"] + due.metrics["gradient_penalty"]
-    assert torch.allclose(due.loss, due.metrics["discriminator_loss"] + 4 * owed)
+    penalty_terms = due.metrics["r1"] + due.metrics["gradient_penalty"]
+    assert torch.allclose(due.loss, due.metrics["discriminator_loss"] + 4 * penalty_terms)
     system.eval()
     with torch.no_grad():
         assert set(system(batch_of(), "discriminator", StepRandom(0, 4)).metrics) == {

@@ -78,14 +78,14 @@ def test_a_page_fits_and_asks_for_nothing(
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=theme)
     page = context.new_page()
     said: list[str] = []
-    asked: list[str] = []
+    requested: list[str] = []
     page.on("console", lambda message: said.append(message.text))
     page.on("pageerror", lambda error: said.append(str(error)))
-    page.on("request", lambda request: asked.append(request.url))
+    page.on("request", lambda request: requested.append(request.url))
     page.goto(addresses[page_name])
     page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
     assert said == []
-    assert [url for url in asked if not url.startswith(("file:", "data:"))] == [] and len(asked) >= 1
+    assert [url for url in requested if not url.startswith(("file:", "data:"))] == [] and len(requested) >= 1
     assert page.evaluate("document.documentElement.scrollWidth") == width
     assert page.evaluate(WIDER) == []
     assert page.evaluate("[...document.images].filter(one => !one.complete || !one.naturalWidth).length") == 0

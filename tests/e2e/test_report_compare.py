@@ -29,7 +29,7 @@ from undiffuse.api.reporting import found_studies
 from undiffuse.api.reproducing import reproducing_command
 from undiffuse.recipes import RECIPES, get_recipe
 from undiffuse.reports import render_comparison
-from undiffuse.reports.compare import config_differences, metric_lines, overview, remarks
+from undiffuse.reports.compare import config_differences, metric_lines, notes, overview
 
 
 def other_record(**config: Any) -> dict[str, Any]:
@@ -92,13 +92,13 @@ def test_only_differences_of_the_configuration_are_listed() -> None:
 
 def test_what_does_not_compare_is_said() -> None:
     first = material_of()
-    assert remarks([first, first]) == []
+    assert notes([first, first]) == []
     other_data = replace(first, record={**RECORD, "data": {"fingerprint": "other"}})
-    assert "different data" in remarks([first, other_data])[0]
+    assert "different data" in notes([first, other_data])[0]
     shape = replace(first, record={**RECORD, "model": {"shape": [3, 16, 16], "class_names": []}})
-    assert "different shapes (8 × 8 pixels, grey, 16 × 16 pixels, colour)" in remarks([first, shape])[0]
+    assert "different shapes (8 × 8 pixels, grey, 16 × 16 pixels, colour)" in notes([first, shape])[0]
     system = {**RECORD["config"]["system"], "parameterization": "v"}
-    assert "losses are not the same quantity" in remarks([first, replace(first, record=other_record(system=system))])[0]
+    assert "losses are not the same quantity" in notes([first, replace(first, record=other_record(system=system))])[0]
 
 
 def test_runs_whose_images_were_stored_with_more_are_distinguished() -> None:
@@ -107,9 +107,9 @@ def test_runs_whose_images_were_stored_with_more_are_distinguished() -> None:
         material_of(name=name, record={**RECORD, "data": {**RECORD["data"], "stored_with": stored}})
         for name, stored in known.items()
     )
-    (line,) = remarks([plain, deeper])
+    (line,) = notes([plain, deeper])
     assert line == f"deep learned from {known['deep']['bit_depth']}; the images of plain had none such."
-    assert remarks([deeper, deeper]) == remarks([deeper, material_of()]) == []  # a run of before does not know
+    assert notes([deeper, deeper]) == notes([deeper, material_of()]) == []  # a run of before does not know
 
 
 def test_runs_of_different_shapes_and_kinds_still_stand_side_by_side() -> None:

@@ -107,13 +107,13 @@ def test_a_sample_set_is_read_without_its_sheets_and_with_a_record_that_is_sound
     assert "2 sheets of samples: grid.png, progressive.png" in dataset.provenance["passed_over"]
     assert len(survey_folder(FolderConfig(path=str(out))).entries) == 6
     record = out / "samples.json"
-    sound = record.read_text(encoding="utf-8")
-    changed = sound.replace('"steps": 2', '"steps": 3', 1), sound[::-1].replace('2 :"spets"', '3 :"spets"', 1)[::-1]
+    valid = record.read_text(encoding="utf-8")
+    changed = valid.replace('"steps": 2', '"steps": 3', 1), valid[::-1].replace('2 :"spets"', '3 :"spets"', 1)[::-1]
     for text, where in zip(changed, ("steps", r"images\[5\].steps"), strict=True):
         record.write_text(text, encoding="utf-8")
         line = undiffuse.refused("compare", out, "digits")
         assert re.search(rf"samples.json: changed after it was written \({where}: 2 -> 3\)", line), line
-    record.write_text(sound.replace('"checksum"', '"checksun"'), encoding="utf-8")
+    record.write_text(valid.replace('"checksum"', '"checksun"'), encoding="utf-8")
     assert "samples.json: changed" in undiffuse.refused("data", "info", out)
     assert "skipped" in undiffuse.fine("data", "info", out, "data.on_error=skip").out
     with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
@@ -124,7 +124,7 @@ def test_a_sample_set_is_read_without_its_sheets_and_with_a_record_that_is_sound
     _pack(out, packed)
     assert "set.tar!made/samples.json: changed" in undiffuse.refused("data", "info", packed)
     assert "skipped" in undiffuse.fine("data", "info", packed, "data.on_error=skip").out
-    record.write_text(sound, encoding="utf-8")
+    record.write_text(valid, encoding="utf-8")
     _pack(out, packed)
     dataset = load_dataset(source_config_for(str(packed)))
     assert len(dataset) == 6 and "2 sheets of samples" in dataset.provenance["passed_over"]
@@ -190,10 +190,10 @@ def test_progressive_of_more_than_memory_should_hold_is_refused(
 @pytest.mark.parametrize("points", [False, True])
 def test_a_record_written_row_by_row_is_the_whole_one(points: bool, tmp_path: Path) -> None:
     shared = {"model": 'a "images": [] ä\n', "guidance": 1.5, "interval": None, "zoom": [1, 2.0]}
-    asked = shared, range(7, 10), ["none", None, 'x"y'], points
-    write_record(tmp_path / "samples.json", *asked)
+    requested = shared, range(7, 10), ["none", None, 'x"y'], points
+    write_record(tmp_path / "samples.json", *requested)
     written = (tmp_path / "samples.json").read_text(encoding="utf-8")
-    assert written == json_text(sealed(whole_record(*asked)))
+    assert written == json_text(sealed(whole_record(*requested)))
     assert not is_changed(read_sealed(tmp_path / "samples.json", ""))
 
 

@@ -152,7 +152,7 @@ def test_weights_of_any_precision_are_read_into_float32(trained: Path, elsewhere
         assert torch.equal(value, tensors[key].float())
 
 
-def asked(run: Path, **options: Any) -> argparse.Namespace:
+def requested(run: Path, **options: Any) -> argparse.Namespace:
     given: dict[str, Any] = {"run": run, "name": "tiny", "title": "digits", "sets": ["mnist"], "command": "train it"}
     given |= {"images": None, "terms": "None.", "licence": "MIT", "data_path": None, "num": 0, "features": "auto"}
     given |= {"sampling": [], "int8": False}
@@ -164,7 +164,7 @@ def test_a_run_becomes_a_bundled_model(
 ) -> None:
     monkeypatch.setattr(zoo_tool, "FOLDER", elsewhere / "zoo")
     monkeypatch.setattr("undiffuse.zoo.FOLDER", elsewhere / "zoo")
-    zoo_tool.make(asked(trained, num=16))
+    zoo_tool.make(requested(trained, num=16))
     assert list(bundled_models()) == ["tiny"]
     card = json.loads(undiffuse.fine("models", "tiny", "--json").out)["card"]
     assert card["images"] == 256 and card["licence"] == "MIT"
@@ -174,7 +174,7 @@ def test_a_run_becomes_a_bundled_model(
         assert {str(file.get_tensor(key).dtype) for key in file.keys()} == {"torch.bfloat16"}  # noqa: SIM118
     a, b = package.load(trained, "cpu").sample(2, steps=3), package.load("tiny", "cpu").sample(2, steps=3)
     assert (a.float() - b.float()).abs().mean() < 3
-    again = asked(elsewhere / "zoo" / "tiny", title=None, sets=[], sampling=["num_steps=3", "sampler=euler"])
+    again = requested(elsewhere / "zoo" / "tiny", title=None, sets=[], sampling=["num_steps=3", "sampler=euler"])
     zoo_tool.take_from_card(again)
     zoo_tool.make(again)
     printed = json.loads(undiffuse.fine("models", "tiny", "--json").out)["card"]
@@ -189,11 +189,11 @@ def test_a_bundled_model_in_int8_stays_one(
     monkeypatch.setattr(int8, "SMALLEST", 500)
     monkeypatch.setattr(zoo_tool, "FOLDER", elsewhere / "zoo")
     monkeypatch.setattr("undiffuse.zoo.FOLDER", elsewhere / "zoo")
-    zoo_tool.make(asked(trained, int8=True))
+    zoo_tool.make(requested(trained, int8=True))
     first = json.loads(undiffuse.fine("models", "tiny", "--json").out)["card"]
     assert first["stored"] == "int8"
     assert "int8 with a scale per output channel" in (elsewhere / "zoo" / "tiny" / "model_card.md").read_text()
-    again = asked(elsewhere / "zoo" / "tiny", title=None, sets=[], sampling=["num_steps=3", "sampler=euler"])
+    again = requested(elsewhere / "zoo" / "tiny", title=None, sets=[], sampling=["num_steps=3", "sampler=euler"])
     zoo_tool.take_from_card(again)
     zoo_tool.make(again)
     second = json.loads(undiffuse.fine("models", "tiny", "--json").out)["card"]
@@ -207,8 +207,8 @@ def test_a_model_that_is_too_large_leaves_nothing(
     monkeypatch.setattr("undiffuse.zoo.FOLDER", elsewhere / "zoo")
     monkeypatch.setattr(zoo_tool, "MODEL_BYTES", 1000)
     with pytest.raises(UsageError, match=r"takes .* bytes of 1,000"):
-        zoo_tool.make(asked(trained))
+        zoo_tool.make(requested(trained))
     assert list((elsewhere / "zoo").iterdir()) == []
     with pytest.raises(UsageError, match="paths of this machine"):
-        zoo_tool.make(asked(trained, command="undiffuse train --data /srv/digits/"))
+        zoo_tool.make(requested(trained, command="undiffuse train --data /srv/digits/"))
     assert list((elsewhere / "zoo").iterdir()) == []

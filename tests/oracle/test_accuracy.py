@@ -77,7 +77,7 @@ def test_sizes_and_channels(channels: int, height: int, width: int) -> None:
     )
     seen: list[tuple[int, int]] = []
     found = train_and_test(
-        images.byte(), labels, images[:20].byte(), labels[:20], 3, epochs=8, tell=lambda *done: seen.append(done)
+        images.byte(), labels, images[:20].byte(), labels[:20], 3, epochs=8, on_progress=lambda *done: seen.append(done)
     )
     assert found.value == 1 and found.by_class == (1.0, 1.0, None)
     assert seen == [(epoch, 8) for epoch in range(1, 9)]

@@ -91,9 +91,9 @@ def test_the_discriminator_learns_to_tell_noised_data_from_noised_samples() -> N
     made = student._made(batch.x_0, Condition(label=batch.given.label), FAKE_SCORE, rng).detach()
     real, _ = logits_of(student, FAKE_SCORE, batch.x_0, "eps data")
     fake, _ = logits_of(student, FAKE_SCORE, made, f"eps {FAKE_SCORE}")
-    owed = 0.7 * (F.softplus(-real) + F.softplus(fake)).mean()
+    penalty_terms = 0.7 * (F.softplus(-real) + F.softplus(fake)).mean()
     torch.testing.assert_close(report.per_sample, without.per_sample)
-    torch.testing.assert_close(report.loss, without.loss + owed)
+    torch.testing.assert_close(report.loss, without.loss + penalty_terms)
     torch.testing.assert_close(report.metrics["judge_real"], real.mean())  # data
     torch.testing.assert_close(report.metrics["judge_fake"], fake.mean())  # data
 

@@ -172,13 +172,13 @@ class ExactTeacher(nn.Module):
 
     def __init__(self, process: Process) -> None:
         super().__init__()
-        self.process, self.asked = process, Recording(process, for_consistency_models=False)
+        self.process, self.requested = process, Recording(process, for_consistency_models=False)
 
     def on(self, device: torch.device) -> ExactTeacher:
         return self
 
     def teaching_denoiser(self) -> Denoiser:
-        return self.asked
+        return self.requested
 
 
 @pytest.mark.parametrize("transferred", [False, True])
@@ -202,7 +202,7 @@ def test_the_exact_student_of_an_exact_teacher_has_nothing_to_learn(
         batch = Batch(DATA.sample(400), Given(label=rows % 2), rows)
         losses[solver, knots] = float(system(batch, "main", StepRandom(0, 0)).per_sample.mean())
         assert student.labels == 2 * student.labels[:1] and {-1, 0, 1} == set(student.labels[0])
-        assert teacher.asked.labels == len(teacher.asked.labels) * student.labels[:1]
+        assert teacher.requested.labels == len(teacher.requested.labels) * student.labels[:1]
     assert losses["heun", 40] < losses["heun", 20] / 5 < 0.01
     assert losses["heun", 40] < losses["euler", 40] / 3
 

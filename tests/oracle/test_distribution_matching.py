@@ -158,7 +158,7 @@ def test_the_student_comes_as_often_as_asked() -> None:
     assert due == [[FAKE_SCORE]] * 2 + [[FAKE_SCORE, STUDENT], [FAKE_SCORE]]
 
 
-class Asked(Denoiser):
+class Override(Denoiser):
     """Notes what a student is asked last, and of how many rows each time."""
 
     def __init__(self) -> None:
@@ -171,12 +171,12 @@ class Asked(Denoiser):
         return Denoised(x_t)
 
 
-def asked_of(student: DistributionMatchingObjective, batch: Rows, monkeypatch: pytest.MonkeyPatch) -> Asked:
+def asked_of(student: DistributionMatchingObjective, batch: Rows, monkeypatch: pytest.MonkeyPatch) -> Override:
     """What the student is asked last, for the sample that is to be moved."""
-    asked = Asked()
-    monkeypatch.setattr(student.model, "threaded_denoiser", lambda: asked)
+    requested = Override()
+    monkeypatch.setattr(student.model, "threaded_denoiser", lambda: requested)
     student._made(batch.x_0, Condition(), STUDENT, StepRandom(0, 0))
-    return asked
+    return requested
 
 
 @pytest.mark.parametrize("simulate", [True, False])
@@ -185,28 +185,28 @@ def test_it_is_taught_at_the_times_that_it_samples_at(
     num_steps: int, simulate: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sampling = {"sampler": "consistency", "num_steps": num_steps, "grid": "uniform"}
-    asked = asked_of(system(sampling=sampling, simulate=simulate), BATCH, monkeypatch)
+    requested = asked_of(system(sampling=sampling, simulate=simulate), BATCH, monkeypatch)
     times = {round(1 - step / num_steps, 9) for step in range(num_steps)}
-    assert {round(float(t), 9) for t in asked.t} == times
+    assert {round(float(t), 9) for t in requested.t} == times
 
 
 def test_steps_after_the_first_meet_noised_data_where_none_are_simulated(monkeypatch: pytest.MonkeyPatch) -> None:
     far = Rows(BATCH.x_0 + 100, BATCH.given)
     student = system(sampling={"sampler": "consistency", "num_steps": 2, "grid": "uniform"}, simulate=False)
-    asked = asked_of(student, far, monkeypatch)
-    signal = asked.x_t - per_row(1 - asked.t, asked.x_t) * far.x_0
-    assert float((signal / per_row(asked.t, signal)).abs().max()) < 5  # sigma eps is all that is left
+    requested = asked_of(student, far, monkeypatch)
+    signal = requested.x_t - per_row(1 - requested.t, requested.x_t) * far.x_0
+    assert float((signal / per_row(requested.t, signal)).abs().max()) < 5  # sigma eps is all that is left
 
 
 def test_steps_after_the_first_meet_what_the_steps_before_make(monkeypatch: pytest.MonkeyPatch) -> None:
     """A student that changes nothing, f(x) = x: var_s = alpha_s^2 var_t + sigma_s^2 step by step, no data in it."""
     many = Rows(torch.full((12_000, 2), 100.0), Given())
     student = system(sampling={"sampler": "consistency", "num_steps": 3, "grid": "uniform", "clip_x_0": False})
-    asked = asked_of(student, many, monkeypatch)
+    requested = asked_of(student, many, monkeypatch)
     variance, counts = 1.0, []
     for t in (1.0, 2 / 3, 1 / 3):
         variance = (1 - t) ** 2 * variance + t**2
-        rows = asked.x_t[(asked.t - t).abs() < 1e-6]
+        rows = requested.x_t[(requested.t - t).abs() < 1e-6]
         counts.append(len(rows))
         assert float(rows.var()) == pytest.approx(variance, rel=0.06), t
         assert abs(float(rows.mean())) < 0.05

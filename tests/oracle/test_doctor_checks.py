@@ -282,10 +282,10 @@ def test_an_average_worse_than_the_weights() -> None:
 
 
 def test_weights_that_are_not_finite_are_named() -> None:
-    sound = {"a": torch.ones(4), "b": torch.zeros(2)}
-    (found,) = assess_weights(sound, {"a": torch.full((4,), 2.0), "b": torch.zeros(2)})
+    valid = {"a": torch.ones(4), "b": torch.zeros(2)}
+    (found,) = assess_weights(valid, {"a": torch.full((4,), 2.0), "b": torch.zeros(2)})
     assert found.severity == "ok" and found.details["relative_distance"] == pytest.approx(0.5)
-    (found,) = assess_weights(sound, {"a": torch.tensor([1.0, math.nan]), "b": torch.zeros(2)})
+    (found,) = assess_weights(valid, {"a": torch.tensor([1.0, math.nan]), "b": torch.zeros(2)})
     assert found.severity == "problem" and found.details["tensors"] == ["a (raw)"]
 
 
@@ -360,15 +360,15 @@ def test_a_check_that_fails_stops_no_other_and_one_reason_makes_one_note() -> No
     def slipped(subject: str) -> list[Finding]:
         raise KeyError("slip")
 
-    def sound(subject: str) -> list[Finding]:
+    def valid(subject: str) -> list[Finding]:
         return [Finding("ok", "fine", "1"), Finding("problem", "bad", "2", "mend it")]
 
-    found = examine({"a": refused, "b": sound, "c": refused, "d": slipped}, "x")
+    found = examine({"a": refused, "b": valid, "c": refused, "d": slipped}, "x")
     assert [f.severity for f in found.findings] == ["problem", "note", "note", "ok"]
     assert [f.title for f in found.findings][1] == "could not be checked: a, c"
     assert found.findings[1].evidence == "no images in x" and "KeyError" in found.findings[2].evidence
     assert found.findings[0].check == "b" and not found.is_well and found.checked == ["a", "b", "c", "d"]
-    assert found.not_made == ["a", "c", "d"]
+    assert found.not_run == ["a", "c", "d"]
 
 
 def test_what_a_check_found_before_it_broke_off_is_kept() -> None:

@@ -119,10 +119,10 @@ class Drawing(GenerativeModel):
 
     def __init__(self, drawn: ArrayDataset) -> None:
         super().__init__()
-        self.drawn, self.asked, self.weight = drawn, list[int](), torch.nn.Parameter(torch.zeros(1))
+        self.drawn, self.requested, self.weight = drawn, list[int](), torch.nn.Parameter(torch.zeros(1))
 
     def sample(self, request: SampleRequest) -> Sampled:
-        self.asked.append(len(request.seeds))
+        self.requested.append(len(request.seeds))
         return Sampled(self.drawn.fetch(list(request.seeds)).x_0, 1)
 
 
@@ -182,7 +182,7 @@ def test_samples_are_summed_up_batch_by_batch_and_can_be_had_again() -> None:
     subject = subject_of(drawn, many_images(64), many_images(20, seed=1), batch_size=32)
     subject.observer = OnProgress(lambda done, total, part: progress.append((done, total)))
     assert subject.generated.count == 70 and progress == [(32, 70), (64, 70), (70, 70)]
-    assert subject.model.module.asked == [32, 32, 6]  # type: ignore[attr-defined]
+    assert subject.model.module.requested == [32, 32, 6]  # type: ignore[attr-defined]
     assert torch.equal(subject.again([3, 69]), drawn.fetch([3, 69]).items)
     assert torch.equal(subject.generated_images.rows, drawn.fetch(range(70)).items)
     assert len(progress) == 3 and subject.nfe == 1
@@ -196,12 +196,12 @@ def test_the_seconds_are_those_of_sampling_alone(monkeypatch: pytest.MonkeyPatch
         clock[0] += 2
         return draw(self, request)
 
-    def tell(done: float, total: float, part: str) -> None:
+    def on_progress(done: float, total: float, part: str) -> None:
         clock[0] += 100
 
     monkeypatch.setattr(Drawing, "sample", slow)
     monkeypatch.setattr("undiffuse.evaluation.context.time.monotonic", lambda: clock[0])
-    subject.observer = OnProgress(tell)
+    subject.observer = OnProgress(on_progress)
     assert subject.generated.count == 70 and subject.seconds == 6
     subject.again([3, 69])
     assert subject.seconds == 6

@@ -152,7 +152,7 @@ def test_no_bit_depends_on_the_batch(precision: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("overrides", "asked", "said"),
+    ("overrides", "requested", "said"),
     [
         ((), {"cache_interval": 0}, "at least 1, got 0"),
         ((), {"cache_interval": 2, "sampler": "rk45"}, "chooses its own"),
@@ -160,9 +160,9 @@ def test_no_bit_depends_on_the_batch(precision: str) -> None:
         (("system.network.multipliers=[1]",), {"cache_interval": 2}, "needs a U-Net of several levels"),
     ],
 )
-def test_what_cannot_be_reused_is_refused(overrides: tuple[str, ...], asked: dict[str, object], said: str) -> None:
+def test_what_cannot_be_reused_is_refused(overrides: tuple[str, ...], requested: dict[str, object], said: str) -> None:
     with pytest.raises(UsageError, match=said):
-        system(*overrides).sample(SampleRequest.of(seeds=[0], steps=2, **asked))  # type: ignore[arg-type]
+        system(*overrides).sample(SampleRequest.of(seeds=[0], steps=2, **requested))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("strength", [0.25, 0.5])

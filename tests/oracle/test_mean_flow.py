@@ -155,7 +155,7 @@ def test_labels_are_kept_with_the_target_time() -> None:
     times = torch.tensor([1.0, 0.4, 0.0])
     sample(Watching(), make_sampler("mean_velocity"), times, shape=(2,), seeds=[1, 2], cond=label)
     assert [cond.label.tolist() for cond, _ in seen] == [[3, 4]] * 2  # type: ignore[union-attr]
-    assert [asked.target_time.tolist() for _, asked in seen] == [[0.4000000059604645] * 2, [0.0, 0.0]]
+    assert [requested.target_time.tolist() for _, requested in seen] == [[0.4000000059604645] * 2, [0.0, 0.0]]
 
 
 @pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
@@ -198,7 +198,7 @@ def test_the_exact_mean_velocity_has_no_loss_with_a_teacher(monkeypatch: pytest.
     for name in ("denoiser", "threaded_denoiser"):  # of the target and of the student
         monkeypatch.setattr(student.model, name, lambda precision=None: exact)
     assert float(student(batch(), "main", StepRandom(0, 0)).loss) < 1e-9
-    monkeypatch.setattr(exact, "output", lambda x, t, cond, asked: velocity(x, t))
+    monkeypatch.setattr(exact, "output", lambda x, t, cond, requested: velocity(x, t))
     assert float(student(batch(), "main", StepRandom(0, 0)).loss) > 1e-6
 
 
@@ -240,8 +240,8 @@ def test_its_own_denoiser_is_a_velocity_where_no_time_is_said() -> None:
     with torch.no_grad():
         for parameter in student.parameters():
             parameter += 0.3 * torch.randn_like(parameter)
-    asked = (None, Evaluation(target_time=t), Evaluation(target_time=s))
-    none, same, far = (student.model.denoiser()(x, t, None, evaluation).x_0 for evaluation in asked)
+    requested = (None, Evaluation(target_time=t), Evaluation(target_time=s))
+    none, same, far = (student.model.denoiser()(x, t, None, evaluation).x_0 for evaluation in requested)
     assert torch.equal(none, same) and not torch.allclose(none, far, atol=1e-3)
 
 

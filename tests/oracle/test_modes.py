@@ -63,7 +63,7 @@ def test_the_share_of_good_points_is_that_of_a_gaussian() -> None:
 def test_three_standard_deviations_are_good_and_a_hair_more_is_not() -> None:
     distances = torch.tensor([[3.0, 9.0], [3.0001, 9.0], [50.0, 40.0], [0.0, 5.0]])
     located = located_points(distances, 0.99)
-    assert located.good == 2 and located.sound.tolist() == [2, 0] and located.counts.tolist() == [3, 1]
+    assert located.good == 2 and located.valid.tolist() == [2, 0] and located.counts.tolist() == [3, 1]
     found = measure_modes(located, even(2))
     assert (found.found, found.missing, found.good_share) == (1, [1], 0.5)
     assert found.good_share_error == pytest.approx(0.25)
@@ -135,7 +135,7 @@ def test_noise_is_not_called_collapsed_but_is_of_no_mode() -> None:
 def test_real_data_finds_modes_by_the_rule_of_the_samples() -> None:
     tally = torch.full((1000,), 1)
     of_all, of_good = (
-        measure_modes(ModeAssignments(tally, tally, 500, 0.5, sound), even(1000)) for sound in (1.0, 0.5)
+        measure_modes(ModeAssignments(tally, tally, 500, 0.5, valid), even(1000)) for valid in (1.0, 0.5)
     )
     assert of_all.real_found == pytest.approx(1000 * (1 - 0.999**1000), abs=2)  # as images are counted
     assert of_good.real_found == pytest.approx(1000 * (1 - 0.9995**1000), abs=2)  # as points are

@@ -117,7 +117,9 @@ def test_nearest_is_that_of_all_pairs(lpips: Lpips) -> None:
     references, queries = random_images(40, 28, 1, seed=1), random_images(7, 28, 1, seed=2)
     queries[3] = references[25]
     calls: list[tuple[int, int]] = []
-    found = lpips.nearest(queries, references, k=3, chunk=6, tell=lambda done, total: calls.append((done, total)))
+    found = lpips.nearest(
+        queries, references, k=3, chunk=6, on_progress=lambda done, total: calls.append((done, total))
+    )
     exact = torch.stack([lpips.distance(query.expand(40, -1, -1, -1), references) for query in queries])
     expected = exact.sort(dim=1, stable=True)
     assert torch.equal(found.indices, expected.indices[:, :3])

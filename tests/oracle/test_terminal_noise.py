@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from undiffuse.api.signal_left import tell_of_signal_left
+from undiffuse.api.residual_signal import note_residual_signal
 from undiffuse.api.training import split_data
 from undiffuse.cli.terminal import Terminal
 from undiffuse.config import build
@@ -131,13 +131,13 @@ def test_a_short_chain_is_harmless_where_neither_deviation_nor_mean_would_be_los
 def test_the_swiss_roll_of_the_recipe_says_nothing_of_its_short_chain(capsys: pytest.CaptureFixture[str]) -> None:
     config = get_recipe("ddpm-swissroll")
     training, _ = split_data(config)
-    tell_of_signal_left(config.system, training)
+    note_residual_signal(config.system, training)
     assert capsys.readouterr().err == ""
     shorter = config.system.model_copy(update={"process": config.system.process.model_copy(update={"num_steps": 10})})
     moved = ArrayDataset("moved", training.items(np.arange(200)) + np.float32(2))
     for system, data in ((shorter, moved), (config.system, moved)):
         with observing(Terminal()):
-            tell_of_signal_left(system, data)
+            note_residual_signal(system, data)
         assert "an exact model's have" in capsys.readouterr().err
 
 

@@ -40,10 +40,10 @@ def test_two_half_steps_are_the_whole_step(logs: list[float], seed: int) -> None
     nodes = [round(value * 2**12) for value in logs]
     if len(set(nodes)) < 3:  # what meets on one node counts as a step of one node
         return
-    asked = [math.exp(value) for value in logs]
+    requested = [math.exp(value) for value in logs]
     low, middle, high = (math.exp(node / 2**12) for node in nodes)  # the lengths of the steps are between the nodes
-    first, second = increments(seed, asked, 50)
-    (whole,) = increments(seed, asked[::2], 50)
+    first, second = increments(seed, requested, 50)
+    (whole,) = increments(seed, requested[::2], 50)
     together = math.sqrt(middle - low) * first + math.sqrt(high - middle) * second
     assert torch.allclose(together / math.sqrt(high - low), whole, rtol=0, atol=1e-5)
 

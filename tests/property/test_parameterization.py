@@ -438,10 +438,10 @@ def test_wrappers_forward_what_they_wrap() -> None:
 @pytest.mark.parametrize("value_range", [(-1.0, 1.0), (0.0, 1.0)])
 @pytest.mark.parametrize("grid", GRIDS)
 def test_a_step_index_stays_within_the_chain(label: str, value_range: tuple[float, float], grid: str) -> None:
-    asked: list[float] = []
+    requested: list[float] = []
 
     def function(x: Tensor, index: Tensor) -> Tensor:
-        asked.extend(index.tolist())
+        requested.extend(index.tolist())
         return torch.zeros_like(x)
 
     chain = DiscreteVP.linear(50)
@@ -451,8 +451,8 @@ def test_a_step_index_stays_within_the_chain(label: str, value_range: tuple[floa
     for t in time_grid(grid, wrapped.process, 50, wrapped.log_snr_range)[:-1]:
         wrapped(torch.zeros(1, 2, dtype=torch.float64), t[None])
     first = 0 if label == "index0" else 1
-    assert max(asked) == first + 49
+    assert max(requested) == first + 49
     if grid == "uniform":
-        assert asked == [float(first + index) for index in range(49, -1, -1)]
+        assert requested == [float(first + index) for index in range(49, -1, -1)]
     elif grid not in ("quadratic", "angle"):  # their last times are no neighbours of the end: some lie before step 1
-        assert min(asked) == first
+        assert min(requested) == first

@@ -144,7 +144,7 @@ def check_solver(name: str) -> None:
         raise UsageError(f"unknown solver {name!r}; {nearest(name, SOLVERS)}")
 
 
-def refuse_process(process: str | None) -> None:
+def check_process(process: str | None) -> None:
     """Refuse another process than a trained model's own."""
     if process is not None:
         raise UsageError("--process is for exact:NAME; a trained model has its own process")

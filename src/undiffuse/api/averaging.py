@@ -16,7 +16,7 @@ from undiffuse.observer import announce, note, stage
 from undiffuse.training.posthoc import Reconstruction, reconstruct
 
 #: Share of the wanted profile that may be missed without a word.
-_WORTH_A_WORD = 0.1
+_WARN_ABOVE = 0.1
 
 
 @writes_to("out")
@@ -43,7 +43,7 @@ def average(run: Path, sigma_rel: float, out: Path, *, overwrite: bool = False) 
     averaging = {"sigma_rel": sigma_rel, "images": found.images, "missed": round(found.error, 4)}
     export(dataclasses.replace(model, config={**model.config, "averaging": averaging}), out, overwrite=overwrite)
     _correct_card(out / "model_card.md", sigma_rel, found)
-    _say_how_near(found)
+    _report_error(found)
     return out
 
 
@@ -52,9 +52,9 @@ def _correct_card(card: Path, sigma_rel: float, found: Reconstruction) -> None:
     write_text(card, re.sub(r"^\| weights \|.*$", line, card.read_text(encoding="utf-8"), flags=re.MULTILINE))
 
 
-def _say_how_near(found: Reconstruction) -> None:
+def _report_error(found: Reconstruction) -> None:
     text = f"{found.error:.1%} of the wanted profile is missed"
-    if found.error > _WORTH_A_WORD:
+    if found.error > _WARN_ABOVE:
         note(f"{text}; more snapshots come nearer: ema.posthoc.snapshot_every_images")
     else:
         announce(text)

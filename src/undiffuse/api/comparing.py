@@ -10,13 +10,13 @@ import numpy.typing as npt
 from torch import Tensor
 
 from undiffuse.api.arguments import check_texts
-from undiffuse.api.configuration.sources import configured, known_options, read_option, refuse_unknown, sized
+from undiffuse.api.configuration.sources import check_options, configured, read_option, sized, supported_options
 from undiffuse.api.datasets.reference_data import (
+    check_colours,
     fitted_data,
     has_colour,
-    refuse_other_colours,
-    tell_of_resizing,
-    tell_of_storage,
+    note_resizing,
+    note_storage,
 )
 from undiffuse.api.outputs import check_file
 from undiffuse.cancellation import Cancel
@@ -24,7 +24,7 @@ from undiffuse.claims import claimed
 from undiffuse.data import load_dataset, source_config_for
 from undiffuse.data.config import ImageConfig
 from undiffuse.data.dataset import ArrayDataset, Dataset
-from undiffuse.data.readers.decoding.remarks import stored_with
+from undiffuse.data.readers.decoding.notes import storage_record
 from undiffuse.errors import UsageError
 from undiffuse.evaluation import PAIR_METRICS, Cache, Pair, compare_sets, default_pair_metrics
 from undiffuse.files import write_json
@@ -79,12 +79,12 @@ def compare(
         lookup(PAIR_METRICS, name, "metric")
     where = Path(out).expanduser() if out is not None else None
     check_file(where, "comparison.json")
-    with observing(observer, cancel), claimed(where), stage("comparing") as heard:
-        made, held = load_pair(images, reference, size, options)
-        _check_counts(counts, made, held)
+    with observing(observer, cancel), claimed(where), stage("comparing") as listener:
+        generated, held = load_pair(images, reference, size, options)
+        _check_counts(counts, generated, held)
         cache = Cache.of_user(use_cache)
-        result = _measured(Pair(made, held, num, features, cache, heard), metrics)
-        by_count = [_measured(Pair(made, held, count, features, cache, heard), metrics) for count in counts]
+        result = _measured(Pair(generated, held, num, features, cache, listener), metrics)
+        by_count = [_measured(Pair(generated, held, count, features, cache, listener), metrics) for count in counts]
         if by_count:
             result["by_count"] = [
                 {"num": count, "results": part["results"]} for count, part in zip(counts, by_count, strict=True)
@@ -101,8 +101,8 @@ def _measured(pair: Pair, metrics: Sequence[str]) -> dict[str, Any]:
     return compare_sets(pair, names)
 
 
-def _check_counts(counts: Sequence[int], made: Dataset, held: Dataset) -> None:
-    fewest = min(len(made), len(held))
+def _check_counts(counts: Sequence[int], generated: Dataset, held: Dataset) -> None:
+    fewest = min(len(generated), len(held))
     if counts and counts[-1] > fewest:
         raise UsageError(f"--counts goes up to {counts[-1]}, the smaller set has {fewest} images; ask for fewer")
 
@@ -120,42 +120,42 @@ def load_pair(
     Raises:
         UsageError: unreadable, points, images that would have to be enlarged, or a grey set with a coloured one.
     """
-    made, held = _fitted_pair(images, reference, size, options)
-    stored = [stored_with(dataset.provenance) for dataset in (made, held)]
-    tell_of_storage(_called(images, "the images"), stored[0], _called(reference), stored[1])
-    return made, held
+    generated, held = _fitted_pair(images, reference, size, options)
+    stored = [storage_record(dataset.provenance) for dataset in (generated, held)]
+    note_storage(_called(images, "the images"), stored[0], _called(reference), stored[1])
+    return generated, held
 
 
 def _fitted_pair(
     images: Images, reference: Images, size: int | str | None, options: Sequence[str]
 ) -> tuple[Dataset, Dataset]:
     named = [source_config_for(str(given)) for given in (images, reference) if isinstance(given, str | Path)]
-    refuse_unknown(named, options)
+    check_options(named, options)
     held = _dataset(reference, size, options)
     if not held.space.is_image:
         raise UsageError(f"images are compared, {_called(reference)} holds points; name a set of images")
-    made = _dataset(images, None, options)
-    if made.shape == held.shape or not isinstance(images, str | Path):
-        return made, held
-    if not made.space.is_image:
+    generated = _dataset(images, None, options)
+    if generated.shape == held.shape or not isinstance(images, str | Path):
+        return generated, held
+    if not generated.space.is_image:
         raise UsageError(f"images are compared, {images} holds points; name a set of images")
-    if made.shape[0] != held.shape[0] and (has_colour(made) or has_colour(held)):
-        _refuse_other_colours(images, made, reference, held)
-    _refuse_enlarging(str(images), made, _called(reference), held)
-    tell_of_resizing(str(images), made.shape[1:], _called(reference), held.shape[1:])
+    if generated.shape[0] != held.shape[0] and (has_colour(generated) or has_colour(held)):
+        _check_colours(images, generated, reference, held)
+    _check_not_enlarging(str(images), generated, _called(reference), held)
+    note_resizing(str(images), generated.shape[1:], _called(reference), held.shape[1:])
     options = [*options, f"channels={held.shape[0]}"]  # nothing is lost by it, as was just seen
-    own = known_options(source_config_for(str(images)), [option for option in options if not _is_size(option)])
+    own = supported_options(source_config_for(str(images)), [option for option in options if not _is_size(option)])
     return fitted_data(str(images), held.shape, _called(reference), options=own), held
 
 
-def _refuse_other_colours(images: str | Path, made: Dataset, reference: Images, held: Dataset) -> None:
+def _check_colours(images: str | Path, generated: Dataset, reference: Images, held: Dataset) -> None:
     """A reference that was handed over as an array stays as it is; of a file, either may be asked for if it can be."""
     if not isinstance(reference, str | Path):
         ways = [held.shape[0]]
     else:
-        grey = images if made.shape[0] == 1 else reference
+        grey = images if generated.shape[0] == 1 else reference
         ways = [1, *([3] if isinstance(source_config_for(str(grey)), ImageConfig) else [])]
-    refuse_other_colours(str(images), made.shape[0], _called(reference), held.shape[0], ways)
+    check_colours(str(images), generated.shape[0], _called(reference), held.shape[0], ways)
 
 
 def _is_size(option: str) -> bool:
@@ -166,16 +166,16 @@ def _dataset(given: Images, size: int | str | None, options: Sequence[str]) -> D
     if isinstance(given, Dataset):
         return given
     if isinstance(given, str | Path):
-        _refuse_run(given)
+        _check_not_run(given)
         source = source_config_for(str(given))
-        return load_dataset(sized(configured(source, known_options(source, options)), size))
+        return load_dataset(sized(configured(source, supported_options(source, options)), size))
     import torch
 
     images = check_images(torch.as_tensor(given))
     return ArrayDataset("images", images.numpy())
 
 
-def _refuse_run(given: str | Path) -> None:
+def _check_not_run(given: str | Path) -> None:
     """A run's previews are grids of samples: as a folder of images they would give numbers that mean nothing."""
     folder = Path(given).expanduser()
     if (folder / "config.json").is_file() and (folder / WEIGHTS["ema"]).is_file():
@@ -185,9 +185,9 @@ def _refuse_run(given: str | Path) -> None:
         )
 
 
-def _refuse_enlarging(images: str, made: Dataset, reference: str, held: Dataset) -> None:
+def _check_not_enlarging(images: str, generated: Dataset, reference: str, held: Dataset) -> None:
     """Say what to do where A is smaller than B; the data's own message speaks of a training."""
-    (height, width), (other_height, other_width) = made.shape[1:], held.shape[1:]
+    (height, width), (other_height, other_width) = generated.shape[1:], held.shape[1:]
     if height < other_height or width < other_width:
         raise UsageError(
             f"the images of {images} are {height}x{width} (height x width), those of {reference} "

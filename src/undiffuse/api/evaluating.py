@@ -12,7 +12,7 @@ from undiffuse.api.arguments import check_data_named, check_texts
 from undiffuse.api.datasets.reference_data import real_data
 from undiffuse.api.loading import opened
 from undiffuse.api.outputs import check_file
-from undiffuse.api.sampling import tell_of_one_start
+from undiffuse.api.sampling import note_identical_starts
 from undiffuse.cancellation import Cancel
 from undiffuse.claims import writes_to
 from undiffuse.core.processes import PROCESSES
@@ -77,10 +77,10 @@ def evaluate(
     """
     check_texts("metrics", metrics)
     where = Path(out).expanduser() if out is not None else None
-    asked = protocol or Protocol(num=num, seed=seed, options=options, batch_size=batch_size, features=features)
+    requested = protocol or Protocol(num=num, seed=seed, options=options, batch_size=batch_size, features=features)
     with observing(observer, cancel):
         loaded = opened(model, device, weights)
-        return evaluate_to_file(loaded, asked, metrics, str(data) if data is not None else None, where, use_cache)
+        return evaluate_to_file(loaded, requested, metrics, str(data) if data is not None else None, where, use_cache)
 
 
 @writes_to("out")
@@ -107,7 +107,7 @@ def evaluate_to_file(
     check_data_named(data, options)
     check_metrics(metrics)
     _check_sampling(protocol)
-    tell_of_one_start(model, protocol.options, protocol.num)
+    note_identical_starts(model, protocol.options, protocol.num)
     check_file(out, "evaluation.json")
     load_train, held_out = real_data(model, data, options)
     with stage("evaluating") as observer:
@@ -121,9 +121,9 @@ def evaluate_to_file(
 
 def _check_sampling(protocol: Protocol) -> None:
     """Refuse an unknown name before any work, also where no metric asks for samples."""
-    asked = protocol.options.over(SamplingOptions.of(process="flow", grid="uniform"))
-    make_sampler(asked.sampler)
-    time_grid(asked.grid, make(PROCESSES, str(asked.process), "process"), 1)
+    requested = protocol.options.over(SamplingOptions.of(process="flow", grid="uniform"))
+    make_sampler(requested.sampler)
+    time_grid(requested.grid, make(PROCESSES, str(requested.process), "process"), 1)
 
 
 def _defaults(subject: EvaluationContext) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from undiffuse.api.arguments import check_examination
-from undiffuse.api.configuration.sources import as_recipe_reads, configured, known_options
+from undiffuse.api.configuration.sources import as_recipe_reads, configured, supported_options
 from undiffuse.api.datasets.reference_data import held_out_data, own_data
 from undiffuse.api.loading import find_model, names_run, pick_device
 from undiffuse.api.outputs import check_file
@@ -72,8 +72,8 @@ class Diagnosis:
         counts = {severity: sum(finding.severity == severity for finding in found.findings) for severity in SEVERITIES}
         named = [counted(counts[name], name) for name in ("problem", "warning", "note")]
         where = f" in {looked_at[0]:,} of {counted(looked_at[1], 'item')}" if looked_at is not None else ""
-        not_made = f", {len(found.not_made)} of them could not be made" if found.not_made else ""
-        return f"{', '.join(named)}{where}; {counted(len(found.checked), 'check')} in {found.seconds:.0f} s{not_made}"
+        not_run = f", {len(found.not_run)} of them could not be run" if found.not_run else ""
+        return f"{', '.join(named)}{where}; {counted(len(found.checked), 'check')} in {found.seconds:.0f} s{not_run}"
 
 
 @known_keywords
@@ -145,10 +145,10 @@ def _examined(
     return Diagnosis(subject, found, looked_at, out)
 
 
-def _place(subject: str, is_run: bool, asked: Path | None) -> Path | None:
+def _place(subject: str, is_run: bool, requested: Path | None) -> Path | None:
     """Where the findings are written, if anywhere; refused before anything is examined."""
     folder = Path(subject).expanduser()
-    out = asked or (folder / "doctor.json" if is_run and folder.is_dir() else None)
+    out = requested or (folder / "doctor.json" if is_run and folder.is_dir() else None)
     check_file(out, "doctor.json", "--json")
     return out
 
@@ -159,7 +159,7 @@ def _data(subject: str, against: str | None, options: Sequence[str], recipe: str
     if against is not None:
         other_source = source_config_for(against)
         other = DataContext(
-            against, configured(as_recipe_reads(other_source, recipe), known_options(other_source, options))
+            against, configured(as_recipe_reads(other_source, recipe), supported_options(other_source, options))
         )
     location = getattr(config, "location", None)
     if location is not None and not location.exists():

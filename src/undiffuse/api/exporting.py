@@ -145,12 +145,12 @@ def _own_temperature(model: Model) -> float:
     return own
 
 
-def _kept_temperature(model: Model, asked: float | None) -> float:
+def _kept_temperature(model: Model, requested: float | None) -> float:
     """That the exported model will sample at."""
-    if asked is None:
+    if requested is None:
         return _own_temperature(model)
     denoising(model.module, "a temperature")
-    return check_temperature(asked)
+    return check_temperature(requested)
 
 
 def _tuned(

@@ -21,7 +21,7 @@ from undiffuse.files import replacing, write_json
 from undiffuse.images import grid_of, image_of, save_png
 from undiffuse.models.base import denoising
 from undiffuse.models.saved import Model
-from undiffuse.observer import Observing, Tell, announce, observing, stage
+from undiffuse.observer import Observing, ProgressCallback, announce, observing, stage
 from undiffuse.registry import known_keywords
 from undiffuse.samplers.base import FixedBatchDenoiser
 from undiffuse.samplers.inversion import ATOL, RTOL, generate, ode_range
@@ -138,16 +138,16 @@ def _there_and_back(model: Model, items: Tensor, num_steps: int | None) -> tuple
         for start in range(0, len(items), _ROWS):
             x_0 = items[start : start + _ROWS].to(model.module.device)
             there, back_again = (_half_way(observer.progress, start, len(x_0), len(items), half) for half in (0, 1))
-            encoded = invert_rows(denoiser, x_0, num_steps=num_steps, tell=there)
+            encoded = invert_rows(denoiser, x_0, num_steps=num_steps, on_progress=there)
             latents.append(encoded.x.cpu())
             nfe.append(encoded.nfe.double().cpu())
-            back.append(generate(denoiser, encoded.x, num_steps=num_steps, tell=back_again).x.cpu())
+            back.append(generate(denoiser, encoded.x, num_steps=num_steps, on_progress=back_again).x.cpu())
     return torch.cat(latents), torch.cat(back), round(float(torch.cat(nfe).mean()), 1)
 
 
-def _half_way(tell: Tell, start: int, count: int, total: int, half: int) -> Callable[[float], None]:
+def _half_way(on_progress: ProgressCallback, start: int, count: int, total: int, half: int) -> Callable[[float], None]:
     """Hears how far the solver is with ``count`` items from ``start`` on: there, or (``half`` = 1) back."""
-    return lambda share: tell(start + count * (half + share) / 2, total)
+    return lambda share: on_progress(start + count * (half + share) / 2, total)
 
 
 def _write(

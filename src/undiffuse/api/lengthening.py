@@ -31,7 +31,7 @@ def is_longer(old: RunConfig, new: RunConfig, changes: Sequence[str]) -> bool:
     return len(changes) == 1 and changes[0].startswith("num_images:") and new.num_images > old.num_images
 
 
-def refuse_other_end(run: Path, old: RunConfig, new: RunConfig) -> None:
+def check_same_end(run: Path, old: RunConfig, new: RunConfig) -> None:
     """Refuse a longer run whose learning rate would have fallen later.
 
     Args:
@@ -45,7 +45,7 @@ def refuse_other_end(run: Path, old: RunConfig, new: RunConfig) -> None:
         raise UsageError(
             f"{run} was started with another configuration (num_images: {old.num_images} -> {new.num_images}), and its "
             f"learning rate falls to that end (optimizer.decay={old.optimizer.decay}); for longer, train it anew with: "
-            f"{_anew(run, new.num_images)}"
+            f"{_again(run, new.num_images)}"
         )
 
 
@@ -84,9 +84,9 @@ def how_longer(run: Path, config: RunConfig) -> str:
         return f"nothing was left to train; for longer: {again}"
     return (
         f"nothing was left to train, and the learning rate has come to its end (optimizer.decay={decay}); for longer, "
-        f"train it anew with: {_anew(run, twice)}"
+        f"train it anew with: {_again(run, twice)}"
     )
 
 
-def _anew(run: Path, num_images: int) -> str:
+def _again(run: Path, num_images: int) -> str:
     return command("train", "--config", run, f"num_images={num_images}", "--out", "OTHER")

@@ -6,7 +6,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from undiffuse.cores import leave_room
+from undiffuse.cores import limit_threads
 from undiffuse.errors import UsageError
 from undiffuse.registry import known_keywords, nearest
 from undiffuse.zoo import bundled_models
@@ -31,7 +31,7 @@ def load(model: str | Path, device: str = "auto", weights: str = "ema", denoiser
     """
     check_device(device)
     folder = find_model(model)
-    leave_room()
+    limit_threads()
     from undiffuse.models import saved  # seconds of importing, for what names a model
 
     return saved.load(folder, pick_device(device), weights, denoiser)
@@ -76,7 +76,7 @@ def results_folder(model: Path) -> Path:
     return Path("results") / model.name if model in bundled_models().values() else model
 
 
-def spoken_name(model: Path) -> str:
+def display_name(model: Path) -> str:
     """What a command line calls a loaded model: a bundled one by its name, any other by its folder."""
     return model.name if model in bundled_models().values() else str(model)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from undiffuse.errors import UsageError
-from undiffuse.files import check_folder_to_be, check_own_folder, check_writable, is_bare, is_passing
+from undiffuse.files import check_folder_to_be, check_own_folder, check_writable, is_empty, is_temporary_or_lock
 from undiffuse.models.sample_sets.files import OWN_FILES
 
 #: The sheet that the demo puts into its folder before there is a run.
@@ -124,7 +124,7 @@ def check_new_run(out: str | Path | None, resume: bool) -> None:
         return
     check_no_other(out := Path(out))
     checkpoints = out / "checkpoints"
-    if not resume and (out / "config.json").is_file() and checkpoints.is_dir() and not is_bare(checkpoints):
+    if not resume and (out / "config.json").is_file() and checkpoints.is_dir() and not is_empty(checkpoints):
         raise run_is_there(out)
 
 
@@ -133,7 +133,7 @@ def check_no_other(out: Path) -> None:
     check_folder_to_be(out)
     if (out / "config.json").is_file() or not out.is_dir():
         return
-    if any(not is_passing(path) and path.name != BUNDLED_GRID for path in out.iterdir()):
+    if any(not is_temporary_or_lock(path) and path.name != BUNDLED_GRID for path in out.iterdir()):
         raise UsageError(f"--out {out} is not empty and holds no run; name another folder")
 
 

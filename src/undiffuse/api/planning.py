@@ -7,9 +7,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from undiffuse.api.loading import pick_device
-from undiffuse.api.short_runs import tell_of_short_run
-from undiffuse.api.signal_left import tell_of_signal_left
-from undiffuse.api.training import split_data, tell_of_late_guide
+from undiffuse.api.residual_signal import note_residual_signal
+from undiffuse.api.short_runs import note_short_run
+from undiffuse.api.training import note_late_guide, split_data
 from undiffuse.observer import stage
 from undiffuse.training.config import RunConfig
 from undiffuse.training.cost import Cost as Cost
@@ -52,9 +52,9 @@ def plan_training(config: RunConfig, device: str = "auto") -> TrainingPlan:
     Raises:
         UsageError: data that cannot be read, or a device that is not there.
     """
-    tell_of_late_guide(config)
+    note_late_guide(config)
     training, held_out = split_data(config)
-    tell_of_signal_left(config.system, training)
+    note_residual_signal(config.system, training)
     with TemporaryDirectory() as folder, stage("measuring") as observer:  # a loss that is not finite leaves evidence
         trainer = Trainer(config, training, held_out, Path(folder), pick_device(device))
         parameters = sum(value.numel() for value in trainer.objective.model.parameters() if value.requires_grad)
@@ -62,7 +62,7 @@ def plan_training(config: RunConfig, device: str = "auto") -> TrainingPlan:
             cost = measured_cost(trainer, observer)
         finally:
             trainer.loader.close()
-    tell_of_short_run(config)
+    note_short_run(config)
     return TrainingPlan(
         config=config,
         data=training.name,

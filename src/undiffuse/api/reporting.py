@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from undiffuse.api.datasets.reference_data import own_data
-from undiffuse.api.loading import load, results_folder, spoken_name
+from undiffuse.api.loading import display_name, load, results_folder
 from undiffuse.api.outputs import check_file, check_once
 from undiffuse.api.reproducing import reproducing_command
 from undiffuse.augment import AUGMENTATIONS, GRID_ROWS, AugmentConfig, augmentation_grid, grid_columns
@@ -25,7 +25,7 @@ from undiffuse.evaluation.schedule import schedule_of
 from undiffuse.models.base import DenoisingModel
 from undiffuse.models.request import SampleRequest
 from undiffuse.models.saved import Model
-from undiffuse.observer import Observing, Tell, note, observing, stage
+from undiffuse.observer import Observing, ProgressCallback, note, observing, stage
 from undiffuse.registry import known_keywords
 from undiffuse.reports import ReportMaterial, Study, read_study, write_comparison, write_report
 from undiffuse.samplers.base import Progress
@@ -76,28 +76,33 @@ def _report(
     path = out or (results_folder(models[0].path) / "report.html" if len(models) == 1 else Path("comparison.html"))
     check_file(path, "report.html")
     names = _names(models)
-    asked = [read_study(Path(folder)) for folder in studies]
+    requested = [read_study(Path(folder)) for folder in studies]
     with claimed(path):
         with stage("sampling") as observer:
             materials = []
             for number, (model, name) in enumerate(zip(models, names, strict=True)):
-                shown, tell = asked if number == 0 else [], partial(_tell_share, observer.progress, number, len(models))
+                shown, on_progress = (
+                    requested if number == 0 else [],
+                    partial(_report_share, observer.progress, number, len(models)),
+                )
                 single = len(models) == 1
-                materials.append(_material(model, name, shown, single=single, moved_to=data, tell=tell))
+                materials.append(_material(model, name, shown, single=single, moved_to=data, on_progress=on_progress))
         if len(materials) == 1:
             return write_report(path, materials[0])
         return write_comparison(path, materials)
 
 
-def _tell_share(tell: Tell, number: int, total: int, share: float) -> None:
+def _report_share(on_progress: ProgressCallback, number: int, total: int, share: float) -> None:
     """A share of the samples of one of several models is made."""
-    tell(number + share, total)
+    on_progress(number + share, total)
 
 
 def report_run(model: Model) -> Path:
     """Write ``report.html`` into the run's folder; returns its path."""
     with stage("sampling") as observer:
-        material = _material(model, _name(model), [], single=True, tell=partial(_tell_share, observer.progress, 0, 1))
+        material = _material(
+            model, _name(model), [], single=True, on_progress=partial(_report_share, observer.progress, 0, 1)
+        )
     return write_report(model.path / "report.html", material)
 
 
@@ -107,11 +112,11 @@ def _material(
     studies: Sequence[Study],
     single: bool,
     moved_to: str | None = None,
-    tell: Callable[[float], None] = lambda share: None,
+    on_progress: Callable[[float], None] = lambda share: None,
 ) -> ReportMaterial:
     points = not model.module.space.is_image
     count = _SHOWN_POINTS if points else _SHOWN if single else _COMPARED
-    samples, frames, labels = _sample_with_frames(model, count, tell)
+    samples, frames, labels = _sample_with_frames(model, count, on_progress)
     denoises = isinstance(model.module, DenoisingModel)  # what samples in one go has nothing in between to show
     data = _real(model, count, moved_to)
     augmentation, columns = _augmentation(model, data)
@@ -192,22 +197,22 @@ def _real(model: Model, count: int, moved_to: str | None) -> Any:
 
 def _augmentation(model: Model, data: Any) -> tuple[Any, list[str]]:
     """An image grid of what training did to these images and what its columns show; none where it did nothing."""
-    asked = model.config["config"].get("augment", {"name": "none"})
-    config = Component(AUGMENTATIONS, "augmentation").pick(asked)
+    requested = model.config["config"].get("augment", {"name": "none"})
+    config = Component(AUGMENTATIONS, "augmentation").pick(requested)
     if not isinstance(config, AugmentConfig) or not config.any or not len(data):
         return None, []
     images = torch.from_numpy(data[evenly_spaced(len(data), GRID_ROWS)])
     return augmentation_grid(images, config), grid_columns(config, data.shape[1:])
 
 
-def _sample_with_frames(model: Model, count: int, tell: Callable[[float], None]) -> tuple[Any, Any, list[str]]:
+def _sample_with_frames(model: Model, count: int, on_progress: Callable[[float], None]) -> tuple[Any, Any, list[str]]:
     """Samples, x_0-hat of some of them at some moments (K, n, ...), and a label a moment."""
     rows = count if not model.module.space.is_image else _FILMSTRIP_ROWS
     frames: list[torch.Tensor] = []
 
     def keep(first: int, progress: Progress) -> None:
         frames.append(model.finish(progress.x_0[:rows]))
-        tell((progress.index + 1) / progress.count)
+        on_progress((progress.index + 1) / progress.count)
 
     cond = model.condition(model.classes_of(None, count))
     request = SampleRequest(seeds=range(count), cond=cond, batch_size=count, callback=keep)
@@ -237,7 +242,7 @@ def _findings(path: Path) -> Any:
 
 
 def _commands(model: Model) -> dict[str, str]:
-    run = spoken_name(model.path)
+    run = display_name(model.path)
     points = not model.module.space.is_image
     commands = {
         f"sample 64 {'points' if points else 'images'}": command("sample", run, "-n", 64),

@@ -132,26 +132,26 @@ def sample_to_folder(
     check_results(out, SAMPLES, overwrite)
     seeds = check_seeds(seed, num)
     names = model.classes_of(class_names or None, num)
-    given, about = _begun_from(model, image, num)
+    given, about = _load_init_images(model, image, num)
     images = initial_images(given, model.module.space, num)
     request = SampleRequest(seeds, options, batch_size=batch_size, images=images)
     made_by = f"undiffuse {__version__} {model.module.device.type}{' progressive' if progressive else ''}"
     record = shared_record(model, request) | ({"image": about} if about is not None else {})
     if image is None:
-        tell_of_one_start(model, options, num)
-    gathered = SampleSet(out, record, seeds, names, model.module.shape, shown, made_by)
+        note_identical_starts(model, options, num)
+    sample_set = SampleSet(out, record, seeds, names, model.module.shape, shown, made_by)
     history = _History(model, num) if progressive else None
     if history is not None:
-        gathered.discard()  # what was predicted on the way to them is gone
-    remark = _filled(model, gathered, request, history)
-    gathered.finish({} if history is None else {"progressive.npz": history.write})
-    if remark:
-        note(remark)
-    announce(f"{counted(num, 'sample')} in {out} ({_cost(gathered)} each)")
+        sample_set.discard()  # what was predicted on the way to them is gone
+    text = _filled(model, sample_set, request, history)
+    sample_set.finish({} if history is None else {"progressive.npz": history.write})
+    if text:
+        note(text)
+    announce(f"{counted(num, 'sample')} in {out} ({_cost(sample_set)} each)")
     return out
 
 
-def tell_of_one_start(model: Model, options: SamplingOptions, num: int) -> None:
+def note_identical_starts(model: Model, options: SamplingOptions, num: int) -> None:
     """A note where all of several samples begin alike: temperature 0 is no noise at all.
 
     Args:
@@ -166,7 +166,7 @@ def tell_of_one_start(model: Model, options: SamplingOptions, num: int) -> None:
         )
 
 
-def _begun_from(model: Model, image: str | None, num: int) -> tuple[Tensor | None, dict[str, Any] | None]:
+def _load_init_images(model: Model, image: str | None, num: int) -> tuple[Tensor | None, dict[str, Any] | None]:
     """What ``--image`` names and what is said of it; what reads data is not imported where there is none."""
     if image is None:
         return None, None
@@ -175,12 +175,12 @@ def _begun_from(model: Model, image: str | None, num: int) -> tuple[Tensor | Non
     return init_from(model, image, num)
 
 
-def _filled(model: Model, gathered: SampleSet, request: SampleRequest, history: _History | None) -> str:
+def _filled(model: Model, sample_set: SampleSet, request: SampleRequest, history: _History | None) -> str:
     """Make the samples that are not there yet; returns the note of sampling. What is made stays if it breaks off."""
-    missing, num = gathered.missing(), len(gathered)
+    missing, num = sample_set.missing(), len(sample_set)
     if done := num - len(missing):
         announce(f"{done} of {num} are there from a command that was stopped; going on")
-    for other in gathered.others():
+    for other in sample_set.others():
         note(f"unfinished samples of another request lie in {other}; delete that folder if they are not wanted")
     try:
         with stage("sampling") as observer:
@@ -193,25 +193,25 @@ def _filled(model: Model, gathered: SampleSet, request: SampleRequest, history: 
 
             def take(first: int, sampled: Sampled) -> None:
                 numbers = missing[first : first + len(sampled.x)]
-                gathered.take(numbers, model.finish(sampled.x).numpy(), sampled.nfe, sampled.partial_nfe)
+                sample_set.take(numbers, model.finish(sampled.x).numpy(), sampled.nfe, sampled.partial_nfe)
 
-            seeds = [gathered.seeds[number] for number in missing]
-            prompts = model.prompts([gathered.names[number] for number in missing] if gathered.names else [])
+            seeds = [sample_set.seeds[number] for number in missing]
+            prompts = model.prompts([sample_set.names[number] for number in missing] if sample_set.names else [])
             images = request.images[missing] if request.images is not None else None
-            asked = replace(request, seeds=seeds, prompts=prompts, callback=callback, take=take, images=images)
-            return model.module.sample(asked).note if missing else ""
+            requested = replace(request, seeds=seeds, prompts=prompts, callback=callback, take=take, images=images)
+            return model.module.sample(requested).note if missing else ""
     except BaseException:
-        kept = num - len(gathered.missing())
+        kept = num - len(sample_set.missing())
         if kept and history is None:
             note(f"{kept} of {num} samples are kept; the same command goes on with them")
         else:
-            gathered.discard()
+            sample_set.discard()
         raise
 
 
-def _cost(gathered: SampleSet) -> str:
-    partial = f" and {gathered.partial_nfe} of its finest level" if gathered.partial_nfe else ""
-    return f"{gathered.nfe} NFE{partial}"
+def _cost(sample_set: SampleSet) -> str:
+    partial = f" and {sample_set.partial_nfe} of its finest level" if sample_set.partial_nfe else ""
+    return f"{sample_set.nfe} NFE{partial}"
 
 
 class _History:

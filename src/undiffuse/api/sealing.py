@@ -35,7 +35,7 @@ def seal(model: str | Path, restore: bool = False) -> None:
     kept, file = kept_configs(folder), folder / "config.json"
     if restore and not kept:
         raise UsageError(f"{folder} has no sound weights with a copy of config.json; put a sound copy back yourself")
-    if _is_sound(folder, kept[:1] if restore else kept, as_saved=restore):
+    if _is_valid(folder, kept[:1] if restore else kept, as_saved=restore):
         announce(
             f"nothing to do: {file} was not changed since it was {'written' if restore else 'written or accepted'}"
         )
@@ -76,7 +76,7 @@ def _followed(record: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     return synchronised(record, config.component())
 
 
-def _is_sound(folder: Path, kept: Sequence[Mapping[str, Any]], *, as_saved: bool) -> bool:
+def _is_valid(folder: Path, kept: Sequence[Mapping[str, Any]], *, as_saved: bool) -> bool:
     """Whether ``config.json`` stands as it was written and goes with these copies.
 
     Args:

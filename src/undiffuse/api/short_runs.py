@@ -23,7 +23,7 @@ from undiffuse.training.folder import PREVIEWS
 _LOOKED_AT = 256
 
 
-def tell_of_short_run(config: RunConfig) -> bool:
+def note_short_run(config: RunConfig) -> bool:
     """A note where a run ends before its learning rate or its average has begun; whether there was one.
 
     A student begins from its teacher's weights, and may be good at once.
@@ -44,7 +44,7 @@ def _why_too_short(config: RunConfig) -> str:
     return f"{average.title} at the end, {average.evidence}" if average.severity == "problem" else ""
 
 
-def tell_of_noise(config: RunConfig, training: Dataset, run: Path) -> None:
+def note_noisy_preview(config: RunConfig, training: Dataset, run: Path) -> None:
     """A note where the last preview of a run is little more than noise, as seen by its neighbouring pixels.
 
     Args:

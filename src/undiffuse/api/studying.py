@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from undiffuse.api.arguments import EXACT, check_points, check_texts, refuse_process
+from undiffuse.api.arguments import EXACT, check_points, check_process, check_texts
 from undiffuse.api.configuration.overrides import read_options
 from undiffuse.api.datasets.reference_data import own_data
 from undiffuse.api.loading import load
@@ -150,7 +150,7 @@ def theory(
         subject, record = _exact(model, process or "vp", num, seed)
         folder = out or Path("studies") / f"theory-{model.removeprefix(EXACT)}-exact"
     else:
-        refuse_process(process)
+        check_process(process)
         loaded = load(model, device, weights)
         subject, record = _trained(loaded, model, num, seed)
         folder = out or study_folder("theory", loaded.path)
@@ -158,11 +158,11 @@ def theory(
     with claimed(folder), replacing(folder) as temporary, stage("drawing") as bar:
         temporary.mkdir(parents=True)
 
-        def tell(done: float, total: float, name: str) -> None:
+        def on_progress(done: float, total: float, name: str) -> None:
             bar.progress(done, total)
             announce(f"{done + 1} of {total}: {name}")
 
-        result = study_theory(subject, temporary, record, OnProgress(tell))
+        result = study_theory(subject, temporary, record, OnProgress(on_progress))
     announce(f"study: {folder / 'README.md'}")
     return result
 

@@ -12,11 +12,11 @@ from undiffuse.api.arguments import check_texts
 from undiffuse.api.configuration.overrides import apply_overrides
 from undiffuse.api.configuration.runs import configure, placed, saved_config
 from undiffuse.api.interrupting import GuardedObserver, ending_by_interrupt
-from undiffuse.api.lengthening import is_longer, lengthen, refuse_other_end
+from undiffuse.api.lengthening import check_same_end, is_longer, lengthen
 from undiffuse.api.loading import load, pick_device
 from undiffuse.api.outputs import check_no_other, run_is_there
-from undiffuse.api.short_runs import tell_of_noise, tell_of_short_run
-from undiffuse.api.signal_left import tell_of_signal_left
+from undiffuse.api.residual_signal import note_residual_signal
+from undiffuse.api.short_runs import note_noisy_preview, note_short_run
 from undiffuse.cancellation import Cancel
 from undiffuse.claims import chosen_folder, claimed
 from undiffuse.data import load_dataset, source_config_for, split_by_content
@@ -32,18 +32,18 @@ from undiffuse.observer import (
     SILENT,
     Observing,
     announce,
-    cancellation,
     check_cancelled,
+    current_cancel,
+    current_observer,
     not_cancelled,
     note,
-    observed_by,
     observing,
     stage,
 )
 from undiffuse.registry import known_keywords
 from undiffuse.training.checkpoint import largest_shapes
 from undiffuse.training.config import RunConfig, differences
-from undiffuse.training.folder import is_unbegun, refuse_links, take_back
+from undiffuse.training.folder import check_no_links, not_started, remove_unstarted
 from undiffuse.training.quality import Measure
 from undiffuse.training.trainer import Trainer, finalized
 from undiffuse.wording import command, counted
@@ -137,12 +137,12 @@ def train(
         raise UsageError("resuming needs the folder of the run, out")
     where = Path(out).expanduser() if out is not None else None
     with observing(observer, cancel):
-        asked = _asked(recipe, overrides, data, where, resume, device, config)
-        with chosen_folder(where, Path("runs"), asked.recipe) as folder:
-            return train_to_end(asked, folder, resume, stop_after_seconds, device)
+        requested_run = _requested(recipe, overrides, data, where, resume, device, config)
+        with chosen_folder(where, Path("runs"), requested_run.recipe) as folder:
+            return train_to_end(requested_run, folder, resume, stop_after_seconds, device)
 
 
-def _asked(
+def _requested(
     recipe: str | RunConfig | None,
     overrides: Sequence[str],
     data: str | Path | None,
@@ -177,7 +177,7 @@ def train_to_end(
             "",
         )
     except StoppedError as stop:
-        if (cancel := cancellation()) is None or cancel.number:  # a signal ends the command as well
+        if (cancel := current_cancel()) is None or cancel.number:  # a signal ends the command as well
             raise
         announce(str(stop))
         finished, cause = False, cancel.cause
@@ -211,8 +211,8 @@ def train_run(
         UsageError: ``out`` holds another run, or one with another configuration, or another process trains there.
         StoppedError: a signal came, or whoever read the output is gone; there is a checkpoint.
     """
-    _refuse_several_processes()
-    with claimed(out), _leaving_nothing(out):
+    _check_single_process()
+    with claimed(out), _cleanup_on_failure(out):
         return _train(config, out, resume, stop_after_seconds, device, measured_by or quality_measure)
 
 
@@ -225,9 +225,9 @@ def _train(
     measured_by: MeasuredBy,
 ) -> bool:
     check_folder(config, out, resume)
-    tell_of_late_guide(config)
+    note_late_guide(config)
     training, held_out = split_data(config)
-    tell_of_signal_left(config.system, training)
+    note_residual_signal(config.system, training)
     with _no_larger_than_kept(out):
         trainer = Trainer(config, training, held_out, out, pick_device(device))
     if config.quality_every_images:
@@ -240,7 +240,7 @@ def _train(
         announce(
             f"{config.recipe}: {len(training):,} training and {counted(len(held_out), 'held-out item')} into {out}"
         )
-    cancel = cancellation() or Cancel()
+    cancel = current_cancel() or Cancel()
     with (
         ending_by_interrupt(cancel),
         stage("training", config.num_images, trainer.images) as observer,
@@ -251,8 +251,8 @@ def _train(
             finished = trainer.run(stop_after_seconds)
     if guarded.error is not None:
         raise guarded.error
-    if finished and not tell_of_short_run(config):
-        tell_of_noise(config, training, out)
+    if finished and not note_short_run(config):
+        note_noisy_preview(config, training, out)
     if not finished:
         because = f" ({cancel.cause})" if cancel.requested else ""
         again = command("train", "--resume", "--out", out)
@@ -263,7 +263,7 @@ def _train(
     return finished
 
 
-def _refuse_several_processes() -> None:
+def _check_single_process() -> None:
     """Each would train the same run by itself."""
     for name in _NUMBERS_OF_PROCESSES:
         count = os.environ.get(name, "1")
@@ -275,21 +275,21 @@ def _refuse_several_processes() -> None:
 
 
 @contextmanager
-def _leaving_nothing(out: Path) -> Iterator[None]:
+def _cleanup_on_failure(out: Path) -> Iterator[None]:
     """What cannot start, or breaks down before it has come to anything, must not keep ``out`` from another start."""
     was_there, was_run = out.is_dir(), (out / "config.json").is_file()
     try:
         yield
     except BaseException:
         if out.is_dir() and not was_run:
-            take_back(out)
+            remove_unstarted(out)
         if not was_there:
             with suppress(OSError):  # something of value stands in it
                 out.rmdir()
         raise
 
 
-def tell_of_late_guide(config: RunConfig) -> None:
+def note_late_guide(config: RunConfig) -> None:
     """A guide that this run never comes to is no mistake, but its samples are not what the recipe promises."""
     system = config.system
     if not isinstance(system, DiffusionConfig) or system.sampling.autoguidance == 1 or system.guide_images is None:
@@ -308,11 +308,11 @@ def _no_larger_than_kept(out: Path) -> AbstractContextManager[None]:
 
 
 def _announce_resume(trainer: Trainer, out: Path) -> None:
-    if (out / "config.json").is_file() and not is_unbegun(out):
-        _refuse_other_data(trainer, out)
+    if (out / "config.json").is_file() and not not_started(out):
+        _check_same_data(trainer, out)
         if saved_config(out).num_images != trainer.config.num_images:
             lengthen(out, trainer.config.num_images)
-    trainer.observer = observed_by() or SILENT
+    trainer.observer = current_observer() or SILENT
     if trainer.resume():
         finished = trainer.images >= trainer.config.num_images
         announce(
@@ -324,7 +324,7 @@ def _announce_resume(trainer: Trainer, out: Path) -> None:
         announce(f"no sound checkpoint in {out}; starting from the beginning")
 
 
-def _refuse_other_data(trainer: Trainer, out: Path) -> None:
+def _check_same_data(trainer: Trainer, out: Path) -> None:
     """Where the data lie, and in what kind of file, is no part of a run; their fingerprint says what they are."""
     record, now = read_config(out), trainer.record
     if part := changed_data_part(record["data"], now["data"]):
@@ -347,10 +347,10 @@ def check_folder(config: RunConfig, out: Path, resume: bool) -> None:
         UsageError: says what is there, and what to do.
     """
     check_no_other(out)
-    refuse_links(out)
+    check_no_links(out)
     if not (out / "config.json").is_file():
         return
-    if is_unbegun(out):
+    if not_started(out):
         return
     if not resume:
         raise run_is_there(out)
@@ -358,7 +358,7 @@ def check_folder(config: RunConfig, out: Path, resume: bool) -> None:
     if not (lines := differences(old.model_dump(mode="json"), config.model_dump(mode="json"))):
         return
     if is_longer(old, config, lines):
-        refuse_other_end(out, old, config)
+        check_same_end(out, old, config)
     else:
         raise UsageError(
             f"{out} was started with another configuration ({'; '.join(lines)}); resume it without changes, "

@@ -59,9 +59,9 @@ class Augmentation:
                 "leave it out (augment=none)"
             )
         self.config, self.shape = config, tuple(shape)
-        asked = [name for name in TRANSFORMATIONS if getattr(config, name) > 0]
-        self.left_out = [name for name in asked if shape[0] == 1 and name in NOT_FOR_GREY]
-        self.transformations = {name: TRANSFORMATIONS[name] for name in asked if name not in self.left_out}
+        requested = [name for name in TRANSFORMATIONS if getattr(config, name) > 0]
+        self.left_out = [name for name in requested if shape[0] == 1 and name in NOT_FOR_GREY]
+        self.transformations = {name: TRANSFORMATIONS[name] for name in requested if name not in self.left_out}
 
     @property
     def label_names(self) -> tuple[str, ...]:

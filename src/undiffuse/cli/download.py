@@ -32,14 +32,14 @@ def get_set(name: str, out: Path | None) -> None:
     say(f"{public.about}; licence: {public.licence}")
     found = fetch(public, folder)
     if found.missing:
-        _refuse_missing(name, public, folder, found)
+        _report_missing(name, public, folder, found)
     what = f"fetched {counted(len(found.fetched), 'file')}" if found.fetched else "all files were there"
     say(f"{what} and checked; next: {command('data', 'info', found.data)}, or train with --data {quoted(found.data)}")
     if public.hint:
         say(f"note: {public.hint}")
 
 
-def _refuse_missing(name: str, public: PublicSet, folder: Path, found: DownloadResult) -> None:
+def _report_missing(name: str, public: PublicSet, folder: Path, found: DownloadResult) -> None:
     """Say which file to put where, a line each, and end with the line that says why."""
     say(f"to be put into {folder}:")
     for file in found.missing:

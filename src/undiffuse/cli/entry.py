@@ -26,10 +26,10 @@ def begin(run: Callable[[list[str]], int], arguments: list[str] | None = None) -
     arguments, notes = renamed([argument for argument in arguments if argument != "--debug"])
     for note in notes:
         _print_error(f"note: {note}")
-    sys.exit(_refused(arguments, debug) or _ran(run, arguments, debug))
+    sys.exit(_check_names(arguments, debug) or _ran(run, arguments, debug))
 
 
-def _refused(arguments: list[str], debug: bool) -> int:
+def _check_names(arguments: list[str], debug: bool) -> int:
     """The exit code for a line that is wrong by its names; 0 where none is found to be."""
     if _COMPLETING in os.environ:
         return 0

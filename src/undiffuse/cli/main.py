@@ -33,7 +33,7 @@ from undiffuse.cli.options import (
 from undiffuse.cli.sampling_flags import sampling_flags
 from undiffuse.cli.seal import seal
 from undiffuse.cli.study import study_app
-from undiffuse.cores import leave_room
+from undiffuse.cores import limit_threads
 from undiffuse.errors import UsageError
 from undiffuse.wording import command
 
@@ -273,7 +273,7 @@ def run(arguments: list[str]) -> int:
         UsageError: the parser does not understand it.
         KeyboardInterrupt: Ctrl-C.
     """
-    leave_room()
+    limit_threads()
     try:
         code = narrowed(app, arguments)(arguments, prog_name="undiffuse", standalone_mode=False)
     except typer.Exit as stop:

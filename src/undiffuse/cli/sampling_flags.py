@@ -31,7 +31,7 @@ def sampling_flags(function: Callable[..., R]) -> Callable[..., R]:
         typed = {name: values.pop(name) for name in (*flags(), *earlier_flags()) if name in values}
         for old, flag in earlier_flags().items():
             if typed.get(old) is not None:
-                note(f"{flag.said_before} is called {flag.said} now")
+                note(f"{flag.earlier_option} is called {flag.option} now")
         return function(*arguments, **values, **{_PARAMETER: read_options(typed)})
 
     hints = get_type_hints(function, localns={"SamplingOptions": object}, include_extras=True)
@@ -54,6 +54,6 @@ def _parameter(flag: Flag) -> inspect.Parameter:
 
 
 def _earlier_parameter(flag: Flag) -> inspect.Parameter:
-    shown = typer.Option(help=f"the earlier name of {flag.said}", hidden=True)
+    shown = typer.Option(help=f"the earlier name of {flag.option}", hidden=True)
     annotation: Any = Annotated[(flag.type or str) | None, shown]
     return inspect.Parameter(flag.earlier, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)

@@ -120,7 +120,7 @@ def _busy(cost: Cost, images: int, device: str) -> list[list[str]]:
 
 def print_manifest(manifest: Mapping[str, Any], out: Path) -> None:
     """What was written into an archive, and what was left out."""
-    from undiffuse.api.datasets.preparing import remarks_in
+    from undiffuse.api.datasets.preparing import storage_notes
 
     images, dropped, source = manifest["pictures"], manifest["dropped"], manifest["source"]  # data
     reasons = ", ".join(f"{count} {reason}" for reason, count in dropped["reasons"].items()) or "none"
@@ -134,7 +134,7 @@ def print_manifest(manifest: Mapping[str, Any], out: Path) -> None:
         ["left out", reasons],
         *[["", _without(source["location"], entry["text"])] for entry in dropped["first"][:_SHOWN]],
         *[[title, source[key]] for key, title in _OF_THE_SOURCE.items() if key in source],
-        *[[key.replace("_", " "), manifest[key]] for key in remarks_in(manifest)],
+        *[[key.replace("_", " "), manifest[key]] for key in storage_notes(manifest)],
         ["size", f"{size / 2**20:.1f} MiB, {size / images['num']:.0f} bytes an image"],
         ["settings", json.dumps(settings)],
         ["hash of all", images["hash"]],

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 from undiffuse.cancellation import Cancel
 from undiffuse.cli.signals import stopping
 from undiffuse.cli.visible import visible
-from undiffuse.observer import Observer, OnProgress, Silent, cancellation
+from undiffuse.observer import Observer, OnProgress, Silent, current_cancel
 from undiffuse.progress import Counter, Estimate, duration, is_off, status, under_way
 
 if TYPE_CHECKING:
@@ -138,11 +138,11 @@ def counting(what: str) -> Iterator[Observer]:
     with under_way() as outermost, _bar("{task.fields[status]}", shown=outermost, transient=True, to=to) as bar:
         task = bar.add_task(what, total=1, status="")
 
-        def tell(done: float, total: float, part: str) -> None:
+        def on_progress(done: float, total: float, part: str) -> None:
             left = estimate.left(done, total)
             bar.update(task, completed=done, total=max(total, 1e-9), status=status(done, total, left))
 
-        yield OnProgress(tell)
+        yield OnProgress(on_progress)
 
 
 class Working(Silent):
@@ -192,7 +192,7 @@ class Terminal(Silent):
     def stage(self, what: str, total: float | None, done: float, unit: str) -> Iterator[Observer]:
         """The view of a training where the whole is known beforehand; a rate where units are counted; else a bar."""
         if total is not None:
-            with TrainingView(int(total), int(done)) as view, stopping(cancellation() or Cancel(), view) as stop:
+            with TrainingView(int(total), int(done)) as view, stopping(current_cancel() or Cancel(), view) as stop:
                 yield stop
         elif unit:
             amount = size_in_bytes if unit == "bytes" else "{:.0f}".format

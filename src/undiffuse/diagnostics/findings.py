@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from undiffuse.errors import UndiffuseError
-from undiffuse.observer import SILENT, Observer, Within, observing
+from undiffuse.observer import SILENT, Observer, SubProgress, observing
 from undiffuse.registry import resolve
 
 Severity = Literal["ok", "note", "warning", "problem"]
@@ -48,7 +48,7 @@ class Examination:
     findings: list[Finding]
     checked: list[str]
     seconds: float
-    not_made: list[str] = field(default_factory=list)
+    not_run: list[str] = field(default_factory=list)
 
     @property
     def is_well(self) -> bool:
@@ -60,7 +60,7 @@ class Examination:
         return {
             "findings": [finding.to_dict() for finding in self.findings],
             "checked": self.checked,
-            "not_made": self.not_made,
+            "not_made": self.not_run,
             "seconds": round(self.seconds, 2),
         }
 
@@ -76,15 +76,15 @@ def examine(checks: Mapping[str, Any], context: Any, observer: Observer = SILENT
     found: list[Finding] = []
     for number, (name, row) in enumerate(checks.items()):
         observer.progress(number, len(checks))
-        check, whole = resolve(row), Within(observer, number, len(checks))
+        check, whole = resolve(row), SubProgress(observer, number, len(checks))
         if observer is not SILENT:
             context.observer = whole
-        with observing(whole.errands() if observer is not SILENT else None):
+        with observing(whole.subtasks() if observer is not SILENT else None):
             found += [replace(finding, check=name) for finding in _attempt(check, context)]
-    not_made = [finding.check for finding in found if finding.title == _NOT_MADE]
+    not_run = [finding.check for finding in found if finding.title == _NOT_RUN]
     order = {severity: number for number, severity in enumerate(SEVERITIES)}
     findings = sorted(_joined(found), key=lambda finding: -order[finding.severity])
-    return Examination(findings, list(checks), time.monotonic() - started, not_made)
+    return Examination(findings, list(checks), time.monotonic() - started, not_run)
 
 
 def _attempt(check: Callable[[Any], Iterable[Finding]], context: Any) -> list[Finding]:
@@ -97,23 +97,23 @@ def _attempt(check: Callable[[Any], Iterable[Finding]], context: Any) -> list[Fi
         reason = " ".join(str(error).split())
     except Exception as error:  # a slip in one check must not hide what the others find
         reason = f"unexpected {type(error).__name__}: {' '.join(str(error).split())}"
-    return [*found, Finding("note", _NOT_MADE, reason)]
+    return [*found, Finding("note", _NOT_RUN, reason)]
 
 
-_NOT_MADE = "could not be checked"
+_NOT_RUN = "could not be checked"
 
 
 def _joined(findings: list[Finding]) -> list[Finding]:
     """Checks that could not be made for one and the same reason make one finding."""
     reasons: dict[str, list[str]] = {}
     for finding in findings:
-        if finding.title == _NOT_MADE:
+        if finding.title == _NOT_RUN:
             reasons.setdefault(finding.evidence, []).append(finding.check)
     notes = [
-        Finding("note", f"{_NOT_MADE}: {', '.join(checks)}", reason, details={"checks": checks}, check=checks[0])
+        Finding("note", f"{_NOT_RUN}: {', '.join(checks)}", reason, details={"checks": checks}, check=checks[0])
         for reason, checks in reasons.items()
     ]
-    return [finding for finding in findings if finding.title != _NOT_MADE] + notes
+    return [finding for finding in findings if finding.title != _NOT_RUN] + notes
 
 
 def percent(share: float) -> str:

@@ -55,13 +55,13 @@ def assess_balance(rows: Rows) -> Finding:
 
 def assess_gap(rows: Rows) -> Iterable[Finding]:
     """Whether the discriminator has memorised its training data, from validation rows with ``d_real`` and the like."""
-    sound = [row for row in rows if {"d_real", "d_real_train", "d_fake"} <= set(row)]
-    if not sound:
+    valid = [row for row in rows if {"d_real", "d_real_train", "d_fake"} <= set(row)]
+    if not valid:
         raise UsageError(
             "the metrics log has no discriminator logits on held-out data; train with validate_every_images and "
             "data.validation_fraction above 0"
         )
-    last = sound[-1]
+    last = valid[-1]
     gap, apart = last["d_real_train"] - last["d_real"], abs(last["d_real_train"] - last["d_fake"])
     share = gap / apart if apart > 0 else math.inf if gap > 0 else 0.0
     details = {"gap": gap, "train_to_samples": apart, "share": share, "at_images": last["images"]}

@@ -72,13 +72,13 @@ def losses(context: RunContext) -> Iterable[Finding]:
 def assess_losses(rows: Rows) -> Iterable[Finding]:
     """See ``losses``, of rows with ``images``, ``loss`` and ``grad_norm``."""
     yield from _not_finite(rows)
-    sound = [row for row in rows if _is_finite(row, "loss") and _is_finite(row, "grad_norm")]
-    values = [float(row["loss"]) for row in sound]
+    valid = [row for row in rows if _is_finite(row, "loss") and _is_finite(row, "grad_norm")]
+    values = [float(row["loss"]) for row in valid]
     if len(values) < 2 * _WINDOW:
         yield Finding("note", "metrics log too short to assess", f"{counted(len(values), 'finite row')} of training")
         return
     yield from _shape(values)
-    yield from _spikes(sound)
+    yield from _spikes(valid)
 
 
 def _not_finite(rows: Rows) -> Iterable[Finding]:
@@ -146,14 +146,14 @@ def overfitting(context: RunContext) -> Iterable[Finding]:
 
 def assess_validation(rows: Rows) -> Iterable[Finding]:
     """See ``overfitting``, of rows with ``images`` and ``loss``."""
-    sound = [row for row in rows if _is_finite(row, "loss")]
-    if len(sound) < 2:
+    valid = [row for row in rows if _is_finite(row, "loss")]
+    if len(valid) < 2:
         raise UsageError(
-            f"the metrics log has {counted(len(sound), 'validation loss')}, 2 are needed; train with a "
+            f"the metrics log has {counted(len(valid), 'validation loss')}, 2 are needed; train with a "
             "validate_every_images that the run passes at least twice, and with data.validation_fraction above 0"
         )
-    best = min(sound, key=lambda row: float(row["loss"]))
-    last, lowest = float(sound[-1]["loss"]), float(best["loss"])
+    best = min(valid, key=lambda row: float(row["loss"]))
+    last, lowest = float(valid[-1]["loss"]), float(best["loss"])
     rise = (last - lowest) / abs(lowest) if lowest else 0.0
     details = {"last": last, "lowest": lowest, "lowest_at_images": best["images"], "rise": rise}
     if rise > 0.05:

@@ -49,13 +49,13 @@ def _checkpoints(checkpoints: Sequence[CheckpointState], folder: Path) -> Iterab
     total = sum(state.num_bytes for state in checkpoints)
     size = f"{total / 2**20:,.0f} MiB in {counted(len(checkpoints), 'checkpoint')}"
     if damaged:
-        sound = len(checkpoints) - len(damaged)
+        valid = len(checkpoints) - len(damaged)
         yield Finding(
-            "problem" if sound == 0 else "warning",
+            "problem" if valid == 0 else "warning",
             "damaged checkpoints",
             f"{len(damaged)} of {len(checkpoints)}: {some(damaged.values())}",
             f"delete {folder / 'checkpoints'}/{next(iter(damaged))}; training continues from the newest sound one"
-            if sound
+            if valid
             else "restore a copy: without a sound one training starts from the beginning",
             {"damaged": damaged},
         )

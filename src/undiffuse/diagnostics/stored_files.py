@@ -109,7 +109,7 @@ def modes(context: DataContext) -> Iterable[Finding]:
     if turned:
         advice = "turned upright as EXIF says; nothing to do"
         yield _stored("an EXIF orientation", turned, len(survey.entries), advice, "turned")
-    moving = [entry.name for entry in survey.entries if FRAMES in entry.remarks]
+    moving = [entry.name for entry in survey.entries if FRAMES in entry.notes]
     if moving:
         advice = "the first frame alone is read; save the others as files to train on them"
         yield _stored("several frames", moving, len(survey.entries), advice, "frames")
@@ -120,13 +120,13 @@ def _remarked(survey: Survey) -> Iterator[Finding]:
     """What else decoding has to say."""
     said: dict[str, list[str]] = {}
     for entry in survey.entries:
-        for remark in entry.remarks:
-            if remark != FRAMES:
-                said.setdefault(remark, []).append(entry.name)
-    for remark, names in sorted(said.items()):
+        for note in entry.notes:
+            if note != FRAMES:
+                said.setdefault(note, []).append(entry.name)
+    for note, names in sorted(said.items()):
         evidence = f"{len(names):,} of {counted(len(survey.entries))}: {some(names)}"
         details = {"kind": "decoding", "count": len(names), "files": names[:1000]}
-        yield Finding("note", f"images {remark}", evidence, "nothing to do, if they look right", details)
+        yield Finding("note", f"images {note}", evidence, "nothing to do, if they look right", details)
 
 
 def _stored(what: str, names: list[str], total: int, advice: str, kind: str) -> Finding:

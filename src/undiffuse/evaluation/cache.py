@@ -138,10 +138,10 @@ def _read_results(path: Path) -> Rows | None:
     try:
         record = read_json(path)
         rows = record["results"]
-        sound = record["sha256"] == _digest(rows)
+        valid = record["sha256"] == _digest(rows)
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return list(rows) if sound else None
+    return list(rows) if valid else None
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor] | None:

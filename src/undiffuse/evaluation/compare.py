@@ -35,20 +35,20 @@ def memorisation_between(pair: Pair) -> list[Result]:
     """Memorisation: distances to the nearest real image, relative to those among real images."""
     check_images(pair, "copying")
     rows = evenly_spaced(len(pair.real_set), min(pair.num_real, _SCALE_IMAGES, most(pair.real_set)))
-    among, made = (
+    among, generated = (
         evenly_spaced(len(pair.real_set), pair.num_real),
         spread(pair.generated_set, min(pair.num_generated, most(pair.generated_set))),
     )
     among = np.union1d(among, rows)
     searches = search(
-        made, spread(pair.real_set, len(rows)), pair.real_set.subset(among), pair.extractor, _places(rows, among)
+        generated, spread(pair.real_set, len(rows)), pair.real_set.subset(among), pair.extractor, _places(rows, among)
     )
     stated = {
         "distance": "L2",
         "scale": f"{len(rows)} real images to their nearest among the others",
         **pair.about_real(),
         **pair.about_generated(),
-        "searched": len(made),
+        "searched": len(generated),
     }
     return neighbour_results(searches, stated, pair.extractor, [])
 

@@ -69,26 +69,30 @@ class EvaluationContext:
         return self.nfe > 0
 
     @cached_property
-    def _gathered(self) -> SetSummary | ReservoirSample:
+    def _summary_or_reservoir(self) -> SetSummary | ReservoirSample:
         """The samples' summary, or images alone where there are too many features for one; number i is seed + i."""
         small = summarises(self.num_features)
-        gathered = SetSummary(self.extractor) if small else ReservoirSample(_bank_size(self.model.module.shape))
+        collected = SetSummary(self.extractor) if small else ReservoirSample(_bank_size(self.model.module.shape))
         first = 0
         for batch in in_chunks(self._batches(range(self.protocol.num))):
-            gathered.update(batch, torch.arange(first, first + len(batch)))
+            collected.update(batch, torch.arange(first, first + len(batch)))
             first += len(batch)
-        return gathered
+        return collected
 
     @property
     def generated(self) -> SetSummary:
         """The summary of the samples; classes in turn where the model is conditional."""
-        assert isinstance(self._gathered, SetSummary)  # see ``check_images``
-        return self._gathered
+        assert isinstance(self._summary_or_reservoir, SetSummary)  # see ``check_images``
+        return self._summary_or_reservoir
 
     @property
     def generated_images(self) -> ReservoirSample:
         """The samples themselves, at most 10,000 and 128 MiB of them, by number."""
-        return self._gathered.pixels if isinstance(self._gathered, SetSummary) else self._gathered
+        return (
+            self._summary_or_reservoir.pixels
+            if isinstance(self._summary_or_reservoir, SetSummary)
+            else self._summary_or_reservoir
+        )
 
     def some_generated(self, count: int) -> Tensor:
         """``count`` of the samples, or as many as there are."""

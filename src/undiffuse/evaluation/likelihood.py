@@ -47,7 +47,7 @@ def nll(context: EvaluationContext) -> list[Result]:
         data = dequantise(x_0, noise) if is_image else x_0
         probes: Any = "exact" if exact else protocol.likelihood_probes
         report = partial(_report, context, start, len(x_0), len(items))
-        parts.append(log_likelihood(denoiser, data, probes=probes, noise=noise, tell=report))
+        parts.append(log_likelihood(denoiser, data, probes=probes, noise=noise, on_progress=report))
     stated = _ode_protocol(context, parts, exact) | {"dequantisation": "uniform" if is_image else "none"}
     values = torch.cat([part.bits_per_dim() if is_image else -part.nats for part in parts])
     return [_result("nll", values, stated, "bits/dim" if is_image else "nats", _ode_details(parts, is_image))]

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from undiffuse.data.dataset import Dataset
-from undiffuse.data.readers.decoding.remarks import stored_with
+from undiffuse.data.readers.decoding.notes import storage_record
 from undiffuse.errors import UsageError
 from undiffuse.evaluation.base import spread
 from undiffuse.evaluation.cache import Cache
@@ -107,5 +107,5 @@ class Pair:
 def about_set(dataset: Dataset, num: int) -> dict[str, Any]:
     """What a result says of a set of images and how many of them were looked at."""
     stated: dict[str, Any] = {key: dataset.provenance.get(key) for key in ("source", "options")}
-    stated |= stored_with(dataset.provenance)
+    stated |= storage_record(dataset.provenance)
     return {"num": num, "of": len(dataset), "set": dataset.name, **stated, "data_fingerprint": dataset.fingerprint}

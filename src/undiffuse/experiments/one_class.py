@@ -117,8 +117,8 @@ def one_class(
     measure = features, set_distance(metric)
     study = _study(source, out, class_name, (recipe, overrides), images, samples, measure, seed, device)
     rows, shown = study.measured()
-    asked_for = {"recipe": recipe, "overrides": list(overrides), "images": images, "seed": seed, "samples": samples}
-    record = {"study": "one-class", "data": source.name, "class": study.class_name, **asked_for, **study.record()}
+    requested_for = {"recipe": recipe, "overrides": list(overrides), "images": images, "seed": seed, "samples": samples}
+    record = {"study": "one-class", "data": source.name, "class": study.class_name, **requested_for, **study.record()}
     return _write(out, record, rows, shown)
 
 
@@ -141,12 +141,12 @@ class _Study:
         rows: list[dict[str, Any]] = []
         shown = [self._real_shown("class", "of the class")]
         parts = Parts("set", len(SETS))
-        for asked in SETS:
-            parts.begin(f"trained on {asked.training.words}, asked for {asked.words}")
-            row, images = self.measured_set(asked)
+        for requested in SETS:
+            parts.begin(f"trained on {requested.training.words}, asked for {requested.words}")
+            row, images = self.measured_set(requested)
             rows.append(row)
             if images is not None:
-                label = f"{asked.training.words.replace(', ', ',' + chr(10))}\n(asked for {asked.words})"
+                label = f"{requested.training.words.replace(', ', ',' + chr(10))}\n(asked for {requested.words})"
                 shown.append((label, _note(row, self.distance), images))
         rows += [self.real_row(name) for name in ("class", "all")]
         return rows, [*shown, self._real_shown("all", "of all")]
@@ -162,17 +162,17 @@ class _Study:
             "undiffuse": __version__,
         }
 
-    def measured_set(self, asked: SampleSet) -> tuple[dict[str, Any], Any]:
+    def measured_set(self, requested: SampleSet) -> tuple[dict[str, Any], Any]:
         """Numbers of one set, and a few of its images; a training that breaks down is a result, and says so."""
-        config = _of_training(self.base, asked.training, self.class_name)
-        name = f"{asked.training.name}-of-{'class' if asked.of_class else 'anything'}"
-        path, row = self.out / "cells" / f"{name}.json", self._row(asked, config)
+        config = _of_training(self.base, requested.training, self.class_name)
+        name = f"{requested.training.name}-of-{'class' if requested.of_class else 'anything'}"
+        path, row = self.out / "cells" / f"{name}.json", self._row(requested, config)
         try:
-            model = trained(config, self.out / "runs" / asked.training.name, self.device)
-            few = _draw(model, asked, self.class_name, min(_SHOWN, self.samples)).numpy()
+            model = trained(config, self.out / "runs" / requested.training.name, self.device)
+            few = _draw(model, requested, self.class_name, min(_SHOWN, self.samples)).numpy()
             if (earlier := _measured(path, row)) is not None:
                 return earlier, few
-            row.update(self._scores(_draw(model, asked, self.class_name, self.samples)))
+            row.update(self._scores(_draw(model, requested, self.class_name, self.samples)))
         except RunError as error:
             row["failed"] = f"broke down: {error}"
             note(f"{name} {row['failed']}")
@@ -191,17 +191,17 @@ class _Study:
     def _scores(self, images: Tensor) -> dict[str, Any]:
         return measure(self.extractor, images, self.targets, self.ground.references["class"])
 
-    def _row(self, asked: SampleSet, config: RunConfig) -> dict[str, Any]:
+    def _row(self, requested: SampleSet, config: RunConfig) -> dict[str, Any]:
         """What a set is, by which a finished one is known again."""
         return {
-            "trained_on": asked.training.words,
-            "asked_for": asked.words,
+            "trained_on": requested.training.words,
+            "asked_for": requested.words,
             "class_name": self.class_name,
             "config": config.model_dump(mode="json"),
             "features": self.extractor.name,
             "metric": self.distance.name,
             "samples": self.samples,
-            "class_images": config.num_images * (1.0 if asked.training.one_class else self.ground.share),
+            "class_images": config.num_images * (1.0 if requested.training.one_class else self.ground.share),
         }
 
 
@@ -252,7 +252,7 @@ def _of_training(base: RunConfig, training: Training, class_name: str) -> RunCon
     return apply_overrides(base, own).model_copy(update={"recipe": f"study-{training.name}"})
 
 
-def _draw(model: Model, asked: SampleSet, class_name: str, num: int) -> Tensor:
+def _draw(model: Model, requested: SampleSet, class_name: str, num: int) -> Tensor:
     """``num`` samples, uint8 (N, C, H, W)."""
 
     def no_data() -> tuple[Dataset, Dataset]:
@@ -260,7 +260,7 @@ def _draw(model: Model, asked: SampleSet, class_name: str, num: int) -> Tensor:
 
     subject = ImageStudyContext(model, no_data)
     with stage("sampling") as observer:
-        named = class_name if asked.of_class else None
+        named = class_name if requested.of_class else None
         return draw(subject, num, lambda done: observer.progress(done, num), class_name=named)[0]
 
 

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from undiffuse.errors import UsageError
 from undiffuse.metrics.pixels import check_images
-from undiffuse.observer import Tell
+from undiffuse.observer import ProgressCallback
 
 SMALLEST, LARGEST = 8, 64
 BATCH = 64
@@ -63,7 +63,7 @@ def train_and_test(
     num_classes: int,
     seed: int = 0,
     epochs: int = 6,
-    tell: Tell | None = None,
+    on_progress: ProgressCallback | None = None,
 ) -> Accuracy:
     """Train the small network on one labelled set and test it on another; the same arguments give the same bits.
 
@@ -75,7 +75,7 @@ def train_and_test(
         num_classes: K, at least 2.
         seed: of the initial weights and of the order of the images.
         epochs: passes over the training images.
-        tell: called with (epochs done, epochs).
+        on_progress: called with (epochs done, epochs).
     Returns:
         The accuracy on the test images.
     Raises:
@@ -88,7 +88,7 @@ def train_and_test(
         raise UsageError(f"training and test images must have one shape, got {shapes[0]} and {shapes[1]}")
     if epochs < 1:
         raise UsageError(f"epochs must be at least 1, got {epochs}")
-    network = _trained(train_images, train_labels, num_classes, seed, epochs, tell)
+    network = _trained(train_images, train_labels, num_classes, seed, epochs, on_progress)
     right = _predicted(network, test_images) == test_labels.cpu()
     return _result(right, test_labels.cpu(), len(train_images), num_classes, epochs, seed)
 
@@ -174,7 +174,7 @@ def _trained(
     num_classes: int,
     seed: int,
     epochs: int,
-    tell: Tell | None,
+    on_progress: ProgressCallback | None,
 ) -> nn.Module:
     images, labels = images.cpu(), labels.cpu().long()
     generator = torch.Generator().manual_seed(seed)
@@ -194,8 +194,8 @@ def _trained(
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             rate.step()
-        if tell is not None:
-            tell(epoch + 1, epochs)
+        if on_progress is not None:
+            on_progress(epoch + 1, epochs)
     return network.eval()
 
 

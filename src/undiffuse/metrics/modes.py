@@ -47,17 +47,17 @@ class ModeAssignments:
 
     Attributes:
         counts: (K,) samples whose nearest, or most probable, mode is k.
-        sound: (K,) those of them that count towards finding the mode.
+        valid: (K,) those of them that count towards finding the mode.
         good: samples that are of a mode at all.
         good_of_real: share of good ones among real data.
-        sound_of_real: share of sound ones among real data.
+        valid_of_real: share of sound ones among real data.
     """
 
     counts: Tensor
-    sound: Tensor
+    valid: Tensor
     good: int
     good_of_real: float
-    sound_of_real: float
+    valid_of_real: float
 
 
 @dataclass(frozen=True)
@@ -124,10 +124,10 @@ def measure_modes(located: ModeAssignments, shares: Tensor) -> Modes:
     counts, num = located.counts.double().cpu(), int(located.counts.sum())
     shares = _checked_shares(shares, len(counts), num)
     wanted = shares >= LEAST_SHARE / len(shares)
-    found = (located.sound.cpu() >= 1) & wanted
+    found = (located.valid.cpu() >= 1) & wanted
     draws = np.random.Generator(np.random.Philox(0)).multinomial(num, (shares / shares.sum()).numpy(), size=_DRAWS)
     rng = np.random.Generator(np.random.Philox(1))
-    real = rng.binomial(draws, located.sound_of_real) >= 1
+    real = rng.binomial(draws, located.valid_of_real) >= 1
     real_found = (real & wanted.numpy()).sum(1)
     real_kl = kl_of(torch.from_numpy(draws), shares)
     good = located.good / num
@@ -135,7 +135,7 @@ def measure_modes(located: ModeAssignments, shares: Tensor) -> Modes:
         num_samples=num,
         num_modes=int(wanted.sum()),
         found=int(found.sum()),
-        found_error=_found_error(located.sound, num),
+        found_error=_found_error(located.valid, num),
         good_share=good,
         good_share_error=math.sqrt(good * (1 - good) / num),
         kl=float(kl_of(counts, shares)),
@@ -176,9 +176,9 @@ def _kl_error(counts: Tensor, shares: Tensor) -> float:
     return math.sqrt(first + (seen - 1) / (2 * num**2))
 
 
-def _found_error(sound: Tensor, num: int) -> float:
+def _found_error(valid: Tensor, num: int) -> float:
     """Jackknife over samples: leaving one out loses a mode where it is the only one there."""
-    alone = int((sound == 1).sum())
+    alone = int((valid == 1).sum())
     return math.sqrt((num - 1) / num * alone * (1 - alone / num))
 
 
@@ -191,8 +191,8 @@ def located_points(distances: Tensor, good_of_real: float) -> ModeAssignments:
     """Points by their distances (B, K) from the modes in standard deviations: good, and sound, within ``WITHIN``."""
     nearest, mode = distances.double().min(1)
     good, num = nearest <= WITHIN, distances.shape[1]
-    sound = torch.bincount(mode[good], minlength=num)
-    return ModeAssignments(torch.bincount(mode, minlength=num), sound, int(good.sum()), good_of_real, good_of_real)
+    valid = torch.bincount(mode[good], minlength=num)
+    return ModeAssignments(torch.bincount(mode, minlength=num), valid, int(good.sum()), good_of_real, good_of_real)
 
 
 def good_of_gaussian(dimensions: int) -> float:
@@ -216,7 +216,7 @@ def located_images(extractor: FeatureExtractor, images: Tensor, good_of_real: fl
     for channel in range(labels.shape[1]):
         code = code * num + labels[:, channel]
     counts = torch.bincount(code, minlength=num ** labels.shape[1])
-    return ModeAssignments(counts, counts, int(sure.sum()), good_of_real, sound_of_real=1.0)
+    return ModeAssignments(counts, counts, int(sure.sum()), good_of_real, valid_of_real=1.0)
 
 
 def named_channels(extractor: FeatureExtractor, images: Tensor) -> tuple[Tensor, Tensor]:

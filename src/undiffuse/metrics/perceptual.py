@@ -26,7 +26,7 @@ from undiffuse.metrics.alexnet import CHANNELS, AlexNetMaps
 from undiffuse.metrics.fixed_batches import GREY_REPEATED, check_grey_or_colour, in_fixed_batches, to_three_channels
 from undiffuse.metrics.neighbours import Neighbours
 from undiffuse.metrics.weight_files import WEIGHT_FILES, command_for, find_weights, looked_in, own_folder, read_weights
-from undiffuse.observer import Tell
+from undiffuse.observer import ProgressCallback
 
 SMALLEST_SIDE = 64  # of the patches that the weights of the distance were fitted on
 BATCH = 32
@@ -110,7 +110,7 @@ class Lpips:
         references: Tensor,
         k: int = 1,
         chunk: int = 512,
-        tell: Tell | None = None,
+        on_progress: ProgressCallback | None = None,
     ) -> Neighbours:
         """The ``k`` references nearest to each query by LPIPS; a copy has distance 0 exactly.
 
@@ -123,7 +123,7 @@ class Lpips:
             references: uint8 (M, C, H, W) of the same size, M >= k.
             k: how many neighbours.
             chunk: images of either side held as embeddings at a time.
-            tell: called with (pairs compared, pairs to compare) as the search goes on.
+            on_progress: called with (pairs compared, pairs to compare) as the search goes on.
         Returns:
             LPIPS (N, k) in float64, ascending, and indices (N, k) into the references.
         Raises:
@@ -133,7 +133,9 @@ class Lpips:
         if not 1 <= k <= len(references) or chunk < 1:
             raise UsageError(f"nearest needs 1 <= k <= {len(references)} references and chunk >= 1, got {k}, {chunk}")
         parts = [
-            self._search(part, references, k, chunk, _share(tell, start, len(part), len(queries), len(references)))
+            self._search(
+                part, references, k, chunk, _share(on_progress, start, len(part), len(queries), len(references))
+            )
             for start, part in zip(range(0, len(queries), chunk), torch.split(queries, chunk), strict=False)
         ]
         if not parts:
@@ -141,7 +143,7 @@ class Lpips:
         return Neighbours(torch.cat([p.distances for p in parts]), torch.cat([p.indices for p in parts]))
 
     def _search(
-        self, queries: Tensor, references: Tensor, k: int, chunk: int, tell: Callable[[int], None]
+        self, queries: Tensor, references: Tensor, k: int, chunk: int, on_progress: Callable[[int], None]
     ) -> Neighbours:
         """The neighbours of one chunk of queries: candidates by matrix products, then exact distances to these."""
         embedded = self.features(queries)
@@ -153,7 +155,7 @@ class Lpips:
             indices = torch.cat([indices, torch.arange(start, start + len(part)).expand(len(queries), -1)], 1)
             kept = scores.topk(min(keep, scores.shape[1]), dim=1, largest=False).indices
             scores, indices = scores.gather(1, kept), indices.gather(1, kept)
-            tell(start + len(part))
+            on_progress(start + len(part))
         return self._rerank(embedded, references, indices, k)
 
     def _rerank(self, embedded: Tensor, references: Tensor, indices: Tensor, k: int) -> Neighbours:
@@ -200,12 +202,14 @@ def _products(a: Tensor, b: Tensor) -> Tensor:
     return products.mul(-2).add(lengths[0][:, None]).add(lengths[1])
 
 
-def _share(tell: Tell | None, first: int, count: int, num_queries: int, num_references: int) -> Callable[[int], None]:
+def _share(
+    on_progress: ProgressCallback | None, first: int, count: int, num_queries: int, num_references: int
+) -> Callable[[int], None]:
     """Progress of one chunk of ``count`` queries among all, counted in queries times references."""
 
     def report(done: int) -> None:
-        if tell is not None:
-            tell(first * num_references + done * count, num_queries * num_references)
+        if on_progress is not None:
+            on_progress(first * num_references + done * count, num_queries * num_references)
 
     return report
 

@@ -49,11 +49,11 @@ def check_numbers(numbers: Tensor, count: int) -> Tensor:
             f"numbers must be int64 of shape ({count},), one per row, got {numbers.dtype} of {tuple(numbers.shape)}"
         )
     numbers = numbers.detach().cpu()
-    _refuse_repeats(numbers.sort().values)
+    _check_unique(numbers.sort().values)
     return numbers
 
 
-def _refuse_repeats(ascending: Tensor) -> None:
+def _check_unique(ascending: Tensor) -> None:
     repeated = ascending[1:][ascending[1:] == ascending[:-1]]
     if len(repeated):
         raise UsageError(
@@ -176,7 +176,7 @@ class ReservoirSample:
         if len(numbers) == 0:
             return
         all_numbers = torch.cat([self._numbers, numbers])
-        _refuse_repeats(all_numbers.sort().values)
+        _check_unique(all_numbers.sort().values)
         order = torch.cat([self._keys, keys]).argsort()
         kept, dropped = order[: self.capacity], order[self.capacity :]
         self._place(rows, numbers, keys, kept[kept >= len(self)] - len(self), dropped[dropped < len(self)])

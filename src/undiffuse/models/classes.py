@@ -21,11 +21,11 @@ _OLD_WORD = "none"
 _INSTEAD = "no class in particular is drawn with --no-class, and in Python with class_name=[None]"
 
 
-def requested_classes(asked: Classes, known: Sequence[str]) -> list[str | None]:
+def requested_classes(requested: Classes, known: Sequence[str]) -> list[str | None]:
     """The classes in turn that a request names; all of them if it names none.
 
     Args:
-        asked: one name for all samples, several in turn (``None`` among them for no class), or ``None`` for all in
+        requested: one name for all samples, several in turn (``None`` among them for no class), or ``None`` for all in
             turn.
         known: the model's own names.
     Raises:
@@ -34,9 +34,9 @@ def requested_classes(asked: Classes, known: Sequence[str]) -> list[str | None]:
         >>> requested_classes([3, None], ["1", "3", "none"]), requested_classes("none", ["1", "3", "none"])
         (['3', None], ['none'])
     """
-    if asked is None:
+    if requested is None:
         return list(known)
-    many = [asked] if isinstance(asked, str) or _is_number(asked) else list(asked)  # type: ignore[arg-type]
+    many = [requested] if isinstance(requested, str) or _is_number(requested) else list(requested)  # type: ignore[arg-type]
     return [find_class(name, known) for name in many] or list(known)  # type: ignore[arg-type]
 
 

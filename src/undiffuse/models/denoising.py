@@ -90,7 +90,7 @@ class DenoisingConfig(ComponentConfig):
         return False
 
     @property
-    def keeps_guide(self) -> bool:
+    def has_guide(self) -> bool:
         """Whether an earlier state of the network is kept for autoguidance."""
         return False
 
@@ -138,7 +138,7 @@ class DenoisingModelConfig(DenoisingConfig, ModelConfig):
         return self.target_time
 
     @property
-    def keeps_guide(self) -> bool:
+    def has_guide(self) -> bool:
         return self.guide
 
     @property
@@ -188,7 +188,7 @@ class NetworkModel(DenoisingModel):
                 "system.class_conditional=false"
             )
         self.guide: nn.Module | None = None  # an earlier state of the network, in models that keep one
-        if config.keeps_guide:
+        if config.has_guide:
             self.guide = copy.deepcopy(self.network).requires_grad_(False)
             self.register_buffer("guide_seen", torch.zeros((), dtype=torch.int64))
         self.parameterization = Parameterization(config.parameterization, self.process)
@@ -211,7 +211,7 @@ class NetworkModel(DenoisingModel):
         """Whether there is a guide."""
         return self.guide is not None and int(self.guide_seen) > 0
 
-    def take_guide(self, network: nn.Module, images: int) -> None:
+    def store_guide(self, network: nn.Module, images: int) -> None:
         """Keep a network as it is now as the guide of autoguidance.
 
         Args:

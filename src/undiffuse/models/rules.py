@@ -49,12 +49,12 @@ def check_guiding(config: Any) -> None:
     """
     instead = "say system.sampling.guidance=1, which is none"
     check_guidance(config.sampling.guidance, bool(config.class_conditional), config.label_dropout, instead)
-    if config.sampling.autoguidance != 1 and not _keeps_guide(config):
+    if config.sampling.autoguidance != 1 and not _has_guide(config):
         raise UsageError(
             f"sampling.autoguidance={config.sampling.autoguidance:g} needs a guide kept in training; say "
             "system.guide_images=30000 on a system that has it, or system.sampling.autoguidance=1"
         )
 
 
-def _keeps_guide(config: Any) -> bool:
+def _has_guide(config: Any) -> bool:
     return getattr(config, "guide_images", None) is not None or bool(getattr(config, "guide", False))

@@ -94,10 +94,10 @@ class Samples(Tensor):
         with claimed(out):
             check_own_folder(out, "samples", "samples.json", OWN_FILES, overwrite=True)
             shared = {key: value for key, value in self._shared.items() if key not in ("nfe", "partial_nfe")}
-            gathered = SampleSet(out, shared, self.seeds, self.classes, tuple(self.shape[1:]), made_by="Python")
-            gathered.discard()
-            gathered.take(range(len(self)), self.numpy(), self._shared["nfe"], self._shared["partial_nfe"])
-            gathered.finish()
+            sample_set = SampleSet(out, shared, self.seeds, self.classes, tuple(self.shape[1:]), made_by="Python")
+            sample_set.discard()
+            sample_set.take(range(len(self)), self.numpy(), self._shared["nfe"], self._shared["partial_nfe"])
+            sample_set.finish()
         return out
 
     @property

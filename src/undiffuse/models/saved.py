@@ -145,11 +145,11 @@ class Model:
         """
         return (to_uint8(x) if self.module.space.is_image else x.float()).cpu()
 
-    def classes_of(self, asked: Classes, num: int) -> list[str | None]:
+    def classes_of(self, requested: Classes, num: int) -> list[str | None]:
         """The class of each of ``num`` samples; an empty list for a model without classes.
 
         Args:
-            asked: one name for all, or several, taken in turn; ``None`` for all classes in turn. Among several,
+            requested: one name for all, or several, taken in turn; ``None`` for all classes in turn. Among several,
                 ``None`` stands for a sample of no class in particular.
             num: of the samples.
         Returns:
@@ -157,7 +157,7 @@ class Model:
         Raises:
             UsageError: an unknown class, or any class of a model without.
         """
-        names = requested_classes(asked, self.class_names)
+        names = requested_classes(requested, self.class_names)
         denoises = isinstance(self.module, DenoisingModel)  # others refuse what they were not trained for
         if None in names and denoises and not getattr(getattr(self.module, "config", None), "label_dropout", 0):
             note("this model was never trained without a class: samples of none come by chance")

@@ -115,7 +115,7 @@ class DiffusionObjective(Objective[NetworkModel]):
         if images < (self.config.guide_images or math.inf) or self.model.guide_taken:
             return
         for model in (self.model, average):
-            model.take_guide(average.network, images)
+            model.store_guide(average.network, images)
 
     def absorb(self, phase: str, records: Sequence[Mapping[str, Tensor]]) -> None:
         for record in records:

@@ -159,20 +159,20 @@ class DistributionMatchingObjective(Objective[NetworkModel]):
         cond = self.model.conditioner.for_training(batch.given, batch.x_0, rng)
         t = self._compared_at(stratified(rng.uniform(len(batch.x_0), f"time {phase}")))
         with torch.set_grad_enabled(phase == STUDENT and torch.is_grad_enabled()):
-            made = self._made(batch.x_0, cond, phase, rng)
-        eps = rng.normal(made, f"eps {phase}")
+            generated = self._made(batch.x_0, cond, phase, rng)
+        eps = rng.normal(generated, f"eps {phase}")
         with rng.layers():
             if phase == STUDENT:
-                return self._student_loss(made, eps, t, cond)
-            report = self._fake_score_loss(made, eps, t, cond)
+                return self._student_loss(generated, eps, t, cond)
+            report = self._fake_score_loss(generated, eps, t, cond)
             if self.config.adversarial is None:
                 return report
             data = self.model.process.diffuse(batch.x_0, rng.normal(batch.x_0, "eps data"), t)
-            loss, metrics = self._discriminator_loss(data, self.model.process.diffuse(made, eps, t), t, cond)
+            loss, metrics = self._discriminator_loss(data, self.model.process.diffuse(generated, eps, t), t, cond)
             return report._replace(loss=report.loss + self.config.adversarial.discriminator * loss, metrics=metrics)
 
-    def _fake_score_loss(self, made: Tensor, eps: Tensor, t: Tensor, cond: Condition) -> LossReport:
-        losses = denoising_loss(self._fake_score_denoiser(), made, eps, t, self._log_weight, cond)
+    def _fake_score_loss(self, generated: Tensor, eps: Tensor, t: Tensor, cond: Condition) -> LossReport:
+        losses = denoising_loss(self._fake_score_denoiser(), generated, eps, t, self._log_weight, cond)
         return LossReport(losses.mean(), losses.detach(), t)
 
     def _discriminator_loss(
@@ -189,14 +189,14 @@ class DistributionMatchingObjective(Objective[NetworkModel]):
         discriminator = threaded(FeatureDiscriminator(self._fake_network, self.head))
         return self.model.denoiser_of(discriminator).output(x_t, t, cond)
 
-    def _student_loss(self, made: Tensor, eps: Tensor, t: Tensor, cond: Condition) -> LossReport:
-        x_t = self.model.process.diffuse(made, eps, t)
+    def _student_loss(self, generated: Tensor, eps: Tensor, t: Tensor, cond: Condition) -> LossReport:
+        x_t = self.model.process.diffuse(generated, eps, t)
         with torch.no_grad():
-            denoiser = self._teacher.on(made.device).teaching_denoiser()
+            denoiser = self._teacher.on(generated.device).teaching_denoiser()
             teacher = denoiser_under(denoiser, self.model.process)(x_t, t, cond).x_0
             own = self.model.clipped(self._fake_score_denoiser())(x_t, t, cond).x_0
-        direction = matching_direction(made, teacher, own)
-        losses, metrics = matching_loss(made, direction), {"matching": direction.abs().mean()}
+        direction = matching_direction(generated, teacher, own)
+        losses, metrics = matching_loss(generated, direction), {"matching": direction.abs().mean()}
         if self.config.adversarial is not None:
             fake = self._logits(x_t, t, cond)
             generator = _ADVERSARIAL.generator(torch.zeros_like(fake), fake)
@@ -216,8 +216,8 @@ class DistributionMatchingObjective(Objective[NetworkModel]):
         else:
             x_t = self.model.process.diffuse(x_0, rng.normal(x_0, f"start {phase}"), times[step])
         with rng.layers():
-            made: Tensor = self.model.threaded_denoiser()(x_t, times[step], cond).x_0
-        return made
+            generated: Tensor = self.model.threaded_denoiser()(x_t, times[step], cond).x_0
+        return generated
 
     @torch.no_grad()
     def _reached(
@@ -235,8 +235,8 @@ class DistributionMatchingObjective(Objective[NetworkModel]):
             fresh = rng.normal(like, f"again {number} {phase}")
             later = step > number
             rows = self._rows_to_evaluate(later)
-            made = denoiser(x_t[rows], t.expand(len(rows)), cond.select(rows)).x_0
-            noised = self.model.process.diffuse(made, fresh[rows], s.expand(len(rows)))
+            generated = denoiser(x_t[rows], t.expand(len(rows)), cond.select(rows)).x_0
+            noised = self.model.process.diffuse(generated, fresh[rows], s.expand(len(rows)))
             x_t[later] = noised[later[rows]]
         self.model.network.train(training)
         return x_t

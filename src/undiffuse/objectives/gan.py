@@ -126,12 +126,12 @@ class GanObjective(Objective[GanModel]):
         penalties = self._adversarial.penalties
         pays = self.training and penalties.due(rng.step)
         with torch.no_grad():
-            made = self._seen(self.model.generate(z, cond), rng, "samples").detach()
+            generated = self._seen(self.model.generate(z, cond), rng, "samples").detach()
             x_0 = self._seen(x_0, rng, "data").detach()
         x_0.requires_grad_(pays and penalties.r1 > 0)
-        made.requires_grad_(pays and penalties.r2 > 0)
+        generated.requires_grad_(pays and penalties.r2 > 0)
         precision = "fp32" if pays else self.config.precision
-        real, fake = (self.model.discriminate(x, cond, precision=precision) for x in (x_0, made))
+        real, fake = (self.model.discriminate(x, cond, precision=precision) for x in (x_0, generated))
         losses = self._adversarial.discriminator(real, fake)
         metrics = {"discriminator_loss": losses.mean(), "d_real": real.mean(), "d_fake": fake.mean()}
         if self.training:
@@ -140,25 +140,25 @@ class GanObjective(Objective[GanModel]):
             if self.augment.p is not None:
                 metrics["p"] = self.augment.p.clone()
         if pays:
-            owed = self._owed(x_0, made, real, fake, cond, rng)
-            losses = losses + penalties.every * torch.stack(list(owed.values())).sum(0)
-            metrics |= {name: value.mean() for name, value in owed.items()}
+            penalty_terms = self._penalty_terms(x_0, generated, real, fake, cond, rng)
+            losses = losses + penalties.every * torch.stack(list(penalty_terms.values())).sum(0)
+            metrics |= {name: value.mean() for name, value in penalty_terms.items()}
         return _report(losses, metrics, {"real": real.detach()} if self.training else {})
 
-    def _owed(
-        self, x_0: Tensor, made: Tensor, real: Tensor, fake: Tensor, cond: Condition, rng: StepRandom
+    def _penalty_terms(
+        self, x_0: Tensor, generated: Tensor, real: Tensor, fake: Tensor, cond: Condition, rng: StepRandom
     ) -> dict[str, Tensor]:
         """The penalties (B,) by name; those at data and at samples use the outputs there that the loss has taken."""
-        penalties, owed = self._adversarial.penalties, {}
+        penalties, penalty_terms = self._adversarial.penalties, {}
         if penalties.r1 > 0:
-            owed["r1"] = zero_centred_penalty(real, x_0, penalties.r1)
+            penalty_terms["r1"] = zero_centred_penalty(real, x_0, penalties.r1)
         if penalties.r2 > 0:
-            owed["r2"] = zero_centred_penalty(fake, made, penalties.r2)
+            penalty_terms["r2"] = zero_centred_penalty(fake, generated, penalties.r2)
         if penalties.lipschitz > 0:
-            middle = interpolates(x_0, made, rng.uniform(len(x_0), "between"))
+            middle = interpolates(x_0, generated, rng.uniform(len(x_0), "between"))
             outputs = self.model.discriminate(middle, cond, precision="fp32")
-            owed["gradient_penalty"] = gradient_penalty(outputs, middle, penalties.lipschitz, penalties.sided)
-        return owed
+            penalty_terms["gradient_penalty"] = gradient_penalty(outputs, middle, penalties.lipschitz, penalties.sided)
+        return penalty_terms
 
     def _generator_loss(self, x_0: Tensor, z: Tensor, cond: Condition, rng: StepRandom) -> LossReport:
         fake = self._seen(self.model.generate(z, cond), rng, "generator")
@@ -175,9 +175,9 @@ class GanObjective(Objective[GanModel]):
             self.config.unrolled_rate,
             self.config.unrolled_rule,
         )
-        made = self.model.discriminate(fake, cond, theta)
-        real = self.model.discriminate(x_0, cond, theta) if self._adversarial.paired else torch.zeros_like(made)
-        losses = self._adversarial.generator(real, made)
+        generated = self.model.discriminate(fake, cond, theta)
+        real = self.model.discriminate(x_0, cond, theta) if self._adversarial.paired else torch.zeros_like(generated)
+        losses = self._adversarial.generator(real, generated)
         return _report(losses, {"generator_loss": losses.mean()})
 
     def _seen(self, x: Tensor, rng: StepRandom, what: str) -> Tensor:

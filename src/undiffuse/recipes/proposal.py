@@ -35,7 +35,7 @@ class DataSummary(NamedTuple):
         source: its name among the data sources.
         points: vectors rather than images.
         side: pixels of the square to train on that the user asked for, or of the shorter side that half of them reach.
-        asked: the user asked for that side.
+        requested: the user asked for that side.
         smallest: the shortest side of any image; ``None`` where only some were looked at.
         grey: all images are, or the user asked for grey ones.
         num_items: images or points.
@@ -48,7 +48,7 @@ class DataSummary(NamedTuple):
     source: str
     points: bool = False
     side: int = 0
-    asked: bool = False
+    requested: bool = False
     smallest: int | None = None
     grey: bool = False
     num_items: int = 0
@@ -99,14 +99,14 @@ def propose(data: DataSummary, hardware: Hardware) -> Proposal:
 
 def _small_grey(data: DataSummary) -> Proposal:
     recipe = "flow-fashion" if "fashion" in data.path.lower() else "flow-mnist"
-    overrides = (f"data.size={data.side}",) if data.asked else ()
+    overrides = (f"data.size={data.side}",) if data.requested else ()
     what = f"{_counted(data)} of {data.side}x{data.side}, small like digits and letters"
     return Proposal(recipe, overrides, (what,))
 
 
 def _photographs(data: DataSummary, hardware: Hardware) -> Proposal:
     size, why = _recipe_size(data, hardware)
-    side = data.side if data.asked else max(min(size, data.side), SMALLEST_SIDE)
+    side = data.side if data.requested else max(min(size, data.side), SMALLEST_SIDE)
     overrides, of_overrides = [], {}
     if side != size:
         overrides.append(f"data.size={side}")
@@ -128,7 +128,7 @@ def _recipe_size(data: DataSummary, hardware: Hardware) -> tuple[int, list[str]]
     """The largest size that the images reach and one core can bear, and why it is not a larger one."""
     sizes = sorted(IMAGES_OF_AN_HOUR, reverse=True)
     reached = next((size for size in sizes if data.side >= size), sizes[-1])
-    if reached == sizes[0] and hardware.cores == 1 and not hardware.gpu and not data.asked:
+    if reached == sizes[0] and hardware.cores == 1 and not hardware.gpu and not data.requested:
         return sizes[1], [f"{sizes[1]}x{sizes[1]}, for there is one core; photos-{reached} sees half as many images"]
     return reached, []
 

@@ -55,7 +55,7 @@ def render_comparison(materials: Sequence[ReportMaterial]) -> str:
             "title": ", ".join(names[:-1]) + f" and {names[-1]}",
             "names": names,
             "variables": [VARIABLES[RUN_COLOURS[number % len(RUN_COLOURS)]] for number in range(len(names))],
-            "remarks": remarks(materials),
+            "remarks": notes(materials),
             "overview": overview(materials),
             **_ranking(materials, names),
             "metrics": metrics,
@@ -85,7 +85,7 @@ def _ranking(materials: Sequence[ReportMaterial], names: Sequence[str]) -> dict[
     }
 
 
-def remarks(materials: Sequence[ReportMaterial]) -> list[str]:
+def notes(materials: Sequence[ReportMaterial]) -> list[str]:
     """What a reader must know before comparing: other shapes, other data, losses that are other quantities."""
     shapes = {str(wording.dig(one.record, "model.shape")): one.record for one in materials}
     said = []

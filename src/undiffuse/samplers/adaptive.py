@@ -69,7 +69,7 @@ def _step(denoiser: Denoiser, x: Tensor, steps: Steps, first: Tensor, rtol: floa
     jumps = moves & (start > log_snr_t)
     start, end = torch.where(moves, start, 0), torch.where(moves, log_snr_s, 0)
     t_start = torch.where(jumps, process.time_of_log_snr(start), t)
-    tilde, slopes = _begin(denoiser, x, x_0, t, t_start, start, jumps)
+    tilde, slopes = _start(denoiser, x, x_0, t, t_start, start, jumps)
 
     def rhs(log_snr: Tensor, state: State) -> State:
         return (flow(denoiser, state[0], log_snr, x.dtype),)
@@ -92,7 +92,7 @@ def _step(denoiser: Denoiser, x: Tensor, steps: Steps, first: Tensor, rtol: floa
     return finalize(steps, where_rows(moves, moved, x_0), x_0), (solved.step,)
 
 
-def _begin(
+def _start(
     denoiser: Denoiser, x: Tensor, x_0: Tensor, t: Tensor, t_start: Tensor, start: Tensor, jumps: Tensor
 ) -> tuple[Tensor, Tensor]:
     """x~ and its slope where the solver starts; samples that jump get there by DDIM's step."""

@@ -20,7 +20,7 @@ from undiffuse.core.rows import per_row
 from undiffuse.errors import UsageError
 from undiffuse.samplers.grids import WIDEST_LOG_SNR, Range
 from undiffuse.samplers.probability_flow import flow, signal
-from undiffuse.samplers.runge_kutta import Field, ODESolution, State, Tell, integrate
+from undiffuse.samplers.runge_kutta import Field, ODESolution, ProgressCallback, State, integrate
 
 #: Tolerances of a step of the adaptive solver. Close to the data an image's density changes over 0.002, so the
 #: absolute one has to stay far below that: 1e-4 moves the bits per dimension of MNIST digits by 0.006, 1e-5 by 0.001.
@@ -90,7 +90,7 @@ def solve(
     num_steps: int | None,
     rtol: float,
     atol: float,
-    tell: Tell | None = None,
+    on_progress: ProgressCallback | None = None,
 ) -> ODESolution:
     """Solve an ODE in the log-SNR, adaptively or with equal steps of Heun's method (two evaluations each).
 
@@ -101,12 +101,12 @@ def solve(
         state: tensors (B, ...).
         num_steps: of Heun's method; None for the adaptive solver.
         rtol, atol: relative and absolute tolerance of a step of the adaptive solver.
-        tell: called as it goes with the share of the way, in log-SNR, that the slowest sample has gone.
+        on_progress: called as it goes with the share of the way, in log-SNR, that the slowest sample has gone.
     Raises:
         UsageError: fewer than one step.
     """
     if num_steps is None:
-        return integrate(rhs, start, end, state, rtol=rtol, atol=atol, tell=tell)
+        return integrate(rhs, start, end, state, rtol=rtol, atol=atol, on_progress=on_progress)
     if num_steps < 1:
         raise UsageError(f"the ODE needs at least 1 step, got {num_steps}")
     step = (end - start) / num_steps
@@ -116,8 +116,8 @@ def solve(
         guess = tuple(per_row(step, s) * s + x for x, s in zip(state, slope, strict=True))
         later = rhs(there, guess)
         state = tuple(x + per_row(step / 2, x) * (a + b) for x, a, b in zip(state, slope, later, strict=True))
-        if tell is not None:
-            tell((number + 1) / num_steps)
+        if on_progress is not None:
+            on_progress((number + 1) / num_steps)
     return ODESolution(state, torch.full_like(start, 2 * num_steps).long(), step.abs())
 
 
@@ -131,7 +131,7 @@ def invert(
     num_steps: int | None = None,
     rtol: float = RTOL,
     atol: float = ATOL,
-    tell: Tell | None = None,
+    on_progress: ProgressCallback | None = None,
 ) -> Endpoint:
     """Invert the sampler: the latent of each image, forwards in time along the ODE.
 
@@ -142,7 +142,7 @@ def invert(
         log_snr_range: (noisy, clean) ends; by default those of ``ode_range``.
         num_steps: of Heun's method; None for the adaptive solver.
         rtol, atol: relative and absolute tolerance of a step of the adaptive solver.
-        tell: called as it goes with the share of the way, in log-SNR, that the slowest sample has gone.
+        on_progress: called as it goes with the share of the way, in log-SNR, that the slowest sample has gone.
     Returns:
         Latents shaped like ``x_0``, near N(0, I) for data like the model's own; times ``start_std`` they are an
         ``x_start`` for ``samplers.base.sample``. And the NFE of each sample.
@@ -156,7 +156,7 @@ def invert(
     """
     low, high = _ends(denoiser, x_0, log_snr_range)
     state = per_row(signal(high), x_0.double()) * x_0.double()
-    x, nfe = _follow(denoiser, high, low, state, x_0.dtype, cond, num_steps, rtol, atol, tell)
+    x, nfe = _follow(denoiser, high, low, state, x_0.dtype, cond, num_steps, rtol, atol, on_progress)
     scale = scale_at(denoiser.process, low)
     return Endpoint((per_row(scale / start_std(denoiser.process, low), x) * x).to(x_0.dtype), nfe)
 
@@ -171,7 +171,7 @@ def generate(
     num_steps: int | None = None,
     rtol: float = RTOL,
     atol: float = ATOL,
-    tell: Tell | None = None,
+    on_progress: ProgressCallback | None = None,
 ) -> Endpoint:
     """The image of each latent, backwards in time along the ODE: the inverse of ``invert`` with the same arguments.
 
@@ -182,14 +182,14 @@ def generate(
         log_snr_range: (noisy, clean) ends; by default those of ``ode_range``.
         num_steps: of Heun's method; None for the adaptive solver.
         rtol, atol: relative and absolute tolerance of a step of the adaptive solver.
-        tell: called as it goes with the share of the way, in log-SNR, that the slowest sample has gone.
+        on_progress: called as it goes with the share of the way, in log-SNR, that the slowest sample has gone.
     Returns:
         Samples shaped like ``latent``, and the NFE of each.
     """
     low, high = _ends(denoiser, latent, log_snr_range)
     scale = scale_at(denoiser.process, low)
     state = per_row(start_std(denoiser.process, low) / scale, latent.double()) * latent.double()
-    x, nfe = _follow(denoiser, low, high, state, latent.dtype, cond, num_steps, rtol, atol, tell)
+    x, nfe = _follow(denoiser, low, high, state, latent.dtype, cond, num_steps, rtol, atol, on_progress)
     return Endpoint((x / per_row(signal(high), x)).to(latent.dtype), nfe)
 
 
@@ -209,10 +209,10 @@ def _follow(
     num_steps: int | None,
     rtol: float,
     atol: float,
-    tell: Tell | None,
+    on_progress: ProgressCallback | None,
 ) -> tuple[Tensor, Tensor]:
     def rhs(log_snr: Tensor, state: State) -> State:
         return (flow(denoiser, state[0], log_snr, dtype, cond),)
 
-    solved = solve(rhs, start, end, (x,), num_steps, rtol, atol, tell)
+    solved = solve(rhs, start, end, (x,), num_steps, rtol, atol, on_progress)
     return solved.state[0], solved.nfe

@@ -125,9 +125,9 @@ def annealed_langevin(corrections: int = 5, r: float = 0.3) -> Sampler:
 
 def _relabel(process: Process, steps: Steps) -> Tensor:
     """Factor that makes x_t a point of level s, ``(B,)``: alpha_s / alpha_t, or sigma_s / sigma_t without signal."""
-    keeps_signal = process.log_snr(steps.t) > NO_SIGNAL_LOG_SNR
+    has_residual_signal = process.log_snr(steps.t) > NO_SIGNAL_LOG_SNR
     signal, noise = (f(steps.s) / f(steps.t) for f in (process.alpha, process.sigma))
-    return torch.where(keeps_signal, signal, noise)
+    return torch.where(has_residual_signal, signal, noise)
 
 
 def checked(name: str, corrections: float, r: float) -> int:

@@ -34,7 +34,7 @@ from undiffuse.samplers.grids import Range
 from undiffuse.samplers.inversion import ATOL, RTOL, ode_range, scale_at, solve, start_std
 from undiffuse.samplers.noise import NoiseSource, SeededNoise
 from undiffuse.samplers.probability_flow import flow, signal
-from undiffuse.samplers.runge_kutta import State, Tell
+from undiffuse.samplers.runge_kutta import ProgressCallback, State
 
 #: Numbers of the draws within a sample's noise: those of dequantisation, and the first of the probes.
 _DEQUANTISATION, _FIRST_PROBE = 2**20, 2**20 + 1
@@ -113,7 +113,7 @@ def log_likelihood(
     num_steps: int | None = None,
     rtol: float = RTOL,
     atol: float = ATOL,
-    tell: Tell | None = None,
+    on_progress: ProgressCallback | None = None,
 ) -> Likelihood:
     """log p(x_0) of the model whose samples the probability-flow ODE draws.
 
@@ -128,7 +128,7 @@ def log_likelihood(
         num_steps: of Heun's method; ``None`` for the adaptive solver.
         rtol, atol: relative and absolute tolerance of a step of the adaptive solver, on x~ and on the log-density per
             dimension.
-        tell: called as it goes with the share of the way, in log-SNR, that the slowest sample has gone.
+        on_progress: called as it goes with the share of the way, in log-SNR, that the slowest sample has gone.
     Raises:
         UsageError: an unknown distribution, no probe, or ends out of reach.
     Source: Song et al. 2021, arXiv:2011.13456, sec. 4.3 and appendix D.2.
@@ -154,7 +154,7 @@ def log_likelihood(
 
         count = 1 if probes == "exact" else len(drawn)
         start = (x, torch.zeros(len(x), count, dtype=torch.float64, device=x.device))
-        solved = solve(rhs, high * rows, low * rows, start, num_steps, rtol, atol, tell)
+        solved = solve(rhs, high * rows, low * rows, start, num_steps, rtol, atol, on_progress)
         x, gained = solved.state[0], solved.state[1] * num_dims
         return _assembled(denoiser, x, gained, (low, high), solved.nfe)
 

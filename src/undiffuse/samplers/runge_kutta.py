@@ -28,7 +28,7 @@ State: TypeAlias = tuple[Tensor, ...]
 Field: TypeAlias = Callable[[Tensor, State], State]
 
 #: Called with the share of the way that is done, in [0, 1].
-Tell: TypeAlias = Callable[[float], None]
+ProgressCallback: TypeAlias = Callable[[float], None]
 
 _NODES = (1 / 5, 3 / 10, 4 / 5, 8 / 9, 1.0, 1.0)
 _STAGES = (
@@ -74,7 +74,7 @@ def integrate(
     max_evaluations: int = 10_000,
     first_step: float | Tensor | None = None,
     first_slope: State | None = None,
-    tell: Tell | None = None,
+    on_progress: ProgressCallback | None = None,
     count_for: Callable[[Tensor], None] | None = None,
     nan_if_stuck: bool = False,
 ) -> ODESolution:
@@ -94,7 +94,7 @@ def integrate(
         first_step: size of the first step to try, for all or (B,); NaN, and by default all, is guessed (which costs
             one more evaluation).
         first_slope: rhs(start, state) where it is known already, which saves one evaluation.
-        tell: called after each attempt with the share of its way that the slowest sample has gone.
+        on_progress: called after each attempt with the share of its way that the slowest sample has gone.
         count_for: called before ``rhs``, with the samples (B,) bool that need the evaluation.
         nan_if_stuck: let a sample that gets stuck end as NaN, and the others go on; by default it is an error.
     Returns:
@@ -127,8 +127,8 @@ def integrate(
                 break
         count_for(active)
         _try_a_step(rhs, rows, end, active, rtol, atol)
-        if tell is not None:
-            tell(_share(start, rows.log_snr, end))
+        if on_progress is not None:
+            on_progress(_share(start, rows.log_snr, end))
     return ODESolution(rows.state, rows.nfe, rows.step)
 
 

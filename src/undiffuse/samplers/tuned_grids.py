@@ -20,7 +20,7 @@ from torch import Tensor
 from undiffuse.core.condition import Condition
 from undiffuse.core.denoiser import Denoiser
 from undiffuse.errors import UsageError
-from undiffuse.observer import Tell
+from undiffuse.observer import ProgressCallback
 from undiffuse.samplers.base import Sampler, sample
 from undiffuse.samplers.grids import GRIDS, inner_log_snrs, knots_spec, through, time_grid
 from undiffuse.samplers.ode import heun
@@ -179,7 +179,9 @@ class Trial:
         return inner_log_snrs(self.denoiser.process, times)
 
 
-def tune_grid(trial: Trial, check: Trial, sampler: Sampler, num_steps: int, tell: Tell | None = None) -> TunedGrid:
+def tune_grid(
+    trial: Trial, check: Trial, sampler: Sampler, num_steps: int, on_progress: ProgressCallback | None = None
+) -> TunedGrid:
     """The grid of ``num_steps`` steps with which ``sampler`` comes closest to the fine solution.
 
     Args:
@@ -187,7 +189,7 @@ def tune_grid(trial: Trial, check: Trial, sampler: Sampler, num_steps: int, tell
         check: other seeds, solved, on which the errors are stated.
         sampler: deterministic, with a fixed NFE per step.
         num_steps: K, at least 2.
-        tell: called with (rounds done, rounds at most).
+        on_progress: called with (rounds done, rounds at most).
     Returns:
         The knots, found from the best of the named grids, and the errors of all.
     Raises:
@@ -201,7 +203,7 @@ def tune_grid(trial: Trial, check: Trial, sampler: Sampler, num_steps: int, tell
     named = {name: trial.times(name, num_steps) for name in GRIDS if name != "through"}
     starts = [trial.inner(times) for times in named.values()]
     knots = min(starts, key=lambda start: trial.error(sampler, trial.through(start)))
-    knots = _descend(lambda value: trial.residual_at(sampler, value), knots, tell)
+    knots = _descend(lambda value: trial.residual_at(sampler, value), knots, on_progress)
     error = check.error(sampler, check.through(knots))
     errors = {name: check.error(sampler, times) for name, times in named.items()}
     found = TunedGrid(sampler.name, tuple(knots.tolist()), 0, error, errors)
@@ -227,15 +229,15 @@ def check_tunable(sampler: Sampler, num_steps: int) -> None:
         raise UsageError(f"a tuned grid has at least 2 steps, got {num_steps}")
 
 
-def _descend(residual: Callable[[Tensor], Tensor], knots: Tensor, tell: Tell | None) -> Tensor:
+def _descend(residual: Callable[[Tensor], Tensor], knots: Tensor, on_progress: ProgressCallback | None) -> Tensor:
     """Levenberg's method from ``knots``: steps (J'J + mu diag J'J)^-1 J'e that are only taken where the error falls."""
     z, mu = _free(knots), 0.01
     e = residual(knots)
     for number in range(_ROUNDS):
         jacobian = _jacobian(residual, z, e)
         before, (z, e, mu) = _root_mean_square(e), _round(residual, z, e, jacobian, mu)
-        if tell is not None:
-            tell(number + 1, _ROUNDS)
+        if on_progress is not None:
+            on_progress(number + 1, _ROUNDS)
         if _root_mean_square(e) > before * (1 - _LEAST_GAIN):
             break
     return _knots(z)

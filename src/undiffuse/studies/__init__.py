@@ -15,7 +15,7 @@ class ModelStudy(NamedTuple):
     Attributes:
         summary: what it shows, in a line.
         run: ``module:function`` of ``(ImageStudyContext, options, folder, tell) -> list[StudyFigure]``; writes the
-            figures' PNGs into the folder, which exists, and calls ``tell(done, total)`` as it goes.
+            figures' PNGs into the folder, which exists, and calls ``on_progress(done, total)`` as it goes.
         options: ``module:Model`` of its options, a frozen pydantic model whose docstring says what each one is.
         denoises: it needs the model's denoiser; otherwise samples are enough, whatever generates them.
     """

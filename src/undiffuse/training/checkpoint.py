@@ -74,10 +74,10 @@ def newest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     return None, damaged
 
 
-def set_aside_damaged(folder: Path, sound_images: int) -> None:
+def set_aside_damaged(folder: Path, valid_images: int) -> None:
     """Rename checkpoints newer than the sound one: counted among the newest, they would push sound ones out."""
     for path in _paths(folder):
-        if path.name > _name(sound_images):
+        if path.name > _name(valid_images):
             target = path.with_name(f"damaged_{path.name}")
             shutil.rmtree(target, ignore_errors=True)
             path.rename(target)

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from undiffuse.errors import UsageError
-from undiffuse.files import is_bare, is_passing
+from undiffuse.files import is_empty, is_temporary_or_lock
 from undiffuse.models.files.components import MAIN, components_of
 from undiffuse.models.saved import read_config
 
@@ -16,7 +16,7 @@ _EVIDENCE = re.compile(r"nonfinite_step_\d+")
 _BEGINS_WITH = ("config.json", "metrics.jsonl", BOARD)
 
 
-def is_unbegun(run: Path) -> bool:
+def not_started(run: Path) -> bool:
     """Whether a run has come to nothing that could be gone on with or looked at: it broke down, or was killed, at once.
 
     Apart from its configuration there are no checkpoint, no weights and no row of the metrics log; what it may have
@@ -34,8 +34,8 @@ def _is_nothing(path: Path) -> bool:
     if path.name == "metrics.jsonl":
         return path.stat().st_size == 0
     if path.name in (CHECKPOINTS, SNAPSHOTS, PREVIEWS):
-        return path.is_dir() and is_bare(path)
-    return path.name in _BEGINS_WITH or bool(_EVIDENCE.fullmatch(path.name)) or is_passing(path)
+        return path.is_dir() and is_empty(path)
+    return path.name in _BEGINS_WITH or bool(_EVIDENCE.fullmatch(path.name)) or is_temporary_or_lock(path)
 
 
 def files_of_parts(run: Path) -> tuple[str, ...]:
@@ -47,9 +47,9 @@ def files_of_parts(run: Path) -> tuple[str, ...]:
     return tuple(entry.weights for name, entry in components.items() if name != MAIN and entry.weights is not None)
 
 
-def take_back(run: Path) -> None:
+def remove_unstarted(run: Path) -> None:
     """Remove what a run that has come to nothing made, unless it holds evidence of why."""
-    if not is_unbegun(run) or any(_EVIDENCE.fullmatch(path.name) for path in run.iterdir()):
+    if not not_started(run) or any(_EVIDENCE.fullmatch(path.name) for path in run.iterdir()):
         return
     for name in (*files_of_parts(run), *_BEGINS_WITH):
         path = run / name
@@ -62,7 +62,7 @@ def take_back(run: Path) -> None:
             (run / name).rmdir()
 
 
-def refuse_links(run: Path) -> None:
+def check_no_links(run: Path) -> None:
     """Refuse a run whose folders lead elsewhere: a run from elsewhere could be written to any place.
 
     Raises:

@@ -120,8 +120,8 @@ def _row(line: bytes) -> dict[str, Any] | None:
         return None
     if not isinstance(row, dict) or not isinstance(row.get("kind"), str) or not _is_count(row.get("images")):
         return None
-    sound = row.get(_CHECK, check := _check_of(row)) == check and _is_count(row.get(_NUMBER, 0))
-    return row if sound else None
+    valid = row.get(_CHECK, check := _check_of(row)) == check and _is_count(row.get(_NUMBER, 0))
+    return row if valid else None
 
 
 def _is_count(value: Any) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from undiffuse.data.dataset import Dataset
-from undiffuse.data.readers.decoding.remarks import stored_with
+from undiffuse.data.readers.decoding.notes import storage_record
 from undiffuse.models.files.components import MAIN, main_component
 from undiffuse.models.files.record import FORMAT_VERSION
 from undiffuse.objectives.base import ObjectiveConfig
@@ -35,7 +35,7 @@ def run_record(config: RunConfig, train: Dataset, validation: Dataset, augment_l
             "train": len(train),
             "validation": len(validation),
             "validation_fingerprint": validation.fingerprint,
-            "stored_with": stored_with(train.provenance),
+            "stored_with": storage_record(train.provenance),
         },
         "config": config.model_dump(mode="json"),
         "components": {MAIN: main_component(config.system.component())},

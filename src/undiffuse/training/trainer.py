@@ -104,7 +104,7 @@ class Trainer:
         self._written: dict[str, Any] = {}  # what ``config.json`` holds
         precision, products = getattr(config.system, "precision", "fp32"), self.optimizers.products(self.device)
         self._settings = [{"images": 0, **compute_environment(precision, self.device, products)}]
-        self._stop_requested = self._said_busy = False
+        self._stop_requested = self._reported_busy = False
 
     @property
     def images(self) -> int:
@@ -376,8 +376,8 @@ class Trainer:
         wall = {"seconds": round(seconds, 3), "images_per_second": round(rate, 1)}
         self._accumulator = MetricAccumulator()
         log.write("train", self.images, values, wall)
-        if wait_policy.busy() and not self._said_busy:
-            self._said_busy = True
+        if wait_policy.busy() and not self._reported_busy:
+            self._reported_busy = True
             self.observer.message("others use this machine too: training goes on with its share of the processor")
         self.observer.row("train", {"images": self.images, **values, **wall})
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from undiffuse.api.configuration.parsing import read_value as read_value
-from undiffuse.api.configuration.placing import Asked, merged_source, put
+from undiffuse.api.configuration.placing import Override, merged_source, put
 from undiffuse.augment.config import AUGMENTATIONS
 from undiffuse.config import AsWritten, M, validate
 from undiffuse.data.config import SourceConfig
@@ -31,14 +31,14 @@ def apply_overrides(config: RunConfig, overrides: Sequence[str], data: SourceCon
     values, notes = config.model_dump(mode="json"), list[str]()
     if data is not None:
         values["data"] = merged_source(config.data, data, notes)
-    asked = []
+    requested = []
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key:
             raise UsageError(f"expected key=value, got {override!r}; for example num_images=50000")
-        asked.append(Asked(tuple(key.split(".")), read_value(text), key))
-    put(type(config), values, asked, notes)
-    _mirror_once(values, {one.path[0] for one in asked})
+        requested.append(Override(tuple(key.split(".")), read_value(text), key))
+    put(type(config), values, requested, notes)
+    _mirror_once(values, {one.path[0] for one in requested})
     result = validate(type(config), values)
     for text in notes:
         note(text)

@@ -24,48 +24,48 @@ from undiffuse.registry import lookup, nearest, resolve
 _OF_THE_ROW_ALONE = frozenset({"name", "path"})
 
 
-class Asked(NamedTuple):
+class Override(NamedTuple):
     """A value for the key at the end of ``path``; ``key`` is the whole as it was written."""
 
     path: tuple[str, ...]
     value: Any
     key: str
 
-    def inside(self) -> Asked:
+    def inside(self) -> Override:
         """The same as seen from the section that the path begins with."""
         return self._replace(path=self.path[1:])
 
-    def named_now(self, model: type[BaseModel] | None) -> Asked:
+    def named_now(self, model: type[BaseModel] | None) -> Override:
         """The same where the path begins with a key's earlier name, see ``config.FrozenModel``."""
         head, *rest = self.path
         renamed: Mapping[str, str] = getattr(model, "renamed_keys", {})
         return self._replace(path=(renamed.get(head, head), *rest))
 
 
-def put(model: type[BaseModel] | None, values: dict[str, Any], asked: Sequence[Asked], notes: list[str]) -> None:
+def put(model: type[BaseModel] | None, values: dict[str, Any], requested: Sequence[Override], notes: list[str]) -> None:
     """Write all that is asked into ``values``, plain values of ``model``, where that is known.
 
     Args:
         model: of the section; None for a section without one.
         values: of the section, changed in place.
-        asked: the overrides that belong into it.
+        requested: the overrides that belong into it.
         notes: gets a line for each thing of the recipe's that found no place.
     Raises:
         UsageError: a section or a row that there is not.
     """
-    asked = [one.named_now(model) for one in asked]
-    for head in dict.fromkeys(one.path[0] for one in asked):
-        own = [one for one in asked if one.path[0] == head]
+    requested = [one.named_now(model) for one in requested]
+    for head in dict.fromkeys(one.path[0] for one in requested):
+        own = [one for one in requested if one.path[0] == head]
         field = model.model_fields.get(head) if model is not None else None
         if field is not None and any(len(one.path) > 1 for one in own):
-            _begin_section(field, values, head)
+            _default_section(field, values, head)
         if isinstance(values.get(head), dict):
             _put_section(field, values, head, own, notes)
         else:
             _put_values(values, head, own)
 
 
-def _begin_section(field: FieldInfo, values: dict[str, Any], head: str) -> None:
+def _default_section(field: FieldInfo, values: dict[str, Any], head: str) -> None:
     """What a key of is said begins as its default; a section that is switched off, with its own defaults."""
     if head not in values:
         values[head] = to_jsonable_python(field.get_default(call_default_factory=True))
@@ -73,7 +73,7 @@ def _begin_section(field: FieldInfo, values: dict[str, Any], head: str) -> None:
         values[head] = {}
 
 
-def _put_values(values: dict[str, Any], head: str, own: Sequence[Asked]) -> None:
+def _put_values(values: dict[str, Any], head: str, own: Sequence[Override]) -> None:
     for one in own:
         if len(one.path) > 1:
             known = [name for name, entry in values.items() if isinstance(entry, dict)]
@@ -82,7 +82,7 @@ def _put_values(values: dict[str, Any], head: str, own: Sequence[Asked]) -> None
 
 
 def _put_section(
-    field: FieldInfo | None, values: dict[str, Any], head: str, own: Sequence[Asked], notes: list[str]
+    field: FieldInfo | None, values: dict[str, Any], head: str, own: Sequence[Override], notes: list[str]
 ) -> None:
     """The whole section if it is given at once, then its name, then the rest."""
     named = "name" in values[head]
@@ -100,7 +100,7 @@ def _put_section(
         return
     if not isinstance(values[head], dict):
         _put_values(values, head, inner)
-    put(_model_within(field, values[head]), values[head], [one.inside() for one in inner], notes)
+    put(_section_model(field, values[head]), values[head], [one.inside() for one in inner], notes)
 
 
 def _component(field: FieldInfo | None) -> Component | None:
@@ -108,7 +108,7 @@ def _component(field: FieldInfo | None) -> Component | None:
     return next((mark for mark in marks if isinstance(mark, Component)), None)
 
 
-def _model_within(field: FieldInfo | None, section: Mapping[str, Any]) -> type[BaseModel] | None:
+def _section_model(field: FieldInfo | None, section: Mapping[str, Any]) -> type[BaseModel] | None:
     """The model of a section; nothing for a plain mapping."""
     component = _component(field)
     if component is not None:
@@ -117,10 +117,12 @@ def _model_within(field: FieldInfo | None, section: Mapping[str, Any]) -> type[B
     return inner_model(field) if field is not None else None
 
 
-def _rename(component: Component | None, values: dict[str, Any], head: str, asked: Asked, notes: list[str]) -> None:
+def _rename(
+    component: Component | None, values: dict[str, Any], head: str, requested: Override, notes: list[str]
+) -> None:
     """Another row in ``values[head]``, with what was said of the old one where it takes that."""
-    old, name = values[head], asked.value
-    key = asked.key.removesuffix(".name")
+    old, name = values[head], requested.value
+    key = requested.key.removesuffix(".name")
     if old["name"] == name:
         return
     if component is None:  # one model for all names, such as the optimizer's: every key is known
@@ -131,7 +133,7 @@ def _rename(component: Component | None, values: dict[str, Any], head: str, aske
         try:
             lookup(component.registry, str(name), component.kind)
         except UsageError as error:
-            raise UsageError(f"config key {asked.key!r}: {error}") from None
+            raise UsageError(f"config key {requested.key!r}: {error}") from None
     said = component.pick(old).model_dump(mode="json", exclude_defaults=True)
     values[head] = {**_carried(component, name, said, key, notes), "name": name}
 

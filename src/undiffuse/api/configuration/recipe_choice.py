@@ -112,7 +112,7 @@ def _image_facts(found: Dataset, config: SourceConfig) -> dict[str, Any]:
     channels = getattr(config, "channels", None)
     return {
         "side": min(target) if target is not None else int(shorter[len(shorter) // 2]),
-        "asked": target is not None,
+        "requested": target is not None,
         "smallest": int(shorter[0]) if all_read else None,
         "unreadable": unreadable,
         "grey": bool(headers[:, 2].all()) if channels is None else channels == 1,

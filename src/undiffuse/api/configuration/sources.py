@@ -59,7 +59,7 @@ def read_option(option: str) -> tuple[str, Any]:
     return key, read_value(text)
 
 
-def known_options(config: SourceConfig, options: Sequence[str]) -> list[str]:
+def supported_options(config: SourceConfig, options: Sequence[str]) -> list[str]:
     """Those of the options that this source knows, where they are meant for several at once.
 
     Args:
@@ -69,7 +69,7 @@ def known_options(config: SourceConfig, options: Sequence[str]) -> list[str]:
     return [option for option in options if read_option(option)[0] in type(config).model_fields]
 
 
-def refuse_unknown(sources: Sequence[SourceConfig], options: Sequence[str]) -> None:
+def check_options(sources: Sequence[SourceConfig], options: Sequence[str]) -> None:
     """An option that none of several sources knows is refused in the words of the last.
 
     Args:
@@ -77,7 +77,7 @@ def refuse_unknown(sources: Sequence[SourceConfig], options: Sequence[str]) -> N
         options: ``key=value`` texts.
     """
     for option in options:
-        if sources and not any(known_options(source, [option]) for source in sources):
+        if sources and not any(supported_options(source, [option]) for source in sources):
             configured(sources[-1], [option])
 
 

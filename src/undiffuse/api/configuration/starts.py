@@ -30,7 +30,7 @@ def check_beginning(recipe: str | None, data: str | None, file: Path | None, res
         other = f"the recipe {recipe!r}" if recipe is not None else "--resume"
         raise UsageError(f"--config says the whole configuration, and so does {other}; leave one of them out")
     if recipe is not None:
-        _refuse_data_as_recipe(recipe, data)
+        _check_not_data(recipe, data)
     elif file is None and not (resume and out is not None) and (data is None or resume):
         raise UsageError(
             "name your images with --data FOLDER, and a recipe that fits them is chosen; or name a recipe "
@@ -38,7 +38,7 @@ def check_beginning(recipe: str | None, data: str | None, file: Path | None, res
         )
 
 
-def _refuse_data_as_recipe(recipe: str, data: str | None) -> None:
+def _check_not_data(recipe: str, data: str | None) -> None:
     """Say what to type where a recipe is expected and data is named."""
     if data is None and recipe not in RECIPES and Path(recipe).expanduser().exists():
         typed = command("train", "--data", recipe)

@@ -13,7 +13,7 @@ from undiffuse.cancellation import Cancel
 from undiffuse.data import source_config_for
 from undiffuse.data.config import ImageConfig
 from undiffuse.data.prepare import prepare as write_archive
-from undiffuse.data.readers.decoding.remarks import STORED
+from undiffuse.data.readers.decoding.notes import STORED
 from undiffuse.errors import UsageError
 from undiffuse.observer import Observing, observing, stage
 from undiffuse.registry import known_keywords
@@ -61,9 +61,9 @@ def prepare(
     with observing(observer, cancel):
         config = configured(_source_of_images(str(source)), options, given)
         settings = prepare_settings(filters, keep_duplicates, on_error, getattr(config, "on_error", "fail"))
-        with stage("preparing", unit="images") as heard:
+        with stage("preparing", unit="images") as listener:
             where = Path(out).expanduser()
-            return write_archive(config, where, settings, workers=workers, overwrite=overwrite, observer=heard)
+            return write_archive(config, where, settings, workers=workers, overwrite=overwrite, observer=listener)
 
 
 def _source_of_images(source: str) -> ImageConfig:
@@ -73,6 +73,6 @@ def _source_of_images(source: str) -> ImageConfig:
     return config
 
 
-def remarks_in(manifest: Mapping[str, Any]) -> list[str]:
+def storage_notes(manifest: Mapping[str, Any]) -> list[str]:
     """Keys of a manifest that say how its images were stored and decoded, where that is worth a remark."""
     return [key for key in ("decoding", *STORED.values()) if key in manifest]

@@ -15,7 +15,7 @@ from undiffuse.core.space import Space
 from undiffuse.data import load_dataset, source_config_for
 from undiffuse.data.config import ImageConfig
 from undiffuse.data.dataset import Dataset
-from undiffuse.data.readers.decoding.remarks import STORED, stored_with
+from undiffuse.data.readers.decoding.notes import STORED, storage_record
 from undiffuse.errors import UsageError
 from undiffuse.models.files.record import changed_data_part
 from undiffuse.models.saved import Model
@@ -61,7 +61,7 @@ def held_out_data(model: Model, data: str, options: Sequence[str] = ()) -> Datas
     fit = getattr(validate(RunConfig, model.config["config"]).data, "fit", "crop")
     held_out = fitted_data(data, tuple(model.module.shape), "the model", fit, options)
     seen = model.config["data"].get("stored_with")
-    tell_of_storage(data, stored_with(held_out.provenance), "what the model was trained on", seen)
+    note_storage(data, storage_record(held_out.provenance), "what the model was trained on", seen)
     return held_out
 
 
@@ -129,11 +129,11 @@ def fitted_data(data: str, shape: tuple[int, ...], of: str, fit: str = "crop", o
     """
     source = source_config_for(data)
     fitting = isinstance(source, ImageConfig) and Space.of_data(shape).is_image
-    asked = configured(source.model_copy(update={"fit": fit}) if fitting else source, options)
-    dataset = load_dataset(asked.model_copy(update={"size": shape[1:]}) if fitting else asked)
-    if fitting and dataset.shape[0] != shape[0] and getattr(asked, "channels", None) is None:
+    requested = configured(source.model_copy(update={"fit": fit}) if fitting else source, options)
+    dataset = load_dataset(requested.model_copy(update={"size": shape[1:]}) if fitting else requested)
+    if fitting and dataset.shape[0] != shape[0] and getattr(requested, "channels", None) is None:
         if shape[0] == 3 or has_colour(dataset):
-            refuse_other_colours(data, dataset.shape[0], of, shape[0], [shape[0]])
+            check_colours(data, dataset.shape[0], of, shape[0], [shape[0]])
         return fitted_data(data, shape, of, fit, [*options, "channels=1"])
     if dataset.shape != shape:
         raise UsageError(f"{of} has items of shape {shape}, {data} of {dataset.shape}; name data of that shape")
@@ -150,7 +150,7 @@ def has_colour(dataset: Dataset) -> bool:
     return any(bool((part != part[:, :1]).any()) for part in parts)
 
 
-def refuse_other_colours(data: str, channels: int, of: str, wanted: int, ways: Sequence[int]) -> None:
+def check_colours(data: str, channels: int, of: str, wanted: int, ways: Sequence[int]) -> None:
     """Grey and coloured images are compared in one of the two only where the user says so.
 
     Args:
@@ -168,7 +168,7 @@ def refuse_other_colours(data: str, channels: int, of: str, wanted: int, ways: S
     )
 
 
-def tell_of_resizing(data: str, size: tuple[int, ...], of: str, wanted: tuple[int, ...]) -> None:
+def note_resizing(data: str, size: tuple[int, ...], of: str, wanted: tuple[int, ...]) -> None:
     """Say that images are brought to another size before they are compared.
 
     Args:
@@ -181,12 +181,12 @@ def tell_of_resizing(data: str, size: tuple[int, ...], of: str, wanted: tuple[in
         note(f"the images of {data} are {size[0]}x{size[1]} and brought to the {wanted[0]}x{wanted[1]} of {of}")
 
 
-def tell_of_storage(data: str, stored: Mapping[str, str], of: str, others: Mapping[str, str] | None) -> None:
+def note_storage(data: str, stored: Mapping[str, str], of: str, others: Mapping[str, str] | None) -> None:
     """Say where images of one side alone have transparency or more than 8 bits: their pixels were made, not read.
 
     Args:
         data: the one set, for the message.
-        stored: what is said of the images of ``data``, see ``stored_with``.
+        stored: what is said of the images of ``data``, see ``storage_record``.
         of: the other set or the model, for the message.
         others: the same of those of ``of``; None where it is not known.
     """

@@ -51,9 +51,9 @@ from undiffuse.cli.checks.data import (
     check_augmentation,
     check_augmentation_grid,
     check_data,
+    check_data_options,
     check_pair,
     check_prepare_settings,
-    check_said_of,
     check_source,
 )
 from undiffuse.cli.checks.lines import read
@@ -267,7 +267,7 @@ def _evaluate(
     names.check_features(features)
     for name in named_metrics(metrics):
         names.check_name("metric", name)
-    check_said_of(data, data_options or [])
+    check_data_options(data, data_options or [])
     check_file(out or results_folder(folder) / "evaluation.json", "evaluation.json")
 
 

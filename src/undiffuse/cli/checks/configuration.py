@@ -21,7 +21,7 @@ _TABLE = Path(__file__).with_name("recipes.json")
 
 
 @cache
-def said_by_recipes() -> dict[str, dict[str, Any]]:
+def recipe_settings() -> dict[str, dict[str, Any]]:
     """By a recipe's name: what it says beyond the defaults, with all its sections and the names of their rows."""
     found: dict[str, dict[str, Any]] = json.loads(_TABLE.read_bytes())
     return found
@@ -33,7 +33,7 @@ def check_configuration(
     """Refuse what the configuration itself will refuse, as far as it can be known without the mathematics.
 
     Args:
-        values: what is overridden, see ``said_by_recipes``.
+        values: what is overridden, see ``recipe_settings``.
         data: what ``--data`` names.
         what: the values are called.
     Raises:
@@ -67,7 +67,7 @@ def check_proposed(overrides: Sequence[str], data: str) -> None:
     for recipe in PROPOSED if overrides else ():
         for proposed in ((), OF_FEW):
             try:
-                check_configuration(said_by_recipes()[recipe], [*proposed, *overrides], data)
+                check_configuration(recipe_settings()[recipe], [*proposed, *overrides], data)
             except UsageError as error:
                 refused = refused or error
             else:

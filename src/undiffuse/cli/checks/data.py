@@ -71,7 +71,7 @@ def check_augmentation_grid(augment: str | None, grid: str | Path | None) -> Non
         raise UsageError(f"--augment {augment} is shown on a grid; add --grid FILE")
 
 
-def check_said_of(data: str | None, options: Sequence[str]) -> None:
+def check_data_options(data: str | None, options: Sequence[str]) -> None:
     """Refuse options of data that none is named for, and what ``check_source`` does."""
     check_data_named(data, options)
     check_source(data, options)
@@ -108,13 +108,13 @@ def check_pair(specs: Sequence[str], options: Sequence[str], size: str | None) -
         check_data(spec)
     if not options and size is None:
         return
-    from undiffuse.api.configuration.sources import configured, known_options, refuse_unknown, sized
+    from undiffuse.api.configuration.sources import check_options, configured, sized, supported_options
     from undiffuse.data.spec import source_config_for
 
     sources = [source_config_for(spec) for spec in specs]
-    refuse_unknown(sources, options)
-    asked = [configured(source, known_options(source, options)) for source in reversed(sources)]
-    sized(asked[0], size)
+    check_options(sources, options)
+    requested = [configured(source, supported_options(source, options)) for source in reversed(sources)]
+    sized(requested[0], size)
 
 
 def _check_keys(name: str, options: Sequence[str]) -> None:

@@ -126,7 +126,7 @@ def model_at(place: Place) -> Any:
     base = ComponentConfig if "name" in options_of(place) else FrozenModel
     checks = _checks_of(place)
 
-    def asked(self: BaseModel) -> BaseModel:
+    def requested(self: BaseModel) -> BaseModel:
         for _, part in self:
             if isinstance(part, ComponentConfig):  # a model that builds its rows as it is made asks them so
                 part.check_row()
@@ -134,7 +134,7 @@ def model_at(place: Place) -> Any:
             check(self)
         return self
 
-    validators: dict[str, Any] = {"asked": model_validator(mode="after")(asked)}
+    validators: dict[str, Any] = {"requested": model_validator(mode="after")(requested)}
     made = create_model(place.node.name, __base__=base, __validators__=validators, **_fields(place))
     made.renamed_keys = renamed_keys_of(place)  # type: ignore[attr-defined]
     return made

@@ -12,10 +12,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from undiffuse.api.arguments import EXACT, refuse_process
+from undiffuse.api.arguments import EXACT, check_process
 from undiffuse.api.loading import check_device as check_device  # next to the others, for the commands
 from undiffuse.api.loading import find_model, names_run
-from undiffuse.cli.checks.configuration import check_configuration, names_system, said_by_recipes
+from undiffuse.cli.checks.configuration import check_configuration, names_system, recipe_settings
 from undiffuse.cli.checks.data import check_data
 from undiffuse.cli.checks.outline import (
     UNKNOWN,
@@ -118,22 +118,22 @@ def check_features(name: str) -> None:
         check_name("features", name)
 
 
-def check_classes(folder: Path, asked: Iterable[str]) -> None:
+def check_classes(folder: Path, requested: Iterable[str]) -> None:
     """Refuse classes that the model in ``folder`` does not have, where its configuration says so."""
     names = class_names(folder)
-    if names is None or not (given := list(asked)):
+    if names is None or not (given := list(requested)):
         return
     with observing(SILENT):  # said when it is acted on
         requested_classes(given, names)
 
 
-def check_guided(folder: Path, asked: Mapping[str, Any]) -> None:
+def check_guided(folder: Path, requested: Mapping[str, Any]) -> None:
     """Refuse guidance of a model that was not taught it, where its configuration says so.
 
     Args:
-        asked: options of sampling by name, as they were typed.
+        requested: options of sampling by name, as they were typed.
     """
-    weight, auto, system = asked.get("guidance"), asked.get("autoguidance"), _system_in(folder)
+    weight, auto, system = requested.get("guidance"), requested.get("autoguidance"), _system_in(folder)
     if system is None or "sampling" not in system:
         return
     if weight is not None:
@@ -160,7 +160,7 @@ def check_theory(model: str, process: str | None, device: str, weights: str) -> 
     """Refuse what is neither a model nor the exact one of a source, or a process that is none."""
     check_spec("process", process)
     if not model.startswith(EXACT):
-        refuse_process(process)
+        check_process(process)
         check_model(model, device, weights)
     elif (name := model.removeprefix(EXACT)) not in (names := names_in(REGISTRIES["exact distribution"])):
         raise UsageError(f"no exact distribution {name!r}; {nearest(name, names)}")
@@ -204,16 +204,16 @@ def check_overrides(overrides: Sequence[str], recipe: str | None = None, data: s
         recipe: whose configuration is overridden, where that is known.
         data: what replaces the recipe's own data.
     """
-    asked = [(_named_now(key), text) for key, text in map(_split, overrides)]
-    said = said_by_recipes().get(recipe) if recipe is not None else None
+    requested = [(_named_now(key), text) for key, text in map(_split, overrides)]
+    said = recipe_settings().get(recipe) if recipe is not None else None
     if said is not None:
-        chosen = {_section_of(key) for key, _ in asked} | ({("data",)} if data is not None else set())
-        for key, _ in asked:
+        chosen = {_section_of(key) for key, _ in requested} | ({("data",)} if data is not None else set())
+        for key, _ in requested:
             _check_chosen(key, said, chosen)
     whole = said is not None and not any(map(names_system, overrides))
-    for key, text in asked:
+    for key, text in requested:
         _check_key(key, text, plain=not whole)
-    if said is not None and asked and whole:
+    if said is not None and requested and whole:
         check_configuration(said, overrides, data)
 
 
@@ -243,7 +243,7 @@ def _check_chosen(key: str, said: Mapping[str, Any], replaced: Set[tuple[str, ..
     """Refuse a key that the rows of a recipe do not have, in the words of the configuration itself.
 
     Args:
-        said: by the recipe; see ``said_by_recipes``.
+        said: by the recipe; see ``recipe_settings``.
         replaced: sections of which the command line says more than some keys, whose rows may be others.
     """
     path, what, begin, section = tuple(key.split(".")), "config", 0, said

@@ -36,12 +36,12 @@ class Flag(NamedTuple):
     earlier: str = ""
 
     @property
-    def said(self) -> str:
+    def option(self) -> str:
         """As it is typed."""
         return f"--{self.name.replace('_', '-')}"
 
     @property
-    def said_before(self) -> str:
+    def earlier_option(self) -> str:
         """As it was typed in earlier versions."""
         return f"--{self.earlier.replace('_', '-')}"
 
@@ -66,12 +66,12 @@ def check_options(values: Mapping[str, Any]) -> None:
         UsageError: as the model of the options or what they name would.
     """
     known = flags() | earlier_flags()
-    asked = {name: value for name, value in values.items() if name in known and value is not None}
-    for name, value in asked.items():
+    requested = {name: value for name, value in values.items() if name in known and value is not None}
+    for name, value in requested.items():
         if kind := known[name].kind:
             check_spec(kind, value)
-    if asked:
-        read_options(asked)
+    if requested:
+        read_options(requested)
 
 
 def read_options(typed: Mapping[str, Any]) -> Any:
@@ -88,7 +88,7 @@ def read_options(typed: Mapping[str, Any]) -> Any:
 
 
 def _read(flag: Flag, value: Any) -> Any:
-    return value if flag.type is not None else parse_interval(flag.said, value)
+    return value if flag.type is not None else parse_interval(flag.option, value)
 
 
 def _flag(field: str, option: Option) -> Flag | None:

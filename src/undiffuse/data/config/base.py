@@ -33,8 +33,8 @@ def _is_side(value: Any) -> bool:
 def _checked_colour(value: Any) -> Any:
     """A grey level or three levels."""
     levels = [value] if isinstance(value, int) else value
-    sound = isinstance(levels, (list, tuple)) and len(levels) in (1, 3)
-    if not sound or not all(type(level) is int and 0 <= level <= 255 for level in levels):
+    valid = isinstance(levels, (list, tuple)) and len(levels) in (1, 3)
+    if not valid or not all(type(level) is int and 0 <= level <= 255 for level in levels):
         raise ValueError(f"expected a grey level 0..255 or three of them (red, green, blue), got {value!r}")
     return levels[0] if len(levels) == 1 else tuple(levels)
 

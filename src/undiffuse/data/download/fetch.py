@@ -56,7 +56,7 @@ def fetch(remote: Remote, target: Path, observer: Observer) -> None:
             file from no other place).
     """
     part = target.with_name(target.name + ".part")
-    _refuse_small_disk(remote, part)
+    _check_disk_space(remote, part)
     reasons, is_other = [], False
     for url in remote.urls:
         try:
@@ -93,7 +93,7 @@ def check(path: Path, remote: Remote) -> str:
     )
 
 
-def _refuse_small_disk(remote: Remote, part: Path) -> None:
+def _check_disk_space(remote: Remote, part: Path) -> None:
     there = part.stat().st_size if part.exists() else 0
     needed, free = (remote.size or 0) - there, shutil.disk_usage(part.parent).free
     if needed > free:
@@ -154,10 +154,10 @@ def _try_once(url: str, remote: Remote, part: Path, observer: Observer) -> None:
         with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=_TIMEOUT_SECONDS) as answer:
             start = _start_of(answer, start)
             total = _total(answer, start)
-            _refuse_other_size(url, remote, total)
+            _check_size(url, remote, total)
             size = total or remote.size
             _copy(answer, part, start, remote.size, lambda done: observer.progress(done, size or done, remote.name))
-            _refuse_cut(part, total)
+            _check_complete(part, total)
     except urllib.error.HTTPError as error:
         _answer_to(error, url, part)
     except urllib.error.URLError as error:
@@ -168,14 +168,14 @@ def _try_once(url: str, remote: Remote, part: Path, observer: Observer) -> None:
         raise _CutError(_in_words(error, url)) from None
 
 
-def _start_of(answer: Any, asked: int) -> int:
+def _start_of(answer: Any, requested: int) -> int:
     """Where the answer begins in the file: a server that knows no ranges sends all of it again."""
     if answer.status != 206:
         return 0
     given = str(answer.headers.get("Content-Range", ""))
-    if not given.startswith(f"bytes {asked}-"):
-        raise _CutError(f"asked for the bytes from {asked} on, the server sent {given or 'others'}")
-    return asked
+    if not given.startswith(f"bytes {requested}-"):
+        raise _CutError(f"asked for the bytes from {requested} on, the server sent {given or 'others'}")
+    return requested
 
 
 def _total(answer: Any, start: int) -> int | None:
@@ -183,18 +183,18 @@ def _total(answer: Any, start: int) -> int | None:
     return start + int(length) if length.isdecimal() else None
 
 
-def _refuse_other_size(url: str, remote: Remote, total: int | None) -> None:
+def _check_size(url: str, remote: Remote, total: int | None) -> None:
     if remote.size is not None and total is not None and total != remote.size:
         raise UnreachableError(f"{url}: offers {total} bytes, where {remote.size} were published; it is another file")
 
 
-def _refuse_cut(part: Path, total: int | None) -> None:
+def _check_complete(part: Path, total: int | None) -> None:
     done = part.stat().st_size
     if total is not None and done < total:
         raise _CutError(f"the transfer was cut after {done} of {total} bytes")
 
 
-def _copy(answer: Any, part: Path, start: int, most: int | None, tell: Callable[[int], object]) -> None:
+def _copy(answer: Any, part: Path, start: int, most: int | None, on_progress: Callable[[int], object]) -> None:
     """Write an answer behind what is there; one that does not say its length might never end."""
     done = start
     try:
@@ -205,7 +205,7 @@ def _copy(answer: Any, part: Path, start: int, most: int | None, tell: Callable[
                 if most is not None and done > most:
                     raise _OtherContentError(f"sends more than the {most} bytes that were published")
                 file.write(chunk)
-                tell(done)
+                on_progress(done)
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:

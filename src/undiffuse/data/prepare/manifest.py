@@ -14,7 +14,7 @@ from undiffuse.data.prepare.progress_log import Row
 from undiffuse.data.prepare.seen import SeenHashes
 from undiffuse.data.prepare.work import KEPT, REASONS
 from undiffuse.data.prepare.zip_writer import Member, ZipEnd
-from undiffuse.data.readers.decoding.remarks import STORED, Remarks
+from undiffuse.data.readers.decoding.notes import STORED, DecodingNotes
 from undiffuse.version import __version__
 
 FORMAT = "undiffuse prepared pictures, version 1"  # data
@@ -83,7 +83,7 @@ def summary(originals: Originals, rows: Iterable[Row]) -> dict[str, Any]:
     """The parts of the manifest that describe the images: counts and hash, what was dropped, and the fingerprint."""
     reasons, classes, named = Counter[str](), Counter[int](), list[dict[str, str]]()
     found, content, num_kept = hashlib.blake2b(digest_size=16), hashlib.blake2b(digest_size=16), 0
-    decoding = Remarks()
+    decoding = DecodingNotes()
     for index, row in enumerate(rows):
         label = -1 if originals.labels is None else int(originals.labels[index])
         found.update(row.found_hash + label.to_bytes(8, "little", signed=True) + _caption(originals, index))

@@ -29,7 +29,7 @@ class FoundImage(NamedTuple):
 
     image: Image.Image
     hash: bytes
-    remarks: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 class Originals(ABC):
@@ -115,7 +115,7 @@ class EncodedOriginals(Originals):
         row = self._row(index)
         found = decode_image(self._files.source(row), self._background, self.title(index))
         leading = self._files.split_hash(row)
-        return FoundImage(found.image, leading + content_hash(found.image)[len(leading) :], found.remarks)
+        return FoundImage(found.image, leading + content_hash(found.image)[len(leading) :], found.notes)
 
 
 class ArrayOriginals(Originals):

@@ -81,7 +81,7 @@ def prepare(
     if isinstance(config, EncodedConfig):
         config = config.model_copy(update={"on_error": settings.on_error})
     with contextlib.suppress(AttributeError):
-        _refuse_itself(config.location, out)  # type: ignore[attr-defined]
+        _check_not_itself(config.location, out)  # type: ignore[attr-defined]
     originals = open_originals(config)
     assert isinstance(config, ImageConfig)
     task = _Task(config, originals, out, settings, workers or num_cores(), observer)
@@ -89,7 +89,7 @@ def prepare(
         return task.run(overwrite)
 
 
-def _refuse_itself(source: Path, out: Path) -> None:
+def _check_not_itself(source: Path, out: Path) -> None:
     if source.resolve() == out.resolve():
         raise UsageError(f"--out {out} is the source itself; name another file")
 
@@ -145,7 +145,7 @@ class _Task:
         if old is None:
             plan = self._plan()
             return _Start(plan, {"wanted": wanted, "listing": listing, "plan": dataclasses.asdict(plan)})
-        self._refuse_other(old, wanted)
+        self._check_same_output(old, wanted)
         # the plan may be another where the source has changed
         plan = _plan_of(old["plan"]) if old["listing"] == listing else self._plan()
         head = {"wanted": wanted, "listing": listing, "plan": dataclasses.asdict(plan)}
@@ -158,7 +158,7 @@ class _Task:
         what = {"format": manifest.FORMAT, "decoding": DECODING, "source": self._config.name}
         return {**what, **source, **self._settings.model_dump()}
 
-    def _refuse_other(self, old: dict[str, Any], wanted: dict[str, Any]) -> None:
+    def _check_same_output(self, old: dict[str, Any], wanted: dict[str, Any]) -> None:
         before = old.get("wanted", {})
         if before.get("decoding") != DECODING:
             raise UsageError(

@@ -31,7 +31,7 @@ REASONS = {
 FAULTS = (UNREADABLE, TOO_SMALL, NO_CAPTION)
 #: An image is compressed where that makes it smaller than this share, and else stored, which is read back three times
 #: as fast. Photographs are stored, a tenth larger than compressed; drawings and digits are compressed.
-WORTH_COMPRESSING = 0.75
+MIN_COMPRESSED_SIZE = 0.75
 
 _SAMPLED_ROWS = 8  # every eighth row tells whether an image is worth it
 
@@ -79,7 +79,7 @@ class PrepareBlocks:
         if self._originals.captions is not None and not self._originals.captions[index].strip():
             return PreparedImage(NO_CAPTION, text=f"{self._originals.title(index)}: its caption is empty")
         try:
-            image, found_hash, remarks = self._originals.read(index)
+            image, found_hash, notes = self._originals.read(index)
         except UsageError as error:
             return PreparedImage(UNREADABLE, text=str(error))
         reason = unwanted(self._filters, image.height, image.width)
@@ -95,7 +95,7 @@ class PrepareBlocks:
         if self._filters.min_contrast and pixels.std() < self._filters.min_contrast:
             text = f"{self._originals.title(index)}: a contrast of {pixels.std():.2f}"
             return PreparedImage(LOW_CONTRAST, found_hash=found_hash, text=text)
-        return PreparedImage(KEPT, encode_png(pixels), hash_item(pixels.tobytes()), found_hash, "\n".join(remarks))
+        return PreparedImage(KEPT, encode_png(pixels), hash_item(pixels.tobytes()), found_hash, "\n".join(notes))
 
 
 class HeaderScan:
@@ -135,7 +135,7 @@ def encode_png(pixels: npt.NDArray[np.uint8]) -> bytes:
     rows[:, 1:] = pixels.transpose(1, 2, 0).reshape(height, -1)
     header = struct.pack(">2I5B", width, height, 8, _COLOUR_TYPES[channels], 0, 0, 0)
     sample = rows[::_SAMPLED_ROWS].tobytes()
-    level = 1 if len(zlib.compress(sample, 1)) < WORTH_COMPRESSING * len(sample) else 0
+    level = 1 if len(zlib.compress(sample, 1)) < MIN_COMPRESSED_SIZE * len(sample) else 0
     body = zlib.compress(rows.tobytes(), level)
     return _SIGNATURE + _chunk(b"IHDR", header) + _chunk(b"IDAT", body) + _chunk(b"IEND", b"")
 

@@ -51,7 +51,7 @@ _ALLOWED = {row.name: row for row in (_RECONSTRUCT, _NDARRAY, _DTYPE)}
 _MARK = object()
 
 
-class _RefusedError(Exception):
+class _InvalidPickleError(Exception):
     """What is wrong, without the title."""
 
 
@@ -66,12 +66,12 @@ class _VirtualMachine:
 
     def pop(self) -> Any:
         if not self.stack or self.stack[-1] is _MARK:
-            raise _RefusedError("its stack runs empty")
+            raise _InvalidPickleError("its stack runs empty")
         return self.stack.pop()
 
     def top(self, kind: type) -> Any:
         if not self.stack or not isinstance(self.stack[-1], kind):
-            raise _RefusedError(f"it changes something that is no {kind.__name__.strip('_')}")
+            raise _InvalidPickleError(f"it changes something that is no {kind.__name__.strip('_')}")
         return self.stack[-1]
 
     def to_mark(self) -> list[Any]:
@@ -82,11 +82,11 @@ class _VirtualMachine:
             if value is _MARK:
                 return values[::-1]
             values.append(value)
-        raise _RefusedError("a mark is missing")
+        raise _InvalidPickleError("a mark is missing")
 
     def recall(self, place: int) -> None:
         if place not in self.memo:
-            raise _RefusedError("it recalls what it never kept")
+            raise _InvalidPickleError("it recalls what it never kept")
         self.push(self.memo[place])
 
     def keep(self, place: int) -> None:
@@ -97,7 +97,7 @@ class _VirtualMachine:
 
     def update(self, values: list[Any]) -> None:
         if len(values) % 2 or not all(isinstance(key, str) for key in values[::2]):
-            raise _RefusedError("a dictionary whose keys are no texts")
+            raise _InvalidPickleError("a dictionary whose keys are no texts")
         self.top(dict).update(zip(values[::2], values[1::2], strict=True))
 
     def tuple_of(self, count: int) -> None:
@@ -111,7 +111,7 @@ class _VirtualMachine:
         elif called is _DTYPE and isinstance(arguments, tuple) and arguments and arguments[0] in ("u1", "|u1"):
             self.push(_Kind())
         else:
-            raise _RefusedError("it calls what is neither an array nor an element type of unsigned bytes")
+            raise _InvalidPickleError("it calls what is neither an array nor an element type of unsigned bytes")
 
     def build(self) -> None:
         state, target = self.pop(), self.top(object)
@@ -119,31 +119,31 @@ class _VirtualMachine:
             target.value = _filled(state, self.bytes_left)
             self.bytes_left -= target.value.size
         elif not isinstance(target, _Kind):
-            raise _RefusedError("it sets the state of what has none")
+            raise _InvalidPickleError("it sets the state of what has none")
 
 
 def _filled(state: Any, most: int) -> Any:
     """The array of a state (version, shape, element type, by columns, content)."""
     if not isinstance(state, tuple) or len(state) != 5 or not isinstance(state[2], _Kind) or type(state[3]) is not bool:
-        raise _RefusedError("an array in a form that CIFAR's files do not have")
+        raise _InvalidPickleError("an array in a form that CIFAR's files do not have")
     _, shape, _, by_columns, content = state
-    sound = isinstance(shape, tuple) and len(shape) <= MAX_AXES and all(type(s) is int and s >= 0 for s in shape)
-    if not sound or not isinstance(content, str):
-        raise _RefusedError("an array in a form that CIFAR's files do not have")
+    valid = isinstance(shape, tuple) and len(shape) <= MAX_AXES and all(type(s) is int and s >= 0 for s in shape)
+    if not valid or not isinstance(content, str):
+        raise _InvalidPickleError("an array in a form that CIFAR's files do not have")
     if len(content) > most:
-        raise _RefusedError(f"its arrays have more than {MAX_BYTES} bytes")
+        raise _InvalidPickleError(f"its arrays have more than {MAX_BYTES} bytes")
     try:
         levels = np.frombuffer(content.encode("latin-1"), dtype=np.uint8)
     except UnicodeEncodeError:
-        raise _RefusedError("an array whose content is no bytes") from None
+        raise _InvalidPickleError("an array whose content is no bytes") from None
     if math.prod(shape) != len(levels):
-        raise _RefusedError(f"an array of {len(levels)} bytes that says it has {'x'.join(map(str, shape))}")
+        raise _InvalidPickleError(f"an array of {len(levels)} bytes that says it has {'x'.join(map(str, shape))}")
     return levels.reshape(shape, order="F" if by_columns else "C")
 
 
 def _global(vm: _VirtualMachine, name: str) -> None:
     if name not in _ALLOWED:
-        raise _RefusedError(
+        raise _InvalidPickleError(
             f"it imports {name[:60].replace(' ', '.')!r}, which no data set needs: it may be meant to do harm"
         )
     vm.push(_ALLOWED[name])
@@ -207,7 +207,7 @@ def read_pickle(content: bytes, title: str) -> dict[str, Any]:
         raise UsageError(f"{title}: {len(content)} bytes are more than the {MAX_BYTES} of CIFAR's largest pickle")
     try:
         found = _run(content)
-    except _RefusedError as problem:
+    except _InvalidPickleError as problem:
         raise UsageError(f"{title}: not read: {problem}; take the file that CIFAR's authors publish") from None
     except (ValueError, OverflowError, UnicodeError) as error:  # what genops says of damage
         first = str(error).partition("\n")[0][:100]
@@ -219,14 +219,14 @@ def _run(content: bytes) -> dict[str, Any]:
     vm = _VirtualMachine()
     for count, (instruction, argument, _) in enumerate(pickletools.genops(content)):
         if count > MAX_STEPS:
-            raise _RefusedError(f"it has more than {MAX_STEPS} instructions")
+            raise _InvalidPickleError(f"it has more than {MAX_STEPS} instructions")
         if instruction.name == "STOP":
             found = vm.pop()
             if not isinstance(found, dict):
-                raise _RefusedError("it holds no dictionary")
+                raise _InvalidPickleError("it holds no dictionary")
             return found
         step = _STEPS.get(instruction.name)
         if step is None:
-            raise _RefusedError(f"it has the instruction {instruction.name}, which CIFAR's files do not have")
+            raise _InvalidPickleError(f"it has the instruction {instruction.name}, which CIFAR's files do not have")
         step(vm, argument)
-    raise _RefusedError("it has no end")
+    raise _InvalidPickleError("it has no end")

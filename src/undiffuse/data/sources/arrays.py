@@ -99,7 +99,7 @@ def _load_npy(config: ArraysConfig, path: Path) -> Dataset:
     if config.array != "auto" or config.labels not in ("auto", "none"):
         raise UsageError(f"{path}: a .npy file holds one array without a name; leave array and labels out")
     array = map_npy(path)
-    refuse_no_levels(config, array.dtype, lambda: array, str(path))
+    check_levels(config, array.dtype, lambda: array, str(path))
     axes = axes_of(config, Header(array.shape, array.dtype), str(path))
     return _Mapped(config, array, axes, _provenance(str(path), axes))
 
@@ -108,7 +108,7 @@ def _load_npz(config: ArraysConfig, path: Path) -> Dataset:
     archive = Npz(path)
     name = _images_name(config, archive)
     title = archive.title(name)
-    refuse_no_levels(config, archive.headers[name].dtype, lambda: archive.read(name), title)
+    check_levels(config, archive.headers[name].dtype, lambda: archive.read(name), title)
     axes = axes_of(config, archive.headers[name], title)
     images = to_bytes(in_planes(archive.read(name), axes), config, title)
     label_name = _labels_name(config, archive, name)
@@ -190,7 +190,7 @@ def _channels(shape: Sequence[int], axes: str) -> int:
     return shape[axes.index("C")] if "C" in axes else 1
 
 
-def refuse_no_levels(config: ArraysConfig, dtype: np.dtype[Any], read: Callable[[], Array], title: str) -> None:
+def check_levels(config: ArraysConfig, dtype: np.dtype[Any], read: Callable[[], Array], title: str) -> None:
     """Raise where the numbers are not what ``levels`` says; ``read`` gives them, to say what they might be."""
     if config.levels == "0..255" and dtype != np.uint8:
         advice = _advice(read()) if dtype.kind in "fiub" else "save them as numpy.uint8"

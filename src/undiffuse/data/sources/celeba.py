@@ -20,7 +20,7 @@ from undiffuse.data.dataset import Dataset
 from undiffuse.data.readers.file_at import FileAt
 from undiffuse.data.sources.celeba_lists import MAX_BYTES, Attributes, read_attributes, read_partition
 from undiffuse.data.sources.layout.left_out import NOT_OF_THE_SET, LeftOut
-from undiffuse.data.sources.layout.splits import chosen_remark
+from undiffuse.data.sources.layout.splits import split_note
 from undiffuse.data.sources.layout.tree import Tree, find_list, open_tree
 from undiffuse.data.storage.encoded import load_encoded
 from undiffuse.data.storage.skips import Skips
@@ -53,16 +53,16 @@ def load(config: CelebaConfig) -> Dataset:
     """
     skips = Skips(config.on_error)
     faces = _faces(config, skips)
-    skips.refuse_nothing_left(len(faces.kept), len(faces.images))
+    skips.check_images_left(len(faces.kept), len(faces.images))
     labels, classes, captions = None, tuple[str, ...](), None
     if faces.attributes is not None:
         rows = [faces.attributes.row_of[name] for name in faces.kept]
         labels, classes = _classes(config, faces.attributes, rows)
         captions = StringArray(map(faces.attributes.caption, rows)) if config.captions == "auto" else None
     files = faces.tree.files([faces.images[name] for name in faces.kept])
-    about = {"licence": _LICENCE, "split": faces.split, **_left_out(faces).remarks}
+    about = {"licence": _LICENCE, "split": faces.split, **_left_out(faces).notes}
     if faces.split == "train":
-        about |= chosen_remark(len(faces.kept), len(faces.images), config.split)
+        about |= split_note(len(faces.kept), len(faces.images), config.split)
     return load_encoded(config, files, labels, classes, captions, about, skips)
 
 
@@ -135,19 +135,19 @@ def _read_list(tree: Tree, basename: str) -> tuple[str, bytes] | None:
 
 def _of_split(config: CelebaConfig, tree: Tree, images: Mapping[str, str], skips: Skips) -> tuple[str, list[str]]:
     """The split that is meant, and the names of its images."""
-    asked = config.split or "train"
+    requested = config.split or "train"
     listed = next((found for name in PARTITIONS if (found := _read_list(tree, name))), None)
-    if asked == "all" or (listed is None and config.split is None):
+    if requested == "all" or (listed is None and config.split is None):
         return "all", list(images)
     if listed is None:
-        raise UsageError(f"{config.location}: split={asked}, but no {PARTITIONS[0]} (or .csv) lies there")
+        raise UsageError(f"{config.location}: split={requested}, but no {PARTITIONS[0]} (or .csv) lies there")
     split_of = read_partition(listed[1], listed[0], skips.take)
     if config.split is None and "train" not in map(split_of.get, images):
         return "all", list(images)
     for name in images:
         if name not in split_of:
             skips.take(UsageError(f"{tree.title_of(images[name])}: not in {listed[0].rpartition('/')[2]}"))
-    return asked, [name for name in images if split_of.get(name) == asked]
+    return requested, [name for name in images if split_of.get(name) == requested]
 
 
 def _classes(

@@ -18,7 +18,7 @@ from undiffuse.data.dataset import Dataset
 from undiffuse.data.readers.pickled import read_pickle
 from undiffuse.data.sources.array_images import image_dataset
 from undiffuse.data.sources.cifar_files import CifarFiles, Store, find_batches
-from undiffuse.data.storage.cache import tell
+from undiffuse.data.storage.cache import on_progress
 from undiffuse.errors import UsageError
 
 Bytes = npt.NDArray[np.uint8]
@@ -61,9 +61,9 @@ def load(config: CifarConfig) -> Dataset:
         + ", ".join(files.batches),
         "licence": "none stated by its authors",
         "labels": kind,
-        **files.store.left_out.remarks,
+        **files.store.left_out.notes,
     }
-    tell(files.store.location, provenance)
+    on_progress(files.store.location, provenance)
     return image_dataset(config, images, labels, names, provenance)
 
 

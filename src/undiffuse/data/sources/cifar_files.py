@@ -46,7 +46,7 @@ class FolderStore(Store):
 
     def read(self, name: str) -> bytes:
         file = FileAt(self.location / name)
-        _refuse_large(self.title(name), file.size)
+        _check_size_limit(self.title(name), file.size)
         return file.read(0, file.size)
 
 
@@ -71,7 +71,7 @@ class TarStore(Store):
 
     def read(self, name: str) -> bytes:
         offset, size = self._where[name]
-        _refuse_large(self.title(name), size)
+        _check_size_limit(self.title(name), size)
         return self._place.read(offset, size)
 
 
@@ -103,7 +103,7 @@ def find_batches(location: Path, split: str | None) -> CifarFiles:
     if not found[binary]:
         expected = "test_batch.bin or test" if wanted == "test" else "data_batch_1.bin, data_batch_1 or train"
         raise UsageError(f"{location}: no batch of the split {wanted!r}; expected {expected}")
-    _refuse_gaps(store, found[binary])
+    _check_consecutive(store, found[binary])
     return CifarFiles(store, found[binary], binary)
 
 
@@ -141,7 +141,7 @@ def _in_order(names: Iterable[str]) -> list[str]:
     return sorted(names, key=lambda name: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)])
 
 
-def _refuse_gaps(store: Store, batches: list[str]) -> None:
+def _check_consecutive(store: Store, batches: list[str]) -> None:
     """A batch that is missing among those that are numbered was not fetched."""
     numbers = [int(match[1]) for name in batches if (match := re.fullmatch(r"data_batch_(\d+)(\.bin)?", name))]
     missing = sorted(set(range(1, max(numbers, default=0) + 1)) - set(numbers))
@@ -149,6 +149,6 @@ def _refuse_gaps(store: Store, batches: list[str]) -> None:
         raise UsageError(f"{store.location}: data_batch_{missing[0]} is missing among {len(numbers)}; fetch it again")
 
 
-def _refuse_large(title: str, size: int) -> None:
+def _check_size_limit(title: str, size: int) -> None:
     if size > MAX_BYTES:
         raise UsageError(f"{title}: {size} bytes are more than the {MAX_BYTES} of CIFAR's largest file")

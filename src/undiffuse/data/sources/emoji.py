@@ -57,7 +57,7 @@ def load(config: EmojiConfig) -> Dataset:
         if emoji.image not in name_of:
             skips.take(UsageError(f"{tree.location}: emoji.json lists {emoji.image} for {vendor}, and it is not there"))
     kept = [emoji for emoji in wanted if emoji.image in name_of]
-    skips.refuse_nothing_left(len(kept), len(every))
+    skips.check_images_left(len(kept), len(every))
     about = {
         "vendor": vendor,
         "skin_tones": f"{config.skin_tones}: {len(every) - len(wanted)} of {len(every)} images left out",
@@ -66,7 +66,7 @@ def load(config: EmojiConfig) -> Dataset:
     listed = {emoji.image for emoji in every}
     for image in sorted(set(name_of) - listed):
         tree.names.left_out.add(NOT_OF_THE_SET, name_of[image])
-    about |= tree.names.left_out.remarks
+    about |= tree.names.left_out.notes
     files = tree.files([name_of[emoji.image] for emoji in kept])
     classes = _classes(config, kept)
     captions = StringArray(emoji.caption for emoji in kept) if config.captions == "auto" else None

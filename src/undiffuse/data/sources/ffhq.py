@@ -12,7 +12,7 @@ import re
 
 from undiffuse.data.config import FfhqConfig
 from undiffuse.data.dataset import Dataset
-from undiffuse.data.sources.layout.splits import chosen_remark
+from undiffuse.data.sources.layout.splits import split_note
 from undiffuse.data.sources.layout.tree import open_tree
 from undiffuse.data.storage.encoded import load_encoded
 from undiffuse.data.storage.skips import Skips
@@ -49,11 +49,11 @@ def load(config: FfhqConfig) -> Dataset:
     split = config.split or ("train" if any(_is_of("train", number) for number in found) else "all")
     kept = [found[number] for number in sorted(found) if _is_of(split, number)]
     if not kept:
-        skips.refuse_nothing_left(0, skips.count) if skips.count else None
+        skips.check_images_left(0, skips.count) if skips.count else None
         raise UsageError(f"{config.location}: no image of split={split}; expected 00000/00000.png")
     tree.names.left_out.add_others(tree.names.others)
     about = {"licence": _LICENCE, "complete": f"{len(found)} of the {NUM_IMAGES} that were published"}
-    about |= tree.names.left_out.remarks | chosen_remark(len(kept), len(found), config.split)
+    about |= tree.names.left_out.notes | split_note(len(kept), len(found), config.split)
     return load_encoded(config, tree.files(kept), provenance=about, skips=skips)
 
 

@@ -86,5 +86,5 @@ def load(config: FolderConfig) -> Dataset:
     found = annotate(reader, names, config, skips)
     files = FolderFiles(root, names.images.select(found.rows))
     names.left_out.add_others(found.unread)
-    about = {**found.remarks, **names.left_out.remarks}
+    about = {**found.notes, **names.left_out.notes}
     return load_encoded(config, files, found.classes.labels, found.classes.names, found.captions, about, skips)

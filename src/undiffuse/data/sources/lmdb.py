@@ -76,7 +76,7 @@ def load(config: LmdbConfig) -> Dataset:
     skips = Skips(config.on_error)
     found = [(path, *opened) for path in _databases(config) if (opened := _opened(path, skips)) is not None]
     if not found or not any(len(values.keys) for _, _, values in found):
-        skips.refuse_nothing_left(0, 0) if skips.count else None
+        skips.check_images_left(0, 0) if skips.count else None
         raise UsageError(f"{config.location}: no images in the database; expected LSUN's keys and images")
     files = LmdbFiles(config.location, [file for _, file, _ in found], [values for *_, values in found])
     names = [_category(path) for path, *_ in found]

@@ -90,7 +90,7 @@ class Columns(NamedTuple):
     label: str | None
     caption: str | None
     class_names: tuple[str, ...]
-    remarks: dict[str, str]
+    notes: dict[str, str]
 
 
 def load(config: ParquetConfig) -> Dataset:
@@ -106,7 +106,7 @@ def load(config: ParquetConfig) -> Dataset:
     found = find_tables(config.location, config.split, skips.take)
     if config.location.is_dir():
         add_unread(left_out, config.location, [*found.paths, *found.others])
-    tables = Tables(_sound(found.paths, skips))
+    tables = Tables(_valid(found.paths, skips))
     columns = _columns(config, tables)
     if not len(tables):
         raise UsageError(f"{config.location}: the table has no rows; expected at least one image")
@@ -117,13 +117,13 @@ def load(config: ParquetConfig) -> Dataset:
     classes = labels.classes(codes, columns.class_names, str(config.location))
     kept = None if classes.labels is None else classes.labels[rows]
     texts = captions.select(caption_of[rows]) if len(captions) else None
-    about = {"source": str(config.location), "shards": str(len(tables.paths)), **columns.remarks, **labels.remarks}
-    about |= {**found.remarks, **left_out.remarks}
+    about = {"source": str(config.location), "shards": str(len(tables.paths)), **columns.notes, **labels.notes}
+    about |= {**found.notes, **left_out.notes}
     files = TableFiles(tables, columns.image, rows)
     return load_encoded(config, files, kept, classes.names, texts, about, skips)
 
 
-def _sound(paths: Sequence[Any], skips: Skips) -> list[Any]:
+def _valid(paths: Sequence[Any], skips: Skips) -> list[Any]:
     """The files that can be opened and whose columns are those of the first; the rest is given to ``skips``."""
     kept, schema = list[Any](), None
     for path in paths:
@@ -136,7 +136,7 @@ def _sound(paths: Sequence[Any], skips: Skips) -> list[Any]:
             continue
         schema = schema or found
         kept.append(path)
-    skips.refuse_nothing_left(len(kept), len(paths))
+    skips.check_images_left(len(kept), len(paths))
     return kept
 
 
@@ -174,21 +174,21 @@ def _columns(config: ParquetConfig, tables: Tables) -> Columns:
         hint = f"expected one of: {instead}" if instead else "it has none; take data.captions=none"
         raise UsageError(f"{where}: caption_column={caption} is no column of texts; {hint}")
     names = tuple(declared.get(label, {}).get("names", ())) if label is not None else ()
-    remarks = {"image_column": image, "label_column": label, "caption_column": caption}
+    notes = {"image_column": image, "label_column": label, "caption_column": caption}
     others = [name for name in classes if name != label]
     also = {"other_classes": f"{', '.join(others)} (data.label_column= takes one)"} if others else {}
     unread = [name for name in schema.names if name not in (image, label, caption, *others)]
     also |= {"columns_not_read": ", ".join(unread)} if unread else {}
-    return Columns(image, label, caption, names, {**{k: v for k, v in remarks.items() if v is not None}, **also})
+    return Columns(image, label, caption, names, {**{k: v for k, v in notes.items() if v is not None}, **also})
 
 
-def _chosen(asked: str, likely: Sequence[str], schema: Any, where: str) -> str | None:
+def _chosen(requested: str, likely: Sequence[str], schema: Any, where: str) -> str | None:
     """The column that is asked for, or the first of those that are likely."""
-    if asked == "auto":
+    if requested == "auto":
         return next(iter(likely), None)
-    if asked not in schema.names:
-        raise UsageError(f"{where}: no column {asked!r}; {nearest(asked, schema.names)}")
-    return asked
+    if requested not in schema.names:
+        raise UsageError(f"{where}: no column {requested!r}; {nearest(requested, schema.names)}")
+    return requested
 
 
 def _short(kind: Any) -> str:

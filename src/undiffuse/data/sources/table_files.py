@@ -33,7 +33,7 @@ class Found(NamedTuple):
 
     paths: list[Path]
     others: list[Path]
-    remarks: dict[str, str]
+    notes: dict[str, str]
 
 
 def find_tables(location: Path, split: str | None, take: Callable[[UsageError], None]) -> Found:
@@ -59,9 +59,9 @@ def find_tables(location: Path, split: str | None, take: Callable[[UsageError], 
     wanted = _wanted(counts, split, location)
     chosen = sorted((s for s in shards if s.split in wanted), key=lambda s: (s.split, s.of, s.number, s.path))
     for name in sorted(wanted):
-        _tell_missing(location, [shard for shard in chosen if shard.split == name], take)
+        _note_missing(location, [shard for shard in chosen if shard.split == name], take)
     others = [shard.path for shard in shards if shard.split not in wanted]
-    return Found([shard.path for shard in chosen], others, _remarks(counts, wanted))
+    return Found([shard.path for shard in chosen], others, _notes(counts, wanted))
 
 
 def _wanted(counts: Mapping[str, int], split: str | None, location: Path) -> set[str]:
@@ -86,7 +86,7 @@ def _wanted(counts: Mapping[str, int], split: str | None, location: Path) -> set
     return wanted
 
 
-def _remarks(counts: Mapping[str, int], wanted: set[str]) -> dict[str, str]:
+def _notes(counts: Mapping[str, int], wanted: set[str]) -> dict[str, str]:
     if len(counts) < 2:
         return {}
     taken, left = (
@@ -111,7 +111,7 @@ def _shard(path: Path, folder: Path, root: Path) -> Shard:
     return Shard(path, named, *((0, 1) if match is None else (int(match["number"]), int(match["count"]))))
 
 
-def _tell_missing(location: Path, shards: list[Shard], take: Callable[[UsageError], None]) -> None:
+def _note_missing(location: Path, shards: list[Shard], take: Callable[[UsageError], None]) -> None:
     for count in sorted({shard.of for shard in shards} - {1}):
         found = {shard.number for shard in shards if shard.of == count}
         missing = [number for number in range(min(count, 100_000)) if number not in found]

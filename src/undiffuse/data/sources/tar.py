@@ -20,7 +20,7 @@ from undiffuse.data.readers.file_at import FileAt
 from undiffuse.data.readers.tar_index import Headers, Member, MemoryAt, OpenedEachTime, Place
 from undiffuse.data.readers.text import readable
 from undiffuse.data.sources.layout.captions import complete_rows
-from undiffuse.data.sources.layout.classes import Classes, LabelColumn, depth_remark, folder_classes
+from undiffuse.data.sources.layout.classes import Classes, LabelColumn, depth_note, folder_classes
 from undiffuse.data.sources.layout.folder_files import add_unread
 from undiffuse.data.sources.layout.left_out import LeftOut
 from undiffuse.data.sources.layout.metadata import (
@@ -123,15 +123,15 @@ class _Samples:
         title = readable(f"{shard.path}!{image.name}")
         if image.size > MAX_IMAGE_BYTES:
             raise UsageError(f"{title}: {image.size} bytes are more than the {MAX_IMAGE_BYTES} read of an image")
-        said = _said(shard, sample.notes)
-        code = self.column.code(said.label, title) if self._wants_labels and said.label is not None else -1
+        annotation = _annotation(shard, sample.sidecars)
+        code = self.column.code(annotation.label, title) if self._wants_labels and annotation.label is not None else -1
         self.names.append(image.name)
         self.places.extend((number, image.offset, image.size))
         self.codes.append(code)
-        has_caption = self._wants_captions and said.caption is not None
+        has_caption = self._wants_captions and annotation.caption is not None
         self.caption_of.append(len(self.captions) if has_caption else -1)
         if has_caption:
-            self.captions.append(str(said.caption))
+            self.captions.append(str(annotation.caption))
 
 
 def _scattered(headers: Iterable[Member]) -> frozenset[str]:
@@ -142,11 +142,11 @@ def _scattered(headers: Iterable[Member]) -> frozenset[str]:
         return frozenset()
 
 
-def _said(shard: Place, notes: Members) -> Annotation:
+def _annotation(shard: Place, sidecars: Members) -> Annotation:
     """Class and caption of a sample; ``.cls`` and ``.txt`` count before ``.json``."""
-    said, texts = Annotation(None, None), dict[str, bytes]()
+    annotation, texts = Annotation(None, None), dict[str, bytes]()
     for ending in NOTES:
-        for member in notes.get(ending, []):
+        for member in sidecars.get(ending, []):
             title = readable(f"{shard.path}!{member.name}")
             if member.size > MAX_SIDECAR_BYTES or ending in texts:
                 what = "is there twice" if ending in texts else f"has {member.size} bytes; expected a short text"
@@ -154,14 +154,16 @@ def _said(shard: Place, notes: Members) -> Annotation:
             texts[ending] = shard.read(member.offset, member.size)
     base = readable(f"{shard.path}!")
     if "json" in texts:
-        title = base + readable(notes["json"][0].name)
-        said = annotation_in(parse_json(texts["json"], title), title)
+        title = base + readable(sidecars["json"][0].name)
+        annotation = annotation_in(parse_json(texts["json"], title), title)
     if "txt" in texts:
-        said = said._replace(caption=caption_text(texts["txt"], base + readable(notes["txt"][0].name)))
+        annotation = annotation._replace(caption=caption_text(texts["txt"], base + readable(sidecars["txt"][0].name)))
     if "cls" in texts:
-        label = caption_text(texts["cls"], base + readable(notes["cls"][0].name))
-        said = said._replace(label=int(label) if label.isascii() and label.isdecimal() and len(label) < 20 else label)
-    return said
+        label = caption_text(texts["cls"], base + readable(sidecars["cls"][0].name))
+        annotation = annotation._replace(
+            label=int(label) if label.isascii() and label.isdecimal() and len(label) < 20 else label
+        )
+    return annotation
 
 
 def load(config: TarConfig) -> Dataset:
@@ -181,7 +183,7 @@ def load(config: TarConfig) -> Dataset:
             shards.append(shard)
             samples.add_shard(len(shards) - 1, shard)
     if not len(samples.names):
-        skips.refuse_nothing_left(0, skips.count) if skips.count else None
+        skips.check_images_left(0, skips.count) if skips.count else None
         found = samples.left_out.text(warned=True) or samples.left_out.text(warned=False) or "no files"
         where = readable(str(config.location))
         raise UsageError(f"{where}: no image in the shards ({found}); expected members such as 000001.jpg")
@@ -193,10 +195,10 @@ def load(config: TarConfig) -> Dataset:
     if not parts.all_taken:
         absent = np.fromiter((not parts.takes(name) for name in samples.names), np.bool_)
     rows = complete_rows({"label": codes, "caption": caption_of}, absent, every.title, skips)
-    classes, remarks = _classes(config, samples, codes, rows, parts)
+    classes, notes = _classes(config, samples, codes, rows, parts)
     captions = samples.captions.select(caption_of[rows]) if len(samples.captions) else None
     files = TarFiles(config.location, shards, samples.names.select(rows), table[rows])
-    about |= {**parts.remarks, **remarks, **samples.column.remarks, **samples.left_out.remarks}
+    about |= {**parts.notes, **notes, **samples.column.notes, **samples.left_out.notes}
     return load_encoded(config, files, classes.labels, classes.names, captions, about, skips)
 
 
@@ -208,8 +210,8 @@ def _paths(config: TarConfig, left_out: LeftOut) -> tuple[list[Path], dict[str, 
         add_unread(left_out, location, paths)
     if names_each(location):
         return paths, {}
-    chosen, remark = take_shards(paths, config.split, location)
-    return chosen, {"splits": remark} if remark else {}
+    chosen, note = take_shards(paths, config.split, location)
+    return chosen, {"splits": note} if note else {}
 
 
 def _shards(paths: Sequence[Path], skips: Skips) -> Iterator[Place]:
@@ -241,7 +243,7 @@ def _classes(
     names = names if parts.all_taken else StringArray(map(parts.class_path, names))
     folders = folder_classes(names, config.labels, config.location)
     if folders is None:
-        return Classes(None, ()), depth_remark(names)
+        return Classes(None, ()), depth_note(names)
     column = LabelColumn()
     codes = np.fromiter((column.code(folder, str(config.location)) for folder in folders), np.int64)
-    return column.classes(codes), column.remarks
+    return column.classes(codes), column.notes

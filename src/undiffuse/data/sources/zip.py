@@ -15,7 +15,7 @@ import numpy as np
 
 from undiffuse.data.config import ZipConfig
 from undiffuse.data.dataset import Dataset, Hashes, Indices
-from undiffuse.data.readers.decoding.remarks import stored_with
+from undiffuse.data.readers.decoding.notes import storage_record
 from undiffuse.data.readers.file_at import FileAt
 from undiffuse.data.readers.text import readable
 from undiffuse.data.readers.zip_index import (
@@ -28,7 +28,7 @@ from undiffuse.data.readers.zip_index import (
     read_entries,
 )
 from undiffuse.data.sources.layout.captions import SidecarReader, annotate
-from undiffuse.data.sources.layout.folder_files import Names, is_image_file, is_shown, refuse_without_images
+from undiffuse.data.sources.layout.folder_files import Names, check_has_images, is_image_file, is_shown
 from undiffuse.data.sources.layout.left_out import ARCHIVE, ARCHIVE_BEFORE, HIDDEN, LINK, LeftOut, kind_of
 from undiffuse.data.sources.layout.metadata import parse_json
 from undiffuse.data.sources.layout.sample_sets import without_grids
@@ -211,16 +211,16 @@ def load(config: ZipConfig) -> Dataset:
     file, skips = FileAt(config.location), Skips(config.on_error)
     index = ZipIndex(file, skips)
     if skips.count and not index.images.names:
-        skips.refuse_nothing_left(0, skips.count)
+        skips.check_images_left(0, skips.count)
     names = index.names
     nested = f"unpack {config.location} and name what is in it" if index.left_out.count_of(ARCHIVE) else ""
-    refuse_without_images(names, config.location, "archive", nested)
+    check_has_images(names, config.location, "archive", nested)
     reader = ZipSidecars(file, index.others)
     names, kept = without_grids(reader, names, skips)
     found = annotate(reader, names, config, skips)
     hashes, prepared = _original_hashes(file, index), _prepared(file, index)
     index.left_out.add_others(name for name in found.unread if name not in (ORIGINAL_HASHES, MANIFEST))
-    about = {**found.remarks, **index.left_out.remarks, **prepared}
+    about = {**found.notes, **index.left_out.notes, **prepared}
     files = zip_files(file, index.images, kept[found.rows], hashes)
     return load_encoded(config, files, found.classes.labels, found.classes.names, found.captions, about, skips)
 
@@ -263,4 +263,4 @@ def _prepared(file: FileAt, index: ZipIndex) -> dict[str, str]:
     except (UsageError, TypeError, KeyError, AttributeError):  # somebody else's manifest
         return {}
     licence = {"licence": source["licence"]} if "licence" in source else {}
-    return {"prepared_from": about, **licence, **{key: str(text) for key, text in stored_with(found).items()}}
+    return {"prepared_from": about, **licence, **{key: str(text) for key, text in storage_record(found).items()}}

@@ -120,11 +120,11 @@ def open_cached(config: EncodedConfig) -> Dataset | None:
     except UndiffuseError as error:
         _log.warning("%s; the cache is built anew", error)
         return None
-    tell(config.location, kept.provenance)
+    on_progress(config.location, kept.provenance)
     return kept
 
 
-def tell(location: Path, provenance: Mapping[str, str]) -> None:
+def on_progress(location: Path, provenance: Mapping[str, str]) -> None:
     """Say what a person should know of a set when it is opened."""
     for key in ("skipped", "left_out", "splits", "masks", "classes_joined", "classes_called", "size_chosen"):
         if key in provenance:
@@ -147,11 +147,11 @@ class CacheWriter:
         self._folder.mkdir(parents=True)
         self._pixels = (self._folder / PIXELS).open("wb")
         self._checks = array("I")
-        self.sound = True
+        self.valid = True
 
     def add(self, pixels: npt.NDArray[np.uint8]) -> None:
         """One more image."""
-        if not self.sound:
+        if not self.valid:
             return
         try:
             self._pixels.write(pixels.data)
@@ -168,7 +168,7 @@ class CacheWriter:
         Returns:
             the set as it is kept now, or ``dataset`` where it could not be.
         """
-        if self.sound:
+        if self.valid:
             try:
                 self._put_in_place(dataset)
                 return MappedSet(self.place)
@@ -195,7 +195,7 @@ class CacheWriter:
             self._folder.rename(temporary)
 
     def _give_up(self, error: Exception) -> None:
-        self.sound = False
+        self.valid = False
         self.discard()
         _log.warning("%s: not kept decoded in %s (%s); it is decoded while training", *self._whom(), error)
 

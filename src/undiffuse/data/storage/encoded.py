@@ -32,9 +32,9 @@ from undiffuse.data.readers.decoding.image import (
     with_channels,
     without_warnings,
 )
+from undiffuse.data.readers.decoding.notes import DecodingNotes
 from undiffuse.data.readers.decoding.plain_png import read_plain_png
-from undiffuse.data.readers.decoding.remarks import Remarks
-from undiffuse.data.storage.cache import CacheWriter, caching, tell
+from undiffuse.data.storage.cache import CacheWriter, caching, on_progress
 from undiffuse.data.storage.encoded_files import EncodedFiles, Titles
 from undiffuse.data.storage.listing import FileListing, only_lists
 from undiffuse.data.storage.skips import Skips
@@ -57,7 +57,7 @@ class DecodedItem(NamedTuple):
 
     pixels: Pixels
     hash: bytes
-    remarks: tuple[str, ...]
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Preprocessing:
         pixels, found = (plain, None) if plain is not None else self._made(source, files.title(index))
         leading = files.split_hash(index)
         digest = content_hash(from_array(pixels) if found is None else found.image)
-        return DecodedItem(pixels, leading + digest[len(leading) :], () if found is None else found.remarks)
+        return DecodedItem(pixels, leading + digest[len(leading) :], () if found is None else found.notes)
 
     def _plain(self, source: Path | bytes) -> Pixels | None:
         """Of a file as ``data prepare`` writes them, which needs neither decoder nor filter."""
@@ -143,12 +143,12 @@ def load_encoded(
     if only_lists():
         return FileListing(config.name, files, labels, class_names, captions, provenance or {}, skips)
     with without_warnings():
-        plan, rows, remarks = _make_plan(config, files, skips)
+        plan, rows, notes = _make_plan(config, files, skips)
         size = math.prod(plan.shape)
         with caching(config, len(rows), size, len(rows) * size <= MAX_BYTES_IN_MEMORY) as store:
-            decoding = Remarks()
+            decoding = DecodingNotes()
             array, hashes, rows = _decode(plan, files, rows, skips, store, decoding)
-            about = _about(plan, files, {**(provenance or {}), **skips.report, **decoding.report, **remarks})
+            about = _about(plan, files, {**(provenance or {}), **skips.report, **decoding.report, **notes})
             kept_labels = None if labels is None else np.asarray(labels, dtype=np.int64)[rows]
             texts = None if captions is None else StringArray.of(captions).select(rows)
             lazy = _Lazy(config.name, plan, files, rows, kept_labels, class_names, about, hashes, texts)
@@ -158,15 +158,15 @@ def load_encoded(
     return ArrayDataset(config.name, array, kept_labels, class_names, about, hashes, Titles(files, rows), texts)
 
 
-def _about(plan: Preprocessing, files: EncodedFiles, remarks: Mapping[str, str]) -> dict[str, str]:
+def _about(plan: Preprocessing, files: EncodedFiles, notes: Mapping[str, str]) -> dict[str, str]:
     """A set's provenance; what a person should know of is logged too."""
     about = {
         "source": str(files.location),
         "licence": "not stated: that of the images",
         "options": plan.options_text,
-        **remarks,
+        **notes,
     }
-    tell(files.location, about)
+    on_progress(files.location, about)
     return about
 
 
@@ -178,8 +178,8 @@ def _make_plan(
         plan = Preprocessing(config.target, config.channels, config.fit, config.upscale, config.background)
         return plan, np.arange(len(files)), {}
     headers, rows = _headers(config, files, skips)
-    plan, remarks = preprocessing_for(config, headers)
-    return plan, rows, remarks
+    plan, notes = preprocessing_for(config, headers)
+    return plan, rows, notes
 
 
 def _headers(config: EncodedConfig, files: EncodedFiles, skips: Skips) -> tuple[npt.NDArray[np.int32], Indices]:
@@ -194,7 +194,7 @@ def _headers(config: EncodedConfig, files: EncodedFiles, skips: Skips) -> tuple[
                 readable[index] = True
             except UsageError as error:
                 skips.take(error)
-    skips.refuse_nothing_left(int(readable.sum()), len(files))
+    skips.check_images_left(int(readable.sum()), len(files))
     return headers[readable], np.flatnonzero(readable)
 
 
@@ -210,15 +210,20 @@ def preprocessing_for(config: ImageConfig, headers: npt.NDArray[np.int32]) -> tu
     smallest, largest = sizes[sizes.min(axis=1).argmin()], sizes[sizes.min(axis=1).argmax()]
     reach, count = int((shorter >= side).sum()), len(shorter)
     others = ", the others enlarged" if reach < count else ""
-    remark = (
+    note = (
         f"the images differ in size ({smallest[0]}x{smallest[1]} to {largest[0]}x{largest[1]}, height x width); "
         f"taking data.size={side}, which {reach:,} of {count:,} reach{others}; set it to choose another"
     )
-    return Preprocessing((side, side), channels, config.fit, True, config.background), {"size_chosen": remark}
+    return Preprocessing((side, side), channels, config.fit, True, config.background), {"size_chosen": note}
 
 
 def _decode(
-    plan: Preprocessing, files: EncodedFiles, rows: Indices, skips: Skips, store: CacheWriter | None, decoding: Remarks
+    plan: Preprocessing,
+    files: EncodedFiles,
+    rows: Indices,
+    skips: Skips,
+    store: CacheWriter | None,
+    decoding: DecodingNotes,
 ) -> tuple[Pixels | None, Hashes, Indices]:
     """One pass over the files: checks and hashes each; the pixels go to the store, or to memory where they fit."""
     in_memory = store is None and len(rows) * math.prod(plan.shape) <= MAX_BYTES_IN_MEMORY
@@ -237,11 +242,11 @@ def _decode(
                 array[count] = result.pixels
             if store is not None:
                 store.add(result.pixels)
-            decoding.take(result.remarks)
+            decoding.take(result.notes)
             hashes[count] = np.frombuffer(result.hash, dtype=np.uint8)
             kept[position] = True
             count += 1
-    skips.refuse_nothing_left(count, len(files))
+    skips.check_images_left(count, len(files))
     if array is not None and count < len(array):
         array = array[:count].copy()
     return array, hashes[:count], rows[kept]

@@ -8,7 +8,7 @@ from undiffuse.wording import counted
 _NAMED = 3  # skipped files named in the report; the rest are counted
 
 
-class _RefusedError(UsageError):
+class _InvalidPickleError(UsageError):
     """What is not to be skipped, with the advice of how it might be."""
 
     def __init__(self, error: UsageError) -> None:
@@ -36,10 +36,10 @@ class Skips:
         Raises:
             UsageError: unless such things are to be skipped.
         """
-        if isinstance(error, _RefusedError):  # by this very set of skips, further inside
+        if isinstance(error, _InvalidPickleError):  # by this very set of skips, further inside
             raise error
         if self._on_error != "skip":
-            raise _RefusedError(error) from None
+            raise _InvalidPickleError(error) from None
         self.count += 1
         if self.count <= _NAMED:
             self._first.append(str(error))
@@ -51,7 +51,7 @@ class Skips:
         text = f"{counted(self.count, 'file')} left out: {'; '.join(self._first)}{more}"
         return {"skipped": text} if self.count else {}
 
-    def refuse_nothing_left(self, kept: int, count: int) -> None:
+    def check_images_left(self, kept: int, count: int) -> None:
         """Raise where none of ``count`` images is left."""
         if kept == 0:
             first = f"; the first: {self._first[0]}" if self._first else ""

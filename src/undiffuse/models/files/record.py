@@ -60,7 +60,7 @@ class DataSection(BaseModel):
         fingerprint: of the training part.
         train, validation: items in each part.
         validation_fingerprint: of the held-out part; earlier versions kept none.
-        stored_with: what the images' files held that 8 bits of grey or RGB do not; earlier versions did not say.
+        storage_record: what the images' files held that 8 bits of grey or RGB do not; earlier versions did not say.
     """
 
     model_config = ConfigDict(frozen=True, strict=True)
@@ -69,7 +69,7 @@ class DataSection(BaseModel):
     train: Annotated[int, Field(ge=0)]
     validation: Annotated[int, Field(ge=0)]
     validation_fingerprint: str | None = None
-    stored_with: dict[str, str] | None = None
+    storage_record: dict[str, str] | None = None
 
 
 def check_format(version: object, what: str) -> None:

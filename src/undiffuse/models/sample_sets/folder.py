@@ -56,9 +56,11 @@ class SampleSet:
         check_grid(shown)
         self.out, self.shared, self.seeds, self.names, self.shape = out, dict(shared), seeds, names, shape
         self.shown, self.points = shown, not Space.of_data(shape).is_image
-        asked = json.dumps([made_by, self.shared, seeds.start, len(seeds), list(names), list(shape)], sort_keys=True)
+        requested = json.dumps(
+            [made_by, self.shared, seeds.start, len(seeds), list(names), list(shape)], sort_keys=True
+        )
         place = out.resolve()
-        self.folder = place.with_name(f".{place.name}.{hashlib.sha256(asked.encode()).hexdigest()[:12]}.partial")
+        self.folder = place.with_name(f".{place.name}.{hashlib.sha256(requested.encode()).hexdigest()[:12]}.partial")
         self.nfe, self.partial_nfe = self._costs()
 
     def __len__(self) -> int:

@@ -21,7 +21,7 @@ from pydantic import Field
 from torch import Tensor
 
 from undiffuse.models.classes import Classes
-from undiffuse.observer import Tell
+from undiffuse.observer import ProgressCallback
 from undiffuse.samplers.base import Progress
 from undiffuse.studies.images.context import ClassOptions, ImageStudyContext, Plan, sampling_plan
 from undiffuse.studies.images.times import time_label, visible
@@ -64,7 +64,7 @@ class Film(NamedTuple):
     final: Tensor
 
 
-def film(context: ImageStudyContext, plan: Plan, num: int, class_name: Classes, tell: Tell) -> Film:
+def film(context: ImageStudyContext, plan: Plan, num: int, class_name: Classes, on_progress: ProgressCallback) -> Film:
     """Draw samples and keep every step."""
     times = context.times(plan.steps)
     noise = context.noise(num)
@@ -74,7 +74,7 @@ def film(context: ImageStudyContext, plan: Plan, num: int, class_name: Classes, 
     def keep(progress: Progress) -> None:
         x.append(progress.x.cpu())
         x_0.append(progress.x_0.cpu())
-        tell(progress.index + 1, progress.count)
+        on_progress(progress.index + 1, progress.count)
 
     final = context.denoise_from(
         start.to(context.device),
@@ -118,12 +118,12 @@ def determined_from(share: Tensor, level: float = 0.5) -> int:
 
 
 def study_denoising_trajectory(
-    context: ImageStudyContext, options: DenoisingTrajectoryOptions, folder: Path, tell: Tell
+    context: ImageStudyContext, options: DenoisingTrajectoryOptions, folder: Path, on_progress: ProgressCallback
 ) -> list[StudyFigure]:
     """``denoising_trajectory.png``: filmstrips of x_t and x_0-hat, and the distance of x_0-hat from the sample."""
     own = sampling_plan(context, options.sampler, options.steps)
     plan = own if options.steps is not None else own._replace(steps=max(own.steps, _STEPS))
-    done = film(context, plan, options.num, options.requested, tell)
+    done = film(context, plan, options.num, options.requested, on_progress)
     limits = _LARGE, max(2 * _LARGE, max(context.shape[1:]) / 4)
     share = missing(done, limits)
     figure, axes = image_grid.draw(_strips(context, done, options.rows), num_charts=2, chart_height=430, chart_gap=210)

@@ -30,7 +30,7 @@ from undiffuse.core.process import Process
 from undiffuse.core.random import derived_seed
 from undiffuse.core.rows import per_row
 from undiffuse.errors import UsageError
-from undiffuse.observer import Tell
+from undiffuse.observer import ProgressCallback
 from undiffuse.studies.images.context import ImageStudyContext
 from undiffuse.studies.images.times import matched_times, time_label, visible
 from undiffuse.studies.plots import image_grid, plot_style
@@ -140,7 +140,14 @@ class Measured(NamedTuple):
 
 
 def measure(
-    process: Process, times: Tensor, at: list[int], shown: list[int], x_0: Tensor, rows: int, draw: Draw, tell: Tell
+    process: Process,
+    times: Tensor,
+    at: list[int],
+    shown: list[int],
+    x_0: Tensor,
+    rows: int,
+    draw: Draw,
+    on_progress: ProgressCallback,
 ) -> Measured:
     """Compose all steps, and take the moments at the knots ``at`` and films at the knots ``shown``."""
     mean, std = float(x_0.mean()), float(x_0.std(correction=0)) or 1.0
@@ -155,7 +162,7 @@ def measure(
                     moments[way].append(_moments(value))
                 if knot in shown:
                     films[way].append(value[0, :rows].clone())
-        tell(knot, len(times) - 1)
+        on_progress(knot, len(times) - 1)
     single, direct = (torch.tensor(values, dtype=torch.float64).T for values in moments)
     return Measured(
         mean,
@@ -176,7 +183,9 @@ def _moments(both: Tensor) -> tuple[float, float, float]:
     return float(raw.mean()), float(unit.mean()), float(unit.var(correction=0))
 
 
-def study_forward(context: ImageStudyContext, options: ForwardOptions, folder: Path, tell: Tell) -> list[StudyFigure]:
+def study_forward(
+    context: ImageStudyContext, options: ForwardOptions, folder: Path, on_progress: ProgressCallback
+) -> list[StudyFigure]:
     """``forward.png``: both filmstrips of the same images, and mean and variance of both over time."""
     process, times = context.process, chain_times(context.process, options.steps)
     count = len(times) - 1
@@ -186,7 +195,14 @@ def study_forward(context: ImageStudyContext, options: ForwardOptions, folder: P
     generator = torch.Generator().manual_seed(derived_seed(context.seed, "study forward"))
     x_0 = context.to_x(context.real(options.num)).cpu()
     done = measure(
-        process, times, at, shown, x_0, options.rows, lambda like: torch.randn(like.shape, generator=generator), tell
+        process,
+        times,
+        at,
+        shown,
+        x_0,
+        options.rows,
+        lambda like: torch.randn(like.shape, generator=generator),
+        on_progress,
     )
     error = sampling_error(process, times[at], 1.0, x_0.numel())
     curve = expected(process, times[at], 0.0, 1.0)

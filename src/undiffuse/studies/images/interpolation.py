@@ -24,7 +24,7 @@ from torch import Tensor
 from undiffuse.core.condition import Condition
 from undiffuse.core.denoiser import Denoiser
 from undiffuse.errors import UsageError
-from undiffuse.observer import Tell
+from undiffuse.observer import ProgressCallback
 from undiffuse.samplers import make_sampler
 from undiffuse.samplers.base import FixedBatchDenoiser
 from undiffuse.samplers.inversion import generate, invert, ode_range
@@ -127,7 +127,7 @@ class Pairs(NamedTuple):
 
 
 def interpolate(
-    context: ImageStudyContext, way: Way, pairs: Pairs, t: float, weights: list[float], tell: Tell
+    context: ImageStudyContext, way: Way, pairs: Pairs, t: float, weights: list[float], on_progress: ProgressCallback
 ) -> Mixes:
     """Encode both images of each pair to ``t``, mix, decode; at ``t`` = 0 the images themselves are mixed.
 
@@ -135,13 +135,13 @@ def interpolate(
         The frames, and the time that was gone to: ``t``, or the noisiest that the model and the grid know.
     """
     if way.deterministic:
-        return _along_the_ode(context, way, pairs, t, weights, tell)
+        return _along_the_ode(context, way, pairs, t, weights, on_progress)
     t = min(t, float(context.times(way.plan.steps)[0]))
     if t == 0:
         return _untouched(way, pairs, weights)
     eps = SeededNoise(pairs.seeds).prior(torch.empty(len(pairs.a), *context.shape))
     x_t = mixed(context.diffuse(pairs.a, t, eps), context.diffuse(pairs.b, t, eps), weights, way.mix)
-    return Mixes(t, _sampled(context, way, pairs, t, x_t, tell))
+    return Mixes(t, _sampled(context, way, pairs, t, x_t, on_progress))
 
 
 def _untouched(way: Way, pairs: Pairs, weights: list[float]) -> Mixes:
@@ -154,7 +154,7 @@ def _sampled(
     pairs: Pairs,
     t: float,
     x_t: Tensor,
-    tell: Tell,
+    on_progress: ProgressCallback,
     denoiser: Denoiser | None = None,
 ) -> Tensor:
     """x_t (P, F, C, H, W) finished by the sampler, all frames of a pair with the same step noise."""
@@ -165,7 +165,7 @@ def _sampled(
         sampler=way.plan.sampler,
         noise=SeededNoise([seed for seed in pairs.seeds for _ in range(count)]),
         cond=_repeated(pairs.cond, len(x_t), count),
-        callback=lambda progress: tell(progress.index + 1, progress.count),
+        callback=lambda progress: on_progress(progress.index + 1, progress.count),
         denoiser=denoiser,
     )
     return x.cpu().reshape(x_t.shape)
@@ -177,7 +177,7 @@ def _repeated(cond: Condition | None, num: int, count: int) -> Condition | None:
 
 
 def _along_the_ode(
-    context: ImageStudyContext, way: Way, pairs: Pairs, t: float, weights: list[float], tell: Tell
+    context: ImageStudyContext, way: Way, pairs: Pairs, t: float, weights: list[float], on_progress: ProgressCallback
 ) -> Mixes:
     """Encoded unclipped and in full precision, so that the way can be gone back."""
     denoiser: Denoiser = FixedBatchDenoiser(context.module.denoiser("fp32").eval(), _BLOCK)
@@ -192,7 +192,7 @@ def _along_the_ode(
     z = mixed(latents[: len(pairs.a)], latents[len(pairs.a) :], weights, way.mix)
     if not way.ode:
         x_t = context.process.start_std(t) * z
-        return Mixes(t, _sampled(context, way, pairs, t, x_t, tell, context.unguided))
+        return Mixes(t, _sampled(context, way, pairs, t, x_t, on_progress, context.unguided))
     cond = _repeated(pairs.cond, *z.shape[:2])
     x = generate(denoiser, z.flatten(0, 1), cond=cond, log_snr_range=(here, high), num_steps=steps).x
     return Mixes(t, x.cpu().reshape(z.shape))
@@ -244,7 +244,7 @@ def _mean_ratio(above: Tensor, below: Tensor) -> float:
 
 
 def study_interpolation(
-    context: ImageStudyContext, options: InterpolationOptions, folder: Path, tell: Tell
+    context: ImageStudyContext, options: InterpolationOptions, folder: Path, on_progress: ProgressCallback
 ) -> list[StudyFigure]:
     """``interpolation.png``: pairs at one t; ``coarse_to_fine.png``: the first pair over t."""
     way, weights = way_of(context, options), evenly(options.frames)
@@ -255,8 +255,8 @@ def study_interpolation(
     levels = sorted({float(level) for level in times}, reverse=True)
     total = 1 + len(levels)
 
-    def part(number: int) -> Tell:
-        return lambda done, count: tell(1000 * number + 1000 * done // count, 1000 * total)
+    def part(number: int) -> ProgressCallback:
+        return lambda done, count: on_progress(1000 * number + 1000 * done // count, 1000 * total)
 
     one = interpolate(context, way, pairs, t, weights, part(0))
     row = slice(options.pair - 1, options.pair)
@@ -264,7 +264,7 @@ def study_interpolation(
     many = []
     for number, level in enumerate(levels):
         many.append(interpolate(context, way, chosen, level, weights, part(1 + number)))
-        tell(1000 * (2 + number), 1000 * total)
+        on_progress(1000 * (2 + number), 1000 * total)
     legibility = Legibility(context)
     return [
         _pairs_figure(context, way, pairs, one, weights, legibility, folder),

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from undiffuse.config import FrozenModel
 from undiffuse.metrics.neighbours import Neighbours
-from undiffuse.observer import Tell
+from undiffuse.observer import ProgressCallback
 from undiffuse.studies.images.context import ImageArray, ImageStudyContext
 from undiffuse.studies.images.reference_distances import (
     COPY,
@@ -73,14 +73,14 @@ class Material(NamedTuple):
 
 
 def study_neighbours(
-    context: ImageStudyContext, options: NeighboursOptions, folder: Path, tell: Tell
+    context: ImageStudyContext, options: NeighboursOptions, folder: Path, on_progress: ProgressCallback
 ) -> list[StudyFigure]:
     """Write ``neighbours_pixels.png``, ``neighbours_features.png`` and ``neighbours_crop.png``."""
     extractor = extractor_of(context, options.features)
     references, positions = references_of(context, options.references)
     real = real_of(context, options.real, references, "neighbours")
     total = options.num + 3 * 64  # the searches take about as long as so many samples
-    samples, _ = draw(context, options.num, lambda done: tell(done, total))
+    samples, _ = draw(context, options.num, lambda done: on_progress(done, total))
     material = Material(samples, real, references, positions)
     spaces: dict[str, tuple[str, Space]] = {
         "pixels": ("pixels", lambda images: images),
@@ -90,7 +90,7 @@ def study_neighbours(
     figures = []
     for number, (key, (words, space)) in enumerate(spaces.items(), 1):
         figures.append(_study_figure(context, key, words, space, material, options, folder))
-        tell(options.num + 64 * number, total)
+        on_progress(options.num + 64 * number, total)
     return figures
 
 

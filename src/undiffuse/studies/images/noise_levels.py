@@ -25,7 +25,7 @@ from undiffuse.errors import UsageError
 from undiffuse.losses.density import TIME_DENSITIES
 from undiffuse.losses.levels import loss_by_level
 from undiffuse.losses.weighting import WEIGHTINGS, LogWeight
-from undiffuse.observer import Tell
+from undiffuse.observer import ProgressCallback
 from undiffuse.samplers.grids import WIDEST_LOG_SNR
 from undiffuse.studies.images.context import ImageStudyContext
 from undiffuse.studies.plots.plot_style import (
@@ -119,18 +119,18 @@ class Curves(NamedTuple):
 
 
 def study_noise_levels(
-    context: ImageStudyContext, options: NoiseLevelsOptions, folder: Path, tell: Tell
+    context: ImageStudyContext, options: NoiseLevelsOptions, folder: Path, on_progress: ProgressCallback
 ) -> list[StudyFigure]:
     """Draw the errors and write ``noise_levels.png``."""
     log_snr = level_grid(context, options.levels)
-    errors = _errors(context, options.num, log_snr, tell)
+    errors = _errors(context, options.num, log_snr, on_progress)
     factor = _factor(context, options.error, log_snr)
     curves = Curves(log_snr, errors, _trivial(context, log_snr), options.error, factor)
     _draw(folder / "noise_levels.png", curves, training_levels(context))
     return [_study_figure(_numbers(context.process, curves), options, "held_out" in errors)]
 
 
-def _errors(context: ImageStudyContext, num: int, log_snr: Tensor, tell: Tell) -> dict[str, Tensor]:
+def _errors(context: ImageStudyContext, num: int, log_snr: Tensor, on_progress: ProgressCallback) -> dict[str, Tensor]:
     """Errors of the noise (L, B) of each split; row i of both meets the same noise."""
     train, held_out = context.data
     splits = {"training": train, "held_out": held_out}
@@ -142,7 +142,7 @@ def _errors(context: ImageStudyContext, num: int, log_snr: Tensor, tell: Tell) -
         for index in range(len(log_snr)):
             noise = context.noise(count, first=index * num)
             rows.append(loss_by_level(context.module, x_0, log_snr[index : index + 1], noise))
-            tell(number * len(log_snr) + index + 1, total)
+            on_progress(number * len(log_snr) + index + 1, total)
         errors[split] = torch.cat(rows)
     return errors
 

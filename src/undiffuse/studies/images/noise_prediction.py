@@ -23,7 +23,7 @@ from undiffuse.core.denoiser import Denoiser
 from undiffuse.core.parameterization import eps_of
 from undiffuse.models.base import denoising
 from undiffuse.models.saved import build_fresh
-from undiffuse.observer import Tell
+from undiffuse.observer import ProgressCallback
 from undiffuse.studies.images.context import ImageArray, ImageStudyContext
 from undiffuse.studies.images.noise_levels import level_grid
 from undiffuse.studies.plots import image_grid
@@ -57,7 +57,7 @@ class Moments(dict[str, Tensor]):
 
 
 def study_noise_prediction(
-    context: ImageStudyContext, options: NoisePredictionOptions, folder: Path, tell: Tell
+    context: ImageStudyContext, options: NoisePredictionOptions, folder: Path, on_progress: ProgressCallback
 ) -> list[StudyFigure]:
     """Write ``noise_prediction.png`` and ``noise_moments.png``."""
     before, after = untrained_denoiser(context), context.module.denoiser().eval()
@@ -68,7 +68,7 @@ def study_noise_prediction(
     curves: dict[str, Moments] = {}
     for number, (name, denoiser) in enumerate((("before training", before), ("trained", after))):
         curves[name] = moments_of(context, denoiser, x_0, log_snr)
-        tell(number + 1, 2)
+        on_progress(number + 1, 2)
     curves["true"] = _true(context, x_0, log_snr)
     _draw(context, folder / "noise_moments.png", log_snr, curves)
     return _study_figures(context, log_snr, curves, shown)

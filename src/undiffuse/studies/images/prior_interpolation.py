@@ -27,7 +27,7 @@ from undiffuse.core.condition import Condition
 from undiffuse.errors import UsageError
 from undiffuse.models.base import OneStepGenerator
 from undiffuse.models.classes import Classes
-from undiffuse.observer import Tell
+from undiffuse.observer import ProgressCallback
 from undiffuse.samplers import make_sampler
 from undiffuse.samplers.noise import SeededNoise
 from undiffuse.studies.images.context import ClassOptions, ImageStudyContext, Plan, sampling_plan
@@ -97,7 +97,12 @@ class Way(Protocol):
         ...
 
     def samples(
-        self, context: ImageStudyContext, z: Tensor, seeds: Sequence[int], cond: Condition | None, tell: Tell
+        self,
+        context: ImageStudyContext,
+        z: Tensor,
+        seeds: Sequence[int],
+        cond: Condition | None,
+        on_progress: ProgressCallback,
     ) -> Tensor:
         """Samples (B, C, H, W) in [-1, 1] from z (B, ...); ``seeds`` of whatever is drawn on the way."""
         ...
@@ -115,7 +120,12 @@ class Denoised:
         return context.noise(count).prior(torch.empty(count, *context.shape))
 
     def samples(
-        self, context: ImageStudyContext, z: Tensor, seeds: Sequence[int], cond: Condition | None, tell: Tell
+        self,
+        context: ImageStudyContext,
+        z: Tensor,
+        seeds: Sequence[int],
+        cond: Condition | None,
+        on_progress: ProgressCallback,
     ) -> Tensor:
         """All steps of the sampler."""
         times = context.times(self.plan.steps)
@@ -125,7 +135,7 @@ class Denoised:
             sampler=self.plan.sampler,
             noise=SeededNoise(seeds),
             cond=cond,
-            callback=lambda progress: tell(progress.index + 1, progress.count),
+            callback=lambda progress: on_progress(progress.index + 1, progress.count),
         )
 
 
@@ -140,10 +150,15 @@ class Decoded:
         return self.system.latents(context.seeds(count))
 
     def samples(
-        self, context: ImageStudyContext, z: Tensor, seeds: Sequence[int], cond: Condition | None, tell: Tell
+        self,
+        context: ImageStudyContext,
+        z: Tensor,
+        seeds: Sequence[int],
+        cond: Condition | None,
+        on_progress: ProgressCallback,
     ) -> Tensor:
         """The generator's."""
-        tell(1, 1)
+        on_progress(1, 1)
         return self.system.decode(z.to(context.device), cond)
 
 
@@ -162,7 +177,13 @@ def way_of(context: ImageStudyContext, options: PriorInterpolationOptions) -> Wa
 
 
 def frames_between(
-    context: ImageStudyContext, way: Way, mix: str, pairs: int, weights: list[float], class_name: Classes, tell: Tell
+    context: ImageStudyContext,
+    way: Way,
+    mix: str,
+    pairs: int,
+    weights: list[float],
+    class_name: Classes,
+    on_progress: ProgressCallback,
 ) -> Frames:
     """Samples that start between the noises of ``pairs`` pairs of seeds.
 
@@ -175,12 +196,12 @@ def frames_between(
     seeds = [seed for seed in context.seeds(2 * pairs)[0::2] for _ in range(count)]
     cond = context.condition(pairs, class_name)
     rows = torch.arange(pairs).repeat_interleave(count).to(context.device)
-    x = way.samples(context, z.flatten(0, 1), seeds, cond.select(rows) if cond is not None else None, tell)
+    x = way.samples(context, z.flatten(0, 1), seeds, cond.select(rows) if cond is not None else None, on_progress)
     return Frames(norm / norm[:, [0, -1]].mean(1, keepdim=True), x.cpu().reshape(pairs, count, *context.shape))
 
 
 def study_prior_interpolation(
-    context: ImageStudyContext, options: PriorInterpolationOptions, folder: Path, tell: Tell
+    context: ImageStudyContext, options: PriorInterpolationOptions, folder: Path, on_progress: ProgressCallback
 ) -> list[StudyFigure]:
     """``prior_interpolation.png``: one row per pair of seeds, norms and legibility below."""
     way = way_of(context, options)
@@ -190,7 +211,7 @@ def study_prior_interpolation(
     for number, mix in enumerate(mixes):
 
         def part(step: float, count: float, number: int = number) -> None:
-            tell(number * count + step, parts * count)
+            on_progress(number * count + step, parts * count)
 
         done[mix] = frames_between(context, way, mix, options.pairs, weights, options.requested, part)
     legibility = Legibility(context)

@@ -34,15 +34,15 @@ Space = Callable[[Tensor], Tensor]
 Search = Callable[[Tensor, Tensor, int], Neighbours]
 
 
-def _report(tell: Callable[[float], None], start: int, first: int, progress: Progress) -> None:
+def _report(on_progress: Callable[[float], None], start: int, first: int, progress: Progress) -> None:
     """A step of the samples from ``start`` on is made, which counts for a part of each."""
-    tell(start + len(progress.x) * (progress.index + 1) / progress.count)
+    on_progress(start + len(progress.x) * (progress.index + 1) / progress.count)
 
 
 def draw(
     context: ImageStudyContext,
     num: int,
-    tell: Callable[[float], None] | None = None,
+    on_progress: Callable[[float], None] | None = None,
     *,
     sampler: str | None = None,
     steps: int | None = None,
@@ -51,7 +51,7 @@ def draw(
     """``num`` samples, uint8 (N, C, H, W), and the NFE.
 
     Args:
-        tell: called with the samples made so far.
+        on_progress: called with the samples made so far.
         sampler, steps: the model's own by default.
         class_name: one class for all; the model's classes in turn by default.
     Raises:
@@ -62,15 +62,15 @@ def draw(
     for start in range(0, num, DRAWN):
         rows = slice(start, start + DRAWN)
         part = cond.select(rows) if cond is not None else None
-        report = None if tell is None else partial(_report, tell, start)
+        report = None if on_progress is None else partial(_report, on_progress, start)
         request = SampleRequest.of(
             seeds[rows], sampler=sampler, steps=steps, cond=part, batch_size=DRAWN, callback=report
         )
         sampled = context.model.module.sample(request)
         parts.append(context.model.finish(sampled.x))
         nfe = sampled.nfe
-        if tell is not None:
-            tell(min(start + DRAWN, num))
+        if on_progress is not None:
+            on_progress(min(start + DRAWN, num))
     return torch.cat(parts), nfe
 
 

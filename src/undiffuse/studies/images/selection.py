@@ -20,7 +20,7 @@ from torch import Tensor
 from undiffuse.config import FrozenModel
 from undiffuse.errors import UsageError
 from undiffuse.metrics.neighbours import Neighbours
-from undiffuse.observer import Tell
+from undiffuse.observer import ProgressCallback
 from undiffuse.studies.images.context import ImageStudyContext
 from undiffuse.studies.images.reference_distances import (
     COPY,
@@ -67,14 +67,14 @@ Pairs = Callable[[Tensor, Tensor], Tensor]
 
 
 def study_selection(
-    context: ImageStudyContext, options: SelectionOptions, folder: Path, tell: Tell
+    context: ImageStudyContext, options: SelectionOptions, folder: Path, on_progress: ProgressCallback
 ) -> list[StudyFigure]:
     """Write ``selection.png``."""
     search, pairs, words = measures(context, options)
     references, positions = references_of(context, options.references)
     real = real_of(context, options.real, references, "selection")
     total = 2 * options.num
-    samples, _ = draw(context, options.num, lambda done: tell(done, total))
+    samples, _ = draw(context, options.num, lambda done: on_progress(done, total))
     own = real.own
     if options.distance == "lpips":
         pool = candidates(torch.cat([samples, real.images]), references, options.candidates)
@@ -83,7 +83,7 @@ def study_selection(
     found = search(samples, references, 1)
     others = real.nearest(search, real.images, references, own)
     between = pairs(*batches(context, len(samples)))
-    tell(total, total)
+    on_progress(total, total)
     scale = Scale.of(others.distances[:, 0])
     pick, like = best(found.distances[:, 0], options.k), best(others.distances[: options.num, 0], options.k)
     sets = {"samples": (samples, found, pick), real.words: (real.images, others, like)}

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from undiffuse.core.condition import Condition
 from undiffuse.errors import UsageError
-from undiffuse.observer import Tell
+from undiffuse.observer import ProgressCallback
 from undiffuse.samplers import make_sampler
 from undiffuse.samplers.base import Progress
 from undiffuse.samplers.noise import SeededNoise
@@ -74,7 +74,12 @@ def check_plan(plan: Plan) -> Plan:
 
 
 def latents_at(
-    context: ImageStudyContext, plan: Plan, levels: list[float], cond: Condition | None, num: int, tell: Tell
+    context: ImageStudyContext,
+    plan: Plan,
+    levels: list[float],
+    cond: Condition | None,
+    num: int,
+    on_progress: ProgressCallback,
 ) -> dict[float, Tensor]:
     """x_t of ``num`` samples at each of the levels, all of one run from pure noise."""
     grid = context.times(plan.steps)
@@ -88,14 +93,20 @@ def latents_at(
         reached = float(times[progress.index + 1])
         if reached in levels:
             found[reached] = progress.x.cpu()
-        tell(progress.index + 1, progress.count)
+        on_progress(progress.index + 1, progress.count)
 
     context.denoise_from(start.to(context.device), times, sampler=plan.sampler, noise=noise, cond=cond, callback=keep)
     return found
 
 
 def family(
-    context: ImageStudyContext, plan: Plan, t: float, x_t: Tensor, cond: Condition | None, siblings: int, tell: Tell
+    context: ImageStudyContext,
+    plan: Plan,
+    t: float,
+    x_t: Tensor,
+    cond: Condition | None,
+    siblings: int,
+    on_progress: ProgressCallback,
 ) -> Family:
     """``siblings`` images from each x_t (N, C, H, W), their step noise their own."""
     num = len(x_t)
@@ -107,7 +118,7 @@ def family(
         sampler=plan.sampler,
         noise=SeededNoise(seeds),
         cond=cond.select(rows.to(context.device)) if cond is not None else None,
-        callback=lambda progress: tell(progress.index + 1, progress.count),
+        callback=lambda progress: on_progress(progress.index + 1, progress.count),
     )
     return Family(t, x_t, children.cpu().reshape(num, siblings, *context.shape))
 
@@ -118,7 +129,7 @@ def deviation(children: Tensor) -> float:
 
 
 def study_shared_latent(
-    context: ImageStudyContext, options: SharedLatentOptions, folder: Path, tell: Tell
+    context: ImageStudyContext, options: SharedLatentOptions, folder: Path, on_progress: ProgressCallback
 ) -> list[StudyFigure]:
     """``shared_latent.png``: rows by t of x_t, the images made from it, and what they share."""
     plan = check_plan(sampling_plan(context, options.sampler, options.steps, stochastic=True))
@@ -130,8 +141,8 @@ def study_shared_latent(
     cond = context.condition(options.num, options.requested)
     total, shares = len(levels) + 1, 1000
 
-    def part(number: int) -> Tell:
-        return lambda done, count: tell(number * shares + shares * done // count, total * shares)
+    def part(number: int) -> ProgressCallback:
+        return lambda done, count: on_progress(number * shares + shares * done // count, total * shares)
 
     latents = latents_at(context, plan, levels, cond, options.num, part(0))
     families = [

@@ -20,7 +20,7 @@ from undiffuse.config import FrozenModel
 from undiffuse.errors import RunError, UsageError
 from undiffuse.metrics.extractor import FeatureExtractor
 from undiffuse.metrics.set_distance import DistanceName, SetDistance, set_distance
-from undiffuse.observer import Tell
+from undiffuse.observer import ProgressCallback
 from undiffuse.samplers import make_sampler
 from undiffuse.studies.images.context import ImageArray, ImageStudyContext
 from undiffuse.studies.images.reference_distances import draw, extractor_of
@@ -99,7 +99,9 @@ class Cell:
         return {metric if name == "distance" else name: value for name, value in vars(self).items()}
 
 
-def study_sweep(context: ImageStudyContext, options: SweepOptions, folder: Path, tell: Tell) -> list[StudyFigure]:
+def study_sweep(
+    context: ImageStudyContext, options: SweepOptions, folder: Path, on_progress: ProgressCallback
+) -> list[StudyFigure]:
     """Write ``sweep.png`` and ``sweep_samples.png``.
 
     Raises:
@@ -114,7 +116,7 @@ def study_sweep(context: ImageStudyContext, options: SweepOptions, folder: Path,
     images: list[ImageArray] = []
     done: list[Cell] = []
     for number, cell in enumerate(wanted):
-        count = _Count(tell, number * options.num, len(wanted) * options.num)
+        count = _Count(on_progress, number * options.num, len(wanted) * options.num)
         samples = run_cell(context, cell, options.num, count)
         if samples is not None:
             found = distance.between(distance.of(extractor.features(samples)), real)
@@ -131,12 +133,12 @@ def study_sweep(context: ImageStudyContext, options: SweepOptions, folder: Path,
 class _Count(NamedTuple):
     """Progress of one cell among all."""
 
-    tell: Tell
+    on_progress: ProgressCallback
     first: int
     total: int
 
     def __call__(self, drawn: int) -> None:
-        self.tell(self.first + drawn, self.total)
+        self.on_progress(self.first + drawn, self.total)
 
 
 def _steps_of(sampler: str, steps: Sequence[int]) -> Sequence[int]:

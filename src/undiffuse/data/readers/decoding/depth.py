@@ -131,8 +131,8 @@ def _with_alpha(high: HighDepth, transparent: int | tuple[int, ...]) -> HighDept
 def _of_tiff(image: Any, reopen: Callable[[], Image.Image]) -> Image.Image | HighDepth:
     tags = dict(image.tag_v2)
     bits, negative = max(tags.get(_TIFF_BITS, (1,))), tags.get(_TIFF_PHOTOMETRIC, 0) == _MIN_IS_WHITE
-    _refuse_signed(tags, bits)
-    _refuse_planes(tags, len(image.getbands()), bits)
+    _check_unsigned(tags, bits)
+    _check_planes(tags, len(image.getbands()), bits)
     if image.mode in ("RGB", "RGBA", "CMYK") and bits == 16:
         associated = _ASSOCIATED in tags.get(_TIFF_EXTRA, ())
         high = _both_bytes(image, reopen, (lambda raw: raw.replace("RGBa;", "RGBA;")) if associated else str)
@@ -152,16 +152,16 @@ def _palette(levels: tuple[int, ...]) -> bytes:
     return (found if found.max() < 256 else (found * 255 + 32895) >> 16).astype(np.uint8).tobytes()
 
 
-def _refuse_signed(tags: dict[int, Any], bits: int) -> None:
+def _check_unsigned(tags: dict[int, Any], bits: int) -> None:
     if _SIGNED in tags.get(_TIFF_FORMAT, ()) and bits < 32:
         raise UsageError(f"a TIFF of signed numbers of {bits} bits, whose black and white are not known; save unsigned")
 
 
-def _refuse_planes(tags: dict[int, Any], num_bands: int, bits: int) -> None:
+def _check_planes(tags: dict[int, Any], num_bands: int, bits: int) -> None:
     """Pillow takes separate planes for 8 bits a value, and one of another kind that is not packed too."""
-    sound = bits == 8 and (num_bands > 1 or tags.get(_TIFF_PHOTOMETRIC, 0) != _MIN_IS_WHITE)
+    valid = bits == 8 and (num_bands > 1 or tags.get(_TIFF_PHOTOMETRIC, 0) != _MIN_IS_WHITE)
     packed_single = num_bands == 1 and tags.get(_TIFF_COMPRESSION, 1) != 1
-    if tags.get(_TIFF_PLANES, 1) == _SEPARATE and not (sound or packed_single):
+    if tags.get(_TIFF_PLANES, 1) == _SEPARATE and not (valid or packed_single):
         raise UsageError(
             f"a TIFF of {bits} bits in separate planes (PlanarConfiguration 2), which are read with 8 bits alone; "
             "save it interleaved, or as PNG"

@@ -21,9 +21,9 @@ from PIL import Image
 
 from undiffuse.data.readers.decoding.colour import to_srgb
 from undiffuse.data.readers.decoding.depth import HighDepth, read_levels
+from undiffuse.data.readers.decoding.notes import HIGH_DEPTH, TRANSPARENT
 from undiffuse.data.readers.decoding.opening import Opened, opened
 from undiffuse.data.readers.decoding.orientation import SIDEWAYS, UPRIGHT, orientation_of, upright
-from undiffuse.data.readers.decoding.remarks import HIGH_DEPTH, TRANSPARENT
 from undiffuse.errors import UsageError
 
 Colour = int | tuple[int, int, int]
@@ -55,13 +55,13 @@ class Decoded(NamedTuple):
         image: upright, in mode ``L`` or ``RGB``.
         mode: Pillow's, of the file.
         turned: whether it is stored in another way up.
-        remarks: what a person should know was done or not done, as it goes on after "12 images".
+        notes: what a person should know was done or not done, as it goes on after "12 images".
     """
 
     image: Image.Image
     mode: str
     turned: bool
-    remarks: tuple[str, ...]
+    notes: tuple[str, ...]
 
 
 def read_header(source: Path | bytes, background: Colour = 255, title: str = "") -> Header:
@@ -124,12 +124,12 @@ def decode_image(source: Path | bytes, background: Colour = 255, title: str = ""
         orientation, broken_exif = orientation_of(image, found.png)
         levels = read_levels(image, found.again, found.png)
         profile, described = found.colours()
-        converted, remark = to_srgb(levels, profile)
+        converted, note = to_srgb(levels, profile)
         stored = (TRANSPARENT if _shows_through(converted) else "", HIGH_DEPTH if isinstance(levels, HighDepth) else "")
         flat = _flat(upright(converted, orientation), background)
         exif = BROKEN_EXIF if broken_exif or found.broken_exif else ""
-        remarks = (*stored, described, remark, exif, FRAMES if several else "")
-        return Decoded(flat, mode, orientation != UPRIGHT, tuple(filter(None, remarks)))
+        notes = (*stored, described, note, exif, FRAMES if several else "")
+        return Decoded(flat, mode, orientation != UPRIGHT, tuple(filter(None, notes)))
 
 
 def _has_frames(found: Opened) -> bool:

@@ -85,7 +85,7 @@ def opened(source: Path | bytes, title: str, header_only: bool) -> Iterator[Open
         with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
             found = _opened(file, header_only)
             with found.image:
-                _refuse_bomb(found.image)
+                _check_pixel_count(found.image)
                 yield found
     except UsageError as error:
         message = str(error)
@@ -138,7 +138,7 @@ def _formats(with_heic: bool = False) -> tuple[str, ...]:
     return tuple(name for name in (*_FORMATS, *([heic.FORMAT] if with_heic else [])) if name in Image.OPEN)
 
 
-def _refuse_bomb(image: Image.Image) -> None:
+def _check_pixel_count(image: Image.Image) -> None:
     """Pillow only warns between its limit and twice that; here the limit is one."""
     limit = Image.MAX_IMAGE_PIXELS
     width, height = image.size

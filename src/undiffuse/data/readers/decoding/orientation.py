@@ -16,7 +16,7 @@ from undiffuse.data.readers.decoding.png import Png
 
 _TAG = 0x0112
 _XMP = re.compile(rb"""tiff:Orientation\s*(?:=\s*["']|>)\s*([1-8])""")
-_TURNS = {
+_ORIENTATIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -36,13 +36,13 @@ def orientation_of(image: Image.Image, png: Png | None) -> tuple[int, bool]:
         png: the chunks of the file, where it is a PNG.
     """
     said = list(_said(image, png))
-    found = next((value for value in said if value in _TURNS or value == UPRIGHT), UPRIGHT)
+    found = next((value for value in said if value in _ORIENTATIONS or value == UPRIGHT), UPRIGHT)
     return found, None in said or (png is not None and "eXIf" in png.broken)
 
 
 def upright(image: Image.Image, orientation: int) -> Image.Image:
     """The image turned; a TIFF, which Pillow turns itself, as it is."""
-    turn = None if image.format == "TIFF" else _TURNS.get(orientation)
+    turn = None if image.format == "TIFF" else _ORIENTATIONS.get(orientation)
     return image if turn is None else image.transpose(turn)
 
 

@@ -40,7 +40,7 @@ def read_plain_png(content: bytes, shape: tuple[int, int, int]) -> Pixels | None
     row = 1 + width * channels
     unpacked = _unpacked(content[_DATA_AT + 8 : -len(_END) - 4], height * row)
     rows = np.frombuffer(unpacked, dtype=np.uint8).reshape(-1, row)
-    if len(rows) != height or rows[:, 0].any() or not _is_sound(content):
+    if len(rows) != height or rows[:, 0].any() or not _is_valid(content):
         return None
     return np.ascontiguousarray(rows[:, 1:].reshape(height, width, channels).transpose(2, 0, 1))
 
@@ -55,7 +55,7 @@ def _unpacked(data: bytes, size: int) -> bytes:
     return unpacked if len(unpacked) == size and stream.eof else b""
 
 
-def _is_sound(content: bytes) -> bool:
+def _is_valid(content: bytes) -> bool:
     """Whether the checksums of both chunks are right."""
     ends = (_DATA_AT - 4, len(content) - len(_END) - 4)
     starts = (len(_SIGNATURE) + 4, _DATA_AT + 4)

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from undiffuse.data.config import TreeConfig
 from undiffuse.data.dataset import Indices
 from undiffuse.data.readers.text import composed
-from undiffuse.data.sources.layout.classes import Classes, LabelColumn, depth_remark, folder_classes, prefix_of
+from undiffuse.data.sources.layout.classes import Classes, LabelColumn, depth_note, folder_classes, prefix_of
 from undiffuse.data.sources.layout.folder_files import Names, is_image_file
 from undiffuse.data.sources.layout.left_out import Kind
 from undiffuse.data.sources.layout.metadata import (
@@ -76,7 +76,7 @@ class AnnotatedFiles(NamedTuple):
     rows: Indices
     classes: Classes
     captions: StringArray | None
-    remarks: dict[str, str]
+    notes: dict[str, str]
     unread: StringArray  # names of other files that tell nothing of an image
 
 
@@ -91,28 +91,28 @@ def annotate(reader: SidecarReader, names: Names, config: TreeConfig, skips: Ski
     """
     parts = Folders(names.images, config.split, reader.location)
     chosen = np.fromiter(map(parts.takes, names.images), np.bool_) if not parts.all_taken else None
-    notes = _Annotations(reader, names, config, skips, chosen)
-    remarks = dict(parts.remarks)
-    if config.labels == "metadata" and not notes.labelled:
+    annotations = _Annotations(reader, names, config, skips, chosen)
+    notes = dict(parts.notes)
+    if config.labels == "metadata" and not annotations.labelled:
         raise UsageError(
             f"{reader.location}: labels=metadata, but neither {DATASET} nor {METADATA} nor a .json file next to an "
             "image gives a label; take another, data.labels=folders, leaf, prefix or none"
         )
-    if config.labels in ("folders", "leaf") or (config.labels == "auto" and not notes.decided):
-        paths = notes.paths if parts.all_taken else StringArray(map(parts.class_path, notes.paths))
+    if config.labels in ("folders", "leaf") or (config.labels == "auto" and not annotations.decided):
+        paths = annotations.paths if parts.all_taken else StringArray(map(parts.class_path, annotations.paths))
         folders = folder_classes(paths, config.labels, reader.location)
         if folders is not None:
-            notes.label_all(folders)
+            annotations.label_all(folders)
         else:
-            remarks |= depth_remark(paths)
+            notes |= depth_note(paths)
     if config.labels == "prefix":
-        notes.label_all(_prefixes(notes.paths))
-    rows = notes.complete_rows()
-    captions = notes.captions.select(notes.caption_of[rows]) if notes.captions else None
-    classes = notes.column.classes(notes.codes, notes.class_names, reader.location)
+        annotations.label_all(_prefixes(annotations.paths))
+    rows = annotations.complete_rows()
+    captions = annotations.captions.select(annotations.caption_of[rows]) if annotations.captions else None
+    classes = annotations.column.classes(annotations.codes, annotations.class_names, reader.location)
     labels = classes.labels if classes.labels is None or len(rows) == len(names.images) else classes.labels[rows]
-    remarks |= notes.column.remarks
-    return AnnotatedFiles(rows, Classes(labels, classes.names), captions, remarks, notes.unread)
+    notes |= annotations.column.notes
+    return AnnotatedFiles(rows, Classes(labels, classes.names), captions, notes, annotations.unread)
 
 
 def _prefixes(images: Sequence[str]) -> Iterator[str | UsageError]:
@@ -209,7 +209,7 @@ class _Annotations:
             if place is None:
                 self._skips.take(UsageError(f"{title}: names {line.image}, and there is no such image"))
             elif not self._absent[place] and listed is not None and self._agrees(place, line, listed, title):
-                self._note(place, line.said, f"{title}: {line.image}")
+                self._note(place, line.annotation, f"{title}: {line.image}")
                 listed.add(place, line, int(self.codes[place]), int(self.caption_of[place]))
         return lines is not None
 
@@ -222,13 +222,13 @@ class _Annotations:
         """Whether an earlier line of the list, if any, gives no other label; an image with two is rejected."""
         earlier, code, caption = listed.of(place)
         word = "entry" if title.endswith(DATASET) else "line"
-        if self._wants_labels and code >= 0 and line.said.label is not None:
+        if self._wants_labels and code >= 0 and line.annotation.label is not None:
             label = self.column.label_of(code)
-            if composed(str(label)) != composed(str(line.said.label)):
-                where = f"{label!r} in {word} {earlier}, {line.said.label!r} in {word} {line.number}"
+            if composed(str(label)) != composed(str(line.annotation.label)):
+                where = f"{label!r} in {word} {earlier}, {line.annotation.label!r} in {word} {line.number}"
                 self._reject(place, UsageError(f"{title}: gives {line.image} two labels: {where}"))
                 return False
-        if self._wants_captions and caption >= 0 and line.said.caption not in (None, self.captions[caption]):
+        if self._wants_captions and caption >= 0 and line.annotation.caption not in (None, self.captions[caption]):
             self._left_out.add(EARLIER_CAPTION, f"{line.image} ({word}s {earlier} and {line.number} of {title})")
         return True
 
@@ -270,39 +270,39 @@ class _Annotations:
         try:
             content = self._reader.read_sidecar(name, MAX_SIDECAR_BYTES)
             if name.lower().endswith(".txt"):
-                said = Annotation(caption_text(content, title), None)
+                annotation = Annotation(caption_text(content, title), None)
             else:
-                said = annotation_in(parse_json(content, title), title)
+                annotation = annotation_in(parse_json(content, title), title)
         except UsageError as error:
             self._reject(place, error)
         else:
-            self._note(place, said, title)
+            self._note(place, annotation, title)
 
-    def _note(self, place: int, said: Annotation, title: str) -> None:
-        if self._wants_captions and said.caption is not None:
+    def _note(self, place: int, annotation: Annotation, title: str) -> None:
+        if self._wants_captions and annotation.caption is not None:
             self.caption_of[place] = len(self.captions)
-            self.captions.append(said.caption)
-        if self._wants_labels and said.label is not None:
+            self.captions.append(annotation.caption)
+        if self._wants_labels and annotation.label is not None:
             try:
-                self.codes[place] = self.column.code(said.label, title)
+                self.codes[place] = self.column.code(annotation.label, title)
                 self.decided = True
             except UsageError as error:
                 self._reject(place, error)
 
 
 class _Listed:
-    """Which line of a list spoke of each image last, and what it said: twelve bytes per image."""
+    """Which line of a list spoke of each image last, and its annotation: twelve bytes per image."""
 
     def __init__(self, count: int) -> None:
         self._lines = np.zeros((count, 3), dtype=np.int32)  # of nothing: memory that is not touched is not taken
 
     def add(self, place: int, line: Line, code: int, caption: int) -> None:
         """A line that was taken up, with the numbers that stand for its label and its caption."""
-        said = line.said
+        annotation = line.annotation
         self._lines[place] = (
             line.number,
-            code + 1 if said.label is not None else self._lines[place, 1],
-            caption + 1 if said.caption is not None else self._lines[place, 2],
+            code + 1 if annotation.label is not None else self._lines[place, 1],
+            caption + 1 if annotation.caption is not None else self._lines[place, 2],
         )
 
     def of(self, place: int) -> tuple[int, int, int]:
@@ -333,7 +333,7 @@ def complete_rows(
             skips.take(UsageError(f"{title}: has no {what} though others have one (data.{what}s=none reads none)"))
             missing[place] = True
     rows = np.flatnonzero(~rejected & ~missing)
-    skips.refuse_nothing_left(len(rows), len(rejected))
+    skips.check_images_left(len(rows), len(rejected))
     return rows
 
 

@@ -66,7 +66,7 @@ def _are_plain_classes(images: Sequence[str], depth: int) -> bool:
     return not all(_NUMBERED.fullmatch(folder) for folder in {name.split("/")[depth] for name in images})
 
 
-def depth_remark(images: Sequence[str]) -> dict[str, str]:
+def depth_note(images: Sequence[str]) -> dict[str, str]:
     """What might be classes where the folders lie too deep to be taken for such unasked, for a set's provenance."""
     depth = _common_depth(images)
     if any(name.count("/") < depth + 2 for name in images):
@@ -152,12 +152,12 @@ class LabelColumn:
         return self._labels[code]
 
     @property
-    def remarks(self) -> dict[str, str]:
+    def notes(self) -> dict[str, str]:
         """Which classes have names of one look, or names that are no text, for a set's provenance."""
         joined = f"{', '.join(self._joined)}: spelled in two ways (accents composed and apart), one class each"
         shown = f"{', '.join(self._no_text)}: names that are no text (UTF-8), called by their bytes as shown"
-        remarks = {"classes_joined": joined if self._joined else "", "classes_called": shown if self._no_text else ""}
-        return {key: text for key, text in remarks.items() if text}
+        notes = {"classes_joined": joined if self._joined else "", "classes_called": shown if self._no_text else ""}
+        return {key: text for key, text in notes.items() if text}
 
     def _shown(self, label: Label) -> str:
         name = readable(str(label))

@@ -54,7 +54,7 @@ def list_names(root: Path) -> Names:
         for name in sorted(set(folders) - set(new)):
             found.left_out.add(FOLDER_AGAIN, f"{here}{name}")
         waiting.extend(f"{here}{name}/" for name in reversed(new))
-    refuse_without_images(found, root, "folder", "" if found.images else sources_within(root))
+    check_has_images(found, root, "folder", "" if found.images else sources_within(root))
     return found._replace(images=found.images.select(sorted_rows(found.images)))
 
 
@@ -83,7 +83,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def refuse_without_images(names: Names, location: Path, noun: str, advice: str = "") -> None:
+def check_has_images(names: Names, location: Path, noun: str, advice: str = "") -> None:
     """Raise where there is no image among the names; the message says what there is, and ``advice`` where given."""
     if names.images:
         return

@@ -129,7 +129,7 @@ class LeftOut:
         return "; ".join(self._of_kind(kind, advice) for kind in kinds)
 
     @property
-    def remarks(self) -> dict[str, str]:
+    def notes(self) -> dict[str, str]:
         """For a set's provenance."""
         texts = {LEFT_OUT: self.text(warned=True), PASSED_OVER: self.text(warned=False)}
         return {key: text for key, text in texts.items() if text}

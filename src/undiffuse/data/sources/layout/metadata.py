@@ -41,12 +41,12 @@ class Line(NamedTuple):
     Args:
         number: of the line or entry, from 1.
         image: its name, from the root.
-        said: of it.
+        annotation: of it.
     """
 
     number: int
     image: str
-    said: Annotation
+    annotation: Annotation
 
 
 class DatasetJson(NamedTuple):
@@ -69,7 +69,7 @@ def parse_json(content: bytes | str, title: str, once: bool = False) -> Any:
     """
     try:
         text = content if isinstance(content, str) else content.decode(json.detect_encoding(content))
-        value = json.loads(text, object_pairs_hook=_said_once if once else None)
+        value = json.loads(text, object_pairs_hook=_once if once else None)
         if _HALF_CHARACTER.search(text):
             json.dumps(value, ensure_ascii=False).encode()
         return value
@@ -81,7 +81,7 @@ def parse_json(content: bytes | str, title: str, once: bool = False) -> Any:
         raise UsageError(f"{title}: not valid JSON ({error})") from None
 
 
-def _said_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         for key, value in pairs:
@@ -134,8 +134,8 @@ def read_metadata(content: bytes, folder: str, title: str, take: Callable[[Usage
         try:
             if line.strip():
                 record = parse_json(line, where, once=True)
-                said = annotation_in(record, where)
-                yield Line(number, place_of(record.get("file_name"), folder, where), said)
+                annotation = annotation_in(record, where)
+                yield Line(number, place_of(record.get("file_name"), folder, where), annotation)
         except UsageError as error:
             take(error)
 

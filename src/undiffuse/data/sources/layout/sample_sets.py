@@ -46,7 +46,7 @@ def without_grids(reader: SidecarReader, names: Names, skips: Skips) -> tuple[Na
     recorded = {name.removesuffix(RECORD) for name in names.others if split_name(name)[1] == RECORD}
     if not recorded:
         return names, every
-    sets = sound_sets(reader, names.images, recorded, skips)
+    sets = valid_sets(reader, names.images, recorded, skips)
     kept = np.ones(len(every), dtype=bool)
     for row, name in enumerate(names.images):
         if is_grid(name, sets):
@@ -55,7 +55,7 @@ def without_grids(reader: SidecarReader, names: Names, skips: Skips) -> tuple[Na
     return names._replace(images=names.images.select(every[kept])), every[kept]
 
 
-def sound_sets(reader: SidecarReader, images: Iterable[str], recorded: Set[str], skips: Skips) -> set[str]:
+def valid_sets(reader: SidecarReader, images: Iterable[str], recorded: Set[str], skips: Skips) -> set[str]:
     """The folders, with their slash, that hold a sample set.
 
     Args:
@@ -69,7 +69,7 @@ def sound_sets(reader: SidecarReader, images: Iterable[str], recorded: Set[str],
     sets = {folder for folder, file in map(split_name, images) if file in known} & recorded
     for folder in sorted(sets):
         try:
-            if not _is_sound(reader, f"{folder}{RECORD}"):
+            if not _is_valid(reader, f"{folder}{RECORD}"):
                 sets.discard(folder)
         except UsageError as error:
             skips.take(error)
@@ -88,7 +88,7 @@ def split_name(name: str) -> tuple[str, str]:
     return folder + slash, file
 
 
-def _is_sound(reader: SidecarReader, name: str) -> bool:
+def _is_valid(reader: SidecarReader, name: str) -> bool:
     """Whether the record is one of ours, as it was written.
 
     Raises:

@@ -75,9 +75,9 @@ def split_of(name: str) -> SplitName | None:
     return SplitName(_WORDS[match["word"]], "-".join(filter(None, rest)))
 
 
-def means(name: str, asked: str) -> bool:
+def means(name: str, requested: str) -> bool:
     """Whether a name is that of the part that is asked for, by what both mean: ``val`` is ``validation``."""
-    found, role = split_of(name), _WORDS.get(asked.casefold())
+    found, role = split_of(name), _WORDS.get(requested.casefold())
     return found is not None and found.role == role
 
 
@@ -97,26 +97,28 @@ class TakenSplit(NamedTuple):
     """The names that are taken, and what to say of it."""
 
     names: frozenset[str]
-    remark: str
+    note: str
 
 
-def take_split(counts: Mapping[str, int], asked: str | None, location: Path, noun: str = "images") -> TakenSplit | None:
+def take_split(
+    counts: Mapping[str, int], requested: str | None, location: Path, noun: str = "images"
+) -> TakenSplit | None:
     """Which of the names are those of the part that is wanted; ``None`` where they are no parts, or none is wanted.
 
     Args:
         counts: by name, how many there are of what is counted.
-        asked: a name, ``train``, ``validation`` or ``test``, ``all``, ``none``; ``None`` takes the part for training.
+        requested: a name, ``train``, ``validation`` or ``test``, ``all``, ``none``; ``None``: the training part.
         location: of all, for messages.
         noun: what is counted.
 
     Raises:
         UsageError: no part for training among them, or not the one that is asked for.
     """
-    if asked == NONE or not (are_splits(counts) or (asked and _wanted(counts, asked))):
+    if requested == NONE or not (are_splits(counts) or (requested and _wanted(counts, requested))):
         return None
-    wanted = frozenset(counts) if asked == ALL else _wanted(counts, asked or TRAIN)
+    wanted = frozenset(counts) if requested == ALL else _wanted(counts, requested or TRAIN)
     if not wanted:
-        what = f"no part {asked!r}" if asked else "parts, and none for training"
+        what = f"no part {requested!r}" if requested else "parts, and none for training"
         raise UsageError(f"{readable(str(location))}: {what} among {_listed(counts)}; take {_choices(counts)}")
     others = {name: count for name, count in counts.items() if name not in wanted}
     taken = f"{_listed({name: counts[name] for name in wanted})} taken"
@@ -126,10 +128,10 @@ def take_split(counts: Mapping[str, int], asked: str | None, location: Path, nou
     return TakenSplit(wanted, f"{noun} by part: {taken}{left} ({advice})")
 
 
-def _wanted(counts: Mapping[str, int], asked: str) -> frozenset[str]:
+def _wanted(counts: Mapping[str, int], requested: str) -> frozenset[str]:
     """The names that are asked for, literally or by what they mean."""
-    literal = frozenset(name for name in counts if name.casefold() == asked.casefold())
-    meant = frozenset(name for name in counts if means(name, asked))
+    literal = frozenset(name for name in counts if name.casefold() == requested.casefold())
+    meant = frozenset(name for name in counts if means(name, requested))
     images = frozenset(name for name in meant if not _MASKS & set(re.split(r"[-_. ]+", name.casefold())))
     return literal or images or meant
 
@@ -160,28 +162,28 @@ class Folders:
 
     Args:
         images: the names of all images, with slashes.
-        asked: see ``take_split``; ``none`` takes all.
+        requested: see ``take_split``; ``none`` takes all.
         location: for messages.
 
     Raises:
         UsageError: as ``take_split``.
     """
 
-    def __init__(self, images: Sequence[str], asked: str | None, location: Path) -> None:
+    def __init__(self, images: Sequence[str], requested: str | None, location: Path) -> None:
         self._kept = dict(Counter(name.rpartition("/")[0] for name in images))
-        self._asked, self._location = asked, location
+        self._requested, self._location = requested, location
         self._instead: dict[tuple[int, str], str] = {}  # what a folder of a level counts for in the path to a class
-        self.remarks: dict[str, str] = {}
+        self.notes: dict[str, str] = {}
         self._has_mask_files = False
-        if asked != NONE:
+        if requested != NONE:
             self._find_mask_files(images)
             self._take_part()
             self._take_images()
-            if "splits" not in self.remarks:
+            if "splits" not in self.notes:
                 self._take_part()
-        if asked not in (None, ALL, NONE) and "splits" not in self.remarks:
-            what = f"no folder is called {asked}, and none after a part such as train or test"
-            raise UsageError(f"{readable(str(location))}: data.split={asked}, but {what}; leave it out")
+        if requested not in (None, ALL, NONE) and "splits" not in self.notes:
+            what = f"no folder is called {requested}, and none after a part such as train or test"
+            raise UsageError(f"{readable(str(location))}: data.split={requested}, but {what}; leave it out")
 
     @property
     def all_taken(self) -> bool:
@@ -201,11 +203,11 @@ class Folders:
 
     def _take_part(self) -> None:
         for level, counts, loose in self._levels():
-            if loose and not self._asked and level > self._common:
+            if loose and not self._requested and level > self._common:
                 continue
-            found = take_split(counts, self._asked, self._location)
+            found = take_split(counts, self._requested, self._location)
             if found is not None:
-                self.remarks["splits"] = found.remark + (f"; {loose:,} outside them left out" if loose else "")
+                self.notes["splits"] = found.note + (f"; {loose:,} outside them left out" if loose else "")
                 rests = {part.rest for name in found.names if (part := split_of(name))}
                 for name in counts:
                     part = split_of(name)
@@ -219,7 +221,7 @@ class Folders:
             images = frozenset(name for name in counts if _plain(name) in _IMAGES)
             if images and len(counts) > len(images) and not loose and all(_is_of_pairs(name) for name in counts):
                 masks = {name: count for name, count in counts.items() if name not in images}
-                self.remarks["masks"] = (
+                self.notes["masks"] = (
                     f"{_listed({name: counts[name] for name in images})} taken, {_listed(masks)} left out as masks or "
                     "labels of these images (with data.split=none the names are classes)"
                 )
@@ -237,7 +239,7 @@ class Folders:
         if len(there) == len(owners):
             self._has_mask_files = True
             shown = readable(next(iter(owners)))
-            self.remarks["masks"] = (
+            self.notes["masks"] = (
                 f"{owners.total():,} masks of images next to them left out, as of {shown} (data.split=none takes all)"
             )
 
@@ -248,7 +250,7 @@ class Folders:
 
     def _levels(self) -> list[tuple[int, dict[str, int], int]]:
         """(level, images by the name of its folder, images that lie above it) of each level that is looked at."""
-        start = 0 if self._asked not in (None, ALL) else self._common
+        start = 0 if self._requested not in (None, ALL) else self._common
         found = []
         for level in range(start, start + _DEEPEST):
             counts, loose = Counter[str](), 0
@@ -278,7 +280,7 @@ def _is_of_pairs(name: str) -> bool:
     return _plain(name) in _IMAGES | _MASKS
 
 
-def take_shards(paths: Sequence[Path], asked: str | None, location: Path) -> tuple[list[Path], str]:
+def take_shards(paths: Sequence[Path], requested: str | None, location: Path) -> tuple[list[Path], str]:
     """The shards of the part that is wanted, by their names or folders, and what to say of it; all without parts.
 
     Raises:
@@ -287,13 +289,13 @@ def take_shards(paths: Sequence[Path], asked: str | None, location: Path) -> tup
     by_name = {path: re.sub(r"[-_ .]*\d+$", "", path.name.partition(".")[0]) for path in paths}
     by_folder = {path: path.parent.name for path in paths}
     names = by_folder if are_splits(by_folder.values()) and not are_splits(by_name.values()) else by_name
-    found = take_split(Counter(names.values()), asked, location, "shards")
+    found = take_split(Counter(names.values()), requested, location, "shards")
     if found is None:
         return list(paths), ""
-    return [path for path in paths if names[path] in found.names], found.remark
+    return [path for path in paths if names[path] in found.names], found.note
 
 
-def chosen_remark(taken: int, count: int, split: str | None) -> dict[str, str]:
+def split_note(taken: int, count: int, split: str | None) -> dict[str, str]:
     """What to say where the images for training were taken of a set whose parts its authors list, unasked."""
     if split is not None or taken == count:
         return {}

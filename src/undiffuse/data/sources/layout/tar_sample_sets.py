@@ -8,7 +8,7 @@ from undiffuse.data.readers.tar_index import Member, Place
 from undiffuse.data.readers.text import readable
 from undiffuse.data.sources.layout.captions import SidecarReader
 from undiffuse.data.sources.layout.left_out import LeftOut
-from undiffuse.data.sources.layout.sample_sets import RECORD, SHEET, is_grid, sound_sets, split_name
+from undiffuse.data.sources.layout.sample_sets import RECORD, SHEET, is_grid, split_name, valid_sets
 from undiffuse.data.storage.skips import Skips
 from undiffuse.errors import UsageError
 
@@ -64,7 +64,7 @@ def sample_sets_in(
     except UsageError:
         return frozenset()
     folders = {split_name(name)[0] for name in records}
-    return frozenset(sound_sets(_ShardNotes(shard, records), images, folders, skips))
+    return frozenset(valid_sets(_ShardNotes(shard, records), images, folders, skips))
 
 
 def samples_alone(members: Iterable[Member], sets: frozenset[str], left_out: LeftOut) -> Iterator[Member]:

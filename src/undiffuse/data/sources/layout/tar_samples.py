@@ -26,15 +26,15 @@ _OF_THE_NAME = re.compile(r"[^a-zA-Z]+|.* .*")  # between the first dot and the 
 
 
 class Sample(NamedTuple):
-    """Images and notes that belong together, by ending."""
+    """Images and sidecars that belong together, by ending."""
 
     key: str
     images: Members
-    notes: Members
+    sidecars: Members
 
 
 def relevant(members: Iterator[Member], shard: Path, skips: Skips, left_out: LeftOut) -> Iterator[Member]:
-    """Images and notes with their names cleaned; the rest is left out."""
+    """Images and sidecars with their names cleaned; the rest is left out."""
     for member in members:
         parts = [part for part in member.name.replace("\\", "/").split("/") if part != "."] or [""]
         is_note = parts[-1].rpartition(".")[2].lower() in NOTES
@@ -77,7 +77,7 @@ def scattered_keys(members: Iterable[Member]) -> frozenset[str]:
 
 
 def _named(members: Iterable[Member]) -> Iterator[tuple[str, str]]:
-    """(key, ending) of the members that may be images or notes."""
+    """(key, ending) of the members that may be images or sidecars."""
     for member in members:
         parts = [part for part in member.name.replace("\\", "/").split("/") if part != "."] or [""]
         if is_image_file(parts[-1]) or parts[-1].rpartition(".")[2].lower() in NOTES:
@@ -116,8 +116,8 @@ def image_of(sample: Sample, title: str, image_column: str | None, left_out: Lef
     """
     images = [(ending, member) for ending, found in sample.images.items() for member in found]
     if not images:
-        raise UsageError(f"{title}: a sample without an image (it has .{', .'.join(sample.notes)})")
-    taken = _asked(images, image_column) if image_column else _plain(images) or images
+        raise UsageError(f"{title}: a sample without an image (it has .{', .'.join(sample.sidecars)})")
+    taken = _requested(images, image_column) if image_column else _plain(images) or images
     choices = f"data.image_column={' or '.join(sorted({ending for ending, _ in images}))}"
     if not taken:
         raise UsageError(f"{title}: a sample without an image {image_column!r}; take {choices}")
@@ -134,7 +134,7 @@ def image_of(sample: Sample, title: str, image_column: str | None, left_out: Lef
     return taken[0][1]
 
 
-def _asked(images: list[tuple[str, Member]], column: str) -> list[tuple[str, Member]]:
+def _requested(images: list[tuple[str, Member]], column: str) -> list[tuple[str, Member]]:
     """Those whose ending is the column, with the ending of an image's file or without."""
     wanted = column.casefold().lstrip(".")
     return [pair for pair in images if wanted in (pair[0].casefold(), pair[0].casefold().rpartition(".")[0])]
@@ -147,12 +147,12 @@ def _plain(images: list[tuple[str, Member]]) -> list[tuple[str, Member]]:
 def _is_of_names(group: Members) -> bool:
     """Whether what stands between the key and the ending tells images apart that are no columns of one sample."""
     images = [ending for ending in group if is_image_file(f"x.{ending}")]
-    notes = [ending for ending in group if ending not in images]
+    sidecars = [ending for ending in group if ending not in images]
     if any("." in ending and not _middle(ending) for ending in images):
         return False
     has_plain = any("." not in ending for ending in images)
-    has_columns = any(map(_middle, images)) and (len(images) > 1 or any(map(_middle, notes)) or not notes)
-    return has_columns and (has_plain or all(map(_middle, notes)))
+    has_columns = any(map(_middle, images)) and (len(images) > 1 or any(map(_middle, sidecars)) or not sidecars)
+    return has_columns and (has_plain or all(map(_middle, sidecars)))
 
 
 def _sample(key: str, group: Members) -> Sample:

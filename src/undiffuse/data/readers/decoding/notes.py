@@ -15,15 +15,15 @@ STORED = {TRANSPARENT: "transparency", HIGH_DEPTH: "bit_depth"}
 _MOST = 8  # kinds that are named
 
 
-class Remarks:
+class DecodingNotes:
     """Counts what decoding has to say of each image."""
 
     def __init__(self) -> None:
         self._counts = Counter[str]()
 
-    def take(self, remarks: Iterable[str]) -> None:
+    def take(self, notes: Iterable[str]) -> None:
         """Those of one image, each as it goes on after "12 images"."""
-        self._counts.update(remarks)
+        self._counts.update(notes)
 
     @property
     def report(self) -> dict[str, str]:
@@ -39,6 +39,6 @@ class Remarks:
         return f"{counted(self._counts[text], 'image')} {text}"
 
 
-def stored_with(provenance: Mapping[str, str]) -> dict[str, str]:
+def storage_record(provenance: Mapping[str, str]) -> dict[str, str]:
     """Of a set's provenance, what its images were stored with that the set does not hold."""
     return {key: provenance[key] for key in STORED.values() if key in provenance}

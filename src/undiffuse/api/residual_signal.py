@@ -17,7 +17,7 @@ from undiffuse.observer import note
 _LOOKED_AT = 256
 
 
-def tell_of_signal_left(system: ComponentConfig, training: Dataset) -> None:
+def note_residual_signal(system: ComponentConfig, training: Dataset) -> None:
     """A note where sampling could not begin with what this training ends in; nothing for systems without a process.
 
     Args:
