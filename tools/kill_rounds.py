@@ -283,7 +283,9 @@ def main() -> None:
             )
     result = {
         "date": f"{date.today():%Y-%m-%d}",
-        "command": f"python tools/kill_rounds.py --rounds {requested.rounds} --seed {requested.seed} --jobs {requested.jobs}",
+        "command": (
+            f"python tools/kill_rounds.py --rounds {requested.rounds} --seed {requested.seed} --jobs {requested.jobs}"
+        ),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores shared with other work",
         "torch": torch.__version__,
         "seconds": round(time.monotonic() - started_at),

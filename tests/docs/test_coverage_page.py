@@ -24,7 +24,7 @@ TESTS = sorted(set(re.findall(r"`(tests/[\w./]+\.py(?:::\w+)?)`", ALL_TEXT)))
 #: A function given by its own name, which would have to be changed with it.
 BARE = re.compile(r"(?<![\w./])[a-z_]+(?:\.[a-z_]+)+:[A-Za-z_]\w*")
 #: A row of the features: source, feature, functions, tests.
-ROWS = re.findall(r"^\| 00\d.*\|$", TEXT.split("## Slips")[0], re.MULTILINE)
+ROWS = re.findall(r"^\| 00\d.*\|$", TEXT.split("## Errors in the documents")[0], re.MULTILINE)
 #: A row of the formulas: which, corrected form, functions, tests.
 FORMULA_ROWS = [line for line in FORMULA_TABLES.splitlines() if re.match(r"\| (?!formula \||---)", line)]
 
