@@ -51,7 +51,7 @@ def test_the_size_that_all_reach_can_be_trained(sides: tuple[int, ...], advice: 
     said = [advice, "augment=document", "augment.flip=0", "data.on_error=skip"]
     config = configure(None, [*said, *_TINY], str(folder), None, False)
     trainer = Trainer(config, *split_data(config), tmp_path / "run")
-    trainer.rehearse_micro_batch(2)  # the network has room for its levels
+    trainer.trial_micro_batch(2)  # the network has room for its levels
     trainer.loader.close()
 
 

@@ -147,7 +147,7 @@ def test_an_augmentation_that_mirrors_takes_the_place_of_the_recipes_own_flip(
 ) -> None:
     config = apply_overrides(get_recipe("photos-32"), [said])
     assert config.random_flip is random_flip and config.augment.flip == flip
-    with pytest.raises(UsageError, match="both mirror"):  # what the user says twice stays refused
+    with pytest.raises(UsageError, match="both flip"):  # what the user says twice stays refused
         apply_overrides(get_recipe("photos-32"), ["augment=flip", "random_flip=true"])
 
 

@@ -120,7 +120,7 @@ def test_it_begins_from_its_teacher(teacher: Path, tmp_path: Path) -> None:
 
 
 def test_a_teacher_of_other_weights_or_data_is_refused(teacher: Path, trained: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="this run names 000000000000"):
+    with pytest.raises(UsageError, match="this run expects 000000000000"):
         load_teacher(TeacherConfig(path=str(teacher), sha256=64 * "0"))
     sha256 = load(teacher).weights_sha256
     taught = load_teacher(TeacherConfig(path=str(teacher), sha256=sha256))
@@ -188,7 +188,7 @@ def test_every_choice_gives_finite_gradients(process: str, parameterization: str
     [
         ("vp", "eps", "multiplies the network's error by 152"),
         ("flow", "eps", "use v, flow or edm"),
-        ("flow", "x0", "does not return x_0 as it is at the clean end"),
+        ("flow", "x0", "does not return x_0 at the clean end"),
     ],
 )
 def test_rows_that_make_no_consistency_function_are_refused(process: str, parameterization: str, message: str) -> None:

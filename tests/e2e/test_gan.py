@@ -280,7 +280,7 @@ def test_a_loss_with_penalties_that_is_not_finite_leaves_its_evidence(objective:
         (("system.objective=hinge", "system.objective.r1=1"), "batch norm"),
         (("system.objective=hing",), "did you mean 'hinge'"),
         (("system.objective.r1=-1",), "from 0 on"),
-        (('system.adaptive={"target": 0.6}',), "does nothing"),
+        (('system.adaptive={"target": 0.6}',), "which is disabled"),
         (('system.adaptive={"target": 0.6}', "system.augment=document", "system.objective=wgan"), "have no zero"),
         (('system.diff_augment=["color"]',), "diff_augment"),
     ],

@@ -334,7 +334,9 @@ def test_going_on_with_other_threads_or_norms_is_said_and_kept(half_done: Path) 
     config = digits(*NINE)
     trainer = Trainer(config, *split_data(config), half_done, observer=Listening())
     assert trainer.resume() and len(heard) == 1
-    assert "computed with 7 threads, own norms, compiled by c++ 12 and goes on with 1 thread, torch's norms" in heard[0]
+    assert (
+        "computed with 7 threads, own norms, compiled by c++ 12 and continues with 1 thread, torch's norms" in heard[0]
+    )
     assert trainer.run()
     kept = json.loads((last_checkpoint(half_done) / "state.json").read_text())["counters"]["settings"]
     assert kept == [before, {**now, "images": 96}]
@@ -361,7 +363,7 @@ def test_where_muons_products_are_otherwise_a_run_says_so(tmp_path: Path, monkey
             heard.append(text)
 
     assert Trainer(config, *split_data(config), tmp_path, observer=Listening()).resume()
-    assert "with bfloat16 products in the optimizer and goes on with float32 products in the optimizer" in heard[0]
+    assert "with bfloat16 products in the optimizer and continues with float32 products in the optimizer" in heard[0]
 
 
 def test_that_compiling_was_passed_over_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

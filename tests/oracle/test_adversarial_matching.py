@@ -74,7 +74,7 @@ def student_of(
 def logits_of(student: DistributionMatchingObjective, phase: str, x: Tensor, eps: str) -> tuple[Tensor, Tensor]:
     """The discriminator's logits of x, noised as in that phase, and the noised images."""
     rng = StepRandom(0, 0)
-    t = student._compared_at(stratified(rng.uniform(len(x), f"time {phase}")))
+    t = student._comparison_times(stratified(rng.uniform(len(x), f"time {phase}")))
     x_t = student.model.process.diffuse(x, rng.normal(x, eps), t)
     scaled, c_noise = student.model.parameterization.network_input(x_t, t)
     assert student.head is not None
@@ -88,7 +88,7 @@ def test_the_discriminator_learns_to_tell_noised_data_from_noised_samples() -> N
     student, plain, rng = student_of({"discriminator": 0.7}), student_of(), StepRandom(0, 0)
     batch = batch_of(mean=0.5)
     report, without = student(batch, FAKE_SCORE, rng), plain(batch, FAKE_SCORE, rng)
-    made = student._made(batch.x_0, Condition(label=batch.given.label), FAKE_SCORE, rng).detach()
+    made = student._generate(batch.x_0, Condition(label=batch.given.label), FAKE_SCORE, rng).detach()
     real, _ = logits_of(student, FAKE_SCORE, batch.x_0, "eps data")
     fake, _ = logits_of(student, FAKE_SCORE, made, f"eps {FAKE_SCORE}")
     penalty_terms = 0.7 * (F.softplus(-real) + F.softplus(fake)).mean()
@@ -107,7 +107,7 @@ def test_the_student_follows_the_discriminator_and_the_teacher() -> None:
         gradients[weight] = [parameter.grad for parameter in student.model.network.parameters()]
     student = student_of({"student": 0.4})
     batch = batch_of()
-    made = student._made(batch.x_0, Condition(label=batch.given.label), STUDENT, StepRandom(0, 0))
+    made = student._generate(batch.x_0, Condition(label=batch.given.label), STUDENT, StepRandom(0, 0))
     fake, _ = logits_of(student, STUDENT, made, f"eps {STUDENT}")
     passing = torch.autograd.grad(0.4 * F.softplus(-fake).mean(), list(student.model.network.parameters()))
     assert max(float(one.abs().max()) for one in passing) > 1e-4
@@ -146,7 +146,7 @@ def test_a_trained_discriminator_separates_them_and_a_student_comes_to_deceive_i
     def brightness() -> float:
         with torch.no_grad():
             return float(
-                student._made(bright.x_0, Condition(label=bright.given.label), STUDENT, StepRandom(1, 0)).mean()
+                student._generate(bright.x_0, Condition(label=bright.given.label), STUDENT, StepRandom(1, 0)).mean()
             )
 
     for step in range(30):

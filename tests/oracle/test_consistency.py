@@ -240,6 +240,6 @@ def test_the_student_follows_the_path_that_its_teacher_samples_guidance_included
         sample(denoiser, make_sampler("euler"), torch.stack([t[0], s[0]]), **euler).x  # type: ignore[arg-type]
         for denoiser in (teacher.sampling_denoiser(), teacher.unguided_denoiser())
     )
-    below = student._below(x_t, x_t, x_t, t, s, cond)
+    below = student._x_s(x_t, x_t, x_t, t, s, cond)
     torch.testing.assert_close(below, followed, rtol=1e-12, atol=1e-12)
     assert float((below - plain).abs().min()) > 1e-4

@@ -175,7 +175,7 @@ def asked_of(student: DistributionMatchingObjective, batch: Rows, monkeypatch: p
     """What the student is asked last, for the sample that is to be moved."""
     requested = Override()
     monkeypatch.setattr(student.model, "threaded_denoiser", lambda: requested)
-    student._made(batch.x_0, Condition(), STUDENT, StepRandom(0, 0))
+    student._generate(batch.x_0, Condition(), STUDENT, StepRandom(0, 0))
     return requested
 
 
@@ -250,7 +250,7 @@ def test_a_student_is_taught_what_its_sampler_makes(process: str, parameterizati
     assert isinstance(student, DistributionMatchingObjective) and student.model.clips
     rng, count = StepRandom(3, 7), 40
     cond = Condition(label=torch.arange(count) % 4 - 1)
-    made = student._made(torch.randn(count, 1, 8, 8), cond, STUDENT, rng).detach()
+    made = student._generate(torch.randn(count, 1, 8, 8), cond, STUDENT, rng).detach()
     assert process == "ve" or num_steps == 1 or float(made.abs().max()) > 1  # else it is all the same whether it is cut
 
     times = time_grid("angle", student.model.process, num_steps, student.model.log_snr_range)
@@ -276,10 +276,10 @@ def test_simulated_steps_are_no_part_of_the_gradient_and_meet_no_dropout() -> No
     sampling = {"sampler": "consistency", "num_steps": 2, "grid": "uniform"}
     student, rng = system(sampling=sampling, network={**NETWORK, "dropout": 0.5}), StepRandom(0, 0)
     times, last = torch.tensor([1.0, 0.5, 0.0], dtype=torch.float64), torch.ones(60, dtype=torch.long)
-    reached = student.train()._reached(BATCH.x_0, BATCH.given, times, last, STUDENT, rng)
+    reached = student.train()._simulate(BATCH.x_0, BATCH.given, times, last, STUDENT, rng)
     assert not reached.requires_grad and student.model.network.training
-    assert torch.equal(student.eval()._reached(BATCH.x_0, BATCH.given, times, last, STUDENT, rng), reached)
-    assert student._made(BATCH.x_0, Condition(), STUDENT, rng).requires_grad
+    assert torch.equal(student.eval()._simulate(BATCH.x_0, BATCH.given, times, last, STUDENT, rng), reached)
+    assert student._generate(BATCH.x_0, Condition(), STUDENT, rng).requires_grad
 
 
 def test_a_compiled_student_is_asked_of_whole_batches(monkeypatch: pytest.MonkeyPatch) -> None:

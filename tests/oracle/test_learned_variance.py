@@ -425,7 +425,7 @@ def test_importance_weighs_the_rows_it_draws() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"objective": "denoising"}, "trains no variance"),
+        ({"objective": "denoising"}, "does not train the variance"),
         ({"learned_variance": False}, "learned_variance=true"),
         ({"learned_variance": False, "objective": "variational"}, "weighting=variational"),
         ({"process": {"name": "vp"}, "time_density": {"name": "uniform"}}, "num_steps of at least 2"),

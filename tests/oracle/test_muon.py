@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from undiffuse.training.muon import Muon, is_matrix, orthogonalised, products
+from undiffuse.training.muon import Muon, is_matrix, orthogonalised, product_dtype
 
 
 @pytest.mark.parametrize("shape", [(3, 8, 8), (2, 5, 40), (2, 40, 5), (1, 1, 7)])
@@ -99,7 +99,7 @@ def test_directions_are_in_bfloat16_only_where_the_machine_multiplies_it(
     wanted = -0.2 * 40**0.5 * old_moves(weight.grad)
     error = float((weight.detach() - wanted).norm() / wanted.norm())
     assert error < 1e-5 if setting == "never" else 1e-3 < error < 0.05
-    assert products("cpu") == (torch.float32 if setting == "never" else torch.bfloat16)
+    assert product_dtype("cpu") == (torch.float32 if setting == "never" else torch.bfloat16)
 
 
 def test_state_has_the_names_that_checkpoints_know() -> None:

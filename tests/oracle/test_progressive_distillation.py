@@ -154,11 +154,11 @@ def test_the_loss_is_the_distance_from_two_teacher_steps(monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"start_steps": 6, "end_steps": 4}, "doubled some times, got 6 and 4"),
-        ({"start_steps": 1, "end_steps": 2}, "doubled some times, got 1 and 2"),
+        ({"start_steps": 6, "end_steps": 4}, "times a power of two, got 6 and 4"),
+        ({"start_steps": 1, "end_steps": 2}, "times a power of two, got 1 and 2"),
         ({"base_images": 0}, "either a teacher or base_images"),
-        ({"parameterization": "eps"}, "says too little of x_0"),
-        ({"sampling": {"sampler": "ddim", "num_steps": 1, "grid": "karras"}}, "other knots for half the steps"),
+        ({"parameterization": "eps"}, "ill-conditioned for x_0"),
+        ({"sampling": {"sampler": "ddim", "num_steps": 1, "grid": "karras"}}, "different knots for half the steps"),
     ],
 )
 def test_what_cannot_be_distilled_is_refused(options: dict[str, object], message: str) -> None:

@@ -25,7 +25,7 @@ from undiffuse.data.dataset import ArrayDataset, Batch
 from undiffuse.data.given import Given
 from undiffuse.errors import UsageError
 from undiffuse.recipes import get_recipe
-from undiffuse.training.augment import Augmenter, flip_some
+from undiffuse.training.augment import Augmenter, random_flip
 from undiffuse.training.config import RunConfig
 
 IMAGES = torch.randint(0, 256, (1000, 3, 4, 5), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -37,7 +37,7 @@ OCTAVES = ("scale", "stretch", "contrast", "saturation")
 
 def mirrored(step: int, micro_batch: int = 0) -> Tensor:
     """Which images were mirrored, ``(1000,)`` bool."""
-    flipped = flip_some(BATCH, StepRandom(3, step, micro_batch))
+    flipped = random_flip(BATCH, StepRandom(3, step, micro_batch))
     same, mirror = ((flipped.items == items).flatten(1).all(1) for items in (IMAGES, IMAGES.flip(-1)))
     assert bool((same ^ mirror).all())
     assert flipped.given is BATCH.given and torch.equal(flipped.indices, BATCH.indices)
@@ -169,7 +169,7 @@ def test_random_flip_is_what_it_always_was() -> None:
     config = run_config("random_flip=true", "micro_batch_images=24")
     found = batches(config, 9).x_0
     expected = [
-        flip_some(Batch(SMOOTH[start : start + 24], Given(), torch.arange(24)), StepRandom(0, 9, number)).x_0
+        random_flip(Batch(SMOOTH[start : start + 24], Given(), torch.arange(24)), StepRandom(0, 9, number)).x_0
         for number, start in enumerate((0, 24))
     ]
     assert torch.equal(found, torch.cat(expected))
@@ -205,7 +205,7 @@ def test_points_and_two_mirrors_are_refused() -> None:
         Augmenter(run_config("random_flip=true"), points)
     with pytest.raises(UsageError, match="augment=none"):
         Augmenter(run_config("augment=karras"), points)
-    with pytest.raises(UsageError, match="both mirror"):
+    with pytest.raises(UsageError, match="both flip"):
         run_config("random_flip=true", "augment=karras")
     with pytest.raises(UsageError, match="did you mean 'rotate'"):
         run_config("augment.rotat=0.5")

@@ -1,4 +1,4 @@
-"""Objectives: what is trained. Rows name configuration models; each knows how to build itself around a model."""
+"""Training objectives. The registry maps names to configuration classes, each of which builds its objective."""
 
 OBJECTIVE_CONFIGS = {
     "diffusion": "undiffuse.objectives.diffusion:DiffusionConfig",

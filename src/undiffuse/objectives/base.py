@@ -1,4 +1,4 @@
-"""The contract of objectives: a model and its loss, which is all that the trainer knows of them."""
+"""The interface of training objectives (a model and its loss), which is all that the trainer depends on."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ M = TypeVar("M", bound=GenerativeModel)
 
 
 class TrainingBatch(Protocol):
-    """What an objective is given: clean data in [-1, 1] and what is known about each sample."""
+    """Input of an objective: clean data in [-1, 1] and the conditioning information of each sample."""
 
     @property
     def x_0(self) -> Tensor: ...
@@ -37,11 +37,11 @@ class LossReport(NamedTuple):
     """The loss of one micro-batch of B samples.
 
     Attributes:
-        loss: () to minimise.
-        per_sample: each sample's part of it, (B,).
-        t: the samples' times (B,) in [0, 1]; None where they have none.
-        metrics: means () of other things over the samples, by name, for the metrics log.
-        records: what ``absorb`` is given when all micro-batches of the phase are done.
+        loss: scalar loss () to minimise.
+        per_sample: loss of each sample, (B,).
+        t: times of the samples (B,) in [0, 1]; None if the loss has no times.
+        metrics: further means () over the samples, by name, for the metrics log.
+        records: tensors passed to ``absorb`` after all micro-batches of the phase.
     """
 
     loss: Tensor
@@ -52,12 +52,12 @@ class LossReport(NamedTuple):
 
 
 class Phase(NamedTuple):
-    """A part of a step with an optimizer of its own.
+    """A part of a training step with a separate optimizer.
 
     Args:
-        name: of the optimizer, in the metrics log and in checkpoints.
-        modules: that it moves; what of them needs no gradient stands still.
-        every: it comes once in so many steps.
+        name: name of the optimizer in the metrics log and in checkpoints.
+        modules: modules whose parameters it updates; parameters that do not require gradients are left unchanged.
+        every: the phase runs once every so many steps.
     """
 
     name: str
@@ -65,7 +65,7 @@ class Phase(NamedTuple):
     every: int = 1
 
     def parameters(self) -> list[nn.Parameter]:
-        """What its optimizer moves."""
+        """The parameters that its optimizer updates."""
         return [parameter for module in self.modules for parameter in module.parameters() if parameter.requires_grad]
 
 
@@ -73,12 +73,12 @@ class Objective(nn.Module, Generic[M]):
     """A model and its loss.
 
     Only ``model`` is averaged, saved for sampling and sampled from. Other modules, such as a discriminator's
-    augmentation or a student's fake score, are training's own: checkpoints keep them (``state``), nothing else does.
+    augmentation or a student's fake score, are used in training only and saved in checkpoints only (``state``).
 
     Attributes:
-        model: that learns.
-        train_validation_metrics: metrics of its loss that validation takes of training data as well, for their
-            distance says how well the model tells the two apart.
+        model: the model to train.
+        train_validation_metrics: loss metrics that validation computes on training data as well; the difference from
+            held-out data measures overfitting.
     """
 
     model: M
@@ -90,49 +90,47 @@ class Objective(nn.Module, Generic[M]):
 
     @abstractmethod
     def forward(self, batch: TrainingBatch, phase: str, rng: StepRandom) -> LossReport:
-        """The loss of one micro-batch.
+        """Compute the loss of one micro-batch.
 
         Args:
-            batch: clean data x_0 (B, *shape) in [-1, 1] and what is known about each sample.
-            phase: name of the phase that is due.
-            rng: of the step and micro-batch, from which all draws come.
+            batch: clean data x_0 (B, *shape) in [-1, 1] and the conditioning information of each sample.
+            phase: name of the current phase.
+            rng: random generator of the step and micro-batch, used for all draws.
         """
 
     @property
     def phases(self) -> tuple[Phase, ...]:
-        """In order; the first comes in every step, and its loss is the one of the metrics log."""
+        """The phases in order; the first one runs in every step, and its loss is the one in the metrics log."""
         return (Phase("main", (self.model,)),)
 
     def phases_due(self, step: int) -> tuple[Phase, ...]:
-        """The phases of an optimizer step."""
+        """The phases that run in an optimizer step."""
         return tuple(phase for phase in self.phases if (step + 1) % phase.every == 0)
 
     def phase(self, name: str) -> Phase:
-        """The phase of this name."""
+        """The phase with this name."""
         return next(phase for phase in self.phases if phase.name == name)
 
     @contextmanager
     def learning(self, phase: Phase) -> Iterator[None]:
-        """Let the parameters of other phases need no gradient: it would be computed for nothing."""
-        own = {id(parameter) for parameter in phase.parameters()}
-        others = [p for other in self.phases for p in other.parameters() if id(p) not in own]
-        for parameter in others:
+        """Disable gradients of the parameters of all other phases, to save computation."""
+        trained = {id(parameter) for parameter in phase.parameters()}
+        frozen = [p for other in self.phases for p in other.parameters() if id(p) not in trained]
+        for parameter in frozen:
             parameter.requires_grad_(False)
         try:
             yield
         finally:
-            for parameter in others:
+            for parameter in frozen:
                 parameter.requires_grad_(True)
 
     @property
     def loss_available(self) -> bool:
-        """Whether its loss says how well it fits an image, and can be taken here and now: not where a teacher is
-        missing.
-        """
+        """Whether the loss measures the fit to an image and can be computed now; False if a teacher is missing."""
         return True
 
     def around(self, model: M) -> Self:
-        """The same objective with another model of the same kind, such as the averaged one: all else is shared."""
+        """The same objective with another model of the same kind, such as the averaged one; the rest is shared."""
         other = copy.copy(self)
         other.__dict__ |= {name: dict(self.__dict__[name]) for name in ("_modules", "_buffers", "_parameters")}
         other._modules["model"] = model
@@ -140,20 +138,20 @@ class Objective(nn.Module, Generic[M]):
         return other
 
     def begin(self, device: torch.device) -> None:
-        """Fetch what only training needs, such as a teacher, and begin from its weights.
+        """Load what only training needs, such as a teacher, and initialize the model from it.
 
-        Called once, before the first step and before a checkpoint is read.
+        Called once, before the first step and before a checkpoint is loaded.
 
         Args:
-            device: of the run.
+            device: device of the run.
         """
 
     def absorb(self, phase: str, records: Sequence[Mapping[str, Tensor]]) -> None:
-        """Called each time that the optimizer of this phase has moved.
+        """Called after each optimizer update of a phase.
 
         Args:
-            phase: its name.
-            records: of the micro-batches' reports, in their order.
+            phase: name of the phase.
+            records: ``LossReport.records`` of the micro-batches, in order.
         """
 
     def after_step(self, average: M, images: int) -> None:
@@ -161,33 +159,33 @@ class Objective(nn.Module, Generic[M]):
 
         Args:
             average: the averaged model.
-            images: seen so far.
+            images: number of images seen so far.
         """
 
     def state(self) -> dict[str, Tensor]:
-        """What training changes besides the model, by name; checkpoints keep it."""
+        """Training state that is not part of the model, by name; saved in checkpoints."""
         models = {id(value) for value in self.model.state_dict(keep_vars=True).values()}
         tensors = self.state_dict(keep_vars=True).items()
-        own = [(name, value) for name, value in tensors if not name.startswith("model.") and id(value) not in models]
-        return {name: value.detach() for name, value in own}
+        state = [(name, value) for name, value in tensors if not name.startswith("model.") and id(value) not in models]
+        return {name: value.detach() for name, value in state}
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """Put back what ``state`` gave.
+        """Load tensors returned by ``state``.
 
         Raises:
-            UsageError: other tensors than it has.
+            UsageError: if the names differ from those of ``state``.
         """
         if difference := mismatch(self.state(), tensors):
             raise UsageError(
-                f"a checkpoint does not fit this run: of its training state {difference}; put back the one that "
-                "belongs to it, or start anew in another --out"
+                f"the checkpoint does not match this run: of its training state {difference}; restore the original "
+                "one, or start again in another --out"
             )
         self.load_state_dict(tensors, strict=False)
 
 
 @contextmanager
 def in_evaluation(objective: nn.Module) -> Iterator[None]:
-    """Everything within in evaluation mode, and afterwards each module in the mode that it was in."""
+    """Context manager that sets all modules to evaluation mode and restores the mode of each one on exit."""
     modes = [(module, module.training) for module in objective.modules()]
     objective.eval()
     try:
@@ -197,37 +195,36 @@ def in_evaluation(objective: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-#: Of whatever model.
+#: An objective with any kind of model.
 AnyObjective = Objective[Any]
 
 
 class ObjectiveConfig(ComponentConfig):
-    """Configuration of an objective, which names the model made for it and builds itself around one."""
+    """Configuration of an objective: defines the configuration of its model and builds the objective."""
 
     def finalized(self, class_names: Sequence[str]) -> Self:
-        """The same with everything decided that it leaves to the data's classes.
+        """This configuration with all options resolved that depend on the data's classes.
 
         Args:
-            class_names: of the data's labels.
+            class_names: class names of the data.
         """
         return self
 
     def component(self) -> ModelConfig:
-        """The configuration of the model that it trains."""
+        """Configuration of the model to train."""
         raise NotImplementedError
 
     def around(self, model: GenerativeModel) -> AnyObjective:
-        """The objective with this model, which ``component`` describes."""
+        """The objective with this model, which was built from ``component()``."""
         raise NotImplementedError
 
     def build(self, shape: tuple[int, ...], class_names: Sequence[str], num_augment_labels: int = 0) -> AnyObjective:
-        """A fresh objective and model, their weights drawn from torch's global generator.
+        """Build the objective with a new model, initialized from torch's global generator.
 
         Args:
-            shape: of one example, (C, H, W) or (D,).
-            class_names: of the data's labels.
-            num_augment_labels: numbers that say how a training image was transformed; 0 where the network is not
-                conditioned on any.
+            shape: shape of one example, (C, H, W) or (D,).
+            class_names: class names of the data.
+            num_augment_labels: number of augmentation labels that the network is conditioned on; 0 for none.
         """
         config = self.finalized(class_names)
         return config.around(config.component().build(shape, class_names, num_augment_labels))
@@ -237,12 +234,12 @@ C = TypeVar("C", bound=ModelConfig)
 
 
 def model_config_from(kind: type[C], trained: ObjectiveConfig, **other: Any) -> C:
-    """A model's configuration of the options that it shares with what trains it.
+    """Build a model configuration from the options that it shares with an objective's configuration.
 
     Args:
-        kind: class of the model's configuration.
+        kind: class of the model configuration.
         trained: configuration of the objective.
-        **other: options of the model that have another name there.
+        **other: model options that have another name in the objective's configuration.
     """
     shared = (kind.model_fields.keys() & type(trained).model_fields.keys()) - {"name"}
     return kind.model_validate({**{key: getattr(trained, key) for key in shared}, **other})

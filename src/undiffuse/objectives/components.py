@@ -1,4 +1,4 @@
-"""The check that every objective of one denoising network makes of its configuration: its components can be built."""
+"""Check shared by all objectives of one denoising network: the components of the configuration can be built."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from undiffuse.losses.weighting import WEIGHTINGS
 
 
 def check_components(config: Any) -> Process:
-    """Build the process, the weighting (where there is one) and the time density of a configuration.
+    """Build the process, the weighting (if any) and the time density of a configuration.
 
     Args:
-        config: an objective's configuration with ``process`` and ``time_density``, and perhaps ``weighting``, each a
-            row of its registry; a ``weighting`` that is no row (a name alone) is the objective's own.
+        config: an objective's configuration with ``process``, ``time_density`` and optionally ``weighting``, each an
+            entry of its registry; a ``weighting`` that is a string is handled by the objective.
     Returns:
         The process.
     Raises:
-        UsageError: options that a row refuses, or a time density that does not go with the process.
+        UsageError: if options of a component are invalid, or the time density is incompatible with the process.
     """
     process: Process = build(PROCESSES, config.process)
     weighting = getattr(config, "weighting", None)

@@ -1,7 +1,7 @@
-"""Consistency models: one network whose x_0-hat is the end of x_t's path, so that one step or two make a sample.
+"""Consistency models: a network whose x_0-hat is the endpoint of x_t's trajectory, for sampling in one or two steps.
 
-Learned from a teacher's ODE steps (``teacher`` set) or from the data alone. Everything that changes in the course of
-training is a function of the images seen, which a buffer counts: a resumed run is the uninterrupted one.
+Trained by distillation from a teacher's ODE steps (``teacher`` set) or from data only. All schedules are functions of
+the number of images seen, which is stored in a buffer: a resumed run gives the same result as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -49,36 +49,40 @@ from undiffuse.samplers.base import CountingDenoiser, Steps
 from undiffuse.samplers.grids import WIDEST_LOG_SNR, time_grid
 from undiffuse.samplers.noise import NoiseSource
 
-#: x_0-hat may take at most this much of the network's output: an error of the network's grows by so much in one step.
+#: Upper bound of |c_out|, the factor by which x_0-hat amplifies an error of the network's output.
 _LARGEST_GAIN = 10.0
 
 
 class ConsistencyConfig(DenoisingConfig, ObjectiveConfig):
-    """See the registries for the rows of each component.
+    """Configuration of consistency training and distillation. See the registries for the available components.
 
     Args:
-        process: a row of ``PROCESSES`` with its options.
-        parameterization: what the network predicts; one that gives x_0-hat = x_t / alpha at the clean end and stays
-            finite at the noisy one, such as ``flow``, ``v`` and ``edm``.
-        teacher: the model whose ODE is followed, guidance included where it samples with any (Meng et al. 2023,
-            arXiv:2210.03142); without one the data themselves say where a path leads.
-        start: a model whose weights the network begins with; the teacher by default.
-        solver: of the teacher's step from t to s, ``euler`` or ``heun``.
-        segments: follow paths to the next of so many boundaries only, of the grid ``sampling.grid``; 1 for the data.
-        gap: from t to s: ``knots``, one step of a grid that gets finer; ``ratio``, a share of sigma / alpha.
-        knot_grid: of ``knots``, a row of ``GRIDS``.
-        first_knots: steps of that grid at first.
-        last_knots: at last; a validation loss is always taken at these.
-        doubling_images: images after which the knots double, or the share of ``ratio`` halves.
-        weighting: of the distance between two x_0: ``gap``, 1 / (r_t - r_s), r = sigma / alpha (Song & Dhariwal 2023);
-            ``output``, so that an error of the network's own output counts alike at all times; ``uniform``, 1.
+        process: an entry of ``PROCESSES`` with its options.
+        parameterization: what the network predicts; must give x_0-hat = x_t / alpha at the clean end and stay finite
+            at the noisy end, such as ``flow``, ``v`` and ``edm``.
+        teacher: model whose ODE is distilled, including its guidance (Meng et al. 2023, arXiv:2210.03142); without one
+            the trajectory is estimated from the data (consistency training).
+        start: model that initializes the network's weights; the teacher by default.
+        solver: solver of the teacher's step from t to s, ``euler`` or ``heun``.
+        segments: number of segments of the grid ``sampling.grid``; trajectories are followed to the end of their
+            segment only. 1 follows them to the data.
+        gap: distance from t to s: ``knots``, one step of a grid that is refined during training; ``ratio``, a fraction
+            of sigma / alpha.
+        knot_grid: grid of ``knots``, an entry of ``GRIDS``.
+        first_knots: number of steps of that grid at the start of training.
+        last_knots: number of steps at the end; the validation loss always uses these.
+        doubling_images: number of images after which the knots double, or the fraction of ``ratio`` halves.
+        weighting: weighting of the distance between two x_0: ``gap``, 1 / (r_t - r_s), r = sigma / alpha
+            (Song & Dhariwal 2023); ``output``, equal weight for errors of the network's output at all times;
+            ``uniform``, 1.
         huber: constant of the pseudo-Huber distance over sqrt(d).
-        time_density: where in time a training step looks.
-        network: its architecture.
-        precision: of the network's arithmetic, in training and in sampling.
-        class_conditional: condition the network on the class of each image; data without classes is refused.
-        label_dropout: share of the training samples without their label, so that the model also learns without one.
-        sampling: defaults.
+        time_density: distribution of the training times.
+        network: architecture of the network.
+        precision: precision of the network's arithmetic, in training and in sampling.
+        class_conditional: condition the network on the class of each image; requires data with classes.
+        label_dropout: fraction of training samples whose label is dropped, so that an unconditional model is trained
+            as well.
+        sampling: sampling defaults.
     """
 
     name: Literal["consistency"] = "consistency"
@@ -115,16 +119,16 @@ class ConsistencyConfig(DenoisingConfig, ObjectiveConfig):
 
 
 def _check_boundary(parameterization: Parameterization) -> None:
-    """Refuse a row whose x_0-hat is not x_t / alpha at the clean end, or that divides by next to nothing."""
+    """Check that x_0-hat is x_t / alpha at the clean end and that c_out is bounded."""
     process, name = parameterization.process, parameterization.name
     t = torch.linspace(0, 1, 65, dtype=torch.float64)
     gain, sigma = parameterization(t).c_out.abs(), process.sigma(t)
     if float(gain[0]) > 2 * float(sigma[0]) + 1e-9:
-        raise UsageError(f"parameterization {name!r} does not return x_0 as it is at the clean end; use v, flow or edm")
+        raise UsageError(f"parameterization {name!r} does not return x_0 at the clean end; use v, flow or edm")
     if not float(gain.max()) <= _LARGEST_GAIN:
         raise UsageError(
-            f"parameterization {name!r} multiplies the network's error by {float(gain.max()):.3g} where almost all is "
-            "noise, which one step cannot mend; use v, flow or edm (train a teacher with one of them), or method "
+            f"parameterization {name!r} multiplies the network's error by {float(gain.max()):.3g} at high noise "
+            "levels, which one step cannot correct; use v, flow or edm (train a teacher with one of them), or method "
             "mean_flow"
         )
 
@@ -133,11 +137,11 @@ class ConsistencyObjective(Objective[NetworkModel]):
     """The consistency loss, see ``ConsistencyConfig``.
 
     Args:
-        model: that learns.
-        config: of the loss; its options of the model are those of ``model``.
+        model: the model to train.
+        config: configuration of the loss; its model options match ``model``.
     """
 
-    seen: Tensor  #: images of whole steps
+    seen: Tensor  #: images of completed optimizer steps
 
     def __init__(self, model: NetworkModel, config: ConsistencyConfig) -> None:
         super().__init__(model)
@@ -151,18 +155,18 @@ class ConsistencyObjective(Objective[NetworkModel]):
         return self._teacher is None or self._teacher.available()
 
     def begin(self, device: torch.device) -> None:
-        """Fetch the teacher, and begin from its weights or those of ``start``."""
+        """Load the teacher, and initialize the model with its weights or those of ``start``."""
         if self._teacher is not None:
             check_compatible(self._teacher.on(device), self.model)
         if self.config.start is not None:
             init_as(self.model, LazyTeacher(self.config.start, "start").on(device))
         elif self._teacher is not None and init_from(self.model, self._teacher.on(device)) == 0:
             raise UsageError(
-                f"nothing of the model {self._teacher.config.path} fits this network; give it the same system.network"
+                f"no weight of the model {self._teacher.config.path} fits this network; use the same system.network"
             )
 
     def after_step(self, average: NetworkModel, images: int) -> None:
-        """Count the images of whole steps: all micro-batches of one share its knots."""
+        """Update the number of images seen: all micro-batches of a step use the same knots."""
         self.seen.fill_(images)
 
     def forward(self, batch: TrainingBatch, phase: str, rng: StepRandom) -> LossReport:
@@ -171,7 +175,7 @@ class ConsistencyObjective(Objective[NetworkModel]):
         cond = self.model.conditioner.for_training(batch.given, batch.x_0, rng)
         eps = rng.normal(x_0, "eps")
         x_t = self.model.process.diffuse(x_0, eps, t)
-        x_s = self._below(x_0, eps, x_t, t, s, cond)
+        x_s = self._x_s(x_0, eps, x_t, t, s, cond)
         denoiser = self.model.threaded_denoiser()
         with torch.no_grad(), rng.layers():  # the same dropout as below
             x_0_s = self._clipped(denoiser(x_s, torch.where(s > end, s, t), cond).x_0)
@@ -183,7 +187,7 @@ class ConsistencyObjective(Objective[NetworkModel]):
         return LossReport(losses.mean(), losses.detach(), t)
 
     def _times(self, count: int, rng: StepRandom) -> tuple[Tensor, Tensor, Tensor]:
-        """t > s >= end, each ``(B,)``."""
+        """Times t > s >= end, each ``(B,)``."""
         config, process = self.config, self.model.process
         t = self._density(process, stratified(rng.uniform(count, "time")))
         knots = self._knots()
@@ -195,7 +199,7 @@ class ConsistencyObjective(Objective[NetworkModel]):
         return t, torch.maximum(s, end), end
 
     def _knots(self) -> int:
-        """Of the discretisation now; a validation always looks at the last one's."""
+        """Number of knots of the current discretisation; in validation, that of the last one."""
         config = self.config
         if not self.training:
             return config.last_knots
@@ -204,14 +208,14 @@ class ConsistencyObjective(Objective[NetworkModel]):
     def _grid(self, name: str, num_steps: int) -> Tensor:
         return time_grid(name, self.model.process, num_steps, self.model.log_snr_range)
 
-    def _below(self, x_0: Tensor, eps: Tensor, x_t: Tensor, t: Tensor, s: Tensor, cond: Condition) -> Tensor:
-        """x_s on the path of x_t: by a step of the teacher's ODE, or with the same image and noise."""
+    def _x_s(self, x_0: Tensor, eps: Tensor, x_t: Tensor, t: Tensor, s: Tensor, cond: Condition) -> Tensor:
+        """x_s on the trajectory of x_t: by a step of the teacher's ODE, or from the same image and noise."""
         if self._teacher is None:
             return self.model.process.diffuse(x_0, eps, s)
         denoiser = denoiser_under(self._teacher.on(x_0.device).teaching_denoiser(), self.model.process)
-        no = torch.zeros(len(t), dtype=torch.int64, device=t.device)
+        zeros = torch.zeros(len(t), dtype=torch.int64, device=t.device)
         with torch.no_grad():
-            steps = Steps(t, s, no, no + 1, no.bool())
+            steps = Steps(t, s, zeros, zeros + 1, zeros.bool())
             return make_sampler(self.config.solver).step(
                 CountingDenoiser(denoiser, cond), x_t, steps, (), NoiseSource()
             )[0]
@@ -220,7 +224,7 @@ class ConsistencyObjective(Objective[NetworkModel]):
         return x_0.clamp(-1, 1) if self.model.clips else x_0
 
     def _weight(self, t: Tensor, s: Tensor) -> Tensor:
-        """Of each row, ``(B,)`` float64."""
+        """Weight of each sample's loss, ``(B,)`` float64."""
         if self.config.weighting == "output":
             return 1 / self.model.parameterization(t).c_out.abs()
         if self.config.weighting == "uniform":

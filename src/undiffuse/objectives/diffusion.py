@@ -1,4 +1,4 @@
-"""A diffusion model of images or points: a network, a forward process, a weighted denoising loss."""
+"""Training objective of diffusion models: a weighted denoising loss, a variational bound, or both."""
 
 from __future__ import annotations
 
@@ -27,34 +27,36 @@ from undiffuse.objectives.base import LossReport, Objective, ObjectiveConfig, Tr
 from undiffuse.objectives.components import check_components
 from undiffuse.objectives.rules import check_objective
 
-#: Of a model with a learned variance; its paper finds 50 to 100 steps enough.
+#: Sampling defaults of models with a learned variance; Nichol & Dhariwal (2021) find 50 to 100 steps sufficient.
 LEARNED_VARIANCE_SAMPLING = SamplingConfig(sampler="ancestral:variance=learned", num_steps=100, grid="uniform")
 
 
 class DiffusionConfig(DenoisingConfig, ObjectiveConfig):
-    """See the registries for the rows of each component.
+    """Configuration of a diffusion objective. See the registries for the available components.
 
     Args:
-        process: a row of ``PROCESSES`` with its options.
+        process: an entry of ``PROCESSES`` with its options.
         parameterization: what the network predicts.
-        weighting: of the denoising loss over noise levels.
-        objective: ``denoising``, the weighted error of x_0-hat; ``variational``, the bound itself; ``hybrid``, the
-            denoising loss plus the bound, which then moves the learned variance alone (Nichol & Dhariwal 2021).
+        weighting: weighting of the denoising loss over noise levels.
+        objective: ``denoising``, the weighted error of x_0-hat; ``variational``, the variational bound; ``hybrid``, the
+            denoising loss plus the bound, whose gradient only reaches the learned variance (Nichol & Dhariwal 2021).
         learned_variance: the network also predicts the variance of the reverse step, for
-            ``ancestral:variance=learned``, which such a model samples by unless ``sampling`` says otherwise; ``hybrid``
-            and ``variational`` train it.
-        bound_weight: of the bound in ``hybrid``, on bits a dimension.
-        time_density: where in time a training step looks.
-        time_draws: the uniform numbers of a micro-batch: ``independent``; ``stratified``, one in each of B equal
-            strata; ``low_discrepancy``, B at equal distance with one common shift (Kingma et al. 2021). Or
-            ``importance``: knots in proportion to the size of their last losses, weighted to the same mean.
-        network: its architecture.
-        precision: of the network's arithmetic, in training and in sampling.
-        class_conditional: condition the network on the class of each image; data without classes is refused.
-        label_dropout: share of the training samples without their label, so that the model also learns without one.
-        guide_images: keep the averaged network as it is after so many images as a guide for ``sampling.autoguidance``;
-            a tenth of the run or less. ``null`` keeps none; until it is reached samples go unguided.
-        sampling: defaults.
+            ``ancestral:variance=learned``, the default sampler of such a model. Trained by ``hybrid`` and
+            ``variational``.
+        bound_weight: weight of the bound (in bits per dimension) in ``hybrid``.
+        time_density: distribution of the training times.
+        time_draws: uniform numbers of a micro-batch: ``independent``; ``stratified``, one in each of B equal
+            strata; ``low_discrepancy``, B equidistant ones with one common shift (Kingma et al. 2021). Or
+            ``importance``: knots in proportion to the size of their last losses, reweighted to the same mean.
+        network: architecture of the network.
+        precision: precision of the network's arithmetic, in training and in sampling.
+        class_conditional: condition the network on the class of each image; requires data with classes.
+        label_dropout: fraction of training samples whose label is dropped, so that an unconditional model is trained
+            as well.
+        guide_images: number of images after which the averaged network is stored as a guide for
+            ``sampling.autoguidance``, at most a tenth of the run. ``null`` stores none; samples are unguided until
+            then.
+        sampling: sampling defaults.
     """
 
     name: Literal["diffusion"] = "diffusion"
@@ -74,7 +76,7 @@ class DiffusionConfig(DenoisingConfig, ObjectiveConfig):
 
     @model_validator(mode="before")
     @classmethod
-    def _learned_variance_samples_by_it(cls, values: Any) -> Any:
+    def _set_learned_variance_sampling(cls, values: Any) -> Any:
         if isinstance(values, dict) and values.get("learned_variance") is True and "sampling" not in values:
             return {**values, "sampling": LEARNED_VARIANCE_SAMPLING}
         return values
@@ -95,11 +97,11 @@ class DiffusionConfig(DenoisingConfig, ObjectiveConfig):
 
 
 class DiffusionObjective(Objective[NetworkModel]):
-    """The weighted denoising loss, the bound, or both, see ``DiffusionConfig``.
+    """The weighted denoising loss, the variational bound, or both, see ``DiffusionConfig``.
 
     Args:
-        model: that learns.
-        config: of the loss; its options of the model are those of ``model``.
+        model: the model to train.
+        config: configuration of the loss; its model options match ``model``.
     """
 
     def __init__(self, model: NetworkModel, config: DiffusionConfig) -> None:
@@ -111,7 +113,7 @@ class DiffusionObjective(Objective[NetworkModel]):
         self._density: TimeDensity = build(TIME_DENSITIES, config.time_density)
 
     def after_step(self, average: NetworkModel, images: int) -> None:
-        """Take the guide from the average when its time has come."""
+        """Store the averaged network as the guide once ``guide_images`` images have been seen."""
         if images < (self.config.guide_images or math.inf) or self.model.guide_taken:
             return
         for model in (self.model, average):
@@ -145,9 +147,9 @@ class DiffusionObjective(Objective[NetworkModel]):
         return denoising_loss(denoiser, x_0, eps, t, self._log_weight, cond)
 
     def _times(self, count: int, rng: StepRandom) -> tuple[Tensor, Tensor | None]:
-        """Times ``(B,)`` and, of importance draws, their weights.
+        """Times ``(B,)`` and, for importance sampling, their weights.
 
-        Only training draws by importance: a validation loss must not depend on the history, nor change it.
+        Importance sampling is used in training only: a validation loss must not depend on or change the loss history.
         """
         u = rng.uniform(count, "time")
         if self.importance is None:

@@ -1,13 +1,12 @@
-"""Distribution matching: a student whose noised samples are to be distributed as the teacher's, along whatever paths.
+"""Distribution matching distillation: the student matches the teacher's distribution of noised samples.
 
-Two networks learn in alternate phases, the first more often. The fake score is a diffusion model of the student's
-present samples; the student moves its samples from where that says they are towards where the teacher says the data
-are. It makes a sample in as many steps as it is trained for, each of which jumps to x_0 and adds fresh noise down to
-the next time. A step after the first is trained on what the steps before it make, for that is what it meets in
-sampling.
+Two networks are trained in alternating phases, the first one more often. The fake score is a diffusion model of the
+student's current samples; the student's gradient is the difference between the denoised samples of the fake score and
+of the teacher. The student samples in the number of steps that it is trained for, each of which predicts x_0 and adds
+new noise of the next time. Later steps are trained on the output of the preceding steps, as in sampling.
 
-With an adversarial loss, a discriminator (a head on the fake score's inner features) learns to tell noised data from
-noised samples, and the student to be classified as data: the teacher's errors need not be learned from it.
+With an adversarial loss, a discriminator (a head on the fake score's intermediate features) learns to distinguish
+noised data from noised samples, and the student to be classified as data, so that it can improve on its teacher.
 
 Source: Yin et al. 2024, arXiv:2311.18828 and arXiv:2405.14867 (its sec. 4.3: the adversarial loss; sec. 4.4:
 backward simulation); see ``losses.distribution_matching`` and ``losses.adversarial``.
@@ -45,21 +44,21 @@ from undiffuse.objectives.teacher import LazyTeacher, TeacherConfig, check_start
 from undiffuse.samplers.grids import time_grid
 
 FAKE_SCORE, STUDENT = "fake_score", "student"
-#: Log-SNRs at which the two distributions are compared; beyond, they are all data or all noise.
+#: Range of log-SNRs at which the two distributions are compared; beyond it, there is almost no noise or no signal.
 _COMPARED = (-8.0, 8.0)
 _ADVERSARIAL = non_saturating()
-#: The head's name among the objective's modules, and so in checkpoints.
+#: Name of the head among the objective's modules and in checkpoints.
 _HEAD = "judge"  # data
 
 
 class AdversarialConfig(FrozenModel):
-    """A non-saturating adversarial loss between student and discriminator, at the times of the comparison.
+    """A non-saturating adversarial loss between student and discriminator, at the times of the matching loss.
 
     S is softplus, r and f are the logits of noised data and noised samples.
 
     Args:
-        student: weight of its loss S(-f), added to that of matching.
-        discriminator: weight of its loss S(-r) + S(f), added to the fake score's.
+        student: weight of the student's loss S(-f), added to the matching loss.
+        discriminator: weight of the discriminator's loss S(-r) + S(f), added to the fake score's loss.
     """
 
     student: Annotated[float, Field(gt=0)] = 3e-3
@@ -68,18 +67,18 @@ class AdversarialConfig(FrozenModel):
 
 
 class DistributionMatchingConfig(DenoisingConfig, ObjectiveConfig):
-    """Process, parameterization and network are those of the teacher.
+    """Configuration of distribution matching. Process, parameterization and network must match the teacher.
 
     Args:
-        teacher: the model whose distribution is matched: guidance included, its temperature aside.
-        start: a model whose weights the student begins with, best one of few steps already; the teacher by default.
-        fake_score_steps: of the fake score for each of the student.
-        weighting: of the fake score's denoising loss.
-        time_density: where in time the two distributions are compared and the fake score learns.
-        simulate: train a step after the first on the student's own samples, noised again, as it meets them in
-            sampling (backward simulation); or else on noised data.
-        adversarial: also train a discriminator and the student against it; ``null`` trains on samples alone.
-        sampling: the student is trained on the steps of this grid, taken by the sampler ``consistency``.
+        teacher: model whose distribution is matched, including its guidance but not its temperature.
+        start: model that initializes the student, preferably a few-step model; the teacher by default.
+        fake_score_steps: fake score updates per student update.
+        weighting: weighting of the fake score's denoising loss.
+        time_density: distribution of the times at which the distributions are compared and the fake score is trained.
+        simulate: train steps after the first on noised samples of the student, as in sampling (backward simulation);
+            otherwise on noised data.
+        adversarial: also train a discriminator and the student against it; ``null`` for the matching loss only.
+        sampling: the student is trained on the steps of this grid, for the sampler ``consistency``.
     """
 
     name: Literal["distribution_matching"] = "distribution_matching"
@@ -107,11 +106,11 @@ class DistributionMatchingConfig(DenoisingConfig, ObjectiveConfig):
 
 
 class DistributionMatchingObjective(Objective[NetworkModel]):
-    """Matching by a fake score, and the adversarial loss where there is one; see ``DistributionMatchingConfig``.
+    """The matching loss with a fake score, and optionally the adversarial loss; see ``DistributionMatchingConfig``.
 
     Args:
         model: the student.
-        config: of the losses; its options of the model are those of ``model``.
+        config: configuration of the losses; its model options match ``model``.
     """
 
     def __init__(self, model: NetworkModel, config: DistributionMatchingConfig) -> None:
@@ -120,7 +119,7 @@ class DistributionMatchingObjective(Objective[NetworkModel]):
         self._log_weight = build(WEIGHTINGS, config.weighting)
         self._density: TimeDensity = build(TIME_DENSITIES, config.time_density)
         self._teacher = LazyTeacher(config.teacher)
-        self.fake_score: nn.Module | None = None  # there in training alone
+        self.fake_score: nn.Module | None = None  # set in training only
         self.add_module(_HEAD, discriminator_head(model.network) if config.adversarial is not None else None)
 
     @property
@@ -130,7 +129,7 @@ class DistributionMatchingObjective(Objective[NetworkModel]):
 
     @property
     def loss_available(self) -> bool:
-        """Never: the loss is of samples and says nothing of an image."""
+        """Always False: the loss is computed on samples and does not measure the fit to an image."""
         return False
 
     @property
@@ -144,11 +143,11 @@ class DistributionMatchingObjective(Objective[NetworkModel]):
     @property
     def _fake_network(self) -> nn.Module:
         if self.fake_score is None:
-            raise UsageError("a student of distribution matching has its fake score in training alone: resume its run")
+            raise UsageError("the fake score of distribution matching exists in training only; resume the run")
         return self.fake_score
 
     def begin(self, device: torch.device) -> None:
-        """Fetch the teacher, as which both networks begin, or the student as ``start``."""
+        """Load the teacher and initialize both networks with its weights, or the student with those of ``start``."""
         init_as(self.model, self._teacher.on(device))
         self.fake_score = copy_of(self.model.network, learns=True)
         if self.config.start is not None:
@@ -157,9 +156,9 @@ class DistributionMatchingObjective(Objective[NetworkModel]):
     def forward(self, batch: TrainingBatch, phase: str, rng: StepRandom) -> LossReport:
         self._fake_network.train(self.training and phase == FAKE_SCORE)
         cond = self.model.conditioner.for_training(batch.given, batch.x_0, rng)
-        t = self._compared_at(stratified(rng.uniform(len(batch.x_0), f"time {phase}")))
+        t = self._comparison_times(stratified(rng.uniform(len(batch.x_0), f"time {phase}")))
         with torch.set_grad_enabled(phase == STUDENT and torch.is_grad_enabled()):
-            generated = self._made(batch.x_0, cond, phase, rng)
+            generated = self._generate(batch.x_0, cond, phase, rng)
         eps = rng.normal(generated, f"eps {phase}")
         with rng.layers():
             if phase == STUDENT:
@@ -178,14 +177,14 @@ class DistributionMatchingObjective(Objective[NetworkModel]):
     def _discriminator_loss(
         self, data: Tensor, samples: Tensor, t: Tensor, cond: Condition
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The discriminator's loss () on noised data and noised samples, and its mean logits."""
+        """The discriminator's loss () on noised data and noised samples, and the mean logits."""
         real, fake = self._logits(data, t, cond), self._logits(samples, t, cond)
         metrics = {"judge_real": real.mean().detach(), "judge_fake": fake.mean().detach()}  # data
         return _ADVERSARIAL.discriminator(real, fake).mean(), metrics
 
     def _logits(self, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor:
         """The discriminator's logits (B,) of noised images (B, C, H, W)."""
-        assert self.head is not None  # there is an adversarial loss
+        assert self.head is not None  # set with an adversarial loss
         discriminator = threaded(FeatureDiscriminator(self._fake_network, self.head))
         return self.model.denoiser_of(discriminator).output(x_t, t, cond)
 
@@ -194,8 +193,8 @@ class DistributionMatchingObjective(Objective[NetworkModel]):
         with torch.no_grad():
             denoiser = self._teacher.on(generated.device).teaching_denoiser()
             teacher = denoiser_under(denoiser, self.model.process)(x_t, t, cond).x_0
-            own = self.model.clipped(self._fake_score_denoiser())(x_t, t, cond).x_0
-        direction = matching_direction(generated, teacher, own)
+            fake_x_0 = self.model.clipped(self._fake_score_denoiser())(x_t, t, cond).x_0
+        direction = matching_direction(generated, teacher, fake_x_0)
         losses, metrics = matching_loss(generated, direction), {"matching": direction.abs().mean()}
         if self.config.adversarial is not None:
             fake = self._logits(x_t, t, cond)
@@ -204,15 +203,15 @@ class DistributionMatchingObjective(Objective[NetworkModel]):
             metrics = {**metrics, "passing": generator.mean().detach()}
         return LossReport(losses.mean(), losses.detach(), t, metrics)
 
-    def _made(self, x_0: Tensor, cond: Condition, phase: str, rng: StepRandom) -> Tensor:
-        """What the student makes at one of its steps, drawn for each row."""
+    def _generate(self, x_0: Tensor, cond: Condition, phase: str, rng: StepRandom) -> Tensor:
+        """The student's x_0 prediction at one of its steps, drawn at random for each sample."""
         count, sampling = len(x_0), self.config.sampling
         times = time_grid(sampling.grid, self.model.process, sampling.num_steps, self.model.log_snr_range).to(
             x_0.device
         )
         step = (rng.uniform(count, f"step {phase}") * sampling.num_steps).long().clamp(max=sampling.num_steps - 1)
         if self.config.simulate:
-            x_t = self._reached(x_0, cond, times, step, phase, rng)
+            x_t = self._simulate(x_0, cond, times, step, phase, rng)
         else:
             x_t = self.model.process.diffuse(x_0, rng.normal(x_0, f"start {phase}"), times[step])
         with rng.layers():
@@ -220,34 +219,34 @@ class DistributionMatchingObjective(Objective[NetworkModel]):
         return generated
 
     @torch.no_grad()
-    def _reached(
+    def _simulate(
         self, like: Tensor, cond: Condition, times: Tensor, step: Tensor, phase: str, rng: StepRandom
     ) -> Tensor:
-        """x_t (B, ...) where each row's ``step`` begins: pure noise, taken on by the student's own steps before it.
+        """x_t (B, ...) at the start of each sample's ``step``, sampled from noise by the student's preceding steps.
 
-        They are taken as in sampling, without dropout.
+        As in sampling, dropout is disabled.
         """
         x_t = self.model.process.start_std(float(times[0])) * rng.normal(like, f"start {phase}")
         training = self.model.network.training
         self.model.network.eval()
         denoiser = self.model.clipped(self.model.threaded_denoiser())
         for number, (t, s) in enumerate(pairwise(times[:-1])):
-            fresh = rng.normal(like, f"again {number} {phase}")
+            noise = rng.normal(like, f"again {number} {phase}")
             later = step > number
             rows = self._rows_to_evaluate(later)
             generated = denoiser(x_t[rows], t.expand(len(rows)), cond.select(rows)).x_0
-            noised = self.model.process.diffuse(generated, fresh[rows], s.expand(len(rows)))
+            noised = self.model.process.diffuse(generated, noise[rows], s.expand(len(rows)))
             x_t[later] = noised[later[rows]]
         self.model.network.train(training)
         return x_t
 
-    def _rows_to_evaluate(self, wanted: Tensor) -> Tensor:
-        """Numbers of the rows that are wanted; of all where another size of batch would be compiled anew."""
+    def _rows_to_evaluate(self, mask: Tensor) -> Tensor:
+        """Indices of the samples in ``mask``; all indices if the network is compiled, to avoid recompilation."""
         compiled = self.model.network._compiled_call_impl is not None
-        return (wanted | compiled).nonzero().flatten()
+        return (mask | compiled).nonzero().flatten()
 
-    def _compared_at(self, u: Tensor) -> Tensor:
-        """Times (B,) of uniform numbers, within the log-SNRs that are compared."""
+    def _comparison_times(self, u: Tensor) -> Tensor:
+        """Map uniform numbers to times (B,) within the range of compared log-SNRs."""
         return self.model.process.time_of_log_snr(
             self.model.process.log_snr(self._density(self.model.process, u)).clamp(*_COMPARED)
         )

@@ -1,4 +1,4 @@
-"""The objective that a loaded model was trained with, for its loss."""
+"""The training objective of a loaded model, for computing its loss."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from undiffuse.objectives.base import AnyObjective, ObjectiveConfig
 
 
 def objective_of(opened: Model) -> AnyObjective | None:
-    """What a model was trained with, around it; None where it was not trained here.
+    """The objective that a model was trained with; None if it was not trained with undiffuse.
 
     Raises:
-        UsageError: a configuration of a loss that does not go with that of the model.
+        UsageError: if the configurations of the loss and of the model do not match.
     """
     trained = opened.config["config"]["system"]
     if trained.get("name") not in OBJECTIVE_CONFIGS:
@@ -24,7 +24,7 @@ def objective_of(opened: Model) -> AnyObjective | None:
     described = components_of(opened.config)[MAIN]
     if config.component() != config_of(described):
         raise UsageError(
-            f"{opened.path}/config.json describes a model that config.system={config.name} does not train; put a sound "
-            "copy back"
+            f"{opened.path}/config.json describes a model that config.system={config.name} does not train; restore an "
+            "intact copy"
         )
     return config.around(opened.module)

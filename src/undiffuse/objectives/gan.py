@@ -1,8 +1,8 @@
-"""Generative adversarial networks: a generator and the discriminator that it learns from, in two phases.
+"""Generative adversarial networks: a generator and a discriminator, trained in two phases.
 
-A step of the trainer shows the discriminator fresh data and fresh samples and moves it; every ``discriminator_steps``
-steps the generator moves as well. So each image seen is one that the discriminator saw for the first time in its epoch,
-and a GAN's images, seconds and quality compare with those of a diffusion model.
+Each training step updates the discriminator on new data and new samples; every ``discriminator_steps`` steps the
+generator is updated as well. The discriminator sees each image once per epoch, so a GAN's images, seconds and quality
+are comparable with those of a diffusion model.
 
 Source: Goodfellow et al. 2014, "Generative Adversarial Nets", arXiv:1406.2661.
 """
@@ -35,22 +35,22 @@ DISCRIMINATOR, GENERATOR = "discriminator", "generator"
 
 
 class GanConfig(GanPartsConfig, ObjectiveConfig):
-    """See the registries for the rows of each component; what is the model's is in ``GanPartsConfig``.
+    """Configuration of GAN training. Options of the model are in ``GanPartsConfig``.
 
     Args:
-        objective: of both networks, with the discriminator's penalties.
-        discriminator_steps: of each step of the generator.
-        unrolled_steps: of the discriminator that the generator looks ahead (Metz et al. 2016); 0 for the plain GAN.
-            They follow the objective's loss alone, without its penalties and its clipping.
-        unrolled_rate: learning rate of those.
-        unrolled_rule: their optimizer, ``adam`` from fresh averages or plain ``sgd``.
-        diff_augment: steps of DiffAugment that data and samples go through before the discriminator, such as
+        objective: loss of both networks, with the discriminator's penalties.
+        discriminator_steps: discriminator updates per generator update.
+        unrolled_steps: discriminator updates that the generator's loss is unrolled over (Metz et al. 2016); 0 for a
+            standard GAN. They minimise the objective's loss only, without its penalties and its weight clipping.
+        unrolled_rate: learning rate of the unrolled updates.
+        unrolled_rule: optimizer of the unrolled updates, ``adam`` with newly initialized moments or plain ``sgd``.
+        diff_augment: DiffAugment policies applied to data and samples before the discriminator, such as
             ``["colour", "translation", "cutout"]``.
-        augment: transformations that both go through, a row of ``AUGMENTATIONS``; the networks
+        augment: transformations applied to both, an entry of ``AUGMENTATIONS``; the networks
             are not conditioned on them, so ``condition`` has no effect.
-        adaptive: steer the probabilities of ``augment`` by the discriminator's overfitting (ADA); ``null`` for not.
-            It needs an objective whose outputs say "real" by their sign, such as ``non_saturating`` or ``hinge``.
-        precision: of the networks' arithmetic; penalties and the steps that pay them are in fp32.
+        adaptive: adapt the probabilities of ``augment`` to the discriminator's overfitting (ADA); ``null`` to disable.
+            Requires an objective whose outputs indicate "real" by their sign, such as ``non_saturating`` or ``hinge``.
+        precision: precision of the networks' arithmetic; penalties and the steps that include them use fp32.
     """
 
     name: Literal["gan"] = "gan"
@@ -83,8 +83,8 @@ class GanObjective(Objective[GanModel]):
     """The losses of generator and discriminator, see ``GanConfig``.
 
     Args:
-        model: that learns.
-        config: of the losses; its options of the networks are those of ``model``.
+        model: the model to train.
+        config: configuration of the losses; its network options match ``model``.
     """
 
     train_validation_metrics = ("d_real",)
@@ -104,7 +104,7 @@ class GanObjective(Objective[GanModel]):
 
     @torch.no_grad()
     def absorb(self, phase: str, records: Sequence[Mapping[str, Tensor]]) -> None:
-        """Clip the discriminator's weights where the objective says so, and steer the augmentation."""
+        """Clip the discriminator's weights if the objective requires it, and update the adaptive augmentation."""
         if phase != DISCRIMINATOR:
             return
         if (clip := self._adversarial.clip) is not None:
@@ -124,13 +124,13 @@ class GanObjective(Objective[GanModel]):
 
     def _discriminator_loss(self, x_0: Tensor, z: Tensor, cond: Condition, rng: StepRandom) -> LossReport:
         penalties = self._adversarial.penalties
-        pays = self.training and penalties.due(rng.step)
+        with_penalties = self.training and penalties.due(rng.step)
         with torch.no_grad():
-            generated = self._seen(self.model.generate(z, cond), rng, "samples").detach()
-            x_0 = self._seen(x_0, rng, "data").detach()
-        x_0.requires_grad_(pays and penalties.r1 > 0)
-        generated.requires_grad_(pays and penalties.r2 > 0)
-        precision = "fp32" if pays else self.config.precision
+            generated = self._augmented(self.model.generate(z, cond), rng, "samples").detach()
+            x_0 = self._augmented(x_0, rng, "data").detach()
+        x_0.requires_grad_(with_penalties and penalties.r1 > 0)
+        generated.requires_grad_(with_penalties and penalties.r2 > 0)
+        precision = "fp32" if with_penalties else self.config.precision
         real, fake = (self.model.discriminate(x, cond, precision=precision) for x in (x_0, generated))
         losses = self._adversarial.discriminator(real, fake)
         metrics = {"discriminator_loss": losses.mean(), "d_real": real.mean(), "d_fake": fake.mean()}
@@ -139,7 +139,7 @@ class GanObjective(Objective[GanModel]):
                 metrics["r_t"] = real.sign().mean()
             if self.augment.p is not None:
                 metrics["p"] = self.augment.p.clone()
-        if pays:
+        if with_penalties:
             penalty_terms = self._penalty_terms(x_0, generated, real, fake, cond, rng)
             losses = losses + penalties.every * torch.stack(list(penalty_terms.values())).sum(0)
             metrics |= {name: value.mean() for name, value in penalty_terms.items()}
@@ -148,7 +148,7 @@ class GanObjective(Objective[GanModel]):
     def _penalty_terms(
         self, x_0: Tensor, generated: Tensor, real: Tensor, fake: Tensor, cond: Condition, rng: StepRandom
     ) -> dict[str, Tensor]:
-        """The penalties (B,) by name; those at data and at samples use the outputs there that the loss has taken."""
+        """The penalties (B,) by name; those at data and at samples reuse the loss's discriminator outputs."""
         penalties, penalty_terms = self._adversarial.penalties, {}
         if penalties.r1 > 0:
             penalty_terms["r1"] = zero_centred_penalty(real, x_0, penalties.r1)
@@ -161,9 +161,9 @@ class GanObjective(Objective[GanModel]):
         return penalty_terms
 
     def _generator_loss(self, x_0: Tensor, z: Tensor, cond: Condition, rng: StepRandom) -> LossReport:
-        fake = self._seen(self.model.generate(z, cond), rng, "generator")
-        looks = self._adversarial.paired or self.config.unrolled_steps > 0
-        x_0 = self._seen(x_0, rng, "data").detach() if looks else x_0[:0]  # made by nobody, so without a gradient
+        fake = self._augmented(self.model.generate(z, cond), rng, "generator")
+        needs_data = self._adversarial.paired or self.config.unrolled_steps > 0
+        x_0 = self._augmented(x_0, rng, "data").detach() if needs_data else x_0[:0]  # real data needs no gradient
 
         def outputs(theta: Parameters) -> tuple[Tensor, Tensor]:
             return self.model.discriminate(x_0, cond, theta), self.model.discriminate(fake, cond, theta)
@@ -180,8 +180,8 @@ class GanObjective(Objective[GanModel]):
         losses = self._adversarial.generator(real, generated)
         return _report(losses, {"generator_loss": losses.mean()})
 
-    def _seen(self, x: Tensor, rng: StepRandom, what: str) -> Tensor:
-        """As the discriminator sees it; held-out data is shown as it is."""
+    def _augmented(self, x: Tensor, rng: StepRandom, what: str) -> Tensor:
+        """``x`` augmented for the discriminator in training; unchanged in evaluation."""
         out: Tensor = self.augment(x, rng, what) if self.training else x
         return out
 

@@ -1,7 +1,8 @@
-"""What a discriminator sees instead of images as they are, so that it cannot memorise few of them.
+"""Augmentation of a discriminator's input, which keeps it from memorising small data sets.
 
-Data and samples go through the same transformations, each with its own numbers, and gradients reach the generator
-through them; so what is made need not be transformed, as long as some images are left alone (Karras et al. 2020).
+Data and samples go through the same kinds of transformations with independent random parameters, and gradients flow
+through them to the generator. The augmentations do not leak into the samples as long as a fraction of the images stays
+unchanged (Karras et al. 2020).
 """
 
 from __future__ import annotations
@@ -17,20 +18,20 @@ from undiffuse.core.random import StepRandom
 from undiffuse.core.space import Space
 from undiffuse.errors import UsageError
 
-#: Images whose logits make one estimate of adaptive augmentation: four batches of 64, as in the paper.
+#: Images per update of adaptive augmentation: four batches of 64, as in the paper.
 _ESTIMATE_IMAGES = 256
 
 
 class DiscriminatorAugment(nn.Module):
-    """The pipeline, scaled by p where it adapts, then DiffAugment; the identity where there is neither.
+    """The augmentation pipeline, scaled by p if adaptive, then DiffAugment; the identity if both are disabled.
 
     Args:
-        config: the pipeline's probabilities.
-        adaptive: how p is steered; ``None`` leaves the probabilities as they are.
-        policy: of DiffAugment; empty for none.
-        shape: of one example.
+        config: probabilities of the pipeline.
+        adaptive: configuration of the adaptive p; ``None`` for fixed probabilities.
+        policy: DiffAugment policies; empty for none.
+        shape: shape of one example.
     Raises:
-        UsageError: points, or an adaptive pipeline without transformations.
+        UsageError: if the data are points, or ``adaptive`` is set for a pipeline without transformations.
     """
 
     sign_sum: Tensor
@@ -41,9 +42,9 @@ class DiscriminatorAugment(nn.Module):
     ) -> None:
         super().__init__()
         if policy and not Space.of_data(shape).is_image:
-            raise UsageError(f"system.diff_augment is for images, got examples of shape {shape}; say []")
+            raise UsageError(f"system.diff_augment is for images, got examples of shape {shape}; set it to []")
         if adaptive is not None and not config.any:
-            raise UsageError("system.adaptive steers system.augment, which does nothing; say system.augment=document")
+            raise UsageError("system.adaptive needs system.augment, which is disabled; set system.augment=document")
         self._pipeline = Augmentation(config, shape) if config.any else None
         self._policy = DiffAugment(policy) if policy else None
         self.adaptive = AdaptiveProbability(adaptive) if adaptive is not None else None
@@ -52,16 +53,16 @@ class DiscriminatorAugment(nn.Module):
 
     @property
     def p(self) -> Tensor | None:
-        """() by which probabilities are multiplied; ``None`` where nothing adapts."""
+        """Scale () of the probabilities; ``None`` if augmentation is not adaptive."""
         return self.adaptive.p if self.adaptive is not None else None
 
     def forward(self, x: Tensor, rng: StepRandom, what: str) -> Tensor:
-        """x transformed, for the discriminator.
+        """Transform ``x`` for the discriminator.
 
         Args:
             x: images (B, C, H, W) in [-1, 1].
-            rng: of the step and micro-batch.
-            what: keeps the draws of data and of each phase's samples apart.
+            rng: random generator of the step and micro-batch.
+            what: name of the random stream, which separates the draws of data and of each phase's samples.
         """
         source = rng.branch(what)
         if self._pipeline is not None:
@@ -73,7 +74,7 @@ class DiscriminatorAugment(nn.Module):
 
     @torch.no_grad()
     def record(self, real: Tensor) -> None:
-        """Count the signs of the discriminator's logits on training data.
+        """Accumulate the signs of the discriminator's logits on training data.
 
         Args:
             real: logits (B,).
@@ -84,7 +85,7 @@ class DiscriminatorAugment(nn.Module):
 
     @torch.no_grad()
     def update_p(self) -> None:
-        """Move p once enough has been counted."""
+        """Update p once enough logits have been accumulated."""
         count = int(self.sign_count) if self.adaptive is not None else 0
         if self.adaptive is not None and count >= _ESTIMATE_IMAGES:
             self.adaptive.update(self.sign_sum / count, count)

@@ -1,8 +1,8 @@
-"""MeanFlow: a network that predicts the mean velocity between any two times, so that a sample takes one step, or few.
+"""MeanFlow: a network that predicts the average velocity between any two times, for sampling in one or few steps.
 
-Without a teacher it learns from data alone, by a derivative. With one, the teacher's ODE goes the first part of the way
-and the student's own mean velocity the rest, and the student begins from the teacher's weights. It predicts the
-velocity itself as well, so every other sampler draws from it too.
+Without a teacher it is trained from data only, with a Jacobian-vector product. With one, the teacher's ODE covers the
+first part of the interval and the student's mean velocity the rest, and the student is initialized with the teacher's
+weights. It also predicts the instantaneous velocity, so that all other samplers work with it.
 
 Source: Geng et al. 2025, "Mean Flows for One-step Generative Modeling", arXiv:2505.13447.
 """
@@ -32,23 +32,23 @@ from undiffuse.objectives.components import check_components
 from undiffuse.objectives.rules import check_velocities
 from undiffuse.objectives.teacher import LazyTeacher, TeacherConfig, check_compatible, denoiser_under, init_from
 
-#: The paper's density of both times (its table 1d).
+#: Density of both times in the paper (table 1d).
 _TIMES = model_of("logit_normal", logit_normal).model_validate({"name": "logit_normal", "mean": -0.4, "std": 1.0})
 
 
 class MeanFlowConfig(DenoisingConfig, ObjectiveConfig):
-    """Straight paths and velocities only: ``process`` and ``parameterization`` stay ``flow``.
+    """Configuration of mean flows. ``process`` and ``parameterization`` must be ``flow``.
 
     Args:
-        teacher: a trained model of any kind, whose ODE is followed, its guidance included; ``null`` to learn from data
-            alone, by the paper's Jacobian-vector product in fp32. The network's time features must then be slow ones,
-            about a turn over all of time (``fourier_scale=0.001``): those of a diffusion turn a hundred times, and
-            du/dt is noise.
-        teacher_step: the longest part of the way that the teacher goes, by one step of Heun's method.
-        time_density: of both times, of which the later one becomes t.
-        equal_share: of the samples whose two times are one, which learn the velocity itself.
-        loss_power: of the adaptive loss; 0 is the squared error.
-        loss_floor: added to the squared error of a sample before that power.
+        teacher: pretrained model of any kind whose ODE is distilled, including its guidance; ``null`` to train from
+            data only, with the paper's Jacobian-vector product in fp32. The network's time embedding must then have low
+            frequencies, about one period over [0, 1] (``fourier_scale=0.001``): with the usual frequencies of diffusion
+            models, du/dt is dominated by noise.
+        teacher_step: maximum length of the teacher's part of the interval, one step of Heun's method.
+        time_density: density of both times; t is the larger one.
+        equal_share: fraction of samples whose two times are equal, which train the instantaneous velocity.
+        loss_power: exponent of the adaptive loss; 0 is the squared error.
+        loss_floor: constant added to a sample's squared error before the power is taken.
     """
 
     name: Literal["mean_flow"] = "mean_flow"
@@ -79,11 +79,11 @@ class MeanFlowConfig(DenoisingConfig, ObjectiveConfig):
 
 
 class MeanFlowObjective(Objective[NetworkModel]):
-    """The mean velocity's error, see ``MeanFlowConfig``.
+    """Error of the mean velocity, see ``MeanFlowConfig``.
 
     Args:
-        model: that learns.
-        config: of the loss; its options of the model are those of ``model``.
+        model: the model to train.
+        config: configuration of the loss; its model options match ``model``.
     """
 
     def __init__(self, model: NetworkModel, config: MeanFlowConfig) -> None:
@@ -115,21 +115,21 @@ class MeanFlowObjective(Objective[NetworkModel]):
         target = self._target(x_t, t, s, velocity, cond, rng)
         with rng.layers():
             error = self.model.threaded_denoiser().output(x_t, t, cond, Evaluation(target_time=s)) - target
-        if not self.training:  # the adaptive loss says nothing of how large the error is
-            plain = mean_over_features(error**2)
-            return LossReport(plain.mean(), plain, t)
+        if not self.training:  # the adaptive loss is normalized and does not measure the size of the error
+            squared_error = mean_over_features(error**2)
+            return LossReport(squared_error.mean(), squared_error, t)
         losses = adaptive_loss(error, self.config.loss_power, self.config.loss_floor)
         return LossReport(losses.mean(), losses, t)
 
     def _times(self, count: int, rng: StepRandom) -> tuple[Tensor, Tensor]:
         """(t, s), each (B,), s <= t."""
-        one, other = (self._density(self.model.process, rng.uniform(count, name)) for name in ("time", "until"))
-        t, s = torch.maximum(one, other), torch.minimum(one, other)
+        first, second = (self._density(self.model.process, rng.uniform(count, name)) for name in ("time", "until"))
+        t, s = torch.maximum(first, second), torch.minimum(first, second)
         return t, torch.where(rng.uniform(count, "equal") < self.config.equal_share, t, s)
 
     @torch.no_grad()
     def _velocity(self, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor:
-        """The teacher's, (x_t - x_0-hat) / t."""
+        """The teacher's velocity, (x_t - x_0-hat) / t."""
         assert self._teacher is not None
         teacher = self._teacher.on(x_t.device).teaching_denoiser()
         x_0 = denoiser_under(teacher, self.model.process)(x_t, t, cond).x_0
@@ -137,12 +137,12 @@ class MeanFlowObjective(Objective[NetworkModel]):
         return velocity
 
     def _target(self, x_t: Tensor, t: Tensor, s: Tensor, velocity: Tensor, cond: Condition, rng: StepRandom) -> Tensor:
-        """The velocity, and in rows with s < t what makes of it a mean velocity."""
+        """Regression target: the velocity if s = t, the mean velocity if s < t."""
         rows = (s < t).nonzero().flatten()
         if len(rows) == 0:
             return velocity
         x, later, earlier, selected = x_t[rows], t[rows], s[rows], cond.select(rows)
-        # one half-precision rounding moves a derivative by more than it is
+        # half-precision rounding errors would exceed the derivative
         denoiser = self.model.denoiser("fp32" if self._teacher is None else None)
 
         def u(x: Tensor, t: Tensor, s: Tensor) -> Tensor:

@@ -1,8 +1,7 @@
-"""Progressive distillation: a student learns to do in one step what its teacher does in two, then takes its place.
+"""Progressive distillation: a student learns to match two teacher steps in one step, then becomes the next teacher.
 
-A run goes through stages, a function of the images seen and nothing else. The averaged weights at a stage's end are
-the next stage's teacher, and the student goes on from them. Without a trained model to start from, the first stage
-trains one.
+A run consists of stages, which depend only on the number of images seen. The averaged weights at the end of a stage
+become the next teacher, and the student continues from them. Without a pretrained teacher, the first stage trains one.
 
 Source: Salimans & Ho 2022, "Progressive Distillation for Fast Sampling of Diffusion Models", arXiv:2202.00512.
 """
@@ -39,20 +38,21 @@ from undiffuse.samplers.grids import time_grid
 
 
 class ProgressiveConfig(DenoisingConfig, ObjectiveConfig):
-    """Process, parameterization and network are those of the teacher, where there is one.
+    """Configuration of progressive distillation. With a teacher, process, parameterization and network must match it.
 
     Args:
-        teacher: a trained model to start from; ``null`` to train one first, for ``base_images``.
-        base_images: of the first stage without a teacher; 0 with one.
-        start_steps: of the first student; its teacher makes twice as many.
-        end_steps: of the last student: ``start_steps`` halved so often.
-        stage_images: images that each student sees; the last goes on to the end of the run.
-        weighting: of the error of x_0-hat.
-        time_density: of the stage without a teacher.
-        sampling: its grid is the one distilled on; the number of steps is by default the present student's.
+        teacher: pretrained model to start from; ``null`` to train one first, for ``base_images`` images.
+        base_images: number of images for training the first teacher; 0 if ``teacher`` is given.
+        start_steps: sampling steps of the first student; its teacher takes twice as many.
+        end_steps: sampling steps of the last student: ``start_steps`` divided by a power of two.
+        stage_images: images per stage; the last stage continues to the end of the run.
+        weighting: weighting of the x_0-hat error.
+        time_density: time density of the stage without a teacher.
+        sampling: sampling defaults; its grid is used for distillation. By default the number of steps is that of the
+            current student.
     Raises:
-        UsageError: steps that are no power of two apart, a grid whose every second knot is not the grid of half the
-            steps, or a parameterization that says too little of x_0 where sampling begins.
+        UsageError: if the ratio of the steps is not a power of two, every second knot of the grid is not the grid with
+            half the steps, or the parameterization is ill-conditioned for x_0 where sampling starts.
     """
 
     name: Literal["progressive"] = "progressive"
@@ -69,7 +69,7 @@ class ProgressiveConfig(DenoisingConfig, ObjectiveConfig):
 
     @model_validator(mode="before")
     @classmethod
-    def _samples_in_its_last_steps(cls, values: Any) -> Any:
+    def _set_default_sampling(cls, values: Any) -> Any:
         if isinstance(values, dict) and "sampling" not in values:
             steps = values.get("end_steps", 1)
             return {**values, "sampling": {"sampler": "ddim", "num_steps": steps, "grid": "uniform"}}
@@ -84,7 +84,7 @@ class ProgressiveConfig(DenoisingConfig, ObjectiveConfig):
         fine, coarse = (time_grid(self.sampling.grid, process, count) for count in (2 * steps, steps))
         if not torch.allclose(fine[::2], coarse, rtol=0, atol=1e-9):
             raise UsageError(
-                f"sampling.grid={self.sampling.grid!r} has other knots for half the steps; use "
+                f"sampling.grid={self.sampling.grid!r} has different knots for half the steps; use "
                 "system.sampling.grid=uniform or system.sampling.grid=quadratic"
             )
         return self
@@ -97,7 +97,7 @@ class ProgressiveConfig(DenoisingConfig, ObjectiveConfig):
         return ProgressiveObjective(model, self)
 
     def steps_at(self, images: int) -> int:
-        """Steps of the student that learns after so many images; 0 while its first teacher is trained."""
+        """Sampling steps of the student trained after ``images`` images; 0 while the first teacher is trained."""
         stage = (images - self.base_images) // self.stage_images
         if images < self.base_images:
             return 0
@@ -105,11 +105,11 @@ class ProgressiveConfig(DenoisingConfig, ObjectiveConfig):
 
 
 class ProgressiveObjective(Objective[ProgressiveModel]):
-    """The error of one step of the student against two of its teacher, see ``ProgressiveConfig``.
+    """Error of one student step against two teacher steps, see ``ProgressiveConfig``.
 
     Args:
-        model: that learns.
-        config: of the stages; its options of the model are those of ``model``.
+        model: the student.
+        config: configuration of the stages; its model options match ``model``.
     """
 
     def __init__(self, model: ProgressiveModel, config: ProgressiveConfig) -> None:
@@ -124,7 +124,7 @@ class ProgressiveObjective(Objective[ProgressiveModel]):
         return int(self.model.student_steps) == 0 or self.teacher is not None
 
     def train(self, mode: bool = True) -> Self:
-        """The teacher never is in training mode."""
+        """Set the training mode; the teacher always stays in evaluation mode."""
         super().train(mode)
         if self.teacher is not None:
             self.teacher.eval()
@@ -137,7 +137,7 @@ class ProgressiveObjective(Objective[ProgressiveModel]):
             self.teacher = copy_of(self.model.network)
 
     def after_step(self, average: ProgressiveModel, images: int) -> None:
-        """At the end of a stage the averaged student becomes the teacher, and the student goes on from it."""
+        """At the end of a stage, make the averaged student the teacher and continue the student from its weights."""
         steps = self.config.steps_at(images)
         if steps == int(self.model.student_steps):
             return
@@ -166,13 +166,13 @@ class ProgressiveObjective(Objective[ProgressiveModel]):
         target = two_step_target(self._teacher_denoiser(), x_t, t, m, s, final, cond)
         with rng.layers():
             output = self.model.threaded_denoiser().output(x_t, t, cond)
-        # the noise that goes with the target at x_t, so that any parameterization knows what it should have said
+        # the noise that corresponds to the target at x_t, so that the target is defined for any parameterization
         noise = eps_of(self.model.process, x_t, target, t)
         losses = output_error(self.model.parameterization, output, target, noise, t, self._log_weight)
         return LossReport(losses.mean(), losses, t)
 
     def _step_of(self, u: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(t, m, s, final), each (B,): one of the student's steps for each row, and the teacher's knot within."""
+        """(t, m, s, final), each (B,): a student step from t to s for each sample, with the teacher's middle knot m."""
         times = time_grid(self.config.sampling.grid, self.model.process, 2 * steps, self.model.log_snr_range).to(
             u.device
         )
@@ -181,5 +181,5 @@ class ProgressiveObjective(Objective[ProgressiveModel]):
 
     def _teacher_denoiser(self) -> Denoiser:
         if self.teacher is None:
-            raise UsageError("a progressive student needs its teacher: train it from the start, or resume its run")
+            raise UsageError("a progressive student needs its teacher; train it from the start, or resume its run")
         return self.model.clipped(self.model.denoiser_of(threaded(self.teacher)))

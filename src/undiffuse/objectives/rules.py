@@ -1,7 +1,8 @@
-"""Which settings of an objective go together, as far as they tell by themselves: no mathematics, nothing heavy.
+"""Compatibility checks of an objective's settings that need no heavy imports.
 
-The configurations call these as they are made, and so does the command line before it imports them; ``config`` is the
-configuration, or what stands in for it. Rules that ask a process or a parameterization stay with the objectives.
+Called by the configurations' validators, and by the command line before it imports them; ``config`` is the
+configuration or an object with the same attributes. Checks that need a process or a parameterization are in the
+objectives' modules.
 """
 
 from __future__ import annotations
@@ -12,20 +13,20 @@ from undiffuse.errors import UsageError
 
 
 def check_objective(config: Any) -> None:
-    """Refuse objectives, variances and draws of a diffusion that do not go together.
+    """Check that objective, learned variance and time draws of a diffusion are compatible.
 
     Raises:
-        UsageError: says which, and what would do.
+        UsageError: if they are not.
     """
     objective = config.objective
     if config.learned_variance and objective == "denoising":
         raise UsageError(
-            "learned_variance=true with objective='denoising', which trains no variance; say "
+            "learned_variance=true with objective='denoising', which does not train the variance; use "
             "system.objective=hybrid or system.objective=variational"
         )
     if objective != "denoising" and not config.learned_variance:
         raise UsageError(
-            f"objective={objective!r} trains a learned variance; say system.learned_variance=true, or for a fixed one "
+            f"objective={objective!r} needs a learned variance; set system.learned_variance=true, or for a fixed one "
             "system.objective=denoising with system.weighting=variational"
         )
     what = f"objective={objective!r}" if objective != "denoising" else "time_draws='importance'"
@@ -40,38 +41,38 @@ def check_objective(config: Any) -> None:
 
 
 def check_velocities(config: Any) -> None:
-    """Refuse another process than the straight one for a mean flow.
+    """Check that a mean flow has the process and parameterization ``flow``.
 
     Raises:
-        UsageError: says which was given.
+        UsageError: if they differ.
     """
     if config.process.name != "flow" or config.parameterization != "flow":
         raise UsageError(
-            f"mean_flow knows system.process=flow with system.parameterization=flow, got {config.process.name} with "
+            f"mean_flow needs system.process=flow with system.parameterization=flow, got {config.process.name} with "
             f"{config.parameterization}; leave both out (a teacher may have any)"
         )
 
 
 def check_knots(config: Any) -> None:
-    """Refuse a discretisation of a consistency model that gets coarser.
+    """Check that the discretisation of a consistency model does not get coarser.
 
     Raises:
-        UsageError: says both numbers.
+        UsageError: if ``last_knots`` is less than ``first_knots``.
     """
     if config.last_knots < config.first_knots:
         raise UsageError(f"last_knots must be at least first_knots, got {config.last_knots} and {config.first_knots}")
 
 
 def check_stages(config: Any) -> None:
-    """Refuse stages that do not halve, and a first one with two teachers or none.
+    """Check that the stages halve the steps, and that there is exactly one source of the first teacher.
 
     Raises:
-        UsageError: says which.
+        UsageError: if not.
     """
     doublings, rest = divmod(config.start_steps, config.end_steps)
     if rest or doublings.bit_count() != 1:
         raise UsageError(
-            f"start_steps must be end_steps doubled some times, got {config.start_steps} and {config.end_steps}"
+            f"start_steps must be end_steps times a power of two, got {config.start_steps} and {config.end_steps}"
         )
     if (config.teacher is None) != (config.base_images > 0):
         raise UsageError(
@@ -80,30 +81,30 @@ def check_stages(config: Any) -> None:
         )
 
 
-#: Adversarial objectives in which an output above 0 says "real"; a test holds them against ``losses.adversarial``.
+#: Adversarial objectives in which a positive output means "real"; a test compares them with ``losses.adversarial``.
 SIGNED = ("minmax", "non_saturating", "hinge")
 
 
 def check_adversarial(config: Any) -> None:
-    """Refuse settings that an adversarial objective does not go with.
+    """Check that adaptive augmentation and normalization are compatible with the adversarial objective.
 
     Raises:
-        UsageError: says which, and what would do.
+        UsageError: if they are not.
     """
     objective = config.objective
     if config.adaptive is not None and objective.name not in SIGNED:
         raise UsageError(
-            "system.adaptive counts outputs that say 'real' by their sign, and those of "
-            f"objective={objective.name} have no zero; say system.adaptive=null, or "
+            "system.adaptive uses the sign of the outputs, whose threshold is not 0 with "
+            f"objective={objective.name}; set system.adaptive=null, or "
             "system.objective=non_saturating or system.objective=hinge"
         )
     if has_penalties(objective) and getattr(config.discriminator, "norm", "none") == "batch":
         raise UsageError(
-            f"objective={objective.name} penalises the slope at each image by itself, which batch norm ties to the "
-            "others; say system.discriminator.norm=layer, none or spectral, or set its penalties to 0"
+            f"objective={objective.name} penalises per-image gradients, which batch norm makes depend on the other "
+            "images; set system.discriminator.norm=layer, none or spectral, or set its penalties to 0"
         )
 
 
 def has_penalties(objective: Any) -> bool:
-    """Whether the discriminator has gradient penalties under this row's options."""
+    """Whether the objective's options include a gradient penalty of the discriminator."""
     return any(getattr(objective, name, 0.0) > 0 for name in ("r1", "r2", "penalty"))

@@ -10,7 +10,7 @@ from undiffuse.files import write_text
 
 
 def write_model_card(folder: Path, record: Mapping[str, Any], images: int) -> None:
-    """``model_card.md``: what it is, what it was trained on, how to use it."""
+    """Write ``model_card.md``: a description of the model, its training data, and its use."""
     config, model, data = record["config"], record["model"], record["data"]
     system = config["system"]
     classes = ", ".join(model["class_names"]) if system.get("class_conditional") else ""
@@ -37,7 +37,7 @@ In this folder:
 
 
 def _kind(system: Mapping[str, Any]) -> str:
-    """Lines on what the system is made of, as far as it has such parts."""
+    """Lines about the components of the system."""
     parts = {
         "process": system.get("process", {}).get("name"),
         "network predicts": system.get("parameterization"),

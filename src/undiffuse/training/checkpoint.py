@@ -1,8 +1,8 @@
-"""Checkpoints: everything a run needs to go on as if it had never stopped, each in a folder of its own.
+"""Checkpoints: everything that a run needs to resume with identical results, each in a separate folder.
 
-``checkpoints/images_000012800/`` holds ``state.safetensors`` (weights, EMA, optimizer) and ``state.json`` (counters,
-checksums). A folder is filled under a temporary name, synced and renamed, so one that has its name is whole; damage
-that comes later is found by its checksums, and the newest sound checkpoint is used instead.
+``checkpoints/images_000012800/`` contains ``state.safetensors`` (weights, EMA, optimizer) and ``state.json`` (counters,
+checksums). A folder is written under a temporary name, synced and renamed, so that it is complete under its final name;
+later corruption is detected by checksums, and the newest valid checkpoint is used instead.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from undiffuse.sealed import checksum_of, is_changed, read_json, sealed
 
 
 class Checkpoint(NamedTuple):
-    """Tensors by name, plain counters, and the kept part of ``config.json`` (earlier versions kept none)."""
+    """Tensors by name, plain counters, and a copy of parts of ``config.json`` (earlier versions saved none)."""
 
     tensors: dict[str, Tensor]
     counters: dict[str, Any]
@@ -36,12 +36,16 @@ class Checkpoint(NamedTuple):
 def save_checkpoint(
     folder: Path, tensors: Mapping[str, Tensor], counters: Mapping[str, Any], keep: int, config: Mapping[str, Any]
 ) -> Path:
-    """Write one checkpoint named after ``counters['images']`` and drop all but the newest ``keep``.
+    """Write one checkpoint named after ``counters['images']`` and delete all but the newest ``keep``.
 
     Args:
-        config: the run's ``config.json``; of what decides on the result a copy is kept.
+        folder: folder of the checkpoints.
+        tensors: tensors to save, by name.
+        counters: plain values to save.
+        keep: number of checkpoints to keep.
+        config: the run's ``config.json``; the keys that affect the result are saved.
     """
-    path, kept = folder / _name(counters["images"]), result_record(config)
+    path, saved_config = folder / _name(counters["images"]), result_record(config)
     with replacing(path) as temporary:
         temporary.mkdir()
         save_file(
@@ -52,8 +56,8 @@ def save_checkpoint(
             "format_version": FORMAT_VERSION,
             "counters": dict(counters),
             "sha256": {"state.safetensors": sha256_of(temporary / "state.safetensors")},
-            "config_sha256": checksum_of(kept),
-            "config": kept,
+            "config_sha256": checksum_of(saved_config),
+            "config": saved_config,
         }
         write_json(temporary / "state.json", sealed(payload))
     for old in _paths(folder)[keep:]:
@@ -62,7 +66,7 @@ def save_checkpoint(
 
 
 def newest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:
-    """The newest sound checkpoint, and one line about each damaged one that is newer."""
+    """The newest valid checkpoint, and one line about each newer one that is damaged."""
     damaged: list[str] = []
     for path in _paths(folder):
         try:
@@ -75,7 +79,7 @@ def newest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:
 
 
 def set_aside_damaged(folder: Path, valid_images: int) -> None:
-    """Rename checkpoints newer than the sound one: counted among the newest, they would push sound ones out."""
+    """Rename checkpoints newer than the valid one; otherwise they would displace valid ones from those to keep."""
     for path in _paths(folder):
         if path.name > _name(valid_images):
             target = path.with_name(f"damaged_{path.name}")
@@ -87,7 +91,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """Read and verify one checkpoint.
 
     Raises:
-        UsageError: cut short, changed, or written by a newer version.
+        UsageError: if it is truncated, modified, or written by a newer version.
     """
     try:
         payload = read_json(path / "state.json")
@@ -98,7 +102,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             raise ValueError("state.safetensors does not match its checksum")
         counters, config = payload["counters"], payload.get("config")
         if not isinstance(counters["images"], int) or not isinstance(config, dict | type(None)):
-            raise ValueError("state.json holds no counters and configuration")
+            raise ValueError("state.json has no counters and configuration")
         tensors = load_file(path / "state.safetensors")
         if payload["format_version"] == 1:
             tensors = checkpoint_of_format_1(tensors)
@@ -110,12 +114,12 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def joined(**parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of several parts as a checkpoint names them: ``part.name``."""
+    """Merge the tensors of several parts into one dictionary with the keys ``part.name``."""
     return {f"{part}.{name}": value for part, tensors in parts.items() for name, value in tensors.items()}
 
 
 def parts_of(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """What ``joined`` was given: the tensors of each part by their names in it."""
+    """Inverse of ``joined``: the tensors of each part by name."""
     parts: dict[str, dict[str, Tensor]] = {"model": {}, "ema": {}, "optimizer": {}, "posthoc": {}, "training": {}}
     for name, value in tensors.items():
         part, rest = name.split(".", 1)
@@ -124,7 +128,7 @@ def parts_of(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
 
 
 def largest_shapes(folder: Path) -> list[tuple[int, ...]]:
-    """Shapes of all tensors in the largest checkpoint whose header can be read; none without one. Nothing is loaded."""
+    """Shapes of all tensors in the largest checkpoint whose header can be read, without loading it; empty if none."""
     found: list[list[tuple[int, ...]]] = [[]]
     for path in _paths(folder):
         with contextlib.suppress(OSError, SafetensorError), safe_open(path / "state.safetensors", "pt") as file:

@@ -1,4 +1,4 @@
-"""The whole configuration of a training run: frozen, complete, and counted in images. Imports no torch by itself."""
+"""The configuration of a training run: frozen, complete, with all durations in images. Does not import torch."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ NotNegative = Annotated[int, Field(ge=0)]
 
 
 class OptimizerConfig(FrozenModel):
-    """Adam, AdamW or Muon, with a schedule counted in images.
+    """Adam, AdamW or Muon, with a learning rate schedule in images.
 
     Args:
-        name: ``adam``, ``adamw`` or ``muon`` (orthogonalised momentum on matrices, Adam on the rest).
-        learning_rate: after warm-up.
-        phase_learning_rates: of single phases of a system that have another, such as ``{"discriminator": 4e-4}``.
-        warmup_images: linear rise from 0 over so many images.
-        decay: after warm-up: none, a half cosine or a line down to ``final_fraction`` at the run's last image, or
-            ``inverse_sqrt``, 1 / sqrt(images / warmup_images).
-        clip_norm: the gradient's norm is clipped to this; ``null`` for never.
+        name: ``adam``, ``adamw`` or ``muon`` (orthogonalised momentum for matrices, Adam for other parameters).
+        learning_rate: learning rate after warm-up.
+        phase_learning_rates: different learning rates of single phases, such as ``{"discriminator": 4e-4}``.
+        warmup_images: length of the linear warm-up from 0, in images.
+        decay: schedule after warm-up: ``constant``, ``cosine`` or ``linear`` decay to ``final_fraction`` at the last
+            image of the run, or ``inverse_sqrt``, 1 / sqrt(images / warmup_images).
+        clip_norm: maximum norm of the gradient; ``null`` to disable clipping.
     """
 
     name: Literal["adam", "adamw", "muon"] = "adam"
@@ -45,12 +45,13 @@ class OptimizerConfig(FrozenModel):
 
 
 class PosthocConfig(FrozenModel):
-    """Averages whose length is chosen after training (Karras et al. 2024); ``undiffuse ema`` chooses.
+    """Post-hoc EMA (Karras et al. 2024): averages whose length is chosen after training with ``undiffuse ema``.
 
     Args:
-        sigma_rel: relative widths of the two averages that are kept.
-        snapshot_every_images: how often both are written; twenty over the run serve widths from 0.03 to 0.25 to within
-            a hundredth of how far the weights move, ten those from 0.05 to 0.25.
+        sigma_rel: relative widths of the two averages that are tracked.
+        snapshot_every_images: interval between snapshots of both; twenty snapshots per run reconstruct widths from
+            0.03 to 0.25 with an error of a hundredth of the distance that the weights move, ten those from 0.05 to
+            0.25.
     """
 
     sigma_rel: tuple[Annotated[float, Field(gt=0, le=0.288)], Annotated[float, Field(gt=0, le=0.288)]] = (0.05, 0.10)
@@ -61,9 +62,10 @@ class EMAConfig(FrozenModel):
     """Exponential moving average of the weights.
 
     Args:
-        halflife_images: images after which a weight's share has halved.
-        rampup: the half-life is at most this share of the images seen so far (Karras et al. 2022); ``null`` for none.
-        posthoc: keep what is needed to choose another length of average after training; ``null`` for nothing.
+        halflife_images: half-life of the average, in images.
+        rampup: the half-life is at most this fraction of the images seen so far (Karras et al. 2022); ``null`` to
+            disable.
+        posthoc: write snapshots for choosing another length of average after training; ``null`` for none.
     """
 
     halflife_images: Positive = 50_000
@@ -72,33 +74,33 @@ class EMAConfig(FrozenModel):
 
 
 class RunConfig(FrozenModel):
-    """A run is a function of this and nothing else.
+    """Configuration of a training run, which fully determines its result.
 
     Args:
-        recipe: the recipe it came from.
-        seed: of weights, data order, noise and dropout.
+        recipe: name of the recipe that the configuration is based on.
+        seed: seed of weights, data order, noise and dropout.
         data: a data source with its options.
-        system: what is trained.
-        optimizer, ema: see there.
-        num_images: training ends when so many have been seen.
-        batch_images: images an optimizer step.
-        micro_batch_images: images a forward pass; a divisor of ``batch_images``, all of it by default. Randomness
-            is drawn by micro-batch, so this is part of the result.
-        loader: how items get to the device; no part of the result, so it may differ when a run is resumed.
-        compile: let torch compile the networks, where they are not faster without.
-        random_flip: mirror half of the images left to right; the network is not conditioned on it.
-        augment: transformations of the training images, a row of ``AUGMENTATIONS`` with its options.
+        system: objective and model to train.
+        optimizer, ema: see ``OptimizerConfig`` and ``EMAConfig``.
+        num_images: total number of training images.
+        batch_images: images per optimizer step.
+        micro_batch_images: images per forward pass; a divisor of ``batch_images``, which is the default. Random
+            numbers are drawn per micro-batch, so this affects the result.
+        loader: data loading options; do not affect the result, so they may change when a run is resumed.
+        compile: compile the networks with torch.compile, unless they are faster without.
+        random_flip: flip half of the images horizontally; the network is not conditioned on it.
+        augment: augmentation of the training images, an entry of ``AUGMENTATIONS`` with its options.
         log_every_images, validate_every_images, preview_every_images: 0 for never.
-        validation_images: how many held-out images the validation loss is taken of, with fixed noise.
+        validation_images: number of held-out images for the validation loss, computed with fixed noise.
         preview_samples: images in a preview.
-        quality_every_images: samples are measured so often against the training data; 0 for never.
-        quality_samples: how many are drawn for it, from the same seeds each time; more take longer and say more.
-        quality_reference: what samples are measured against: the ``training`` data, or what was ``held_out`` of it,
-            which a model that repeats its training images does not come near.
-        train_items: train on so many items of the training part at most, chosen by content; ``null`` for all.
+        quality_every_images: interval at which samples are compared with the training data; 0 for never.
+        quality_samples: number of samples for it, always from the same seeds; more take longer and are more precise.
+        quality_reference: data that samples are compared with: the ``training`` data, or the ``held_out`` data, which
+            penalizes models that memorise training images.
+        train_items: maximum number of training items, selected by content; ``null`` for all.
         checkpoint_every_images, checkpoint_every_seconds: 0 for never; there is always one at the end.
-        keep_checkpoints: the newest k are kept.
-        tensorboard: write TensorBoard's event files as well (extra ``tensorboard``).
+        keep_checkpoints: number of newest checkpoints to keep.
+        tensorboard: also write TensorBoard event files (extra ``tensorboard``).
     """
 
     recipe: str = "custom"
@@ -129,7 +131,7 @@ class RunConfig(FrozenModel):
     tensorboard: bool = False
 
     @model_validator(mode="after")
-    def _micro_batches_fit(self) -> Self:
+    def _check_micro_batches(self) -> Self:
         if self.micro_batch_images is not None and self.batch_images % self.micro_batch_images:
             raise UsageError(
                 f"micro_batch_images must divide batch_images, got {self.micro_batch_images} and {self.batch_images}"
@@ -137,33 +139,33 @@ class RunConfig(FrozenModel):
         return self
 
     @model_validator(mode="after")
-    def _mirrored_once(self) -> Self:
+    def _check_flips(self) -> Self:
         if self.random_flip and self.augment.flip > 0:
             raise UsageError(
-                f"random_flip=true and augment.flip={self.augment.flip} both mirror images; say random_flip=false "
+                f"random_flip=true and augment.flip={self.augment.flip} both flip images; set random_flip=false "
                 "or augment.flip=0"
             )
         return self
 
     @property
     def num_micro_batches(self) -> int:
-        """Forward passes an optimizer step."""
+        """Forward passes per optimizer step."""
         return self.batch_images // (self.micro_batch_images or self.batch_images)
 
     @property
     def num_steps(self) -> int:
-        """Optimizer steps of the whole run; the last one may see a few images more than ``num_images``."""
+        """Optimizer steps of the run; the last one may exceed ``num_images`` by a few images."""
         return -(-self.num_images // self.batch_images)
 
 
-#: Keys of a run that decide what its weights are.
+#: Keys of a run that affect its weights.
 PART_OF_THE_RESULT = frozenset(
     {
         *("recipe", "seed", "system", "optimizer", "ema", "num_images", "batch_images", "micro_batch_images"),
         *("compile", "random_flip", "augment", "train_items"),
     }
 )
-#: Keys that decide how long it takes, what is seen and kept on the way; it may be resumed with others.
+#: Keys that affect only duration, logging and checkpoints; they may change when a run is resumed.
 NO_PART_OF_THE_RESULT = frozenset(
     {
         *("loader", "log_every_images", "tensorboard"),
@@ -172,12 +174,12 @@ NO_PART_OF_THE_RESULT = frozenset(
         *("checkpoint_every_images", "checkpoint_every_seconds", "keep_checkpoints"),
     }
 )
-#: Keys that say where the data are and how they are read; the data's fingerprint decides whether they are the same.
+#: Keys of the location and loading of the data; their equality is decided by the data's fingerprint.
 DECIDED_BY_FINGERPRINT = frozenset({"data"})
 
 
 def differences(old: dict[str, object], new: dict[str, object], prefix: str = "") -> list[str]:
-    """``key: old -> new`` for every leaf that differs between two dumped configurations, where it matters."""
+    """``key: old -> new`` for every leaf that differs between two dumped configurations and affects the result."""
     lines: list[str] = []
     for key in sorted(set(old) | set(new)):
         if prefix + key in NO_PART_OF_THE_RESULT | DECIDED_BY_FINGERPRINT:

@@ -1,4 +1,4 @@
-"""What a run will cost, found out by doing some of it: whole steps, or as much of one as quickly enough goes."""
+"""Estimates the cost of a run by timing optimizer steps, or parts of one if a step takes too long."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from undiffuse.observer import SILENT, Observer
 from undiffuse.training.trainer import Trainer
 from undiffuse.wording import counted
 
-#: Processor-seconds that the measurements may take together, and the longest that is begun in order to warm up.
-_SECONDS, _LONGEST = 10.0, 20.0
-#: Measurements at most; fewer than these of a whole step are rather made of its parts.
-_MOST, _FEWEST = 20, 2
+#: Maximum CPU seconds of all measurements together, and maximum estimated CPU seconds of a warm-up micro-batch.
+_MAX_SECONDS, _MAX_WARM_UP_SECONDS = 10.0, 20.0
+#: Maximum number of measurements, and the number of steps that must be feasible for timing whole steps.
+_MAX_COUNT, _MIN_STEPS = 20, 2
 
 
 @dataclass(frozen=True)
 class Cost:
-    """The cost of an optimizer step with all that belongs to one: loading, forward, backward, optimizer, averages.
+    """Cost of an optimizer step: data loading, forward and backward pass, optimizer, and weight averages.
 
     Attributes:
-        seconds: of a step, a value for each time that it was measured.
-        images: of a step.
-        measured: what was measured, and how often, in words.
-        processor_seconds: of a step, over all threads: what it costs however busy the machine is.
-        threads: that share them.
-        load: what else went on meanwhile; None where the system does not tell.
+        seconds: duration of a step, one value per measurement.
+        images: images per step.
+        measured: description of what was measured, and how often.
+        processor_seconds: CPU time of a step over all threads, which does not depend on the load of the machine.
+        threads: number of threads.
+        load: CPU load by other processes during the measurement; None if the system does not report it.
     """
 
     seconds: tuple[float, ...]
@@ -41,74 +41,75 @@ class Cost:
     load: CPULoad | None
 
     def of_images(self, count: float) -> float:
-        """Seconds for so many images, by the median."""
+        """Estimated seconds for ``count`` images, by the median measurement."""
         return statistics.median(self.seconds) * count / self.images
 
     def spread(self, count: float) -> tuple[float, float]:
-        """The same by the quickest and by the slowest measurement."""
+        """The same by the fastest and by the slowest measurement."""
         return min(self.seconds) * count / self.images, max(self.seconds) * count / self.images
 
     def alone(self, count: float) -> float:
-        """Seconds for so many images on a machine without other work, if no thread ever waited: no less is possible."""
+        """Lower bound of the seconds for ``count`` images: no other load on the machine and no idle threads."""
         return self.processor_seconds / self.threads * count / self.images
 
 
 @dataclass(frozen=True)
-class _Taken:
-    """How long a piece of work took, each time, and its processor-seconds, on average."""
+class _Timing:
+    """Duration of each repetition of a task, and its mean CPU seconds."""
 
     seconds: tuple[float, ...]
     processor_seconds: float
 
-    def times(self, count: float, more: _Taken) -> _Taken:
-        """``count`` times the work, and ``more`` after it."""
-        seconds = tuple(one * count + statistics.median(more.seconds) for one in self.seconds)
-        return _Taken(seconds, self.processor_seconds * count + more.processor_seconds)
+    def times(self, count: float, rest: _Timing) -> _Timing:
+        """The timing of ``count`` repetitions followed by ``rest``."""
+        seconds = tuple(duration * count + statistics.median(rest.seconds) for duration in self.seconds)
+        return _Timing(seconds, self.processor_seconds * count + rest.processor_seconds)
 
 
 def measured_cost(trainer: Trainer, observer: Observer = SILENT) -> Cost:
-    """Measure a trainer that is thrown away afterwards: its weights have moved.
+    """Measure the cost of a step with a trainer that must be discarded afterwards: its weights are changed.
 
     Args:
-        observer: hears of the measurements done, of those made at most.
+        trainer: a new trainer.
+        observer: receives the number of measurements done and their maximum number.
     """
     before = cpu_time()
-    taken, words = _step(trainer, observer)
+    timing, description = _step(trainer, observer)
     after = cpu_time()
     load = load_between(before, after) if before is not None and after is not None else None
     threads = torch.get_num_threads()
-    return Cost(taken.seconds, trainer.config.batch_images, words, taken.processor_seconds, threads, load)
+    return Cost(timing.seconds, trainer.config.batch_images, description, timing.processor_seconds, threads, load)
 
 
-def _step(trainer: Trainer, observer: Observer) -> tuple[_Taken, str]:
-    """A step, whole or put together from parts, and in words what was measured of it."""
+def _step(trainer: Trainer, observer: Observer) -> tuple[_Timing, str]:
+    """Timing of a step, measured as a whole or in parts, and a description of what was measured."""
     config = trainer.config
     whole = config.batch_images // config.num_micro_batches
     size, warm = _warm_up(trainer, whole)
-    if size == whole and warm * config.num_micro_batches * (_FEWEST + 1) <= _SECONDS:
-        trainer.rehearse_step()  # the first one makes room for the optimizer's state
-        taken = _taken(trainer, trainer.rehearse_step, observer)
-        return taken, f"{counted(len(taken.seconds), 'step')} of {counted(config.batch_images, 'image')}"
-    part = _taken(trainer, lambda: trainer.rehearse_micro_batch(size), observer)
-    trainer.rehearse_move()
-    rest = _taken(trainer, trainer.rehearse_move, observer, most=1)
-    taken = part.times(config.batch_images / size, rest)
+    if size == whole and warm * config.num_micro_batches * (_MIN_STEPS + 1) <= _MAX_SECONDS:
+        trainer.trial_step()  # the first step allocates the optimizer's state
+        timing = _measure(trainer, trainer.trial_step, observer)
+        return timing, f"{counted(len(timing.seconds), 'step')} of {counted(config.batch_images, 'image')}"
+    part = _measure(trainer, lambda: trainer.trial_micro_batch(size), observer)
+    trainer.trial_update()
+    rest = _measure(trainer, trainer.trial_update, observer, max_count=1)
+    timing = part.times(config.batch_images / size, rest)
     if size == whole:
         of = f"of {counted(size, 'image')}, {config.num_micro_batches} to a step"
-        return taken, f"{counted(len(part.seconds), 'micro-batch')} {of}; the optimizer once"
+        return timing, f"{counted(len(part.seconds), 'micro-batch')} {of}; the optimizer once"
     of = f"{counted(size, 'image')} of the {whole} of a micro-batch, more at once may be cheaper"
-    return taken, f"{len(part.seconds)} × {of}; the optimizer once"
+    return timing, f"{len(part.seconds)} × {of}; the optimizer once"
 
 
 def _warm_up(trainer: Trainer, whole: int) -> tuple[int, float]:
-    """The largest micro-batch, up to the ``whole`` one, that does not take too long, and its processor-seconds.
+    """The largest micro-batch size, up to ``whole``, that does not take too long, and its CPU seconds.
 
-    Few images at a time cost more each, and the first ones most, so it is approached by fours.
+    Small batches cost more per image, and the first one most of all, so the size grows by factors of four.
     """
-    size, spent = 1, _processor_seconds(lambda: trainer.rehearse_micro_batch(1))
-    while size < whole and spent * (grown := min(4 * size, whole)) / size <= _LONGEST:
+    size, spent = 1, _processor_seconds(lambda: trainer.trial_micro_batch(1))
+    while size < whole and spent * (grown := min(4 * size, whole)) / size <= _MAX_WARM_UP_SECONDS:
         size = grown
-        spent = _processor_seconds(lambda size=size: trainer.rehearse_micro_batch(size))  # type: ignore[misc]
+        spent = _processor_seconds(lambda size=size: trainer.trial_micro_batch(size))  # type: ignore[misc]
     return size, spent
 
 
@@ -118,15 +119,15 @@ def _processor_seconds(work: Callable[[], None]) -> float:
     return time.process_time() - began
 
 
-def _taken(trainer: Trainer, work: Callable[[], None], observer: Observer, most: int = _MOST) -> _Taken:
-    """Do ``work`` once, and again as long as the processor's time allows, at most so often."""
+def _measure(trainer: Trainer, work: Callable[[], None], observer: Observer, max_count: int = _MAX_COUNT) -> _Timing:
+    """Time ``work`` at least once, and repeat it within the limit of CPU time, at most ``max_count`` times."""
     seconds: list[float] = []
     spent = 0.0
-    while not seconds or (len(seconds) < most and spent * (1 + 1 / len(seconds)) <= _SECONDS):
+    while not seconds or (len(seconds) < max_count and spent * (1 + 1 / len(seconds)) <= _MAX_SECONDS):
         started = time.perf_counter()
         spent += _processor_seconds(work)
         if trainer.device.type == "cuda":
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - started)
-        observer.progress(len(seconds), most)
-    return _Taken(tuple(seconds), spent / len(seconds))
+        observer.progress(len(seconds), max_count)
+    return _Timing(tuple(seconds), spent / len(seconds))

@@ -20,14 +20,14 @@ M = TypeVar("M", bound=GenerativeModel)
 
 
 class EMA(Generic[M]):
-    """Keeps ``average``, a copy of a model whose parameters follow it slowly.
+    """Maintains ``average``, a copy of a model with exponentially averaged parameters.
 
-    Running statistics of batch norms are averaged as the weights are that they belong to, for those of the newest
-    weights do not fit older ones; other buffers are copied.
+    Running statistics of batch norms are averaged like the weights, since the statistics of the newest weights do not
+    match averaged weights; other buffers are copied.
 
     Args:
-        module: what is trained; parts of it that no average is taken of are shared.
-        config: half-life and ramp-up, and whether to keep averages of other lengths (``posthoc``).
+        module: the model to train; its frozen parts are shared, not averaged.
+        config: half-life and ramp-up, and whether to track averages of other lengths (``posthoc``).
     """
 
     def __init__(self, module: M, config: EMAConfig) -> None:
@@ -36,7 +36,7 @@ class EMA(Generic[M]):
         self.posthoc = PowerAverages(module, config.posthoc) if config.posthoc is not None else None
 
     def decay(self, images: int, batch_images: int) -> float:
-        """Share of the average that survives a step; ``images`` were seen before it."""
+        """Decay factor of the average in a step; ``images`` is the number of images seen before it."""
         halflife = float(self.config.halflife_images)
         if self.config.rampup is not None:
             halflife = min(halflife, images * self.config.rampup)
@@ -44,25 +44,27 @@ class EMA(Generic[M]):
 
     @torch.no_grad()
     def update(self, module: nn.Module, images: int, batch_images: int) -> None:
-        """One step towards the module's weights."""
+        """Update the average with the module's weights."""
         weight = 1 - self.decay(images, batch_images)
         pairs = zip(self.average.parameters(), module.parameters(), strict=True)
-        # a kept guide stands still, a shared part is itself
-        moving = [(mine, its.detach()) for mine, its in pairs if its.requires_grad and mine is not its]
-        torch._foreach_lerp_([mine for mine, _ in moving], [its for _, its in moving], weight)
-        for target, source in zip(self.average.modules(), module.modules(), strict=True):
-            _follow_buffers(target, source, weight)
+        # guides are frozen, and shared parts are the same tensors
+        trained = [
+            (target, source.detach()) for target, source in pairs if source.requires_grad and target is not source
+        ]
+        torch._foreach_lerp_([target for target, _ in trained], [source for _, source in trained], weight)
+        for averaged, current in zip(self.average.modules(), module.modules(), strict=True):
+            _update_buffers(averaged, current, weight)
         if self.posthoc is not None:
             self.posthoc.update(module, images, batch_images)
 
 
-def _follow_buffers(target: nn.Module, source: nn.Module, weight: float) -> None:
-    """Of the modules themselves, not of those inside them."""
-    if target is source:
+def _update_buffers(averaged: nn.Module, current: nn.Module, weight: float) -> None:
+    """Update the direct buffers of a module, without those of its children."""
+    if averaged is current:
         return
-    averaged = isinstance(target, _BatchNorm)
-    for mine, its in zip(target.buffers(recurse=False), source.buffers(recurse=False), strict=True):
-        if averaged and mine.is_floating_point():
-            mine.lerp_(its, weight)
+    has_statistics = isinstance(averaged, _BatchNorm)
+    for target, source in zip(averaged.buffers(recurse=False), current.buffers(recurse=False), strict=True):
+        if has_statistics and target.is_floating_point():
+            target.lerp_(source, weight)
         else:
-            mine.copy_(its)
+            target.copy_(source)

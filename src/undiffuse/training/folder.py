@@ -1,4 +1,4 @@
-"""What stands in a run's folder: whether it has come to anything, and what may not be there."""
+"""The folder of a run: whether training has produced any output, removal of unstarted runs, and a check for links."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ _BEGINS_WITH = ("config.json", "metrics.jsonl", BOARD)
 
 
 def not_started(run: Path) -> bool:
-    """Whether a run has come to nothing that could be gone on with or looked at: it broke down, or was killed, at once.
+    """Whether a run failed or was killed before it produced any output.
 
-    Apart from its configuration there are no checkpoint, no weights and no row of the metrics log; what it may have
-    left is the evidence of a number that was not finite.
+    Apart from its configuration it has no checkpoint, no weights and no row of the metrics log; it may have evidence of
+    a non-finite value.
     """
     try:
         read_config(run)
     except UsageError:
         return False
     parts = files_of_parts(run)
-    return all(_is_nothing(path) or path.name in parts for path in run.iterdir())
+    return all(_is_no_output(path) or path.name in parts for path in run.iterdir())
 
 
-def _is_nothing(path: Path) -> bool:
+def _is_no_output(path: Path) -> bool:
     if path.name == "metrics.jsonl":
         return path.stat().st_size == 0
     if path.name in (CHECKPOINTS, SNAPSHOTS, PREVIEWS):
@@ -39,7 +39,7 @@ def _is_nothing(path: Path) -> bool:
 
 
 def files_of_parts(run: Path) -> tuple[str, ...]:
-    """Names of the files that a model's frozen parts lie in; none where ``config.json`` does not say it well."""
+    """Names of the files of a model's frozen parts; empty if ``config.json`` is invalid."""
     try:
         components = components_of(read_config(run))
     except UsageError:
@@ -48,7 +48,7 @@ def files_of_parts(run: Path) -> tuple[str, ...]:
 
 
 def remove_unstarted(run: Path) -> None:
-    """Remove what a run that has come to nothing made, unless it holds evidence of why."""
+    """Remove the files of an unstarted run, unless it has evidence of a non-finite value."""
     if not not_started(run) or any(_EVIDENCE.fullmatch(path.name) for path in run.iterdir()):
         return
     for name in (*files_of_parts(run), *_BEGINS_WITH):
@@ -63,15 +63,15 @@ def remove_unstarted(run: Path) -> None:
 
 
 def check_no_links(run: Path) -> None:
-    """Refuse a run whose folders lead elsewhere: a run from elsewhere could be written to any place.
+    """Check that a run's folder contains no links to other folders, so that only the run's folder is written to.
 
     Raises:
-        UsageError: names the link.
+        UsageError: if there is a link.
     """
     inner = [path for name in (CHECKPOINTS, SNAPSHOTS, PREVIEWS) for path in (run / name).glob("*")]
     for path in [*run.glob("*"), *inner]:
         if path.is_symlink() and path.is_dir():
             raise UsageError(
-                f"{path} is a link to {path.readlink()}, and a run writes into its own folder alone; put the folder "
-                f"itself there, or make {run} the link"
+                f"{path} is a link to {path.readlink()}, but a run may only write into its own folder; move the folder "
+                f"there, or make {run} the link"
             )

@@ -1,8 +1,9 @@
-"""Muon: momentum whose matrices are made orthogonal before they move the weights; Adam for all that is no matrix.
+"""Muon: momentum with orthogonalised matrix updates; Adam for parameters that are not matrices.
 
-A hidden layer's gradient is dominated by few directions; replacing it by the nearest orthogonal matrix moves all of
-them alike, which in short trainings takes far fewer steps. Kernels (O, I, h, w) are matrices (O, I h w) here. Unlike in
-the paper, all matrices are treated so: the first and last layers and the table of classes as well.
+The gradient of a hidden layer is dominated by a few directions; replacing it by the nearest orthogonal matrix gives
+all directions the same step size, which needs far fewer steps in short trainings. Kernels (O, I, h, w) are treated as
+matrices (O, I h w). Unlike in the paper, this applies to all matrices, including the first and last layers and the
+class embedding.
 
 Source: Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks"; Liu et al. 2025, "Muon is
 scalable for LLM training", arXiv:2502.16982 (the step size that matches Adam's).
@@ -20,7 +21,7 @@ from torch.optim.adam import adam
 
 from undiffuse.compute.backend import compute_dtype
 
-#: Coefficients of the quintic that drives all singular values towards 1, and how often it is applied.
+#: Coefficients of the quintic Newton-Schulz iteration, which drives singular values towards 1, and its iterations.
 _QUINTIC, _ITERATIONS = (3.4445, -4.7750, 2.0315), 5
 
 
@@ -39,28 +40,28 @@ def orthogonalised(matrices: Tensor) -> Tensor:
 
 
 def is_matrix(parameter: Tensor) -> bool:
-    """Is this the weight of a dense or convolutional layer?"""
+    """Whether the parameter is the weight of a dense or convolutional layer."""
     return parameter.ndim >= 2 and min(parameter.shape[0], parameter[0].numel()) > 1
 
 
-def products(device: torch.device | str) -> torch.dtype:
-    """What matrices are multiplied in to make them orthogonal: directions need no more than bfloat16.
+def product_dtype(device: torch.device | str) -> torch.dtype:
+    """Dtype of the matrix products of the orthogonalisation, for which bfloat16 is precise enough.
 
-    In float32 the fifteen products of a matrix cost as much as the gradient; where the processor has no products in
-    bfloat16 they take twenty to thirty times as long in it, and float32 is taken.
+    In float32 the fifteen products per matrix cost as much as the gradient. On processors without bfloat16 products,
+    where these take twenty to thirty times as long, float32 is used.
     """
     return compute_dtype("bf16", device) or torch.float32
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon on matrices, Adam on vectors, with one learning rate of Adam's size.
+    """Muon for matrices and Adam for vectors, with one learning rate on the scale of Adam's.
 
     Args:
-        parameters: of a network.
-        lr: a matrix moves by ``0.2 sqrt(max(rows, columns))`` times this, about what Adam would move it.
-        momentum: of the matrices (Nesterov's form).
-        betas, eps: of Adam on the rest.
-        weight_decay: decoupled, on all.
+        parameters: parameters of a network.
+        lr: learning rate; the update of a matrix is scaled by ``0.2 sqrt(max(rows, columns))`` to match Adam's.
+        momentum: momentum of the matrices (Nesterov).
+        betas, eps: of Adam for the other parameters.
+        weight_decay: decoupled weight decay of all parameters.
     """
 
     def __init__(
@@ -78,7 +79,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """One step of every parameter that has a gradient."""
+        """Perform a single optimization step for every parameter that has a gradient."""
         for group in self.param_groups:
             parameters: list[Tensor] = [parameter for parameter in group["params"] if parameter.grad is not None]
             if group["weight_decay"]:
@@ -93,7 +94,7 @@ class Muon(torch.optim.Optimizer):
         torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
         updates = torch._foreach_lerp(gradients, momenta, group["momentum"])
         for shape, members in _by_shape(updates).items():
-            moves = _moves([updates[member] for member in members])
+            moves = _orthogonal_updates([updates[member] for member in members])
             moved = [parameters[member] for member in members]
             steps = [move.view(weight.shape) for weight, move in zip(moved, moves, strict=True)]
             torch._foreach_add_(moved, steps, alpha=-group["lr"] * 0.2 * max(shape) ** 0.5)
@@ -106,7 +107,7 @@ class Muon(torch.optim.Optimizer):
         return momentum
 
     def _move_vectors(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
-        """Adam as torch has it, over all vectors in one call."""
+        """torch's Adam, over all vectors in one call."""
         if not parameters:
             return
         states = [self._moments(parameter) for parameter in parameters]
@@ -118,7 +119,7 @@ class Muon(torch.optim.Optimizer):
             [state["exp_avg_sq"] for state in states],
             [],
             [state["step"] for state in states],
-            foreach=not on_cpu,  # elsewhere the fused kernel wants the count of steps on the device; ours is on the CPU
+            foreach=not on_cpu,  # on GPUs the fused kernel requires the step count on the device; ours is on the CPU
             fused=on_cpu,
             amsgrad=False,
             beta1=group["betas"][0],
@@ -138,17 +139,17 @@ class Muon(torch.optim.Optimizer):
 
 
 def _by_shape(updates: Sequence[Tensor]) -> dict[tuple[int, int], list[int]]:
-    """Numbers of the updates of each shape as a matrix."""
+    """Indices of the updates, grouped by matrix shape."""
     members: dict[tuple[int, int], list[int]] = defaultdict(list)
     for number, update in enumerate(updates):
         members[(update.shape[0], update[0].numel())].append(number)
     return members
 
 
-def _moves(updates: list[Tensor]) -> tuple[Tensor, ...]:
-    """Matrices of one shape, orthogonalised together, in their own dtype."""
+def _orthogonal_updates(updates: list[Tensor]) -> tuple[Tensor, ...]:
+    """Matrices of the same shape, orthogonalised in one batch; the dtype is unchanged."""
     stacked = torch.stack([update.flatten(1) for update in updates])
-    half = stacked.to(products(stacked.device))
+    half = stacked.to(product_dtype(stacked.device))
     return orthogonalised(half).to(stacked.dtype).contiguous().unbind()
 
 

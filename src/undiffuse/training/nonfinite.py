@@ -1,4 +1,4 @@
-"""Stopping at the first number that is not finite, before the optimizer moves, with what it takes to find the cause."""
+"""Stops training at the first non-finite value, before the optimizer step, and saves evidence of its cause."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from undiffuse.sealed import sealed
 
 
 class NonFiniteError(RunError):
-    """A loss or a gradient became infinite or not a number; ``where`` is the folder with the evidence."""
+    """Raised if a loss or a gradient is infinite or NaN; ``where`` is the folder with the evidence."""
 
     def __init__(self, message: str, where: Path) -> None:
         super().__init__(message)
@@ -28,7 +28,7 @@ class NonFiniteError(RunError):
 
 
 def first_bad_layer(module: nn.Module, forward: Callable[[], Any]) -> str | None:
-    """Name of the first layer, in order of execution, whose output is not finite when ``forward`` runs again."""
+    """Name of the first layer, in execution order, whose output is not finite when ``forward`` is run again."""
     found: list[str] = []
 
     def hook(name: str) -> Callable[[nn.Module, Any, Any], None]:
@@ -46,7 +46,7 @@ def first_bad_layer(module: nn.Module, forward: Callable[[], Any]) -> str | None
 def _run_watched(
     layers: Mapping[str, nn.Module], hook: Callable[[str], Callable[..., None]], forward: Callable[[], Any]
 ) -> None:
-    """Run ``forward`` once, with ``hook(name)`` after each of the layers; penalties differentiate within it."""
+    """Run ``forward`` once with forward hooks ``hook(name)``; gradients are enabled for gradient penalties."""
     handles = [layer.register_forward_hook(hook(name)) for name, layer in layers.items()]
     try:
         with torch.enable_grad():
@@ -57,12 +57,12 @@ def _run_watched(
 
 
 def bad_parameters(module: nn.Module) -> list[str]:
-    """Names of parameters that are not finite themselves."""
+    """Names of parameters with non-finite values."""
     return [name for name, value in module.named_parameters() if not bool(torch.isfinite(value).all())]
 
 
 def bad_gradients(module: nn.Module) -> list[str]:
-    """Names of parameters whose gradient is not finite, in order of definition."""
+    """Names of parameters with non-finite gradients, in order of definition."""
     return [
         name
         for name, value in module.named_parameters()
@@ -71,14 +71,14 @@ def bad_gradients(module: nn.Module) -> list[str]:
 
 
 def nonfinite_outside(module: nn.Module, parameters: Iterable[Tensor | None]) -> bool:
-    """Is one of these, parameters or gradients, not finite though none of ``module``'s own is to blame?"""
+    """Whether one of ``parameters`` (or gradients) is not finite while all parameters of ``module`` are finite."""
     return not bad_parameters(module) and not all(bool(torch.isfinite(p).all()) for p in parameters if p is not None)
 
 
 def first_bad_gradient(module: nn.Module, forward: Callable[[], Any]) -> str | None:
-    """Name of the parameter whose gradient the backward pass spoilt first.
+    """Name of the parameter whose gradient became non-finite first.
 
-    The backward pass runs the forward pass in reverse, so it is the one whose layer ``forward``, run again, reaches
+    The backward pass visits layers in reverse order, so it belongs to the layer that ``forward``, run again, calls
     last.
     """
     reached: list[str] = []
@@ -89,7 +89,7 @@ def first_bad_gradient(module: nn.Module, forward: Callable[[], Any]) -> str | N
 
 
 def cause_of(module: nn.Module, x_0: Tensor, forward: Callable[[], Any]) -> str:
-    """The earliest thing that is not finite: the data, a weight, a layer's output, or the loss itself."""
+    """The earliest non-finite value: the data, a parameter, a layer's output, or the loss."""
     if not bool(torch.isfinite(x_0).all()):
         return "none, the training data itself is not finite"
     if names := bad_parameters(module):
@@ -99,17 +99,17 @@ def cause_of(module: nn.Module, x_0: Tensor, forward: Callable[[], Any]) -> str:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is known of a number that is not finite.
+    """Diagnostic information about a non-finite value.
 
     Args:
-        what: was not finite.
-        step: that was not made.
-        images_seen: before it.
-        first_bad_layer: or what is known of the cause.
-        names: of the training items concerned, as their data set calls them.
-        indices: their numbers in the data set.
-        items: themselves as the loss saw them, images (B, C, H, W), uint8 or float32 in [-1, 1], or points (B, D).
-        tensors: saved as they are, among them ``x_0`` (B, ...).
+        what: description of the error.
+        step: the step that was aborted.
+        images_seen: number of images seen before that step.
+        first_bad_layer: the first non-finite layer, or another cause.
+        names: names of the affected training items in their data set.
+        indices: their indices in the data set.
+        items: the inputs of the loss, images (B, C, H, W), uint8 or float32 in [-1, 1], or points (B, D).
+        tensors: tensors to save, including ``x_0`` (B, ...).
     """
 
     what: str
@@ -133,17 +133,17 @@ def evidence_of(
     step: int,
     images_seen: int,
 ) -> Evidence:
-    """The evidence in the micro-batches of a step.
+    """Collect the evidence from the micro-batches of a step.
 
     Args:
-        what: is not finite.
-        cause: as far as it is known.
-        batches: of the step, B samples in all.
-        samples: which of them are concerned, bool (B,); None for all.
-        t: their times (B,); None where they have none.
-        item_name: of an item of the data set, by its number.
-        step: that was not made.
-        images_seen: before it.
+        what: description of the error.
+        cause: the cause, as far as known.
+        batches: micro-batches of the step, B samples in total.
+        samples: mask (B,) of the affected samples; None for all.
+        t: times (B,) of the samples; None if the loss has no times.
+        item_name: maps the index of an item of the data set to its name.
+        step: the step that was aborted.
+        images_seen: number of images seen before that step.
     """
     x_0, items, indices = (
         torch.cat([getattr(batch, name) for batch in batches]).cpu() for name in ("x_0", "items", "indices")
@@ -162,7 +162,7 @@ def evidence_of(
 
 
 def stop(folder: Path, evidence: Evidence) -> None:
-    """Save the evidence in the run's folder and raise.
+    """Save the evidence in the run's folder and raise an error.
 
     Raises:
         NonFiniteError: always.
@@ -180,7 +180,7 @@ def stop(folder: Path, evidence: Evidence) -> None:
     shown = ", ".join(evidence.names[:8]) + (f" and {len(evidence.names) - 8} more" if len(evidence.names) > 8 else "")
     raise NonFiniteError(
         f"{evidence.what} at step {evidence.step} ({evidence.images_seen} images seen); first bad layer: "
-        f"{evidence.first_bad_layer}; training items: {shown}; the optimizer was not moved and the batch is saved in "
-        f"{where}; start anew with a lower optimizer.learning_rate or system.precision=fp32",
+        f"{evidence.first_bad_layer}; training items: {shown}; the step was not applied and the batch is saved in "
+        f"{where}; start again with a lower optimizer.learning_rate or system.precision=fp32",
         where,
     )

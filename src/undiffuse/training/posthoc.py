@@ -1,14 +1,14 @@
-"""Averages of the weights whose length is chosen after training (post-hoc EMA).
+"""Post-hoc EMA: averages of the weights whose length is chosen after training.
 
-Two averages with power-function profiles are kept while training, and snapshots of both written now and then. Any other
-profile is close to a combination of the snapshots' profiles, so the average it stands for is that combination of the
-snapshots, found by least squares; no second training is needed to learn which length of average is best.
+Two averages with power-function profiles are tracked during training, and snapshots of both are written at intervals.
+Any other profile is close to a linear combination of the snapshots' profiles, found by least squares, so its average is
+approximated by the same combination of the snapshots, without training again.
 
 With t counted in images, the average of exponent gamma is
 
     average(t) = integral over tau in [0, t] of p(tau) weights(tau),   p(tau) = (gamma + 1) tau^gamma / t^(gamma + 1),
 
-whose relative width sigma_rel, the standard deviation of p over t, says gamma.
+whose relative width sigma_rel, the standard deviation of p divided by t, determines gamma.
 
 Source: Karras et al. 2024, "Analyzing and Improving the Training Dynamics of Diffusion Models", arXiv:2312.02696,
 sec. 3 and appendix C.
@@ -32,7 +32,7 @@ from undiffuse.training.config import PosthocConfig
 from undiffuse.training.widths import WIDEST as WIDEST
 from undiffuse.training.widths import check_width
 
-#: Folder of a run with its snapshots.
+#: Folder of the snapshots in a run's folder.
 SNAPSHOTS = "snapshots"
 
 
@@ -40,9 +40,9 @@ def exponent(sigma_rel: float) -> float:
     """gamma of a relative width, where sigma_rel^2 = (gamma + 1) / ((gamma + 2)^2 (gamma + 3)).
 
     Args:
-        sigma_rel: above 0, at most 1 / sqrt(12) = 0.2887, the width of the plain mean.
+        sigma_rel: above 0, at most 1 / sqrt(12) = 0.2887, the width of the arithmetic mean.
     Raises:
-        UsageError: another width.
+        UsageError: if ``sigma_rel`` is outside this range.
     Example:
         >>> round(exponent(0.05), 2), round(exponent(0.10), 2)
         (16.97, 6.94)
@@ -67,47 +67,47 @@ def overlaps(rows: Sequence[Profile], columns: Sequence[Profile]) -> NDArray[np.
     return np.asarray((g_a + 1) * (g_b + 1) / (g_a + g_b + 1) * np.exp(ratio))
 
 
-def mixture(held: Sequence[Profile], wanted: Profile) -> tuple[NDArray[np.float64], float]:
-    """Shares of the held averages that come nearest to the wanted one, and how far off they are.
+def mixture(profiles: Sequence[Profile], target: Profile) -> tuple[NDArray[np.float64], float]:
+    """Least-squares coefficients of the linear combination of ``profiles`` closest to ``target``, and its error.
 
     Returns:
-        Shares ``(len(held),)``, which sum to about 1, and the rest's norm as a share of the wanted profile's: 0 is
-        exact, and more than a few hundredths means that there are too few snapshots.
+        Coefficients ``(len(profiles),)``, which sum to about 1, and the norm of the residual relative to that of the
+        target: 0 is exact, and more than a few hundredths means that there are too few snapshots.
     """
-    gram, target = overlaps(held, held), overlaps(held, [wanted])[:, 0]
+    gram, products = overlaps(profiles, profiles), overlaps(profiles, [target])[:, 0]
     scale = np.sqrt(np.diag(gram))
-    shares = np.linalg.lstsq(gram / np.outer(scale, scale), target / scale, rcond=1e-12)[0] / scale
-    whole = float(overlaps([wanted], [wanted])[0, 0])
-    rest = whole - 2 * float(shares @ target) + float(shares @ gram @ shares)
-    return shares, float(np.sqrt(max(rest, 0.0) / whole))
+    coefficients = np.linalg.lstsq(gram / np.outer(scale, scale), products / scale, rcond=1e-12)[0] / scale
+    squared_norm = float(overlaps([target], [target])[0, 0])
+    residual = squared_norm - 2 * float(coefficients @ products) + float(coefficients @ gram @ coefficients)
+    return coefficients, float(np.sqrt(max(residual, 0.0) / squared_norm))
 
 
-def _trained(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    """What moves: of a kept guide no average is to be had."""
+def _trained_parameters(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """Named parameters that require gradients, without those of a frozen guide."""
     return [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
 
 
 class PowerAverages:
-    """Averages of a module's parameters with power-function profiles, kept while it is trained.
+    """Averages of a module's parameters with power-function profiles, updated during training.
 
     Args:
-        module: what is trained.
-        config: width of each average, and how often they are to be written.
+        module: the module to train.
+        config: width of each average, and the interval between snapshots.
     """
 
     def __init__(self, module: nn.Module, config: PosthocConfig) -> None:
         self.snapshot_every_images = config.snapshot_every_images
         self.gammas = [exponent(width) for width in config.sigma_rel]
-        self._names = [name for name, _ in _trained(module)]
-        self._averages = [[p.detach().clone() for _, p in _trained(module)] for _ in self.gammas]
+        self._names = [name for name, _ in _trained_parameters(module)]
+        self._averages = [[p.detach().clone() for _, p in _trained_parameters(module)] for _ in self.gammas]
 
     @torch.no_grad()
     def update(self, module: nn.Module, images: int, batch_images: int) -> None:
-        """Take in the weights after a step of ``batch_images``, before which ``images`` were seen."""
-        current = [parameter.detach() for _, parameter in _trained(module)]
+        """Update with the weights after a step of ``batch_images``; ``images`` were seen before it."""
+        current = [parameter.detach() for _, parameter in _trained_parameters(module)]
         for gamma, averages in zip(self.gammas, self._averages, strict=True):
-            kept = (images / (images + batch_images)) ** (gamma + 1)
-            torch._foreach_lerp_(averages, current, 1 - kept)
+            decay = (images / (images + batch_images)) ** (gamma + 1)
+            torch._foreach_lerp_(averages, current, 1 - decay)
 
     def tensors(self) -> dict[str, Tensor]:
         """All averages, by ``number.parameter``."""
@@ -118,19 +118,19 @@ class PowerAverages:
         }
 
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """Put back what ``tensors`` gave.
+        """Load tensors returned by ``tensors``.
 
         Raises:
-            UsageError: a tensor is missing.
+            UsageError: if a tensor is missing.
         """
         for name, value in self.tensors().items():
             if name not in tensors:
-                raise UsageError(f"the checkpoint lacks the post-hoc average {name!r}; it was made without ema.posthoc")
+                raise UsageError(f"the checkpoint lacks the post-hoc average {name!r}; the run had no ema.posthoc")
             value.copy_(tensors[name])
 
 
 def save_snapshot(run: Path, averages: PowerAverages, images: int) -> None:
-    """Write what the averages are at this point of a run."""
+    """Write a snapshot of the averages at this point of a run."""
     (run / SNAPSHOTS).mkdir(parents=True, exist_ok=True)
     save_weights(run / SNAPSHOTS / f"images_{images:012d}.safetensors", averages.tensors())
 
@@ -142,7 +142,7 @@ def snapshots_of(run: Path) -> dict[int, Path]:
 
 
 class Reconstruction(NamedTuple):
-    """Averaged parameters by name, where the profile ends, and the share of the profile that was missed."""
+    """Averaged parameters by name, the number of images at which the profile ends, and its relative error."""
 
     tensors: dict[str, Tensor]
     images: int
@@ -151,38 +151,40 @@ class Reconstruction(NamedTuple):
 
 def reconstruct(
     run: Path,
-    held_sigma_rel: Sequence[float],
+    snapshot_sigma_rel: Sequence[float],
     sigma_rel: float,
     observer: Observer = SILENT,
 ) -> Reconstruction:
-    """The average of another width, from a run's snapshots.
+    """Reconstruct the average of another width from a run's snapshots.
 
     Args:
         run: folder of a run that was trained with ``ema.posthoc``.
-        held_sigma_rel: widths that its snapshots hold.
-        sigma_rel: the width wanted; between 0.03 and 0.25 with twenty snapshots of 0.05 and 0.10.
-        observer: hears of the snapshots read, of all.
+        snapshot_sigma_rel: widths of the averages in its snapshots.
+        sigma_rel: width of the average; between 0.03 and 0.25 with twenty snapshots of 0.05 and 0.10.
+        observer: receives the number of snapshots read and their total number.
     Raises:
-        UsageError: no snapshots, a damaged one, or an impossible width.
+        UsageError: if there are no snapshots, one is damaged, or the width is invalid.
     """
     gamma, files = exponent(sigma_rel), snapshots_of(run)
     if not files:
         raise UsageError(f"{run} has no snapshots of averages; train with ema.posthoc={{}} to keep them")
     last = max(files)
-    held = [Profile(images, exponent(width)) for images in files for width in held_sigma_rel]
-    shares, error = mixture(held, Profile(last, gamma))
+    profiles = [Profile(images, exponent(width)) for images in files for width in snapshot_sigma_rel]
+    coefficients, error = mixture(profiles, Profile(last, gamma))
     totals: dict[str, Tensor] = {}
     for position, path in enumerate(files.values()):
         observer.progress(position, len(files))
         tensors = read_weights(path)
-        for number in range(len(held_sigma_rel)):
-            _add(totals, tensors, f"{number}.", float(shares[position * len(held_sigma_rel) + number]))
+        for number in range(len(snapshot_sigma_rel)):
+            coefficient = float(coefficients[position * len(snapshot_sigma_rel) + number])
+            _add(totals, tensors, f"{number}.", coefficient)
     return Reconstruction({name: value.float() for name, value in totals.items()}, last, error)
 
 
-def _add(totals: dict[str, Tensor], tensors: Mapping[str, Tensor], prefix: str, share: float) -> None:
-    """Add a share of the tensors with this prefix, in float64: shares alternate in sign."""
+def _add(totals: dict[str, Tensor], tensors: Mapping[str, Tensor], prefix: str, coefficient: float) -> None:
+    """Add the scaled tensors with this prefix, in float64 because the coefficients alternate in sign."""
     for name, value in tensors.items():
         if name.startswith(prefix):
             key = name.removeprefix(prefix)
-            totals[key] = totals.get(key, torch.zeros_like(value, dtype=torch.float64)).add(value.double(), alpha=share)
+            total = totals.get(key, torch.zeros_like(value, dtype=torch.float64))
+            totals[key] = total.add(value.double(), alpha=coefficient)

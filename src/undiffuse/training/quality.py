@@ -1,7 +1,7 @@
-"""Samples drawn while training goes on, to look at and to measure, and the contract of what measures them.
+"""Samples drawn during training for previews and quality measurements, and the interface of the latter.
 
-What is measured is not this room's business: the caller hands the trainer a ``Measure``. The seeds are the same at
-every look, so that the curve follows the weights and not the draw; no global random state is touched.
+The caller passes a ``Measure`` to the trainer. The seeds are always the same, so that changes over training are due to
+the weights and not to the random numbers; the global random state is not changed.
 """
 
 from __future__ import annotations
@@ -18,26 +18,25 @@ from undiffuse.images import image_of, save_png
 from undiffuse.models.base import GenerativeModel, to_uint8
 from undiffuse.models.request import SampleRequest
 
-#: Seed of the first sample drawn at any time in training.
+#: Seed of the first sample.
 FIRST_SEED = 0
-#: Samples in memory at a time: whole batches of the networks that draw them.
+#: Samples in memory at a time, multiples of the networks' batch sizes.
 _IMAGES, _POINTS = 256, 1024
 _POINTS_SHOWN = 2000
 
 
 class Measure(Protocol):
-    """Tells how good samples are.
+    """Measures the quality of samples.
 
-    Called with finished samples chunk by chunk, uint8 images (B, C, H, W) or float32 points (B, D) on the CPU, of
-    which it keeps no more than it needs; returns plain values for a row of the metrics log, ``metric`` (its name) and
-    ``value`` among them.
+    Called with an iterable of chunks of samples, uint8 images (B, C, H, W) or float32 points (B, D) on the CPU; returns
+    plain values for a row of the metrics log, including ``metric`` (its name) and ``value``.
     """
 
     def __call__(self, chunks: Iterable[Tensor]) -> dict[str, Any]: ...
 
 
 def draw_samples(model: GenerativeModel, count: int) -> Iterator[Tensor]:
-    """Samples 0, 1, ... ``count - 1`` in chunks, all classes in turn: uint8 images or float32 points on the CPU."""
+    """Samples 0, 1, ... ``count - 1`` in chunks, cycling through classes: uint8 images or float32 points on CPU."""
     points = not model.space.is_image
     chunk = _POINTS if points else _IMAGES
     for start in range(0, count, chunk):
@@ -48,7 +47,7 @@ def draw_samples(model: GenerativeModel, count: int) -> Iterator[Tensor]:
 
 
 def save_preview(path: Path, model: GenerativeModel, num_images: int) -> None:
-    """A PNG of the first samples: so many images, or a cloud of points."""
+    """Save a PNG of the first samples: ``num_images`` images, or a scatter plot of points."""
     count = num_images if model.space.is_image else _POINTS_SHOWN
     save_png(path, image_of(torch.cat(list(draw_samples(model, count))).numpy()))
 

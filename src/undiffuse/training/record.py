@@ -1,4 +1,4 @@
-"""What a run says of itself before its first step: the content of its ``config.json``."""
+"""The record of a run that is written before its first step: the content of ``config.json``."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def run_record(config: RunConfig, train: Dataset, validation: Dataset, augment_l
     """The sections ``model``, ``data``, ``config`` and ``components`` of a run.
 
     Args:
-        config: the run's, with everything decided that its objective leaves to the data.
-        train: what it learns from.
-        validation: what is held out.
+        config: configuration of the run, with all options resolved that depend on the data.
+        train: training data.
+        validation: held-out data.
         augment_labels: names of the transformations that the network is conditioned on.
     """
     assert isinstance(config.system, ObjectiveConfig)

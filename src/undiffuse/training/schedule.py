@@ -11,9 +11,9 @@ def learning_rate(config: OptimizerConfig, images: int, num_images: int) -> floa
     """Linear warm-up, then the configured decay.
 
     Args:
-        config: the optimizer's.
-        images: seen when the step is done, so that the first step of a warm-up already moves.
-        num_images: of the whole run.
+        config: configuration of the optimizer.
+        images: number of images seen after the step, so that the first step of a warm-up has a nonzero rate.
+        num_images: number of images of the run.
     """
     if images < config.warmup_images:
         return config.learning_rate * images / config.warmup_images

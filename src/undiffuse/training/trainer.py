@@ -1,7 +1,7 @@
-"""The training loop. Progress is counted in images; randomness is a function of the step, and none of it is saved.
+"""The training loop. Progress is counted in images; random numbers are a function of the step, so none are saved.
 
-The loop treats every rank and every phase alike: it knows optimizers by the phases that an objective names and nothing
-else about what it trains.
+The loop treats all ranks and phases alike: it has one optimizer per phase of the objective and depends on nothing else
+about what it trains.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from undiffuse.training.checkpoint import (
 from undiffuse.training.config import RunConfig
 from undiffuse.training.ema import EMA
 from undiffuse.training.metric_accumulator import MetricAccumulator
-from undiffuse.training.metrics_log import MetricsLog, check_board
+from undiffuse.training.metrics_log import MetricsLog, check_tensorboard
 from undiffuse.training.optimizer import Optimizers
 from undiffuse.training.posthoc import save_snapshot
 from undiffuse.training.quality import Measure, draw_samples, save_preview
@@ -53,7 +53,7 @@ from undiffuse.training.validation import validation_row
 
 
 def finalized(config: RunConfig, class_names: Sequence[str]) -> RunConfig:
-    """``config`` with all decided that its objective leaves to the data's classes, as it is written and trained."""
+    """``config`` with all options resolved that depend on the data's classes, as it is saved and trained."""
     assert isinstance(config.system, ObjectiveConfig)
     return config.model_copy(update={"system": config.system.finalized(class_names)})
 
@@ -62,13 +62,13 @@ class Trainer:
     """One training run in one folder.
 
     Args:
-        config: the run's.
-        train: images to learn from.
-        validation: held-out images; may be empty.
-        folder: where everything goes.
-        device: where to compute.
-        observer: hears of each step, of the rows of the metrics log, and what is worth a line.
-        measure: of the quality of samples, every ``quality_every_images``; without one none is measured.
+        config: configuration of the run.
+        train: training data.
+        validation: held-out data; may be empty.
+        folder: output folder of the run.
+        device: device to train on.
+        observer: receives progress, the rows of the metrics log, and messages.
+        measure: measures the quality of samples every ``quality_every_images``; None to skip it.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Trainer:
         observer: Observer = SILENT,
         measure: Measure | None = None,
     ) -> None:
-        check_board(config.tensorboard)
+        check_tensorboard(config.tensorboard)
         config = finalized(config, train.class_names)
         self.augmenter = Augmenter(config, train)
         self.config, self.folder, self.device = config, folder, torch.device(device)
@@ -92,7 +92,7 @@ class Trainer:
         self.record = run_record(config, train, validation, self.augmenter.label_names)
         if self.device.type == "cpu":
             keep_freed_memory()
-        self.objective = self._fresh_objective()
+        self.objective = self._build_objective()
         freeze_parts(self.objective.model)
         self.objective.begin(self.device)
         self.ema = EMA(self.objective.model, config.ema)
@@ -101,55 +101,57 @@ class Trainer:
         self._accumulator = MetricAccumulator()
         self._seconds = 0.0
         self._saved_step: int | None = None
-        self._written: dict[str, Any] = {}  # what ``config.json`` holds
-        precision, products = getattr(config.system, "precision", "fp32"), self.optimizers.products(self.device)
-        self._settings = [{"images": 0, **compute_environment(precision, self.device, products)}]
+        self._written: dict[str, Any] = {}  # content of ``config.json``
+        precision = getattr(config.system, "precision", "fp32")
+        optimizer_dtype = self.optimizers.product_dtype(self.device)
+        self._settings = [{"images": 0, **compute_environment(precision, self.device, optimizer_dtype)}]
         self._stop_requested = self._reported_busy = False
 
     @property
     def images(self) -> int:
-        """Images seen."""
+        """Number of images seen."""
         return self.step * self.config.batch_images
 
     def request_stop(self) -> None:
-        """Finish the step under way, write a checkpoint and return."""
+        """Make ``run`` finish the current step, write a checkpoint and return."""
         self._stop_requested = True
 
     def resume(self) -> bool:
-        """Go on from the newest sound checkpoint; False if there is none yet.
+        """Resume from the newest valid checkpoint; returns False if there are no checkpoints.
 
         Raises:
-            UsageError: there are checkpoints and all are damaged, or the newest is from a newer version.
+            UsageError: if all checkpoints are damaged, or the newest is from a newer version.
         """
         checkpoint, damaged = newest_checkpoint(self.folder / "checkpoints")
         if checkpoint is None and damaged:
             raise UsageError(
-                f"no checkpoint of {self.folder} is sound ({damaged[0]}); nothing was changed: put a sound copy back, "
-                "or start anew in another --out"
+                f"no checkpoint of {self.folder} is intact ({damaged[0]}); nothing was changed: restore an intact "
+                "copy, or start again in another --out"
             )
         for line in damaged:
-            self.observer.message(f"{line}; set aside, the newest sound one is used")
+            self.observer.message(f"{line}; set aside, the newest intact one is used")
         if checkpoint is None:
             return False
         self._check_config(checkpoint)
         load_parts(self.objective.model, self._written, self.folder)
         with claimed(self.folder):
             set_aside_damaged(self.folder / "checkpoints", checkpoint.counters["images"])
-            self._note_moved_data()
+            self._record_data_location()
         try:
-            self._take_over(checkpoint)
+            self._restore(checkpoint)
         except UsageError:
             raise
         except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             first = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise UsageError(
-                f"the newest checkpoint of {self.folder} does not fit this run ({first}); put back the one that "
-                "belongs to it, or start anew in another --out"
+                f"the newest checkpoint of {self.folder} does not fit this run ({first}); restore the original one, "
+                "or start again in another --out"
             ) from None
-        self._note_other_setting(checkpoint.counters)
+        self._note_changed_environment(checkpoint.counters)
         return True
 
-    def _take_over(self, checkpoint: Checkpoint) -> None:
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        """Load the state of a checkpoint."""
         parts = parts_of(checkpoint.tensors)
         load_own(self.objective.model, parts["model"])
         load_own(self.ema.average, parts["ema"])
@@ -162,43 +164,43 @@ class Trainer:
         self._seconds = float(checkpoint.counters["seconds"])
 
     def _check_config(self, checkpoint: Checkpoint) -> None:
-        """Refuse a ``config.json`` that was changed since this checkpoint; say it where the change was accepted."""
+        """Check that ``config.json`` was not changed since this checkpoint; report a change that was accepted."""
         self._written = read_config(self.folder)
         name = f"the checkpoint at {checkpoint.counters['images']} images"
         check_belongs(self.folder, self._written, checkpoint.config, name)
         if text := "; ".join(differences(self._written, checkpoint.config) if checkpoint.config is not None else ()):
             self.observer.message(f"the configuration was changed since {name}: {text}")
 
-    def _note_moved_data(self) -> None:
-        """Have ``config.json`` say where the data lie now, for what measures the run; no part of the result."""
+    def _record_data_location(self) -> None:
+        """Update the data's location in ``config.json``, which evaluation reads; it does not affect the result."""
         config = {**self._written["config"], "data": self.record["config"]["data"]}
         moved = {**self._written, "config": config}
         if config != self._written["config"] and result_record(moved) == result_record(self._written):
             self._written = write_record(self.folder, moved)
 
-    def _note_other_setting(self, counters: Mapping[str, Any]) -> None:
-        """Say it where the run continues in another arithmetic or on another device; checkpoints keep all settings."""
+    def _note_changed_environment(self, counters: Mapping[str, Any]) -> None:
+        """Report that the run continues on another device or with other arithmetic; checkpoints save all settings."""
         if (before := counters.get("device", self.device.type)) != self.device.type:
             self.observer.message(
-                f"this run was on {before} and goes on on {self.device.type}: the draws of noise differ between them, "
-                "so it will not end as it would have there"
+                f"this run was on {before} and continues on {self.device.type}: their random numbers differ, so the "
+                "result will differ from that of an uninterrupted run"
             )
         earlier, now = counters.get("settings") or [], self._settings[0]
-        was, is_now = differing_words(_since_then(earlier[-1], now), now) if earlier else ("", "")
+        was, is_now = differing_words(_with_default_dtype(earlier[-1], now), now) if earlier else ("", "")
         if was and before == self.device.type:
             self.observer.message(
-                f"this run was computed with {was} and goes on with {is_now}: it is rounded otherwise, so it will end "
-                "near to what it would have been there, not bit for bit"
+                f"this run was computed with {was} and continues with {is_now}: rounding differs, so the result will "
+                "be close to that of an uninterrupted run, but not identical"
             )
         changed = [{**now, "images": self.images}] if was else []
         self._settings = [*earlier, *changed] if earlier else self._settings
 
     def run(self, stop_after_seconds: float | None = None) -> bool:
-        """Train until the configured end, a request to stop, or so many seconds; True at the end of the run.
+        """Train to the end of the run, a stop request, or a time limit; returns True if the run is complete.
 
         Raises:
-            NonFiniteError: a loss or gradient is not finite; the weights are those before the step.
-            HeldError: another process trains in this folder.
+            NonFiniteError: if a loss or gradient is not finite; the weights are those before the step.
+            HeldError: if another process trains in this folder.
         """
         with claimed(self.folder):
             remove_leftovers(self.folder)
@@ -234,30 +236,30 @@ class Trainer:
             log.close()
         return self.step >= self.config.num_steps
 
-    def _fresh_objective(self) -> AnyObjective:
+    def _build_objective(self) -> AnyObjective:
         section, config = self.record["model"], self.config.system
         assert isinstance(config, ObjectiveConfig)
         with torch.random.fork_rng([]):
             torch.manual_seed(self.config.seed)
-            fresh = config.build(tuple(section["shape"]), section["class_names"], len(section["augment_labels"]))
-        return fresh.to(self.device)
+            objective = config.build(tuple(section["shape"]), section["class_names"], len(section["augment_labels"]))
+        return objective.to(self.device)
 
-    def rehearse_step(self) -> None:
-        """A step as training makes it, of which nothing is written."""
+    def trial_step(self) -> None:
+        """Run one training step without writing any files."""
         self._one_step()
 
-    def rehearse_micro_batch(self, size: int) -> None:
-        """Forward and backward of a micro-batch of this size in each phase of a step; the weights stay as they are."""
+    def trial_micro_batch(self, size: int) -> None:
+        """Run forward and backward passes of a micro-batch in each phase of a step, without updating the weights."""
         self.objective.train()
         for phase in self.objective.phases_due(self.step):
             self.optimizers.zero_grad(phase.name)
             with self.objective.learning(phase):
-                self._learn(phase.name, 0, size)
+                self._forward_backward(phase.name, 0, size)
 
-    def rehearse_move(self) -> None:
-        """The rest of a step: optimizers and averages, by the gradients that are there."""
+    def trial_update(self) -> None:
+        """Run the rest of a step: optimizers and averages, with the current gradients."""
         for phase in self.objective.phases_due(self.step):
-            self._move(phase)
+            self._update(phase)
         self.ema.update(self.objective.model, self.images, self.config.batch_images)
 
     def _one_step(self) -> None:
@@ -271,16 +273,16 @@ class Trainer:
         self.objective.after_step(self.ema.average, self.images)
 
     def _run_phase(self, phase: Phase) -> tuple[float, float]:
-        """Move what one phase moves; (loss, norm of the gradient)."""
+        """Run one phase of a step; returns (loss, gradient norm)."""
         self.optimizers.zero_grad(phase.name)
         count = self.config.num_micro_batches
         with self.objective.learning(phase):
-            reports = [self._learn(phase.name, number) for number in range(count)]
-        norm = self._move(phase, [report.records for report in reports])
+            reports = [self._forward_backward(phase.name, number) for number in range(count)]
+        norm = self._update(phase, [report.records for report in reports])
         return sum(float(report.loss) for report in reports) / count, norm
 
-    def _learn(self, phase: str, number: int, size: int | None = None) -> LossReport:
-        """Forward and backward of a micro-batch; what it reports, without the graph."""
+    def _forward_backward(self, phase: str, number: int, size: int | None = None) -> LossReport:
+        """Forward and backward pass of a micro-batch; returns its report with a detached loss."""
         batch, rng = self._micro_batch(number, size)
         report: LossReport = self.objective(batch, phase, rng)
         self._check_loss(report, batch, phase, rng)
@@ -288,8 +290,8 @@ class Trainer:
         (report.loss / self.config.num_micro_batches).backward()  # type: ignore[no-untyped-call]
         return report._replace(loss=report.loss.detach())
 
-    def _move(self, phase: Phase, records: Sequence[Mapping[str, Tensor]] = ()) -> float:
-        """Move what a phase moves by its gradients, and tell the objective; their norm."""
+    def _update(self, phase: Phase, records: Sequence[Mapping[str, Tensor]] = ()) -> float:
+        """Clip the gradients, step the phase's optimizer, and notify the objective; returns the gradient norm."""
         total = self.optimizers.norm(phase.name)
         norm = float(total)
         if not norm < float("inf"):
@@ -346,23 +348,23 @@ class Trainer:
         late = config.checkpoint_every_seconds and time.monotonic() - self._saved_at >= config.checkpoint_every_seconds
         if self._due(config.checkpoint_every_images) or late or self.step == config.num_steps:
             self._save()
-        self._measure_quality(log)  # after the checkpoint: some samplers take long, and nothing may be lost
+        self._measure_quality(log)  # after the checkpoint, because some samplers take long
         if self._due(config.preview_every_images):
             path = self.folder / "previews" / f"images_{self.images:012d}.png"
             save_preview(path, self.ema.average, config.preview_samples)
 
     def _due(self, every_images: int) -> bool:
-        """Did this step cross a multiple of ``every_images``, or end the run?"""
+        """Whether this step crossed a multiple of ``every_images`` or is the last of the run."""
         if not every_images:
             return False
         crossed = self.images // every_images > (self.images - self.config.batch_images) // every_images
         return crossed or self.step == self.config.num_steps
 
     def _wall(self) -> dict[str, float]:
-        return {"seconds": round(self._spend(), 3)}
+        return {"seconds": round(self._elapsed(), 3)}
 
-    def _spend(self) -> float:
-        """Seconds of training so far, over all resumptions."""
+    def _elapsed(self) -> float:
+        """Seconds of training so far, including those before resuming."""
         now = time.monotonic()
         self._seconds += now - self._mark
         self._mark = now
@@ -370,7 +372,7 @@ class Trainer:
 
     def _write_row(self, log: MetricsLog) -> None:
         values = {"step": self.step, **self._accumulator.means(), "learning_rate": self.optimizers.learning_rate}
-        seconds = self._spend()
+        seconds = self._elapsed()
         rate = self._accumulator.steps * self.config.batch_images / max(seconds - self._seconds_before, 1e-9)
         self._seconds_before = seconds
         wall = {"seconds": round(seconds, 3), "images_per_second": round(rate, 1)}
@@ -378,7 +380,7 @@ class Trainer:
         log.write("train", self.images, values, wall)
         if wait_policy.busy() and not self._reported_busy:
             self._reported_busy = True
-            self.observer.message("others use this machine too: training goes on with its share of the processor")
+            self.observer.message("other processes use this machine; training continues with a share of the CPU")
         self.observer.row("train", {"images": self.images, **values, **wall})
 
     def _validate(self, log: MetricsLog) -> None:
@@ -392,17 +394,17 @@ class Trainer:
         self.observer.row("validation", {"images": self.images, **values})
 
     def _measure_quality(self, log: MetricsLog) -> None:
-        """Measure samples of the averaged weights if that is due; what cannot be sampled leaves no row."""
+        """Measure samples of the averaged weights if due; no row is written if sampling fails."""
         if self.measure is None or not self._due(self.config.quality_every_images):
             return
-        before = self._spend()
+        before = self._elapsed()
         try:
             values = self.measure(draw_samples(self.ema.average, self.config.quality_samples))
         except RunError as error:
             self.observer.message(f"quality at {self.images} images was not measured: {error}")
             return
         wall = {**self._wall(), "measuring_seconds": round(self._seconds - before, 3)}
-        self._seconds_before += self._seconds - before  # the rate of training is not slower for it
+        self._seconds_before += self._seconds - before  # excluded from the training rate
         log.write("quality", self.images, values, wall)
         self.observer.row("quality", {"images": self.images, **values})
 
@@ -418,7 +420,7 @@ class Trainer:
             "images": self.images,
             "step": self.step,
             "window": self._accumulator.counters(),
-            "seconds": self._spend(),
+            "seconds": self._elapsed(),
             "device": self.device.type,
             "settings": self._settings,
         }
@@ -429,10 +431,10 @@ class Trainer:
         self._saved_at, self._saved_step = time.monotonic(), self.step
 
 
-def _since_then(setting: Mapping[str, Any], now: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A checkpoint's setting; where it is silent on Muon's products, they were in bfloat16 as everywhere then."""
+def _with_default_dtype(setting: Mapping[str, Any], now: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A checkpoint's setting; earlier versions did not record the dtype of Muon's products, always bfloat16."""
     return {"optimizer": "bfloat16", **setting} if "optimizer" in now else setting
 
 
 def _outside_model(phase: str) -> str:
-    return f"the network that learns in phase {phase!r} and is no part of the model"
+    return f"the network trained in phase {phase!r}, which is not part of the model"

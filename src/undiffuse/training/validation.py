@@ -1,4 +1,4 @@
-"""The validation loss: of held-out images, always the same ones with the same times and noise."""
+"""The validation loss on held-out images, always with the same images, times and noise."""
 
 from __future__ import annotations
 
@@ -21,14 +21,16 @@ def validation_loss(objective: AnyObjective, dataset: Dataset, count: int, seed:
 def validation_means(
     objective: AnyObjective, dataset: Dataset, count: int, seed: int, device: torch.device
 ) -> dict[str, float]:
-    """Mean loss, and means of the loss's metrics, of the first ``count`` images of ``dataset``, each at one time.
+    """Mean loss and mean metrics of the loss over the first ``count`` images of ``dataset``, each at one time.
 
-    Times are drawn as in training: spread evenly over each 128 images where the objective stratifies them, otherwise
-    independently.
+    Times are drawn as in training: stratified over each 128 images if the objective does so, otherwise independently.
 
     Args:
-        objective: around the raw model or the averaged one.
-        seed: of the run; times and noise depend on it and the image's number alone.
+        objective: objective of the raw model or of the averaged one.
+        dataset: images to compute the loss on.
+        count: number of images.
+        seed: seed of the run; times and noise depend only on it and the image's index.
+        device: device of the model.
     """
     totals = {"loss": 0.0}
     with in_evaluation(objective):
@@ -51,16 +53,16 @@ def validation_row(
     seed: int,
     device: torch.device,
 ) -> dict[str, float]:
-    """A row of the metrics log: losses of the averaged and the raw model, and metrics of held-out and training data.
+    """A row of the metrics log: losses of the averaged and the raw model, and metrics on held-out and training data.
 
     Args:
-        objective: around the raw model.
-        averaged: the same around the averaged one.
+        objective: objective of the raw model.
+        averaged: objective of the averaged model.
         validation: held-out data.
-        train: training data, of which ``train_validation_metrics`` are taken as well.
-        count: of the images of each, at most as many as ``validation`` has.
-        seed: of the run.
-        device: where both models are.
+        train: training data, on which ``train_validation_metrics`` are computed as well.
+        count: number of images of each, at most the size of ``validation``.
+        seed: seed of the run.
+        device: device of both models.
     """
     means = validation_means(objective, validation, count, seed, device)
     average = validation_loss(averaged, validation, count, seed, device)
