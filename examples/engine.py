@@ -13,7 +13,7 @@ import torch
 import undiffuse
 from undiffuse.conditioning.prompt import Prompt
 from undiffuse.models.options import SamplingOptions
-from undiffuse.samplers.plan import Plan, Request, advance_some
+from undiffuse.samplers.plan import Plan, Request, advance_subset
 from undiffuse.samplers.rows import Rows
 
 
@@ -33,9 +33,9 @@ class Engine:
             self.moving = new if self.moving is None else Rows.join([self.moving, new])
         if self.moving is None:
             return {}
-        rows = advance_some(self.stage, self.moving, ~self.moving.arrived)
-        done = rows.select(rows.arrived)
-        self.moving = None if bool(rows.arrived.all()) else rows.select(~rows.arrived)
+        rows = advance_subset(self.stage, self.moving, ~self.moving.done)
+        done = rows.select(rows.done)
+        self.moving = None if bool(rows.done.all()) else rows.select(~rows.done)
         return dict(zip(done.seeds, self.stage.finish(done), strict=True))
 
 

@@ -67,11 +67,11 @@ class Conditional(Denoiser):
 
 @dataclass(frozen=True)
 class Link(DenoisingStage):
-    """A stage that tells the next one what it has made."""
+    """A stage whose output is the condition of the next stage."""
 
-    def for_next_stage(self, made: Tensor, requests: Sequence[Request]) -> list[Request]:
+    def for_next_stage(self, output: Tensor, requests: Sequence[Request]) -> list[Request]:
         return [
-            replace(request, prompt=Condition(embedding=one[None])) for request, one in zip(requests, made, strict=True)
+            replace(request, prompt=Condition(embedding=x[None])) for request, x in zip(requests, output, strict=True)
         ]
 
 
@@ -256,7 +256,7 @@ def test_a_jump_back_is_the_forward_process() -> None:
     assert back.index.eq(4).all() and back.stream.eq(7).all()
     assert abs(float(fresh.std()) / deviation - 1) < 0.06
     assert abs(correlation(fresh[:, 0], rows.x[:, 0].double())) < 4 / math.sqrt(NUM)
-    with pytest.raises(UsageError, match="cannot go 9 steps back, 5 lie before one of them"):
+    with pytest.raises(UsageError, match="cannot go 9 steps back: one of them has taken 5 steps"):
         jump_back(rows, stage, stage.network, 9, stream=8)
 
 
@@ -394,7 +394,7 @@ def test_the_last_step_of_a_row_is_what_is_predicted_then() -> None:
     rows = stage.advance(stage.start([Request(0)]))
     assert not torch.equal(rows.x, rows.x_0)
     rows = stage.advance(rows)
-    assert torch.equal(rows.x, rows.x_0) and bool(rows.arrived.all())
+    assert torch.equal(rows.x, rows.x_0) and bool(rows.done.all())
 
 
 def test_rows_join_midway(system: NetworkModel) -> None:
@@ -406,9 +406,9 @@ def test_rows_join_midway(system: NetworkModel) -> None:
         made: dict[int, Tensor] = {}
         while len(rows):
             rows = stage.advance(rows)
-            arrived = rows.select(rows.arrived)
+            arrived = rows.select(rows.done)
             made |= dict(zip(arrived.seeds, stage.finish(arrived), strict=True))
-            rows = rows.select(~rows.arrived)
+            rows = rows.select(~rows.done)
     alone = system.sample(
         SampleRequest.of(
             [1, 2, 3], cond=Condition(label=torch.tensor([0, 1, 1])), sampler="unipc", steps=6, guidance=2.0
@@ -571,7 +571,7 @@ def test_an_adaptive_solver_gives_up_a_row_and_takes_no_other_with_it() -> None:
     stage = plan.stages[0]
     rows = stage.start([Request(0, condition_on(0)), Request(1, condition_on(1)), Request(2, condition_on(0))])
     with torch.no_grad():
-        while not bool(rows.arrived.all()):
+        while not bool(rows.done.all()):
             rows = stage.advance(rows)
     assert rows.failed.tolist() == [False, True, False]
     alone = [run(plan, [Request(seed, condition_on(0))]) for seed in (0, 2)]

@@ -166,8 +166,8 @@ def test_it_starts_from_the_prior(process_name: str) -> None:
         ("ddim:eta=much", "a number, got 'much'"),
         ("ddim:eta=", "a number, got ''"),
         ("ddim:eta", "a number"),
-        ("ddim:eta=1.5", "eta must lie in"),
-        ("ddim:eta=nan", "eta must lie in"),
+        ("ddim:eta=1.5", "eta must be in"),
+        ("ddim:eta=nan", "eta must be in"),
         ("ancestral:variance=gamma", "'beta_tilde', 'beta' or 'learned', got 'gamma'"),
     ],
 )

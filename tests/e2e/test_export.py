@@ -29,7 +29,7 @@ def quick_tuning() -> Iterator[None]:
     solved = tuned_grids.Trial.solved
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tuned_grids.Trial, "solved", lambda trial: solved(trial, 12))
-        patch.setattr(tuned_grids, "_ROUNDS", 2)
+        patch.setattr(tuned_grids, "_MAX_ITERATIONS", 2)
         yield
 
 
@@ -180,7 +180,7 @@ def test_a_weight_that_int8_cannot_keep_leaves_nothing(trained: Path, tmp_path: 
         (("--tune-steps", "ten"), "got 'ten'"),
         (("--tune-steps", ""), "got ''"),
         (("--tune-steps", "4", "--sampler", "ancestral"), "deterministic sampler"),
-        (("--tune-steps", "4", "--sampler", "rk45"), "steps of its own"),
+        (("--tune-steps", "4", "--sampler", "rk45"), "with fixed steps"),
         (("--tune-steps", "4", "--tolerance", "0"), "must be above 0"),
         (("--tune-steps", "4", "--seeds", "0"), "must be above 0"),
     ],
@@ -250,7 +250,7 @@ def test_a_senseless_temperature_is_refused(
     measured = ("evaluate", trained, "--metrics")
     for command in (("sample", trained, "-n", 1), ("export", trained), (*measured, "kernel"), (*measured, "vlb")):
         line = undiffuse.refused(*command, "--temperature", temperature, "--out", tmp_path / "out")
-        assert "the temperature must be a number from 0 on" in line
+        assert "the temperature must be at least 0 and finite" in line
     assert not (tmp_path / "out").exists() and no_leftovers(tmp_path)
 
 
@@ -279,8 +279,8 @@ def test_guidance_changes_samples_and_is_counted(trained: Path, undiffuse: Comma
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--guidance", "-1"), "guidance must be a number from 0 on"),
-        (("--guidance", "nan"), "guidance must be a number from 0 on"),
+        (("--guidance", "-1"), "guidance must be at least 0 and finite"),
+        (("--guidance", "nan"), "guidance must be at least 0 and finite"),
         (("--guidance", "2", "--guidance-interval", "3"), "must be LO,HI"),
         (("--guidance", "2", "--guidance-interval", "a,b"), "must be LO,HI"),
         (("--guidance", "2", "--guidance-interval", "3,1"), "LO < HI"),

@@ -144,7 +144,7 @@ def test_without_a_condition_there_is_nothing_to_be_guided_to() -> None:
 
 @pytest.mark.parametrize("scale", [-0.5, math.nan, math.inf])
 def test_a_senseless_weight_is_refused(scale: float) -> None:
-    with pytest.raises(UsageError, match="guidance must be a number from 0 on"):
+    with pytest.raises(UsageError, match="guidance must be at least 0 and finite"):
         ClassifierFree(TwoClasses(), scale)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd import gradgradcheck
 
-from undiffuse.core.operators import attention, computed_by, feature_map, group_norm
+from undiffuse.core.operators import attention, feature_map, group_norm, use_backend
 
 
 def drawn(*shape: int) -> Tensor:
@@ -71,14 +71,14 @@ class Doubles:
 def test_a_backend_computes_what_it_takes_in_its_thread_until_it_is_left() -> None:
     x, ones = torch.randn(2, 4, 3, 3), torch.ones(4)
     plain, elsewhere = group_norm(x, 2, ones, ones, 1e-5), list[Tensor]()
-    with pytest.raises(ValueError, match="left by an error"), computed_by(Doubles()):
+    with pytest.raises(ValueError, match="left by an error"), use_backend(Doubles()):
         assert torch.equal(feature_map(x), 2 * x)
         assert torch.equal(group_norm(x, 2, ones, ones, 1e-5, silu=True), 2 * x)
         assert torch.equal(group_norm(x, 2, ones, ones, 1e-5), plain)
         other = threading.Thread(target=lambda: elsewhere.append(feature_map(x)))
         other.start()
         other.join()
-        with computed_by(None):
+        with use_backend(None):
             assert feature_map(x) is x
         assert torch.equal(feature_map(x), 2 * x)
         raise ValueError("left by an error")

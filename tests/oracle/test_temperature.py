@@ -81,11 +81,11 @@ def test_a_request_comes_before_the_model_s_own() -> None:
 
 @pytest.mark.parametrize("temperature", [-0.1, float("nan"), float("inf")])
 def test_what_is_no_temperature_is_refused(temperature: float) -> None:
-    with pytest.raises(UsageError, match=r"a number from 0 on, got .*; 1 is that of training"):
+    with pytest.raises(UsageError, match=r"at least 0 and finite, got .*; the default is 1"):
         SamplingOptions.of(temperature=temperature)
     with pytest.raises(UsageError, match="temperature"):
         validate(SamplingConfig, {"temperature": temperature})
-    with pytest.raises(UsageError, match="a number from 0 on"):
+    with pytest.raises(UsageError, match="at least 0 and finite"):
         drawn("heun", temperature)
 
 

@@ -120,9 +120,9 @@ def test_recipes_end_in_noise_but_for_the_chain_of_200_steps() -> None:
 def test_a_short_chain_is_harmless_where_neither_deviation_nor_mean_would_be_lost() -> None:
     end = terminal_noise(DiscreteVP.linear(200))
     assert end.log_snr == pytest.approx(-1.88, abs=0.01) and not end.is_noise()
-    assert not end.harms(0.984) and end.deviations(0.984) == pytest.approx((0.9843, 0.9861), abs=2e-4)
-    assert end.harms(0.984, mean=0.2) and end.harms(0.5) and end.harms(2.0)
-    assert not terminal_noise(DiscreteVP.linear(1000)).harms(0.01, mean=1.0)
+    assert not end.biases_samples(0.984) and end.deviations(0.984) == pytest.approx((0.9843, 0.9861), abs=2e-4)
+    assert end.biases_samples(0.984, mean=0.2) and end.biases_samples(0.5) and end.biases_samples(2.0)
+    assert not terminal_noise(DiscreteVP.linear(1000)).biases_samples(0.01, mean=1.0)
     written = {"name": "ddpm_linear", "num_steps": 200}
     assert assess_prior(DiscreteVP.linear(200), 2, written, 0.984, 0.0).severity == "note"
     assert assess_prior(DiscreteVP.linear(200), 2, written, 0.5, 0.0).severity == "problem"

@@ -85,7 +85,7 @@ def test_tuning_is_deterministic() -> None:
 
 @pytest.mark.parametrize(
     ("name", "steps", "said"),
-    [("ancestral", 5, "deterministic"), ("rk45", 5, "of its own"), ("unipc", 1, "at least 2")],
+    [("ancestral", 5, "deterministic"), ("rk45", 5, "with fixed steps"), ("unipc", 1, "at least 2")],
 )
 def test_what_cannot_be_tuned_is_refused(name: str, steps: int, said: str) -> None:
     trial = Trial(DATA.denoiser(FlowProcess()), (2,), range(4))
@@ -146,5 +146,5 @@ def test_senseless_knots_are_refused(name: str, said: str) -> None:
 
 def test_knots_beyond_the_ends_are_refused() -> None:
     process = VESDE(sigma_min=0.1, sigma_max=3.0)
-    with pytest.raises(UsageError, match="do not lie between the ends"):
+    with pytest.raises(UsageError, match="must be between the ends"):
         time_grid("through:knots=-6/0", process, 3)

@@ -182,7 +182,7 @@ def _first_within(
         announce(
             f"{sampler.name}, {counted(steps, 'step')}, {tuned.nfe} NFE: "
             f"error {tuned.tuned_error:.4f} on the tuned grid, "
-            f"{tuned.named[tuned.best_named]:.4f} on the best named one ({tuned.best_named}"
+            f"{tuned.named[tuned.best_named_grid]:.4f} on the best named one ({tuned.best_named_grid}"
             f"{'' if tuned.helps else ', which is kept'})"
         )
         if tuned.error <= tolerance:

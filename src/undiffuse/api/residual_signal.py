@@ -31,7 +31,7 @@ def note_residual_signal(system: ComponentConfig, training: Dataset) -> None:
     if end.log_snr < -20:  # data of no scale would matter
         return
     deviation, scale = _spread(training)
-    if not end.harms(deviation, math.sqrt(max(scale**2 - deviation**2, 0.0))):
+    if not end.biases_samples(deviation, math.sqrt(max(scale**2 - deviation**2, 0.0))):
         return
     options = options_ending_in_noise(PROCESSES[process.name], process.model_dump(exclude={"name"}), scale)
     ways = [f"system.process.{key}={value:g}" for key, value in options.items()]

@@ -176,7 +176,7 @@ def _exact(model: str, process: str, num: int, seed: int) -> tuple[TheoryContext
     truth = truth_of(config)
     denoiser = truth.denoiser(make(PROCESSES, process, "process"))
     start = terminal_noise(denoiser.process)
-    if start.harms(float(truth.variance.mean().sqrt()), float(truth.mean.square().mean().sqrt())):
+    if start.biases_samples(float(truth.variance.mean().sqrt()), float(truth.mean.square().mean().sqrt())):
         note(f"--process {process} ends at {start.consequence(float(truth.variance.mean().sqrt()))}")
     subject = TheoryContext(model, denoiser, truth, True, "ancestral", 100, "uniform", num, seed)
     return subject, {"process": process, "data": config.model_dump(mode="json"), "exact": True}

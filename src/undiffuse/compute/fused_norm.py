@@ -20,7 +20,7 @@ from torch import Tensor
 
 from undiffuse.compute.backend import backend
 from undiffuse.compute.native.build import library
-from undiffuse.core.operators import computed_by
+from undiffuse.core.operators import use_backend
 
 _BF16, _SILU, _PER_SAMPLE = 1, 2, 4  # bits of the kernels' ``kind``
 
@@ -100,7 +100,7 @@ def differentiated_once() -> Iterator[None]:
     If the thread computes alone (torch splits no operation) under autocast to bfloat16, networks are computed by the
     fused norm.
     """
-    with computed_by(_CHANNELS_LAST if _gains_here() else None):
+    with use_backend(_CHANNELS_LAST if _gains_here() else None):
         yield
 
 

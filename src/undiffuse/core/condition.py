@@ -12,11 +12,11 @@ from torch import Tensor
 
 from undiffuse.core.per_sample import PerSample
 
-#: What becomes of a field, or of one tensor of a mapping (``images.mask``), where a sample is made unconditional.
+#: Whether a field, or one tensor of a mapping (``images.mask``), is nulled or kept in an unconditional sample.
 DropPolicy: TypeAlias = Mapping[str, Literal["null", "keep"]]
 
-#: Classes, texts and embeddings are dropped. An image to work on, its level and the augmentation of a training image
-#: describe the sample itself: zeros there would mean something else, so guidance and training keep them.
+#: Classes, texts and embeddings are dropped. Conditioning images, their noise levels and the augmentation of a training
+#: image describe the sample itself: zeros would be a different condition, so guidance and training keep them.
 DROP: DropPolicy = MappingProxyType(
     {
         **dict.fromkeys(("label", "tokens", "token_mask", "pooled", "embedding"), "null"),
@@ -36,7 +36,7 @@ class Condition(PerSample):
         embedding: (B, D) a global embedding of an image.
         augment: (B, A) parameters of the augmentation that was applied to the training image.
         images: (B, C, H, W) each, by name: ``low_res`` to be upscaled, ``control``, ``mask``, ...
-        levels: (B,) each: the log-SNR or scale of the image of that name.
+        levels: (B,) each, by name: the log-SNR or scale of the image with the same name.
     """
 
     label: Tensor | None = None
@@ -49,32 +49,32 @@ class Condition(PerSample):
     levels: Mapping[str, Tensor] = field(default_factory=dict)
 
     def drop(self, mask: Tensor, policy: DropPolicy = DROP) -> Condition:
-        """Make the samples where ``mask`` is true unconditional: label -1, zeros, nothing attended to.
+        """Make the samples where ``mask`` is true unconditional: label -1, zeros, all tokens masked.
 
         Args:
             mask: (B,) bool, true where the condition is dropped.
-            policy: whether each field is dropped or kept; an entry for one tensor of a mapping goes before that of the
-                mapping, and a field without an entry is dropped.
+            policy: whether each field is dropped or kept; an entry for one tensor of a mapping overrides the entry of
+                the mapping, and a field without an entry is dropped.
         """
 
-        def dropped(name: str, value: Tensor) -> Tensor:
+        def drop_tensor(name: str, value: Tensor) -> Tensor:
             if policy.get(name, policy.get(name.partition(".")[0], "null")) == "keep":
                 return value
             rows = mask.reshape(-1, *([1] * (value.ndim - 1))).to(value.device)
             null = torch.tensor(-1 if name == "label" else 0, dtype=value.dtype, device=value.device)
             return torch.where(rows, null, value)
 
-        return self.mapped(dropped)
+        return self.map_named(drop_tensor)
 
 
 @dataclass(frozen=True)
 class Evaluation(PerSample):
-    """What a solver passes to the network in one evaluation; users never set it.
+    """Solver inputs of one network evaluation, such as the target time; not set by users.
 
     Args:
-        target_time: (B,) the time s <= t that a mean velocity reaches to; none means t itself.
-        cached_features: (B, C, h, w) features of the network's inner levels from an earlier step, used instead of
-            computing them.
+        target_time: (B,) the end time s <= t of a mean velocity; None means t itself.
+        cached_features: (B, C, h, w) features of the network's inner levels from an earlier step, reused instead of
+            being recomputed.
     """
 
     target_time: Tensor | None = None

@@ -1,4 +1,4 @@
-"""What a model is conditioned on besides x_t and t, stated before any tensor exists. Imports no torch."""
+"""Specification of what a model is conditioned on besides x_t and t. Does not import torch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import Field
 
 from undiffuse.config import FrozenModel
 
-#: What becomes of a field, or of one tensor of a mapping (``images.mask``), where a sample is made unconditional.
+#: Whether a field, or one tensor of a mapping (``images.mask``), is nulled or kept in an unconditional sample.
 Drop = Literal["null", "keep"]
 
 
@@ -17,8 +17,8 @@ class ImageSpec(FrozenModel):
     """An image that a network is conditioned on.
 
     Args:
-        channels: of the image.
-        use: ``concat`` with the channels of x_t, or by a ``branch`` of its own.
+        channels: number of channels of the image.
+        use: ``concat`` with the channels of x_t, or encode in a separate ``branch``.
     """
 
     channels: Annotated[int, Field(ge=1)]
@@ -29,9 +29,9 @@ class TextSpec(FrozenModel):
     """The form in which a network receives a text.
 
     Args:
-        tokens: the longest sequence.
-        width: numbers per token; 0 where the network takes no tokens.
-        pooled: numbers for the whole text; 0 where it takes none.
+        tokens: maximum sequence length.
+        width: features per token; 0 if the network takes no token features.
+        pooled: features of the pooled text embedding; 0 if the network takes none.
     """
 
     tokens: Annotated[int, Field(ge=1)]
@@ -40,16 +40,16 @@ class TextSpec(FrozenModel):
 
 
 class ConditionSpec(FrozenModel):
-    """The fields of ``Condition`` that a model knows.
+    """The fields of ``Condition`` that a model uses.
 
     Args:
-        class_names: of its labels; empty for a model without classes.
-        text: None for a model without text.
-        embedding_dim: of an image's global embedding; 0 for none.
-        num_augment: numbers that describe how a training image was augmented; 0 for none.
-        target_time: whether the network takes the time that a mean velocity reaches to.
-        images: by name: ``low_res``, ``control``, ``mask``, ...
-        drop: what guidance does to each field, where this model differs from ``core.condition.DROP``.
+        class_names: names of the labels; empty for a model without classes.
+        text: text input; None for a model without text.
+        embedding_dim: size of an image's global embedding; 0 for none.
+        num_augment: number of augmentation parameters of a training image; 0 for none.
+        target_time: whether the network takes the end time of a mean velocity.
+        images: conditioning images by name: ``low_res``, ``control``, ``mask``, ...
+        drop: drop policy of this model's fields, where it differs from ``core.condition.DROP``.
     """
 
     class_names: tuple[str, ...] = ()
@@ -67,7 +67,7 @@ class ConditionSpec(FrozenModel):
 
     @classmethod
     def of_classes(cls, num_classes: int, **more: Any) -> ConditionSpec:
-        """Classes that are called by their numbers.
+        """A specification whose classes are named by their numbers.
 
         Args:
             num_classes: number of labels, named "0", "1", ...

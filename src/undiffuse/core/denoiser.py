@@ -1,7 +1,7 @@
-"""Denoisers: the one interface of samplers, bounds and guidance.
+"""Denoisers: the common interface of samplers, variational bounds and guidance.
 
-A denoiser maps a noisy x_t and its time to x_0-hat = E[x_0 | x_t] (and, for learned variances, a mix between
-beta-tilde, 0, and beta, 1). Which parameterization its network uses is hidden inside.
+A denoiser maps a noisy x_t and its time to x_0-hat = E[x_0 | x_t] and, for learned variances, to an interpolation
+weight between beta-tilde (0) and beta (1). The parameterization of the network is an implementation detail.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from undiffuse.registry import lookup
 
 
 class Denoised(NamedTuple):
-    """x_0-hat (B, ...) and, where the variance is learned, the log-variance mix of the same shape.
+    """x_0-hat (B, ...) and, if the variance is learned, the log-variance mix of the same shape.
 
-    The mix is 0 for beta-tilde and 1 for beta; a network may go a little beyond, see ``core.variance``. ``nfe`` counts
-    whole evaluations of the network per sample, an int for all or (B,) int64, ``partial_nfe`` those that took cached
-    features; ``features`` are the ones to cache, where the denoiser hands them out.
+    The mix is 0 for beta-tilde and 1 for beta and may leave [0, 1] slightly, see ``core.variance``. ``nfe`` is the
+    number of full evaluations per sample, one int for all samples or (B,) int64; ``partial_nfe`` counts
+    evaluations that reused cached features. ``features`` are the features to cache, if the denoiser returns them.
     """
 
     x_0: Tensor
@@ -40,13 +40,14 @@ class Denoised(NamedTuple):
 
 
 class Denoiser(nn.Module):
-    """Base of all denoisers: ``forward(x_t, t, cond, evaluation) -> Denoised``; wrappers forward the two attributes.
+    """Base class of denoisers: ``forward(x_t, t, cond, evaluation) -> Denoised``; wrappers copy the two attributes.
 
-    Samplers never pass ``cond``, which is bound beforehand; a denoiser ignores an ``evaluation`` that it cannot make.
+    Samplers do not pass ``cond``: the denoiser is bound to it beforehand. Unsupported fields of ``evaluation`` are
+    ignored.
 
     Attributes:
-        process: the forward process whose x_t it understands.
-        log_snr_range: (smallest, largest) log-SNR it was trained on.
+        process: the forward process of x_t.
+        log_snr_range: (smallest, largest) log-SNR of training.
     """
 
     process: Process
@@ -60,23 +61,23 @@ class Denoiser(nn.Module):
         Args:
             x_t: (B, ...) noisy data.
             t: (B,) times in [0, 1].
-            cond: what the denoiser is conditioned on; None is unconditional, or what it is bound to.
-            evaluation: the solver's requests, such as a target time; None for none.
+            cond: the condition; None for the condition that the denoiser is bound to, or else unconditional.
+            evaluation: solver inputs, such as a target time; None for none.
         """
         raise NotImplementedError
 
     def count_for(self, rows: Tensor | None) -> None:
-        """Count the NFE of these samples only until the next call: the others are in the batch but need no evaluation.
+        """Restrict the NFE count to these samples until the next call.
 
-        Samplers call it around evaluations that only a part of the batch needs, so that a sample's NFE does not depend
-        on the other samples of its batch.
+        Samplers call it around evaluations that only some samples of the batch need, so that the NFE of a sample does
+        not depend on the rest of its batch.
 
         Args:
-            rows: (B,) bool; None counts all samples.
+            rows: (B,) bool mask; None counts all samples.
         """
 
     def of_rows(self, rows: Tensor) -> Denoiser:
-        """The denoiser of a part of the samples that it is bound to; itself, where it is bound to none.
+        """The denoiser bound to a subset of its samples; ``self`` if it is not bound to samples.
 
         Args:
             rows: (N,) int64 indices of samples.
@@ -93,21 +94,21 @@ class Denoiser(nn.Module):
         value_range: tuple[float, float] = (-1.0, 1.0),
         log_snr_range: tuple[float, float] | None = None,
     ) -> WrappedDenoiser:
-        """Make a denoiser of any ``f(x, label)`` written elsewhere.
+        """Create a denoiser from any external ``f(x, label)``.
 
         Args:
-            function: maps x (B, ...) and its author's time label (B,) to what ``parameterization`` names.
-            process: the author's forward process, on data in ``value_range``.
-            parameterization: what the function predicts, a row of ``PARAMETERIZATIONS``.
-            time_label: how the author counts time: ``t`` in [0, 1], ``index0`` (steps 0 ... T-1, as DDPM code does),
-                ``index1`` (steps 1 ... T, as the paper does), ``sigma`` or ``log_sigma`` of the author's process.
-            value_range: the author's range of pixel values; samples come out in [-1, 1].
-            log_snr_range: what the function was trained on, in the author's values; by default the range of the label:
+            function: maps x (B, ...) and a time label (B,) to the prediction given by ``parameterization``.
+            process: the forward process of the function, on data in ``value_range``.
+            parameterization: what the function predicts, a key of ``PARAMETERIZATIONS``.
+            time_label: the function's time input: ``t`` in [0, 1], ``index0`` (steps 0 ... T-1, as in DDPM code),
+                ``index1`` (steps 1 ... T, as in the paper), ``sigma`` or ``log_sigma`` of ``process``.
+            value_range: range of pixel values of the function; samples are in [-1, 1].
+            log_snr_range: log-SNR range of training, for data in ``value_range``; by default the range of the label:
                 the knots 1 ... T of the chain for ``index0`` and ``index1``, no limit for the others.
         Returns:
-            A denoiser for data in [-1, 1]; its ``process`` is the author's with sigma stretched to that range.
+            A denoiser for data in [-1, 1]; its ``process`` is the given one with sigma rescaled to that range.
         Raises:
-            UsageError: an unknown row or label, or a step index without a discrete process.
+            UsageError: an unknown parameterization or label, or a step index without a discrete process.
         Example:
             >>> from undiffuse.core.processes import DiscreteVP
             >>> denoiser = Denoiser.wrap(lambda x, k: torch.zeros_like(x), DiscreteVP.linear(), time_label="index0")
@@ -118,13 +119,14 @@ class Denoiser(nn.Module):
 
 
 class NetworkDenoiser(Denoiser):
-    """A denoiser around one of our networks.
+    """A denoiser that wraps one of the toolkit's networks.
 
     Args:
-        network: ``forward(x, c_noise, cond)``, same shape out as in, or twice the channels for a learned variance.
-        parameterization: what it predicts, bound to the process.
+        network: ``forward(x, c_noise, cond)``; the output has the shape of x, or twice its channels for a learned
+            variance.
+        parameterization: what the network predicts, bound to the process.
         log_snr_range: (smallest, largest) log-SNR of training.
-        autocast: compute the network in this type (``torch.bfloat16``) while everything around stays as it is.
+        autocast: autocast dtype of the network (``torch.bfloat16``); None for no autocast.
         learned_variance: the second half of the network's channels predicts the variance of the reverse step.
     """
 
@@ -147,42 +149,44 @@ class NetworkDenoiser(Denoiser):
     def output(
         self, x_t: Tensor, t: Tensor, cond: Condition | None = None, evaluation: Evaluation | None = None
     ) -> Tensor:
-        """The network's own output F(c_in x_t, c_noise), in the dtype of ``x_t``.
+        """The raw network output F(c_in x_t, c_noise), in the dtype of ``x_t``.
 
         Args:
             x_t: (B, ...) noisy data.
             t: (B,) times in [0, 1].
-            cond: what the network is conditioned on; None is unconditional.
-            evaluation: the solver's requests, such as a target time.
+            cond: the network's condition; None is unconditional.
+            evaluation: solver inputs, such as a target time.
         """
         return self.outputs(x_t, t, cond, evaluation)[0]
 
     def outputs(
         self, x_t: Tensor, t: Tensor, cond: Condition | None = None, evaluation: Evaluation | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """``output`` and, where the variance is learned, the mix, from one evaluation.
+        """``output`` and, if the variance is learned, the mix, from one evaluation.
 
         Args:
             x_t: (B, ...) noisy data.
             t: (B,) times in [0, 1].
-            cond: what the network is conditioned on; None is unconditional.
-            evaluation: the solver's requests, such as a target time.
+            cond: the network's condition; None is unconditional.
+            evaluation: solver inputs, such as a target time.
         Returns:
             F and the variance mix or None, (B, ...) each in the dtype of ``x_t``.
         """
         scaled, c_noise = self.parameterization.network_input(x_t, t)
         with torch.autocast(x_t.device.type, dtype=self.autocast, enabled=self.autocast is not None):
-            output: Tensor = self.network(scaled, c_noise, cond or Condition(), *self._requests(evaluation, c_noise))
-        return self._read(output.to(x_t.dtype))
+            output: Tensor = self.network(
+                scaled, c_noise, cond or Condition(), *self._network_evaluation(evaluation, c_noise)
+            )
+        return self._split_output(output.to(x_t.dtype))
 
-    def _read(self, output: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _split_output(self, output: Tensor) -> tuple[Tensor, Tensor | None]:
         if not self.learned_variance:
             return output, None
         mean, raw = output.chunk(2, dim=1)
         return mean, mix_of(raw)
 
-    def _requests(self, evaluation: Evaluation | None, c_noise: Tensor) -> tuple[Evaluation, ...]:
-        """The target time as the network's time label c_noise; nothing where there is none."""
+    def _network_evaluation(self, evaluation: Evaluation | None, c_noise: Tensor) -> tuple[Evaluation, ...]:
+        """The evaluation with its target time converted to c_noise; empty if there is no target time."""
         if evaluation is None or evaluation.target_time is None:
             return ()
         return (Evaluation(target_time=self.parameterization(evaluation.target_time).c_noise.to(c_noise)),)
@@ -195,10 +199,10 @@ class NetworkDenoiser(Denoiser):
 
 
 class FeatureCachingDenoiser(NetworkDenoiser):
-    """A ``NetworkDenoiser`` that hands out features of the network's inner levels, and takes those of an earlier step.
+    """A ``NetworkDenoiser`` that returns features of the network's inner levels and can reuse those of an earlier step.
 
-    Its network has ``forward_with_features(x, c_noise, cond) -> (output, features)`` and ``forward_cached(x, c_noise,
-    cond, features) -> output``.
+    Its network implements ``forward_with_features(x, c_noise, cond) -> (output, features)`` and ``forward_cached(x,
+    c_noise, cond, features) -> output``.
     """
 
     def forward(
@@ -212,7 +216,7 @@ class FeatureCachingDenoiser(NetworkDenoiser):
                 raw, features = network.forward_with_features(scaled, c_noise, condition)  # type: ignore[operator]
             else:
                 raw, features = network.forward_cached(scaled, c_noise, condition, cached), cached  # type: ignore[operator]
-        output, mix = self._read(raw.to(x_t.dtype))
+        output, mix = self._split_output(raw.to(x_t.dtype))
         counts = (1, 0) if cached is None else (0, 1)
         return Denoised(self.parameterization.x_0(output, x_t, t), mix, *counts, features)
 
@@ -221,7 +225,7 @@ def _step_index(process: Process, t: Tensor) -> Tensor:
     if process.num_steps is None:
         raise UsageError("time_label 'index0' or 'index1' needs a process with num_steps, such as DiscreteVP.linear()")
     index = t.double() * process.num_steps
-    # a knot that went through a log-SNR and back misses its number by rounding, which ``.long()`` would cut off
+    # a knot converted to a log-SNR and back has a rounding error, and ``.long()`` would truncate it
     return torch.where((index - index.round()).abs() < 1e-6, index.round(), index)
 
 
@@ -235,7 +239,7 @@ TIME_LABELS: dict[str, Callable[[Process, Tensor], Tensor]] = {
 
 
 def _labelled_range(process: Process, time_label: str) -> tuple[float, float]:
-    """(smallest, largest) log-SNR in the range of a time label."""
+    """(smallest, largest) log-SNR that a time label can represent."""
     if process.knots is None or time_label not in ("index0", "index1"):
         return -math.inf, math.inf
     low, high = process.log_snr(process.knots[[-1, 1]]).tolist()
@@ -243,15 +247,15 @@ def _labelled_range(process: Process, time_label: str) -> tuple[float, float]:
 
 
 class WrappedDenoiser(Denoiser):
-    """See ``Denoiser.wrap``: y = slope x + offset takes the author's values to [-1, 1].
+    """See ``Denoiser.wrap``: y = slope x + offset maps the function's values to [-1, 1].
 
     Args:
-        function: maps x (B, ...) and the author's time label (B,) to the network's prediction.
-        process: the author's forward process.
-        parameterization: what the function predicts, a row of ``PARAMETERIZATIONS``.
-        time_label: how the author counts time, a row of ``TIME_LABELS``.
-        value_range: the author's range of pixel values, (low, high).
-        log_snr_range: (smallest, largest) log-SNR of training in the author's values; None for what the label allows.
+        function: maps x (B, ...) and its time label (B,) to the prediction.
+        process: the function's forward process.
+        parameterization: what the function predicts, a key of ``PARAMETERIZATIONS``.
+        time_label: the function's time input, a key of ``TIME_LABELS``.
+        value_range: range of pixel values of the function, (low, high).
+        log_snr_range: (smallest, largest) log-SNR of training, for data in ``value_range``; None for the label's range.
     """
 
     def __init__(
@@ -268,9 +272,9 @@ class WrappedDenoiser(Denoiser):
         if not high > low:
             raise UsageError(f"value_range must be (low, high) with low < high, got {value_range}")
         self.function = function
-        self._author = Parameterization(parameterization, process)
+        self._parameterization = Parameterization(parameterization, process)
         self._label = lookup(TIME_LABELS, time_label, "time label")
-        self._label(process, torch.ones(1, dtype=torch.float64))  # refuses a step index on a process without steps
+        self._label(process, torch.ones(1, dtype=torch.float64))  # raises for a step index on a process without steps
         self._slope, self._offset = 2 / (high - low), -(high + low) / (high - low)
         self.process = process if self._slope == 1 else RescaledProcess(process, self._slope)
         shift = 2 * math.log(self._slope)
@@ -280,23 +284,23 @@ class WrappedDenoiser(Denoiser):
     def forward(
         self, x_t: Tensor, t: Tensor, cond: Condition | None = None, evaluation: Evaluation | None = None
     ) -> Denoised:
-        author = self._author
-        y_t = (x_t - per_row(author.process.alpha(t), x_t) * self._offset) / self._slope
-        row = author(t)
-        label = self._label(author.process, t).to(device=x_t.device, dtype=x_t.dtype)
+        original = self._parameterization
+        y_t = (x_t - per_row(original.process.alpha(t), x_t) * self._offset) / self._slope
+        coefficients = original(t)
+        label = self._label(original.process, t).to(device=x_t.device, dtype=x_t.dtype)
         arguments: tuple[Any, ...] = (label,) if cond is None or cond.empty else (label, cond)
-        output = self.function(per_row(row.c_in, y_t) * y_t, *arguments)
-        return Denoised(author.x_0(output, y_t, t) * self._slope + self._offset)
+        output = self.function(per_row(coefficients.c_in, y_t) * y_t, *arguments)
+        return Denoised(original.x_0(output, y_t, t) * self._slope + self._offset)
 
 
 class TransferredDenoiser(Denoiser):
-    """``denoiser`` seen under another process at equal log-SNR: D_Q(x, t) = D_P(x sigma_P / sigma_Q, t_P).
+    """``denoiser`` transferred to another process at equal log-SNR: D_Q(x, t) = D_P(x sigma_P / sigma_Q, t_P).
 
-    Where the process reaches beyond what the denoiser was trained on, the nearest trained log-SNR is taken.
+    Outside the log-SNR range of training, the nearest trained log-SNR is used.
 
     Args:
-        denoiser: D_P, under its own process P.
-        process: Q, the process of x and t from here on.
+        denoiser: D_P, under its process P.
+        process: Q, the process of x and t of the new denoiser.
     """
 
     def __init__(self, denoiser: Denoiser, process: Process) -> None:
@@ -310,32 +314,33 @@ class TransferredDenoiser(Denoiser):
     def forward(
         self, x_t: Tensor, t: Tensor, cond: Condition | None = None, evaluation: Evaluation | None = None
     ) -> Denoised:
-        own = self.denoiser.process
+        source = self.denoiser.process
         log_snr = self.process.log_snr(t)
-        t_own = own.time_of_log_snr(log_snr.clamp(*self.log_snr_range))
+        t_source = source.time_of_log_snr(log_snr.clamp(*self.log_snr_range))
         if evaluation is not None and evaluation.target_time is not None:
-            target = own.time_of_log_snr(self.process.log_snr(evaluation.target_time))
+            target = source.time_of_log_snr(self.process.log_snr(evaluation.target_time))
             evaluation = replace(evaluation, target_time=target)
-        # the same number at equal log-SNR; beyond the trained range the larger part of x keeps its size
-        by_alpha, by_sigma = own.alpha(t_own) / self.process.alpha(t), own.sigma(t_own) / self.process.sigma(t)
+        # both ratios are equal at equal log-SNR; outside the trained range the dominant part of x keeps its scale
+        by_alpha = source.alpha(t_source) / self.process.alpha(t)
+        by_sigma = source.sigma(t_source) / self.process.sigma(t)
         ratio = torch.where(log_snr > 0, by_alpha, by_sigma)
-        denoised: Denoised = self.denoiser(per_row(ratio, x_t) * x_t, t_own, cond, evaluation)
+        denoised: Denoised = self.denoiser(per_row(ratio, x_t) * x_t, t_source, cond, evaluation)
         mix = denoised.variance_mix
         if mix is None:
             return denoised
-        return denoised._replace(variance_mix=transferred_mix(mix, own, t_own, self.process, t))
+        return denoised._replace(variance_mix=transferred_mix(mix, source, t_source, self.process, t))
 
 
 class ClippedDenoiser(Denoiser):
     """``denoiser`` with x_0-hat clipped to the range of the data.
 
-    E[x_0 | x_t] of data in [low, high] lies there too, so this only ever removes error; with noise prediction that
-    error is the network's times sigma / alpha, which is large where almost all is noise.
+    E[x_0 | x_t] of data in [low, high] lies in that range too, so clipping can only reduce the error; with noise
+    prediction the error is the network's times sigma / alpha, which is large at high noise levels.
 
     Args:
-        denoiser: whose x_0-hat is clipped; its variance mix is not.
+        denoiser: the denoiser whose x_0-hat is clipped; its variance mix is not clipped.
         low, high: range of the data.
-    Source: Ho et al. 2020's code clips so; Saharia et al. 2022, arXiv:2205.11487, sec. 2.3, "static thresholding".
+    Source: as in the code of Ho et al. 2020; Saharia et al. 2022, arXiv:2205.11487, sec. 2.3, "static thresholding".
     """
 
     def __init__(self, denoiser: Denoiser, low: float = -1.0, high: float = 1.0) -> None:

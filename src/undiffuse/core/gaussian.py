@@ -1,8 +1,8 @@
-"""Data whose every marginal, score and posterior mean is known in closed form.
+"""Gaussian mixtures: data with marginals, score and posterior mean in closed form.
 
-A mixture of K Gaussians with diagonal covariances (K = 1: a Gaussian; variance 0: a finite set of points) stays one
-under any forward process, so its denoiser E[x_0 | x_t] is exact. Samplers, bounds and likelihoods are tested against
-it, and it is there to play with: ``sample(GaussianMixture.ring(8).denoiser(FlowProcess()), ...)``.
+A mixture of K Gaussians with diagonal covariances (K = 1: a Gaussian; variance 0: a finite set of points) remains a
+mixture under any forward process, so its denoiser E[x_0 | x_t] is exact. Samplers, bounds and likelihoods are tested
+against it; it also serves for experiments: ``sample(GaussianMixture.ring(8).denoiser(FlowProcess()), ...)``.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ class GaussianMixture:
 
     Args:
         means: (K, D).
-        variances: (K, D), or (K,) for spherical components; 0 makes a component a point.
-        weights: (K,) non-negative, normalised here; equal by default.
+        variances: (K, D), or (K,) for spherical components; 0 for a point mass.
+        weights: (K,) non-negative, normalised to sum 1; equal by default.
     Raises:
-        UsageError: shapes that do not fit, a negative variance or weight.
+        UsageError: shapes that do not match, a negative variance or weight.
     Example:
         >>> mixture = GaussianMixture(torch.tensor([[-1.0], [1.0]]), torch.tensor([0.1, 0.1]))
         >>> float(mixture.mean)
@@ -64,7 +64,7 @@ class GaussianMixture:
 
         Args:
             num_modes: K, the number of Gaussians.
-            radius: of the circle.
+            radius: radius of the circle.
             std: standard deviation of each Gaussian.
         """
         angle = torch.arange(num_modes, dtype=torch.float64) * (2 * math.pi / num_modes)
@@ -86,7 +86,7 @@ class GaussianMixture:
 
         Args:
             num: N, the number of draws.
-            generator: torch's generator; its global one by default.
+            generator: random generator; torch's global generator by default.
         Returns:
             (N, D) float64.
         """
@@ -104,7 +104,7 @@ class GaussianMixture:
         return torch.log(weights) + log_density, deviation, total
 
     def log_prob(self, x: Tensor, process: Process | None = None, t: Tensor | None = None) -> Tensor:
-        """log p_t(x) in nats; the density of the data itself without a process.
+        """log p_t(x) in nats; the density of the data if no process is given.
 
         Args:
             x: (B, D) points.
@@ -132,7 +132,7 @@ class GaussianMixture:
         return -(responsibility * deviation / total).sum(1)
 
     def posterior_mean(self, x_t: Tensor, process: Process, t: Tensor) -> Tensor:
-        """E[x_0 | x_t], what an ideal denoiser returns.
+        """E[x_0 | x_t], the output of the optimal denoiser.
 
         Args:
             x_t: (B, D) noisy points.
@@ -153,7 +153,7 @@ class GaussianMixture:
 
 
 class MixtureDenoiser(Denoiser):
-    """E[x_0 | x_t] of a Gaussian mixture; takes any (B, ...) whose samples have D elements.
+    """E[x_0 | x_t] of a Gaussian mixture; accepts any (B, ...) whose samples have D elements.
 
     Args:
         mixture: the distribution of the data.

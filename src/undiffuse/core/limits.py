@@ -1,6 +1,6 @@
-"""Ranges of the numbers of sampling: one check and one message each, wherever a number comes from.
+"""Valid ranges of the sampling options: one check and one error message each, for the API and the command line.
 
-Imports no torch: a command line is checked before anything heavy is imported.
+Does not import torch, so that the command line is validated before slow imports.
 """
 
 from __future__ import annotations
@@ -9,44 +9,40 @@ import math
 
 from undiffuse.errors import UsageError
 
-#: Every log-SNR there is.
-EVERYWHERE = (-math.inf, math.inf)
+#: The interval of all log-SNRs.
+ALL_LOG_SNRS = (-math.inf, math.inf)
 
 
 def check_num_steps(num_steps: int) -> int:
-    """Refuse a time grid without a step."""
+    """Raise UsageError if the number of steps is below 1."""
     if num_steps < 1:
         raise UsageError(f"sampling needs at least 1 step, got {num_steps}")
     return num_steps
 
 
 def check_temperature(temperature: float) -> float:
-    """The temperature, if it is a valid one.
-
-    Raises:
-        UsageError: below 0 or not finite.
-    """
+    """Raise UsageError if the temperature is negative or not finite."""
     if not 0 <= temperature < math.inf:
-        raise UsageError(f"the temperature must be a number from 0 on, got {temperature:g}; 1 is that of training")
+        raise UsageError(f"the temperature must be at least 0 and finite, got {temperature:g}; the default is 1")
     return temperature
 
 
 def check_guidance_weight(weight: float) -> float:
-    """Refuse a weight of classifier-free guidance that is negative or not finite."""
+    """Raise UsageError if a weight of classifier-free guidance is negative or not finite."""
     if not 0 <= weight < math.inf:
-        raise UsageError(f"guidance must be a number from 0 on, got {weight:g}; 1 is without")
+        raise UsageError(f"guidance must be at least 0 and finite, got {weight:g}; 1 disables it")
     return weight
 
 
 def check_autoguidance_weight(weight: float) -> float:
-    """Refuse a weight of autoguidance that is negative or not finite."""
+    """Raise UsageError if a weight of autoguidance is negative or not finite."""
     if not 0 <= weight < math.inf:
-        raise UsageError(f"autoguidance must be a number from 0 on, got {weight:g}; 1 is without")
+        raise UsageError(f"autoguidance must be at least 0 and finite, got {weight:g}; 1 disables it")
     return weight
 
 
 def check_interval(interval: tuple[float, float]) -> tuple[float, float]:
-    """Refuse an interval of log-SNRs that holds nothing."""
+    """Raise UsageError if an interval of log-SNRs is empty."""
     low, high = interval
     if not low < high:
         raise UsageError(f"the guidance interval must be LO,HI in log-SNR with LO < HI, got {low:g},{high:g}")
@@ -54,14 +50,14 @@ def check_interval(interval: tuple[float, float]) -> tuple[float, float]:
 
 
 def check_cache_interval(every: int) -> int:
-    """Refuse an interval of feature caching below 1."""
+    """Raise UsageError if the interval of feature caching is below 1."""
     if every < 1:
-        raise UsageError(f"cache_interval must be a whole number of at least 1, got {every}; 1 caches nothing")
+        raise UsageError(f"cache_interval must be a whole number of at least 1, got {every}; 1 disables caching")
     return every
 
 
 def check_strength(strength: float) -> float:
-    """Refuse a share of noise outside [0, 1]."""
+    """Raise UsageError if the strength (fraction of noise) is outside [0, 1]."""
     if not 0 <= strength <= 1:
-        raise UsageError(f"strength must be a number from 0, the image itself, to 1, noise alone, got {strength:g}")
+        raise UsageError(f"strength must be a number from 0 (the image itself) to 1 (pure noise), got {strength:g}")
     return strength

@@ -1,9 +1,8 @@
-"""Operators that networks call by what they compute, and the one place where a backend computes them its own way.
+"""Operators of the networks (group norm, attention) that a backend can implement with other kernels.
 
-A network states that a feature map is normalised or that tokens attend to each other. By which kernel, on how many
-threads and in which memory layout is left to a ``Backend``, which whoever evaluates the network puts in place for the
-thread it runs on (``computed_by``). Without one, everything here is plain torch: on any device, differentiable any
-number of times and in forward mode, and traced as such by ``torch.compile`` and ``torch.export``.
+Networks call these functions; kernel, number of threads and memory layout are chosen by a ``Backend``, which the caller
+of the network sets for the current thread (``use_backend``). Without a backend everything is plain torch: any device,
+differentiable any number of times and in forward mode, and traceable by ``torch.compile`` and ``torch.export``.
 """
 
 from __future__ import annotations
@@ -17,15 +16,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-#: Tokens up to which attention in bfloat16 on a CPU holds its scores: a longer table no longer fits into the caches.
-MOST_TOKENS_WITH_SCORES = 1024
+#: Up to this many tokens, bfloat16 attention on a CPU materialises its scores; larger score matrices exceed the caches.
+MAX_TOKENS_WITH_SCORES = 1024
 
 
 class Backend(Protocol):
-    """Another way to compute these operators, equal up to rounding."""
+    """An alternative implementation of these operators, equal up to rounding."""
 
     def feature_map(self, x: Tensor) -> Tensor:
-        """A feature map in the memory layout that this backend computes in.
+        """Convert a feature map to the memory layout of this backend.
 
         Args:
             x: (B, C, H, W).
@@ -35,11 +34,11 @@ class Backend(Protocol):
     def group_norm(
         self, x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float, shift: Tensor | None, silu: bool
     ) -> Tensor | None:
-        """See the function ``group_norm``; None leaves this call to torch.
+        """See the function ``group_norm``; returns None to use torch's implementation.
 
         Args:
             x: (B, C, H, W).
-            groups: of neighbouring channels; divides C.
+            groups: number of groups of consecutive channels; divides C.
             weight: (C,), or (B, C) for a scale per sample.
             bias: (C,), or (B, C) like ``weight``.
             eps: added to the variance, above 0.
@@ -49,41 +48,41 @@ class Backend(Protocol):
         ...
 
 
-class _Thread(threading.local):
+class _ThreadState(threading.local):
     backend: Backend | None = None
 
 
-_THREAD = _Thread()
+_THREAD_STATE = _ThreadState()
 
 
 @contextmanager
-def computed_by(backend: Backend | None) -> Iterator[None]:
-    """Inside, this thread's operators are computed by ``backend``; by torch for None.
+def use_backend(backend: Backend | None) -> Iterator[None]:
+    """Compute the operators of the current thread with ``backend``; with torch for None.
 
     Args:
-        backend: must allow whatever derivatives are taken of what is computed inside.
+        backend: must support all derivatives that are taken of results computed in this context.
     """
-    before, _THREAD.backend = _THREAD.backend, backend
+    before, _THREAD_STATE.backend = _THREAD_STATE.backend, backend
     try:
         yield
     finally:
-        _THREAD.backend = before
+        _THREAD_STATE.backend = before
 
 
-def _in_place() -> Backend | None:
-    # a traced graph outlives the call and its thread, so it never holds a backend's choice
-    return None if torch.compiler.is_compiling() else _THREAD.backend
+def _current_backend() -> Backend | None:
+    # a traced graph outlives the call and its thread, so it must not depend on the current backend
+    return None if torch.compiler.is_compiling() else _THREAD_STATE.backend
 
 
 def feature_map(x: Tensor) -> Tensor:
-    """``x``, declared to be a feature map that convolutions and norms will read: a backend may lay it out anew.
+    """Mark ``x`` as a feature map for convolutions and norms; a backend may change its memory layout.
 
     Args:
         x: (B, C, H, W).
     Returns:
         (B, C, H, W), the same values.
     """
-    backend = _in_place()
+    backend = _current_backend()
     return x if backend is None else backend.feature_map(x)
 
 
@@ -97,23 +96,23 @@ def group_norm(
     shift: Tensor | None = None,
     silu: bool = False,
 ) -> Tensor:
-    """Group norm with what surrounds it in a network (Wu & He 2018): y = SiLU(weight n(x + shift) + bias).
+    """Group norm (Wu & He 2018) fused with a shift before it and SiLU after it: y = SiLU(weight n(x + shift) + bias).
 
-    n subtracts the mean of a group and divides by sqrt(variance + eps); both are over the group's channels and all
-    pixels of one sample.
+    n subtracts the mean of a group and divides by sqrt(variance + eps); both are taken over the group's channels and
+    all pixels of one sample.
 
     Args:
         x: (B, C, H, W).
-        groups: of neighbouring channels; divides C.
+        groups: number of groups of consecutive channels; divides C.
         weight: (C,), or (B, C) for a scale per sample.
         bias: (C,), or (B, C) like ``weight``.
         eps: added to the variance, above 0.
         shift: (B, C), added to every pixel before the norm; None for 0.
-        silu: apply SiLU(z) = z sigmoid(z) at the end; without it y is the affine map itself.
+        silu: apply SiLU(z) = z sigmoid(z) at the end; otherwise y is the result of the affine map.
     Returns:
         (B, C, H, W), in the dtype of ``x``.
     Note:
-        Statistics are summed in float32 or better, whatever the dtype of ``x``.
+        Statistics are accumulated in float32 or higher precision for every dtype of ``x``.
     Source: Wu & He 2018, "Group Normalization", arXiv:1803.08494, eq. 1 to 3.
     Example:
         >>> x = torch.randn(2, 8, 4, 4)
@@ -121,7 +120,7 @@ def group_norm(
         >>> bool(y.mean().abs() < 1e-5)
         True
     """
-    backend = _in_place()
+    backend = _current_backend()
     if backend is not None:
         out = backend.group_norm(x, groups, weight, bias, eps, shift, silu)
         if out is not None:
@@ -132,10 +131,10 @@ def group_norm(
 
 
 def _normalized(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """On a CPU torch takes maps in half precision with weights in float32.
+    """Group norm of a map in half precision with weights in float32.
 
-    On CUDA it does not, and under autocast would make the map float32 and go on so; yet its kernel sums in float32 by
-    itself, so the weights are rounded instead, and the map is read and written once at half the size.
+    On a CPU torch supports this directly. On CUDA it does not, and autocast would convert the map to float32; since the
+    CUDA kernel accumulates in float32 anyway, the weights are rounded instead, which halves the memory traffic.
     """
     if x.dtype == weight.dtype or x.device.type == "cpu":
         return F.group_norm(x, groups, weight, bias, eps)
@@ -144,13 +143,13 @@ def _normalized(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float
 
 
 def _per_sample(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """A weight and a bias (B, C) for each sample, in a single pass over the map.
+    """Group norm with a weight and a bias (B, C) per sample, in a single pass over the map.
 
-    A group norm of one sample whose channels are those of all samples is the group norm of each. On a CPU this saves
-    what a broadcast product costs, which is several times the norm itself.
+    The batch is viewed as one sample with B C channels and B times the groups, which has the same groups. On a CPU this
+    avoids a broadcast multiplication that costs several times as much as the norm.
     """
     batch, channels, height, width = x.shape
-    if batch == 0:  # no group norm has no channels at all
+    if batch == 0:  # group norm requires at least one channel
         return torch.addcmul(bias[:, :, None, None].to(x.dtype), x, weight[:, :, None, None].to(x.dtype))
     joined = x.reshape(1, batch * channels, height, width)
     return _normalized(joined, batch * groups, weight.flatten(), bias.flatten(), eps).view(x.shape)
@@ -159,9 +158,9 @@ def _per_sample(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float
 def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Scaled dot-product attention softmax(Q K^T / sqrt(D)) V for each head (Vaswani et al. 2017).
 
-    torch's fused attention is taken on every device but one: in bfloat16 on a CPU its backward pass works in scalar
-    loops, and three batched products beat it by 3 to 10 times in training and up to 2 times forwards (49 to 1,024
-    tokens, heads of 32 to 256 channels, one Zen 5 core).
+    Uses torch's fused attention except in bfloat16 on a CPU: there its backward pass runs scalar loops, and three
+    batched products are 3 to 10 times faster in training and up to 2 times in the forward pass (49 to 1,024 tokens,
+    heads of 32 to 256 channels, one Zen 5 core).
 
     Args:
         query: (B, heads, L, D).
@@ -170,11 +169,10 @@ def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     Returns:
         (B, heads, L, D).
     Note:
-        Where scores are held, they are rounded to the inputs' dtype after scaling; sums, exponentials and products are
-        float32.
+        Materialised scores are rounded to the inputs' dtype after scaling; sums, exponentials and products are float32.
     Source: Vaswani et al. 2017, "Attention is all you need", arXiv:1706.03762, eq. 1.
     """
-    if query.device.type == "cpu" and query.dtype == torch.bfloat16 and query.shape[-2] <= MOST_TOKENS_WITH_SCORES:
+    if query.device.type == "cpu" and query.dtype == torch.bfloat16 and query.shape[-2] <= MAX_TOKENS_WITH_SCORES:
         return _attention_with_scores(query, key, value)
     return F.scaled_dot_product_attention(query, key, value)
 

@@ -1,9 +1,9 @@
-"""What a network predicts, as one table: (process, t) -> coefficients.
+"""Parameterizations of the network's prediction, as one table: (process, t) -> coefficients.
 
     x_0-hat = c_skip x_t + c_out F(c_in x_t, c_noise)        the prediction of x_0 from the network F,
     F*      = p x_0 + q eps                                  and the network's regression target.
 
-The target's own coefficients (p, q) are written out so that a loss never divides by a vanishing c_out.
+The coefficients (p, q) of the target are explicit so that a loss never divides by a vanishing c_out.
 
 ==================  ==================================  ==============================
 row                 the network predicts                source
@@ -59,7 +59,7 @@ def _eps(process: Process, t: Tensor) -> Coefficients:
 
 
 def _eps_unit(process: Process, t: Tensor) -> Coefficients:
-    # where alpha = 1 and sigma reaches 50, a network shown x_t itself would see numbers of that size
+    # with alpha = 1 and sigma up to 50, an unscaled x_t would have values of that magnitude
     return _eps(process, t)._replace(c_in=1 / process.norm(t))
 
 
@@ -75,7 +75,7 @@ def _score(process: Process, t: Tensor) -> Coefficients:
 
 
 def _flow(process: Process, t: Tensor) -> Coefficients:
-    # sigma' of a variance-preserving process is infinite at t = 0; nothing is ever evaluated there
+    # sigma' of a variance-preserving process is infinite at t = 0
     t = t.clamp(min=1e-12)
     alpha, sigma = process.alpha(t), process.sigma(t)
     d_alpha, d_sigma = process.rates(t)
@@ -98,7 +98,7 @@ def _edm(process: Process, t: Tensor) -> Coefficients:
 
 
 def posterior_mean(num_steps: int) -> Row:
-    """The row whose network predicts the mean of q(x_{t - 1/T} | x_t, x_0), for a chain alone.
+    """The row for predicting the mean of q(x_{t - 1/T} | x_t, x_0); for discrete chains only.
 
     Args:
         num_steps: T, the length of the chain.
@@ -137,11 +137,11 @@ class Parameterization:
     """A row of the table bound to a process.
 
     Args:
-        name: a row of ``PARAMETERIZATIONS``.
+        name: a key of ``PARAMETERIZATIONS``.
         process: the forward process.
     Raises:
-        UsageError: an unknown row, ``posterior_mean`` without a discrete chain, or ``flow`` with one (its alpha has
-            kinks at the knots, where the velocity is not defined).
+        UsageError: an unknown name, ``posterior_mean`` without a discrete chain, or ``flow`` with one (its alpha is not
+            differentiable at the knots, so the velocity is undefined there).
     Example:
         >>> from undiffuse.core.processes import FlowProcess
         >>> row = Parameterization("flow", FlowProcess())(torch.tensor([0.25]))

@@ -1,4 +1,4 @@
-"""Dataclasses of per-sample tensors, which are selected, moved and joined as one."""
+"""Dataclasses of per-sample tensors with common operations: select samples, move to a device, join batches."""
 
 from __future__ import annotations
 
@@ -15,25 +15,26 @@ T = TypeVar("T")
 
 
 class PerRow(tuple[T, ...], Generic[T]):
-    """One plain object per sample, such as its seed."""
+    """One plain Python object per sample, such as its seed."""
 
     __slots__ = ()
 
-    def chosen(self, rows: Tensor | slice) -> PerRow[T]:
+    def select(self, rows: Tensor | slice) -> PerRow[T]:
         """The entries with these indices (or this mask, or this slice)."""
-        return PerRow(self[number] for number in torch.arange(len(self))[on(rows, torch.device("cpu"))].tolist())
+        indices = torch.arange(len(self))[index_on(rows, torch.device("cpu"))]
+        return PerRow(self[index] for index in indices.tolist())
 
 
 @dataclass(frozen=True)
 class PerSample:
-    """Base of dataclasses whose fields are tensors, further ``PerSample``, tuples or mappings of these, or absent.
+    """Base class of dataclasses whose fields are tensors, nested ``PerSample``, or tuples or mappings of these.
 
-    Every tensor has the batch as its first axis; ``PerRow`` holds what is no tensor. Absent are None, an empty mapping
-    and an empty tuple.
+    The first axis of every tensor is the batch; ``PerRow`` holds objects that are not tensors. A field is absent if it
+    is None, an empty mapping or an empty tuple.
     """
 
     def tensors(self) -> dict[str, Tensor]:
-        """All tensors by name, nested ones as ``field.name``."""
+        """All tensors by name; nested tensors are named ``field.name``."""
         return {name: value for name, value in self._leaves() if isinstance(value, Tensor)}
 
     def _leaves(self) -> Iterator[tuple[str, Any]]:
@@ -41,27 +42,27 @@ class PerSample:
             yield from _leaves_of(field.name, getattr(self, field.name))
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Self:
-        """The same with ``function`` applied to every tensor."""
-        return self.mapped(lambda name, value: function(value))
+        """A copy with ``function`` applied to every tensor."""
+        return self.map_named(lambda name, value: function(value))
 
-    def mapped(self, function: Callable[[str, Tensor], Tensor]) -> Self:
-        """``map`` of a function that takes the tensor's name as well, as in ``tensors``."""
-        return self._with(lambda name, value: function(name, value) if isinstance(value, Tensor) else value)
+    def map_named(self, function: Callable[[str, Tensor], Tensor]) -> Self:
+        """Like ``map``, with a function of (name, tensor); names as in ``tensors``."""
+        return self._map_leaves(lambda name, value: function(name, value) if isinstance(value, Tensor) else value)
 
-    def _with(self, function: Callable[[str, Any], Any]) -> Self:
-        """The same with ``function`` applied to every tensor and every ``PerRow``."""
+    def _map_leaves(self, function: Callable[[str, Any], Any]) -> Self:
+        """A copy with ``function`` applied to every tensor and every ``PerRow``."""
         return replace(
-            self, **{field.name: _rebuilt(field.name, getattr(self, field.name), function) for field in fields(self)}
+            self, **{field.name: _map_value(field.name, getattr(self, field.name), function) for field in fields(self)}
         )
 
     def select(self, rows: Tensor | slice) -> Self:
         """The samples with these indices (or this mask, or this slice)."""
-        return self._with(
-            lambda name, value: value.chosen(rows) if isinstance(value, PerRow) else value[on(rows, value.device)]
+        return self._map_leaves(
+            lambda name, value: value.select(rows) if isinstance(value, PerRow) else value[index_on(rows, value.device)]
         )
 
     def to(self, device: torch.device | str) -> Self:
-        """The same on another device; nested values decide for themselves."""
+        """A copy on another device; nested ``PerSample`` values use their own ``to``."""
         return replace(self, **{field.name: _moved(getattr(self, field.name), device) for field in fields(self)})
 
     @property
@@ -71,10 +72,10 @@ class PerSample:
 
     @classmethod
     def join(cls, parts: Sequence[Self]) -> Self:
-        """Their samples, one part after the other.
+        """Concatenate the samples of several parts.
 
         Raises:
-            UsageError: a tensor that only some of the parts have.
+            UsageError: a tensor that is missing in some of the parts.
         """
         if len(parts) == 1:
             return parts[0]
@@ -84,12 +85,12 @@ class PerSample:
         return replace(parts[0], **{name: _joined(name, [getattr(part, name) for part in parts]) for name in names})
 
 
-def on(rows: Tensor | slice, device: torch.device) -> Tensor | slice:
-    """Indices or a mask on the device of what they index.
+def index_on(rows: Tensor | slice, device: torch.device) -> Tensor | slice:
+    """Move indices or a mask to the device of the indexed tensor.
 
     Args:
         rows: (N,) indices, (B,) mask or slice.
-        device: where they are used.
+        device: device of the indexed tensor.
     """
     return rows.to(device) if isinstance(rows, Tensor) else rows
 
@@ -108,16 +109,16 @@ def _leaves_of(name: str, value: Any) -> Iterator[tuple[str, Any]]:
                 yield from _leaves_of(f"{name}.{number}", part)
 
 
-def _rebuilt(name: str, value: Any, function: Callable[[str, Any], Any]) -> Any:
+def _map_value(name: str, value: Any, function: Callable[[str, Any], Any]) -> Any:
     match value:
         case PerSample():
-            return value._with(lambda inner, leaf: function(f"{name}.{inner}", leaf))
+            return value._map_leaves(lambda inner, leaf: function(f"{name}.{inner}", leaf))
         case PerRow() | Tensor():
             return function(name, value)
         case Mapping():
-            return {key: _rebuilt(f"{name}.{key}", part, function) for key, part in value.items()}
+            return {key: _map_value(f"{name}.{key}", part, function) for key, part in value.items()}
         case tuple():
-            return tuple(_rebuilt(f"{name}.{number}", part, function) for number, part in enumerate(value))
+            return tuple(_map_value(f"{name}.{number}", part, function) for number, part in enumerate(value))
     return value
 
 
@@ -135,7 +136,7 @@ def _moved(value: Any, device: torch.device | str) -> Any:
 
 
 def _joined(name: str, values: Sequence[Any]) -> Any:
-    """The values of one field, or of one thing inside of it, one after the other."""
+    """Concatenate the values of one field, or of one nested value."""
     first = values[0]
     match first:
         case None:
@@ -144,7 +145,7 @@ def _joined(name: str, values: Sequence[Any]) -> Any:
         case PerSample():
             return type(first).join(list(values))
         case PerRow():
-            return PerRow(one for value in values for one in value)
+            return PerRow(entry for value in values for entry in value)
         case Mapping():
             keys = sorted({key for value in values for key in value})
             for key in keys:
@@ -157,6 +158,6 @@ def _joined(name: str, values: Sequence[Any]) -> Any:
     return torch.cat(list(values))
 
 
-def _all_or_none(name: str, there: Sequence[bool]) -> None:
-    if any(there) and not all(there):
+def _all_or_none(name: str, present: Sequence[bool]) -> None:
+    if any(present) and not all(present):
         raise UsageError(f"cannot join: only some of the rows have {name!r}")

@@ -1,4 +1,4 @@
-"""Forward processes: one pair of functions, and everything derived from it.
+"""Forward processes, each defined by a pair of functions (alpha, sigma).
 
 With time t in [0, 1] (0 is data, 1 is the prior) a process is
 
@@ -11,7 +11,7 @@ and from the pair (alpha, sigma) follow
     diffusion   g(t)^2    = d(sigma^2)/dt - 2 (d log alpha / dt) sigma^2
     bridge      q(x_s | x_t, x_0) = N(c_t x_t + c_0 x_0, var I)  for s <= t
 
-Time arithmetic is float64 whatever comes in; coefficients are cast when they meet an image (``core.rows.per_row``).
+Time arithmetic is always float64; coefficients are cast when they are applied to an image (``core.rows.per_row``).
 
 Source: Kingma et al. 2021, "Variational Diffusion Models", arXiv:2107.00630, secs. 3.1 and A; Song et al. 2021,
 "Score-Based Generative Modeling through SDEs", arXiv:2011.13456, sec. 3.
@@ -44,7 +44,7 @@ class Bridge(NamedTuple):
 
 
 class Process(ABC):
-    """A Gaussian forward process; subclasses give ``alpha`` and ``sigma``."""
+    """A Gaussian forward process; subclasses implement ``alpha`` and ``sigma``."""
 
     @abstractmethod
     def alpha(self, t: Tensor) -> Tensor:
@@ -68,12 +68,12 @@ class Process(ABC):
 
     @property
     def num_steps(self) -> int | None:
-        """T of a discrete chain; ``None`` for a process without steps."""
+        """T of a discrete chain; ``None`` for a continuous process."""
         return None
 
     @property
     def knots(self) -> Tensor | None:
-        """The times 0, 1/T, ..., 1 of a discrete chain, ``(T + 1,)`` float64; ``None`` for a process without steps."""
+        """The times 0, 1/T, ..., 1 of a discrete chain, ``(T + 1,)`` float64; ``None`` for a continuous process."""
         num_steps = self.num_steps
         return None if num_steps is None else torch.arange(num_steps + 1, dtype=torch.float64) / num_steps
 
@@ -83,13 +83,13 @@ class Process(ABC):
         return float(self.sigma(torch.ones(1, dtype=torch.float64)))
 
     def start_std(self, time: float) -> float:
-        """Standard deviation of pure noise to start from at ``time``: ``prior_std`` at 1, less where sigma is less."""
+        """Standard deviation of the initial noise for sampling from ``time``: ``prior_std`` scaled by sigma(time)."""
         t = torch.tensor([time, 1.0], dtype=torch.float64)
         sigma, last = self.sigma(t).tolist()
         return float(self.prior_std * (sigma / last))
 
     def norm(self, t: Tensor) -> Tensor:
-        """sqrt(alpha^2 + sigma^2): divided by it, x_t has unit variance where the data has.
+        """sqrt(alpha^2 + sigma^2): x_t divided by it has unit variance if the data has.
 
         Args:
             t: (B,) times in [0, 1].
@@ -97,7 +97,7 @@ class Process(ABC):
         return torch.hypot(self.alpha(t), self.sigma(t))
 
     def log_snr(self, t: Tensor) -> Tensor:
-        """lambda(t) = 2 log(alpha / sigma): +inf where sigma = 0, -inf where alpha = 0.
+        """lambda(t) = 2 log(alpha / sigma): +inf if sigma = 0, -inf if alpha = 0.
 
         Args:
             t: (B,) times in [0, 1].
@@ -105,10 +105,10 @@ class Process(ABC):
         return 2 * (torch.log(self.alpha(t)) - torch.log(self.sigma(t)))
 
     def time_of_log_snr(self, log_snr: Tensor) -> Tensor:
-        """The t with lambda(t) = log_snr; values beyond the process's range give exactly 0 or 1.
+        """The t with lambda(t) = log_snr; values outside the process's range give exactly 0 or 1.
 
         Args:
-            log_snr: (B,) log-SNRs; infinite ones too.
+            log_snr: (B,) log-SNRs, possibly infinite.
         """
         return _bisect(self.log_snr, log_snr.double())
 
@@ -170,7 +170,7 @@ class Process(ABC):
         same = s == t
         alpha_s, alpha_t, sigma_s, sigma_t = self.alpha(s), self.alpha(t), self.sigma(s), self.sigma(t)
         one, zero = torch.ones_like(alpha_t), torch.zeros_like(alpha_t)
-        # 1 - SNR_t / SNR_s; where s = t both log-SNRs may be infinite and their difference is not a number
+        # 1 - SNR_t / SNR_s; if s = t both log-SNRs may be infinite and their difference NaN
         gain = torch.where(same, zero, -torch.expm1(self.log_snr(t) - self.log_snr(s)))
         alpha_ts = torch.where(same, one, alpha_t / alpha_s)
         keep = torch.where(same, one, (sigma_s / sigma_t) ** 2)
@@ -183,7 +183,7 @@ def derivative(function: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
 
     Args:
         function: elementwise, (B,) to (B,).
-        t: (B,) where it is differentiated.
+        t: (B,) points of differentiation.
     """
     with torch.inference_mode(False), torch.enable_grad():
         leaf = t.detach().clone().double().requires_grad_()
@@ -195,7 +195,7 @@ def derivative(function: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
 
 
 def _bisect(decreasing: Callable[[Tensor], Tensor], target: Tensor, iterations: int = 80) -> Tensor:
-    """Solve decreasing(t) = target on [0, 1]; the ends are returned exactly."""
+    """Solve decreasing(t) = target on [0, 1] by bisection; the ends are returned exactly."""
     low, high = torch.zeros_like(target), torch.ones_like(target)
     for _ in range(iterations):
         middle = (low + high) / 2

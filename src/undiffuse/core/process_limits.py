@@ -1,4 +1,4 @@
-"""Ranges of the options of a process. Imports nothing heavy."""
+"""Valid ranges of the options of a process. Does not import torch."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import math
 
 from undiffuse.errors import UsageError
 
-#: The longest chain: its tables are held in memory, and each knot is a term of the bound.
+#: The longest chain: its tables are kept in memory, and each knot is a term of the variational bound.
 MAX_STEPS = 100_000
 
 
 def check_betas(name: str, beta_min: float, beta_max: float) -> None:
-    """Refuse rates that do not rise from above 0, or are not finite.
+    """Raise UsageError unless the noise rates are positive, ascending and finite.
 
     Args:
         name: the process, for the message.
@@ -22,18 +22,18 @@ def check_betas(name: str, beta_min: float, beta_max: float) -> None:
 
 
 def check_steps(num_steps: int, least: int = 1) -> None:
-    """Refuse a chain of too few or too many steps.
+    """Raise UsageError if a chain has too few or too many steps.
 
     Args:
         num_steps: T, the length of the chain.
-        least: the fewest steps allowed.
+        least: minimum number of steps.
     """
     if not least <= num_steps <= MAX_STEPS:
-        raise UsageError(f"num_steps must lie from {least} to {MAX_STEPS:,}, got {num_steps}")
+        raise UsageError(f"num_steps must be from {least} to {MAX_STEPS:,}, got {num_steps}")
 
 
 def check_levels(name: str, sigma_min: float, sigma_max: float) -> None:
-    """Refuse noise levels that do not rise from above 0, or are not finite.
+    """Raise UsageError unless the noise levels are positive, ascending and finite.
 
     Args:
         name: the process, for the message.
@@ -44,22 +44,22 @@ def check_levels(name: str, sigma_min: float, sigma_max: float) -> None:
 
 
 def check_positive(name: str, value: float) -> None:
-    """Refuse what is not above 0, or not finite.
+    """Raise UsageError unless a value is positive and finite.
 
     Args:
         name: the option, for the message.
-        value: what it was set to.
+        value: the value of the option.
     """
     if not 0 < value < math.inf:
         raise UsageError(f"{name} must be positive, got {value}")
 
 
 def check_cosine(offset: float, beta_max: float) -> None:
-    """Refuse options that make no cosine schedule.
+    """Raise UsageError if the options of the cosine schedule are out of range.
 
     Args:
         offset: s of the paper, at least 0.
-        beta_max: what betas are clipped to, in (0, 1).
+        beta_max: upper limit of the betas, in (0, 1).
     """
     if not (0 <= offset < math.inf and 0 < beta_max < 1):
         raise UsageError(f"ddpm_cosine needs offset >= 0 and 0 < beta_max < 1, got {offset} and {beta_max}")

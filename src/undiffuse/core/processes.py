@@ -1,4 +1,4 @@
-"""The processes of the field, each a pair (alpha, sigma); see ``core.process`` for what follows from the pair.
+"""The standard forward processes, each a pair (alpha, sigma); see ``core.process`` for the derived quantities.
 
 ================  ===========================================  ==============================================
 row               alpha(t), sigma(t)                           gives
@@ -32,9 +32,9 @@ from undiffuse.registry import make
 
 
 class VariancePreserving(Process):
-    """alpha^2 + sigma^2 = 1, given by log alpha: no cancellation near t = 0, and finite rates there."""
+    """alpha^2 + sigma^2 = 1, defined by log alpha: no cancellation near t = 0, and finite rates there."""
 
-    prior_std = 1.0  # DDPM samples from N(0, I) whatever little signal alpha(1) leaves
+    prior_std = 1.0  # DDPM samples from N(0, I) although alpha(1) > 0 leaves some signal
 
     @abstractmethod
     def log_alpha(self, t: Tensor) -> Tensor:
@@ -76,7 +76,7 @@ class VariancePreserving(Process):
 
 
 class DiscreteVP(VariancePreserving):
-    """DDPM's chain of T steps, read as a continuous process through its knots t = k / T.
+    """DDPM's chain of T steps, interpolated to a continuous process with knots at t = k / T.
 
     -log alpha-bar is linear between knots, so the process is exact at the knots, and ``bridge`` of neighbouring
     knots gives the chain's posterior with beta (``var_max``) and beta-tilde (``var``).
@@ -84,7 +84,7 @@ class DiscreteVP(VariancePreserving):
     Args:
         betas: beta_1 ... beta_T, each in (0, 1).
     Raises:
-        UsageError: a beta outside (0, 1), or none at all.
+        UsageError: a beta outside (0, 1), or an empty list.
     Source: Ho et al. 2020, "Denoising Diffusion Probabilistic Models", arXiv:2006.11239, eqs. 2-7.
     Example:
         >>> process = DiscreteVP.linear(200)
@@ -98,7 +98,7 @@ class DiscreteVP(VariancePreserving):
             raise UsageError("betas must be a non-empty list of numbers strictly between 0 and 1")
         self.betas = betas
         knots = torch.cat([torch.zeros(1, dtype=torch.float64), torch.cumsum(-torch.log1p(-betas), 0)])
-        self._knots = {"cpu": knots}  # -log alpha-bar at k / T; one copy a device
+        self._knots = {"cpu": knots}  # -log alpha-bar at k / T; one copy per device
 
     @classmethod
     def linear(cls, num_steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> DiscreteVP:
@@ -118,7 +118,7 @@ class DiscreteVP(VariancePreserving):
         Args:
             num_steps: T, the length of the chain.
             offset: s of the paper, at least 0; keeps the first betas from being too small.
-            beta_max: what betas are clipped to, in (0, 1).
+            beta_max: upper limit of the betas, in (0, 1).
         """
         check_steps(num_steps)
         check_cosine(offset, beta_max)
@@ -169,7 +169,7 @@ class VPSDE(VariancePreserving):
         return -(t**2) * (self.beta_max - self.beta_min) / 4 - t * self.beta_min / 2
 
     def time_of_log_alpha(self, log_alpha: Tensor) -> Tensor:
-        # the positive root of a t^2 + b t = c in the form that does not cancel for small c
+        # the positive root of a t^2 + b t = c, in a form without cancellation for small c
         a, b, c = (self.beta_max - self.beta_min) / 4, self.beta_min / 2, -log_alpha.double()
         root = 2 * c / (b + torch.sqrt(b * b + 4 * a * c))
         return torch.where(torch.isinf(c), torch.ones_like(c), root).clamp(0, 1)
@@ -178,7 +178,7 @@ class VPSDE(VariancePreserving):
 class CosineProcess(Process):
     """alpha = cos(pi t / 2), sigma = sin(pi t / 2): the cosine schedule without offset, clipping or steps.
 
-    The log-SNR is -2 log tan(pi t / 2), and v is, up to the factor pi / 2, the velocity along the path.
+    The log-SNR is -2 log tan(pi t / 2), and v is the velocity along the path up to the factor pi / 2.
 
     Source: Nichol & Dhariwal 2021, arXiv:2102.09672, sec. 3.2; Salimans & Ho 2022, arXiv:2202.00512, sec. 3.
     """
@@ -197,7 +197,7 @@ class CosineProcess(Process):
 
 
 class SubVPSDE(Process):
-    """The alpha of ``VPSDE`` with sigma = 1 - alpha^2: less noise than variance preservation has, at every t.
+    """The alpha of ``VPSDE`` with sigma = 1 - alpha^2, which is below that of the VP SDE at every t.
 
     Its diffusion is g^2 = beta (1 - alpha^4), the ``1 - exp(-2 int beta)`` of the paper.
 
@@ -222,7 +222,7 @@ class SubVPSDE(Process):
         return 2 * (self._signal.log_alpha(t) - torch.log(self.sigma(t)))
 
     def time_of_log_snr(self, log_snr: Tensor) -> Tensor:
-        # with k = alpha / sigma: k alpha^2 + alpha - k = 0, and log alpha in the form that does not cancel
+        # with k = alpha / sigma: k alpha^2 + alpha - k = 0, and log alpha in a form without cancellation
         k = torch.exp(log_snr.double() / 2)
         half = (1 + torch.sqrt(1 + 4 * k**2)) / 2
         log_alpha = torch.where(k > 1, torch.log1p(-1 / half.clamp(min=1.5)) / 2, torch.log(k / half))
@@ -235,7 +235,7 @@ class SubVPSDE(Process):
 class VESDE(Process):
     """alpha = 1, sigma rising geometrically from ``sigma_min`` at t = 0 to ``sigma_max`` at t = 1.
 
-    Even at t = 0 there is noise: what it models is the data convolved with N(0, sigma_min^2).
+    Noise remains at t = 0: the modelled distribution is the data convolved with N(0, sigma_min^2).
 
     Args:
         sigma_min, sigma_max: smallest and largest noise level, 0 < sigma_min < sigma_max.
@@ -264,13 +264,13 @@ class VESDE(Process):
 class GeometricVE(Process):
     """The noise levels of a noise-conditional score network: alpha = 1, sigma geometric over the knots k / T.
 
-    The T levels sigma_min ... sigma_max stand at the knots 1 / T ... 1; between them log sigma is linear, and below the
-    first sigma falls in a straight line to the data's own 0.
+    The T levels sigma_min ... sigma_max are at the knots 1 / T ... 1; between them log sigma is linear, and below the
+    first knot sigma falls linearly to 0 at t = 0.
 
     Args:
         num_steps: T, the number of levels, at least 2.
         sigma_min, sigma_max: smallest and largest level.
-    Source: Song & Ermon 2019, arXiv:1907.05600, sec. 4; 2020, arXiv:2006.09011, secs. 3.1 and 3.2 (how many levels).
+    Source: Song & Ermon 2019, arXiv:1907.05600, sec. 4; 2020, arXiv:2006.09011, secs. 3.1 and 3.2 (number of levels).
     """
 
     def __init__(self, num_steps: int = 232, sigma_min: float = 0.01, sigma_max: float = 50.0) -> None:
@@ -300,7 +300,7 @@ class GeometricVE(Process):
 
 
 class EDMProcess(Process):
-    """alpha = 1, sigma = sigma_max t: noise is added and nothing is scaled.
+    """alpha = 1, sigma = sigma_max t: noise is added without scaling the data.
 
     Args:
         sigma_max: noise level at t = 1, above 0.
@@ -342,7 +342,7 @@ class FlowProcess(Process):
         return 2 * (torch.log1p(-t) - torch.log(t))
 
     def time_of_log_snr(self, log_snr: Tensor) -> Tensor:
-        # torch.sigmoid gives other last bits alone than in a batch
+        # torch.sigmoid is not bitwise identical for a single element and in a batch
         return 1 / (1 + torch.exp(log_snr.double() / 2))
 
     def rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -351,13 +351,13 @@ class FlowProcess(Process):
 
 
 class RescaledProcess(Process):
-    """``base`` seen by data stretched by ``scale``: the same alpha, sigma times ``scale``.
+    """``base`` for data multiplied by ``scale``: the same alpha, sigma times ``scale``.
 
-    A network trained on pixels in [0, 1] is one for [-1, 1] under this process with scale 2.
+    A network trained on pixels in [0, 1] works on [-1, 1] under this process with scale 2.
 
     Args:
-        base: the process of the data before they are stretched.
-        scale: what the data are multiplied by, above 0.
+        base: the process of the data before scaling.
+        scale: factor of the data, above 0.
     """
 
     def __init__(self, base: Process, scale: float) -> None:
@@ -406,7 +406,7 @@ def make_process(spec: str) -> Process:
     """A process from ``name`` or ``name:option=value,option=value``, such as ``ve:sigma_max=80``.
 
     Raises:
-        UsageError: an unknown process or option, or a value it refuses; the nearest known name is given.
+        UsageError: an unknown process or option (the message suggests the nearest name), or an invalid value.
     """
     process: Process = make(PROCESSES, spec, "process")
     return process

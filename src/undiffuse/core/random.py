@@ -1,6 +1,6 @@
 """Counter-based randomness of training: every draw is a function of (seed, stream, step, micro-batch, purpose).
 
-No generator's state has to be saved: a run resumed at a step draws what the uninterrupted run drew.
+No generator state has to be saved: a resumed run draws the same numbers as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from torch import Tensor
 
 
 def derived_seed(*parts: int | str) -> int:
-    """A 63-bit seed from any integers and words.
+    """Hash integers and strings to a 63-bit seed.
 
-    CUDA's generator (Philox) uses all of it; the CPU's (Mersenne twister) is started from its low 32 bits alone, so two
-    of n draws there share their numbers with probability about n^2 / 2^33. That does no harm to training, where the
-    same noise meets other images.
+    CUDA's generator (Philox) uses all bits; the CPU's (Mersenne twister) is seeded with the low 32 bits only, so two of
+    n draws there collide with probability about n^2 / 2^33. This is harmless in training, where the same noise is
+    applied to different images.
     """
     digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
@@ -28,11 +28,11 @@ class StepRandom:
     """The randomness of one micro-batch.
 
     Args:
-        seed: of the run.
-        step: number of the optimizer step.
-        micro_batch: number within the step.
-        stream: keeps training, validation and the like apart.
-        device: where noise is drawn; the draws differ between kinds of devices.
+        seed: seed of the run.
+        step: index of the optimizer step.
+        micro_batch: index within the step.
+        stream: separates training, validation and other uses.
+        device: device of the generator; draws differ between device types.
     """
 
     def __init__(
@@ -43,15 +43,15 @@ class StepRandom:
 
     @property
     def step(self) -> int:
-        """Number of the optimizer step."""
+        """Index of the optimizer step."""
         return self.key[2]
 
     def branch(self, purpose: str, device: torch.device | str = "cpu") -> StepRandom:
-        """Another source for the same micro-batch, which shares no number with this one.
+        """An independent source for the same micro-batch.
 
         Args:
-            purpose: keeps the branch apart from other branches.
-            device: where the branch draws.
+            purpose: name of the branch, distinct from other branches.
+            device: device of the branch's generator.
         """
         seed, stream, step, micro_batch = self.key
         return StepRandom(seed, step, micro_batch, stream=f"{stream} {purpose}", device=device)
@@ -63,8 +63,8 @@ class StepRandom:
         """Uniform numbers in the open interval (0, 1).
 
         Args:
-            count: N, how many.
-            purpose: keeps the draw apart from others of the micro-batch.
+            count: N, the number of draws.
+            purpose: name of the draw, distinct from other draws of the micro-batch.
         Returns:
             (N,) float64.
         """
@@ -75,15 +75,15 @@ class StepRandom:
         """Standard normal noise.
 
         Args:
-            like: (B, ...) whose shape and dtype are taken.
-            purpose: keeps the draw apart from others of the micro-batch.
+            like: (B, ...) tensor that gives shape and dtype.
+            purpose: name of the draw, distinct from other draws of the micro-batch.
         """
         generator = self._generator(purpose)
         return torch.randn(like.shape, dtype=like.dtype, device=self.device, generator=generator)
 
     @contextmanager
     def layers(self) -> Iterator[None]:
-        """Seed torch's global generator, which dropout draws from, and restore it afterwards."""
+        """Seed torch's global generator, which dropout uses, and restore it afterwards."""
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices):
             torch.manual_seed(derived_seed(*self.key, "layers"))

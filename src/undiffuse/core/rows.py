@@ -1,4 +1,4 @@
-"""Per-sample arithmetic: one coefficient per sample of the batch, applied to a tensor of any shape."""
+"""Per-sample arithmetic: one coefficient per sample of a batch, broadcast over a tensor of any shape."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from torch import Tensor
 def per_row(coefficient: Tensor, like: Tensor) -> Tensor:
     """View per-sample coefficients as (B, 1, ..., 1) in the dtype and on the device of ``like``.
 
-    Time arithmetic is float64; the cast happens here, last.
+    Coefficients are computed in float64 and cast here.
 
     Args:
         coefficient: (B,).
-        like: (B, ...) that it is multiplied with.
+        like: (B, ...) tensor that is multiplied by the coefficients.
     """
     shaped = coefficient.reshape(-1, *([1] * (like.ndim - 1)))
     return shaped.to(device=like.device, dtype=like.dtype)
 
 
 def where_rows(rows: Tensor, yes: Tensor, no: Tensor) -> Tensor:
-    """Choose between two tensors for each sample.
+    """Per-sample ``torch.where``.
 
     Args:
         rows: (B,) bool mask.
-        yes: (B, ...) taken where the mask is true.
-        no: (B, ...) taken elsewhere.
+        yes: (B, ...) values where the mask is true.
+        no: (B, ...) values where it is false.
     """
     return torch.where(rows.reshape(-1, *([1] * (yes.ndim - 1))).to(yes.device), yes, no)
 

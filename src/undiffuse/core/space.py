@@ -1,4 +1,4 @@
-"""What a tensor is: an image, a latent or a point. Imports no torch, so that what only describes data may use it."""
+"""The kind and shape of data: images, latents or points. Does not import torch."""
 
 from __future__ import annotations
 
@@ -10,20 +10,19 @@ from pydantic import Field, model_validator
 from undiffuse.config import FrozenModel
 from undiffuse.errors import UsageError
 
-#: Images are computed with in this range, and have so many equally spaced levels in files.
+#: The value range of images in computations, and the number of equally spaced levels in image files.
 IMAGE_RANGE, IMAGE_LEVELS = (-1.0, 1.0), 256
 
 
 class Space(FrozenModel):
-    """The space in which data, samples or what passes between two stages live.
+    """The space of data, samples or the output of a stage.
 
     Args:
-        kind: ``image``, saved and shown as such; ``latent``, which an encoder makes of an image; ``points``.
-        shape: of one sample: (C, H, W), or (D,) for points.
-        value_range: smallest and largest value of the data, to which a prediction of x_0 is clipped; none for unbounded
-            values.
+        kind: ``image``, ``latent`` (output of an encoder) or ``points``.
+        shape: shape of one sample: (C, H, W), or (D,) for points.
+        value_range: smallest and largest value of the data, to which predictions of x_0 are clipped; None if unbounded.
         levels: number of evenly spaced values over ``value_range`` that the data take: the decoder of the variational
-            bound integrates over one of them; none for data of a density.
+            bound integrates over one level; None for continuous data.
     """
 
     kind: Literal["image", "latent", "points"]
@@ -32,7 +31,7 @@ class Space(FrozenModel):
     levels: Annotated[int, Field(ge=2)] | None = None
 
     @model_validator(mode="after")
-    def _makes_sense(self) -> Self:
+    def _check_consistency(self) -> Self:
         axes, expected = len(self.shape), 1 if self.kind == "points" else 3
         if axes != expected:
             wanted = "(D,)" if self.kind == "points" else "(C, H, W)"
@@ -45,7 +44,7 @@ class Space(FrozenModel):
 
     @classmethod
     def of_data(cls, shape: Sequence[int]) -> Space:
-        """That of data sources: images (C, H, W) of 256 levels in [-1, 1], or points (D,).
+        """The space of a data source: images (C, H, W) of 256 levels in [-1, 1], or points (D,).
 
         Example:
             >>> Space.of_data((3, 32, 32)).kind, Space.of_data((2,)).kind
@@ -58,7 +57,7 @@ class Space(FrozenModel):
 
     @classmethod
     def latent(cls, shape: Sequence[int]) -> Space:
-        """Latents (C, H, W) of any values."""
+        """The space of unbounded latents (C, H, W)."""
         return cls(kind="latent", shape=tuple(shape))
 
     @property

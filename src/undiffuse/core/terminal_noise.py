@@ -1,14 +1,15 @@
-"""The terminal noise level: whether a process ends in pure noise, what it costs if not, and which options would do.
+"""The terminal noise level: whether a process ends in pure noise, the resulting error, and options that avoid it.
 
-At time t a process leaves x_t = alpha x_0 + sigma eps; sampling begins with N(0, p^2 I) instead, p = ``start_std(t)``.
-For Gaussian data of deviation s and an exact model, with M = alpha^2 s^2 + sigma^2 the variance of x_t, samples have
+At time t a process has x_t = alpha x_0 + sigma eps; sampling starts from N(0, p^2 I) instead, p = ``start_std(t)``. For
+Gaussian data of standard deviation s and an exact model, with M = alpha^2 s^2 + sigma^2 the variance of x_t, samples
+have the standard deviation
 
-    s p / sqrt(M)                              by the probability-flow ODE, which maps x_t to (s / sqrt(M)) x_t,
-    sqrt((alpha s^2 p / M)^2 + s^2 sigma^2 / M)   by the reverse SDE, which draws from q(x_0 | x_t),
+    s p / sqrt(M)                                 with the probability-flow ODE, which maps x_t to (s / sqrt(M)) x_t,
+    sqrt((alpha s^2 p / M)^2 + s^2 sigma^2 / M)   with the reverse SDE, which draws from q(x_0 | x_t),
 
-both s exactly where p^2 = M, and data of mean m lose alpha m s / sqrt(M) of it. Signal that is left makes samples wider
-where p is larger than sqrt(M) (variance preserving, s < 1) and narrower where it is smaller (variance exploding). Of
-data of unit variance about 0 nothing is lost, however short a variance preserving chain is.
+which is s if and only if p^2 = M; a mean m of the data is reduced by alpha m s / sqrt(M). Residual signal makes samples
+wider if p > sqrt(M) (variance preserving, s < 1) and narrower if p < sqrt(M) (variance exploding). For data of zero
+mean and unit variance a variance-preserving chain of any length causes no error.
 
 Source: Song et al. 2021, arXiv:2011.13456, secs. 3.3 and 4.3, for a Gaussian; Lin et al. 2024, "Common Diffusion Noise
 Schedules and Sample Steps are Flawed", arXiv:2305.08891, sec. 3.1 (terminal SNR).
@@ -29,17 +30,17 @@ from undiffuse.core.processes import PROCESSES
 from undiffuse.errors import UsageError
 from undiffuse.registry import lookup, resolve, written_options
 
-#: The largest log-SNR that passes for noise: 13% of the amplitude is signal.
+#: The largest log-SNR that counts as pure noise: 13% of the amplitude is signal.
 NOISE_LOG_SNR = -4.0
-#: How far samples may be off in their deviation or mean without a warning, as a share of the data's deviation.
-HARMLESS = 0.05
-#: Options that lower the terminal SNR, each with the largest value tried; not all processes have all of them.
+#: Error of the samples' standard deviation or mean that causes no warning, relative to the data's standard deviation.
+TOLERANCE = 0.05
+#: Options that lower the terminal SNR, each with the largest value tried; a process has only some of them.
 _LONGER = {"num_steps": 100_000, "beta_end": 0.9, "beta_max": 1e4, "sigma_max": 1e6}
 
 
 @dataclass(frozen=True)
 class TerminalNoise:
-    """``alpha`` and ``sigma`` where sampling begins, and the deviation ``std`` of the noise that it begins with."""
+    """``alpha`` and ``sigma`` at the start of sampling, and the standard deviation ``std`` of the initial noise."""
 
     alpha: float
     sigma: float
@@ -47,16 +48,16 @@ class TerminalNoise:
 
     @property
     def log_snr(self) -> float:
-        """2 log(alpha / sigma); -inf where no signal is left."""
+        """2 log(alpha / sigma); -inf without residual signal."""
         return 2 * math.log(self.alpha / self.sigma) if self.alpha > 0 else -math.inf
 
     @property
     def signal(self) -> float:
-        """alpha / sqrt(alpha^2 + sigma^2), the signal's share of the amplitude."""
+        """alpha / sqrt(alpha^2 + sigma^2), the signal's fraction of the amplitude."""
         return self.alpha / math.hypot(self.alpha, self.sigma)
 
     def is_noise(self, scale: float = 1.0) -> bool:
-        """Whether the terminal log-SNR is low enough to pass for noise.
+        """Whether the terminal log-SNR is low enough to count as pure noise.
 
         Args:
             scale: root mean square of the data; below 1 it counts as 1.
@@ -64,7 +65,7 @@ class TerminalNoise:
         return self.log_snr + 2 * math.log(max(scale, 1.0)) <= NOISE_LOG_SNR
 
     def deviations(self, data: float) -> tuple[float, float]:
-        """Standard deviations of an exact model's samples of Gaussian data, by (the reverse SDE, the ODE).
+        """Standard deviations of an exact model's samples for Gaussian data, with (the reverse SDE, the ODE).
 
         Args:
             data: standard deviation of the data.
@@ -73,8 +74,8 @@ class TerminalNoise:
         signal = self.alpha * data**2 * self.std / variance
         return math.hypot(signal, data * self.sigma / math.sqrt(variance)), data * self.std / math.sqrt(variance)
 
-    def harms(self, data: float, mean: float = 0.0) -> bool:
-        """Whether signal is left and samples of Gaussian data would be visibly off.
+    def biases_samples(self, data: float, mean: float = 0.0) -> bool:
+        """Whether residual signal would visibly bias samples of Gaussian data.
 
         Args:
             data: standard deviation of the data.
@@ -84,10 +85,10 @@ class TerminalNoise:
             return False
         lost = self.alpha * abs(mean) / math.hypot(self.alpha * data, self.sigma)
         widened = max(abs(deviation - data) for deviation in self.deviations(data)) / max(data, 1e-12)
-        return max(lost, widened) > HARMLESS
+        return max(lost, widened) > TOLERANCE
 
     def consequence(self, data: float) -> str:
-        """The terminal log-SNR and the deviations of samples, in words.
+        """The terminal log-SNR and the standard deviations of samples, as text.
 
         Args:
             data: standard deviation of the data.
@@ -101,11 +102,11 @@ class TerminalNoise:
 
 
 def terminal_noise(process: Process, time: float = 1.0) -> TerminalNoise:
-    """The noise level at which sampling under a process begins.
+    """The noise level at which sampling with a process starts.
 
     Args:
         process: the forward process.
-        time: where the grid begins, in (0, 1].
+        time: first time of the grid, in (0, 1].
     """
     t = torch.tensor([time], dtype=torch.float64)
     return TerminalNoise(float(process.alpha(t)), float(process.sigma(t)), process.start_std(time))
@@ -114,15 +115,15 @@ def terminal_noise(process: Process, time: float = 1.0) -> TerminalNoise:
 def options_ending_in_noise(
     row: Any, options: Mapping[str, Any], scale: float = 1.0, limit: float = NOISE_LOG_SNR
 ) -> dict[str, float]:
-    """The smallest value of each single option, to two digits, with which this process ends in noise.
+    """The smallest value of each single option, to two digits, with which this process ends in pure noise.
 
     Args:
-        row: of ``PROCESSES``.
-        options: its options as they are.
+        row: an entry of ``PROCESSES``.
+        options: current options of the process.
         scale: root mean square of the data.
-        limit: the largest terminal log-SNR that passes for noise.
+        limit: the largest terminal log-SNR that counts as pure noise.
     Returns:
-        Option to value, without options that alone do not suffice.
+        Mapping of option to value; options that do not suffice alone are left out.
     """
     factory = resolve(row)
     known = inspect.signature(factory).parameters
@@ -144,7 +145,7 @@ def options_ending_in_noise(
 
 
 def specs_ending_in_noise(spec: str) -> list[str]:
-    """``name:option=value`` for each single option with which ``spec`` ends in noise."""
+    """``name:option=value`` for each single option with which ``spec`` ends in pure noise."""
     name, _, text = spec.partition(":")
     row = lookup(PROCESSES, name, "process")
     options = written_options(row, text, name, "process")
@@ -154,7 +155,7 @@ def specs_ending_in_noise(spec: str) -> list[str]:
 
 
 def _smallest(ends: Callable[[float], bool], low: float, most: float) -> float | None:
-    """The smallest two-digit number above ``low`` that ``ends``, up to ``most``; ``ends`` must not change back."""
+    """The smallest two-digit number in (low, most] for which ``ends`` is true; ``ends`` must be monotonic."""
     if low >= most or not ends(most):
         return None
     high = most

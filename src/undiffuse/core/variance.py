@@ -1,11 +1,11 @@
-"""A learned variance of the reverse step: how a mix between beta-tilde and beta becomes a variance.
+"""Learned variance of the reverse step: conversion of the predicted mix between beta-tilde and beta to a variance.
 
-A network with a learned variance predicts, for every element, where its logarithm lies between the two ends,
+A network with a learned variance interpolates, for every element, between the logarithms of two variances,
 
     log v = mix log beta + (1 - mix) log beta-tilde
 
-with beta-tilde the bridge's own variance, right when the data is one point, and beta the forward step's, right when it
-is N(0, I). The mix is read at (x_t, t) alone, so one network serves steps of any length.
+with beta-tilde the variance of the bridge (optimal if the data is a single point) and beta that of the forward step
+(optimal for data from N(0, I)). The mix depends on (x_t, t) only, so one network supports steps of any length.
 
 Source: Nichol & Dhariwal 2021, "Improved Denoising Diffusion Probabilistic Models", arXiv:2102.09672, eq. 15.
 """
@@ -22,8 +22,8 @@ from undiffuse.core.rows import per_row
 def mix_of(raw: Tensor) -> Tensor:
     """The mix that a network's variance channels predict, -1 for beta-tilde and 1 for beta: (raw + 1) / 2.
 
-    It is not clipped to [0, 1]: beyond a clip no gradient would bring it back, and where x_0-hat errs much the best
-    variance is larger than beta.
+    It is not clipped to [0, 1]: clipping would stop its gradient, and if the error of x_0-hat is large the optimal
+    variance exceeds beta.
 
     Args:
         raw: (B, C, ...) the network's variance channels.
@@ -43,11 +43,11 @@ def mixed_log_variance(log_beta_tilde: Tensor, log_beta: Tensor, mix: Tensor | f
 
 
 def mixed_variance(bridge: Bridge, mix: Tensor) -> Tensor:
-    """The variance of a reverse step in float64; 0 where the bridge's own is (at sigma = 0).
+    """The variance of a reverse step in float64; 0 if that of the bridge is 0 (at sigma = 0).
 
     Args:
-        bridge: of the step, coefficients (B,).
-        mix: (B, ...) the network's, 0 for beta-tilde and 1 for beta.
+        bridge: coefficients (B,) of the step.
+        mix: (B, ...) predicted mix, 0 for beta-tilde and 1 for beta.
     Returns:
         (B, ...) float64 like ``mix``.
     """
@@ -57,27 +57,27 @@ def mixed_variance(bridge: Bridge, mix: Tensor) -> Tensor:
     return torch.where(vanishes, torch.zeros_like(mix), torch.exp(mixed_log_variance(log_beta_tilde, log_beta, mix)))
 
 
-def transferred_mix(mix: Tensor, own: Process, t_own: Tensor, process: Process, t: Tensor) -> Tensor:
-    """The mix of one process, for steps of another process at the same log-SNR.
+def transferred_mix(mix: Tensor, source: Process, t_source: Tensor, process: Process, t: Tensor) -> Tensor:
+    """Convert the mix predicted under one process to steps of another process at the same log-SNR.
 
-    The variance itself only scales along with x, but its ends do not: log beta - log beta-tilde is
-    2 log(sigma_t / sigma_s), which in short steps is in proportion to d log sigma / d lambda. So it is right for short
-    steps; for long ones it is kept from going beyond beta.
+    The variance scales with x, but beta and beta-tilde do not: log beta - log beta-tilde is 2 log(sigma_t / sigma_s),
+    which for short steps is proportional to d log sigma / d lambda. The conversion is exact in the limit of short
+    steps; for long steps the mix is limited so that the variance does not exceed beta.
 
     Args:
-        mix: (B, ...) predicted under ``own``.
-        own: the process of the mix.
-        t_own: (B,) its times.
+        mix: (B, ...) predicted under ``source``.
+        source: the process of the mix.
+        t_source: (B,) times of ``source``.
         process: the process of the steps.
-        t: (B,) its times, of the same log-SNRs as ``t_own``.
+        t: (B,) times of ``process``, with the same log-SNRs as ``t_source``.
     Returns:
         (B, ...) like ``mix``.
     """
-    ratio = per_row(_noise_share(own, t_own) / _noise_share(process, t), mix)
+    ratio = per_row(_noise_fraction(source, t_source) / _noise_fraction(process, t), mix)
     return torch.minimum(ratio * mix, mix.clamp(min=1))
 
 
-def _noise_share(process: Process, t: Tensor) -> Tensor:
-    """-2 d log sigma / d lambda: 1 where only the noise changes, alpha^2 where alpha^2 + sigma^2 = 1; ``(B,)``."""
+def _noise_fraction(process: Process, t: Tensor) -> Tensor:
+    """-2 d log sigma / d lambda: 1 if only the noise changes, alpha^2 if alpha^2 + sigma^2 = 1; ``(B,)``."""
     alpha, sigma, (d_alpha, d_sigma) = process.alpha(t), process.sigma(t), process.rates(t)
     return alpha * d_sigma / (alpha * d_sigma - d_alpha * sigma)

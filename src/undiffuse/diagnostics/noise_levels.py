@@ -93,7 +93,7 @@ def assess_prior(
     if (signal <= _SIGNAL and bits <= _BITS) or bits * num_dims <= _BITS_IN_ALL:
         return Finding("ok", "the process ends in noise", text, details=details)
     details |= {"log_snr": (end := terminal_noise(process)).log_snr}
-    harmless = not end.is_noise() and not end.harms(deviation, mean)
+    harmless = not end.is_noise() and not end.biases_samples(deviation, mean)
     return Finding(
         "note" if harmless else "problem" if bits > 0.01 else "warning",
         "signal is left at the noisy end",

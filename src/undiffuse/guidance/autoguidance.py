@@ -9,7 +9,7 @@ from torch import Tensor
 
 from undiffuse.core.condition import Condition, Evaluation
 from undiffuse.core.denoiser import Denoised, Denoiser
-from undiffuse.core.limits import EVERYWHERE, check_autoguidance_weight, check_interval
+from undiffuse.core.limits import ALL_LOG_SNRS, check_autoguidance_weight, check_interval
 from undiffuse.core.per_sample import PerSample
 from undiffuse.core.rows import per_row, where_rows
 
@@ -37,7 +37,7 @@ class Autoguided(Denoiser):
         denoiser: Denoiser,
         guide: Denoiser,
         scale: float | Tensor,
-        interval: tuple[float, float] | tuple[Tensor, Tensor] = EVERYWHERE,
+        interval: tuple[float, float] | tuple[Tensor, Tensor] = ALL_LOG_SNRS,
     ) -> None:
         super().__init__()
         self.denoiser, self.guide = denoiser, guide

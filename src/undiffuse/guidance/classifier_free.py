@@ -7,7 +7,7 @@ from torch import Tensor
 
 from undiffuse.core.condition import DROP, Condition, DropPolicy, Evaluation
 from undiffuse.core.denoiser import Denoised, Denoiser
-from undiffuse.core.limits import EVERYWHERE, check_guidance_weight, check_interval
+from undiffuse.core.limits import ALL_LOG_SNRS, check_guidance_weight, check_interval
 from undiffuse.errors import UsageError
 from undiffuse.guidance.guided import guidance_of, guided
 
@@ -34,7 +34,7 @@ class ClassifierFree(Denoiser):
         self,
         denoiser: Denoiser,
         scale: float | Tensor,
-        interval: tuple[float, float] = EVERYWHERE,
+        interval: tuple[float, float] = ALL_LOG_SNRS,
         policy: DropPolicy = DROP,
     ) -> None:
         super().__init__()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from undiffuse.core.condition import DROP, Condition, DropPolicy, Evaluation
 from undiffuse.core.denoiser import Denoised, Denoiser
-from undiffuse.core.limits import EVERYWHERE, check_guidance_weight, check_interval
+from undiffuse.core.limits import ALL_LOG_SNRS, check_guidance_weight, check_interval
 from undiffuse.core.per_sample import PerSample
 from undiffuse.core.rows import per_row
 
@@ -80,7 +80,7 @@ def guidance_of(
     conditions: Sequence[tuple[Condition, float | Tensor]],
     count: int,
     *,
-    interval: tuple[float, float] = EVERYWHERE,
+    interval: tuple[float, float] = ALL_LOG_SNRS,
     negative: Condition | None = None,
     policy: DropPolicy = DROP,
 ) -> Guidance:

@@ -57,7 +57,7 @@ def signal_at_start(process: Process, time: float, spec: str | None, images: boo
     """
     deviation, mean = (_DEVIATION, _DEVIATION) if images else (1.0, 0.0)
     start = terminal_noise(process, time)
-    if not start.harms(deviation, mean):
+    if not start.biases_samples(deviation, mean):
         return ""
     ways = " or ".join(specs_ending_in_noise(spec)) if spec is not None else ""
     return f"sampling begins at {start.consequence(deviation)}{f'; take process {ways}' if ways else ''}"

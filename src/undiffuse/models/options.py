@@ -16,7 +16,7 @@ from pydantic import AfterValidator, ConfigDict, ValidationError
 
 from undiffuse.config import FrozenModel, shown
 from undiffuse.core.limits import (
-    EVERYWHERE,
+    ALL_LOG_SNRS,
     check_autoguidance_weight,
     check_cache_interval,
     check_guidance_weight,
@@ -61,7 +61,7 @@ class GuidanceWeight(NamedTuple):
     """A weight, of which 1 is none, and the (smallest, largest) log-SNR within which it is at work."""
 
     scale: float = 1.0
-    interval: LogSNRInterval = EVERYWHERE
+    interval: LogSNRInterval = ALL_LOG_SNRS
 
 
 class SamplingConfig(FrozenModel):
@@ -137,11 +137,11 @@ class SamplingConfig(FrozenModel):
 
     def classifier_free(self) -> GuidanceWeight:
         """The classifier-free guidance."""
-        return GuidanceWeight(self.guidance, self.guidance_interval or EVERYWHERE)
+        return GuidanceWeight(self.guidance, self.guidance_interval or ALL_LOG_SNRS)
 
     def auto(self) -> GuidanceWeight:
         """The guidance by the model's own guide."""
-        return GuidanceWeight(self.autoguidance, self.autoguidance_interval or EVERYWHERE)
+        return GuidanceWeight(self.autoguidance, self.autoguidance_interval or ALL_LOG_SNRS)
 
 
 class SamplingOptions(SamplingConfig):

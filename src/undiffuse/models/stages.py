@@ -134,14 +134,14 @@ class DenoisingStage:
             )
         return rows.x
 
-    def for_next_stage(self, made: Tensor, requests: Sequence[Request]) -> list[Request]:
-        """The same requests with what this stage has made.
+    def for_next_stage(self, output: Tensor, requests: Sequence[Request]) -> list[Request]:
+        """The requests for the next stage, with the output of this stage.
 
         Args:
-            made: samples (B, *space.shape).
-            requests: one for each.
+            output: samples (B, *space.shape).
+            requests: one per sample.
         """
-        return with_previous(made, requests)
+        return with_previous(output, requests)
 
     def _wanted(self, request: Request) -> SamplingOptions:
         if request.options is None:
@@ -251,14 +251,14 @@ class GeneratorStage:
         """The samples of the latents."""
         return self.decode(rows.x, None if rows.condition.empty else rows.condition)
 
-    def for_next_stage(self, made: Tensor, requests: Sequence[Request]) -> list[Request]:
-        """The same requests with what this stage has made.
+    def for_next_stage(self, output: Tensor, requests: Sequence[Request]) -> list[Request]:
+        """The requests for the next stage, with the output of this stage.
 
         Args:
-            made: samples (B, *space.shape).
-            requests: one for each.
+            output: samples (B, *space.shape).
+            requests: one per sample.
         """
-        return with_previous(made, requests)
+        return with_previous(output, requests)
 
 
 def conditions_of(requests: Sequence[Request], conditioner: Conditioner | None) -> tuple[Condition, Condition]:

@@ -1,4 +1,4 @@
-"""Samplers as step functions, time grids, and the one loop that runs them."""
+"""Samplers as step functions, time grids, and the sampling loop."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def make_sampler(spec: str) -> Sampler:
     """A sampler from ``name`` or ``name:option=value,option=value``, such as ``ddim:eta=0.5``.
 
     Raises:
-        UsageError: an unknown sampler or option, or a value it refuses; the nearest known name is given.
+        UsageError: an unknown sampler or option (the message suggests the nearest name), or an invalid value.
     """
     sampler: Sampler = make(SAMPLERS, spec, "sampler")
     return sampler
@@ -42,8 +42,8 @@ def make_sampler(spec: str) -> Sampler:
 def pc(predictor: str = "reverse_diffusion", corrections: int = 1, r: float = 0.16) -> Sampler:
     """Any sampler as predictor from t to s, then Langevin corrections at s.
 
-    Samples whose step is final, or ends where sigma = 0, keep what the predictor gives. It is defined here and not in a
-    module of its own because it refers to another row of ``SAMPLERS``.
+    Samples whose step is final, or ends at sigma = 0, are not corrected. It is defined in this module because it refers
+    to another entry of ``SAMPLERS``.
 
     Args:
         predictor: a sampler with at most one option, such as ``ddim:eta=1``.
@@ -53,9 +53,9 @@ def pc(predictor: str = "reverse_diffusion", corrections: int = 1, r: float = 0.
         UsageError: a predictor that is a Langevin sampler itself, or an option out of range.
     Source: Song et al. 2021, arXiv:2011.13456, algorithms 1-5 and appendix G (r = 0.16).
     """
-    from undiffuse.samplers.langevin import checked, predictor_corrector  # torch: listing the rows costs none
+    from undiffuse.samplers.langevin import check_options, predictor_corrector  # imports torch
 
-    corrections = checked("pc", corrections, r)
+    corrections = check_options("pc", corrections, r)
     inner = make_sampler(predictor)
     if inner.order == 0:
         raise UsageError(f"pc corrects a solver, but predictor {predictor!r} is a Langevin sampler; try 'ancestral'")

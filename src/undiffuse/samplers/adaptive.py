@@ -1,8 +1,8 @@
-"""The probability-flow ODE solved to a tolerance: each image takes the NFE that it needs, counted for itself alone.
+"""The probability-flow ODE solved to a tolerance, with step sizes and an NFE per sample.
 
-It is solved in the coordinate x~ and in the log-SNR (``samplers.probability_flow``). The steps of the grid are where
-one may look at the image; they need not be fine. Two are enough where all times have some signal: the solver goes from
-the first time to the second, and x_0-hat ends it.
+It is solved in the coordinate x~ and in the log-SNR (``samplers.probability_flow``). The time grid only sets the points
+at which x is available and may be coarse. Two steps are enough if all times have some signal: the solver goes from the
+first time to the second, and the final step returns x_0-hat.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ MAX_NFE = 1000
 
 
 def rk45(rtol: float = 1e-4) -> Sampler:
-    """The pair of Dormand and Prince in (lambda, x~) with a step size per sample, which goes on from step to step.
+    """The Dormand-Prince pair in (lambda, x~) with a step size per sample, which carries over between grid steps.
 
-    A step of the grid costs one evaluation and six for each step of the solver, tried or taken; a step is taken when
-    its error is below ``rtol`` (1 + |x~|). The image's error falls with ``rtol``, whatever the grid; the order 5 shows
-    only where the grid is finer than the tolerance requires.
+    A step of the grid costs one evaluation plus six for each attempted step of the solver; a step is accepted if its
+    error is below ``rtol`` (1 + |x~|). The error of the sample decreases with ``rtol`` for any grid; order 5 is
+    observed only if the grid is finer than the tolerance requires.
 
     Args:
-        rtol: relative and absolute tolerance of a solver's step, from 1e-10 to 0.1.
+        rtol: relative and absolute tolerance of a solver step, from 1e-10 to 0.1.
     Raises:
         UsageError: a tolerance out of range.
-    Note: a sample that needs more than ``MAX_NFE`` in one step, or whose model is not smooth at all, ends as NaN;
-        the others go on.
+    Note: a sample that needs more than ``MAX_NFE`` in one step, or whose model is not smooth, becomes NaN; the other
+        samples continue.
     Source: Song et al. 2021, arXiv:2011.13456, sec. 4.3 and D.4 (an adaptive solver of order 5 for this ODE, in t).
     """
     if not 1e-10 <= rtol <= 0.1:
@@ -63,9 +63,9 @@ def _step(denoiser: Denoiser, x: Tensor, steps: Steps, first: Tensor, rtol: floa
     process, (t, s) = denoiser.process, steps[:2]
     x_0 = denoiser(x, t).x_0
     log_snr_t, log_snr_s = process.log_snr(t), process.log_snr(s)
-    # where there is next to no signal, DDIM's step is exact up to a tenth of the tolerance: its error is SNR / 2
+    # with almost no signal, a DDIM step is exact up to a tenth of the tolerance: its error is SNR / 2
     start = torch.minimum(log_snr_t.clamp(min=math.log(rtol / 5)), log_snr_s)
-    moves = ~steps.final & (process.sigma(s) > 0) & torch.isfinite(x_0).flatten(1).all(1)  # not one that has failed
+    moves = ~steps.final & (process.sigma(s) > 0) & torch.isfinite(x_0).flatten(1).all(1)  # failed samples do not move
     jumps = moves & (start > log_snr_t)
     start, end = torch.where(moves, start, 0), torch.where(moves, log_snr_s, 0)
     t_start = torch.where(jumps, process.time_of_log_snr(start), t)
@@ -81,7 +81,7 @@ def _step(denoiser: Denoiser, x: Tensor, steps: Steps, first: Tensor, rtol: floa
         (tilde,),
         rtol=rtol,
         atol=rtol,
-        max_evaluations=MAX_NFE - 2,  # the others: at t, and at the end of a first DDIM step
+        max_evaluations=MAX_NFE - 2,  # one more at t, and one at the end of an initial DDIM step
         first_step=first,
         first_slope=(slopes,),
         count_for=denoiser.count_for,
@@ -95,9 +95,9 @@ def _step(denoiser: Denoiser, x: Tensor, steps: Steps, first: Tensor, rtol: floa
 def _start(
     denoiser: Denoiser, x: Tensor, x_0: Tensor, t: Tensor, t_start: Tensor, start: Tensor, jumps: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """x~ and its slope where the solver starts; samples that jump get there by DDIM's step."""
+    """x~ and its slope at the solver's start; samples in ``jumps`` get there by a DDIM step."""
     process = denoiser.process
-    if bool(jumps.any()):  # costs one evaluation more, and changes no sample that does not jump
+    if bool(jumps.any()):  # costs one more evaluation; does not change the other samples
         x = where_rows(jumps, _ddim(process, x, x_0, t, t_start), x)
         denoiser.count_for(jumps)
         x_0 = denoiser(x, t_start).x_0
@@ -107,5 +107,5 @@ def _start(
 
 def _ddim(process: Process, x: Tensor, x_0: Tensor, t: Tensor, s: Tensor) -> Tensor:
     """alpha_s x_0-hat + sigma_s eps-hat."""
-    keep = process.sigma(s) / process.sigma(t)
-    return per_row(keep, x) * x + per_row(process.alpha(s) - keep * process.alpha(t), x) * x_0
+    ratio = process.sigma(s) / process.sigma(t)
+    return per_row(ratio, x) * x + per_row(process.alpha(s) - ratio * process.alpha(t), x) * x_0

@@ -1,4 +1,4 @@
-"""Samplers that draw from the bridge: DDPM's ancestral sampling and DDIM with any eta.
+"""Samplers based on the bridge: DDPM's ancestral sampling and DDIM with any eta.
 
 Both step from x_t and x_0-hat to x_s through q(x_s | x_t, x_0), for any process and any pair s <= t.
 """
@@ -18,11 +18,11 @@ from undiffuse.samplers.noise import NoiseSource
 
 
 def finalize(steps: Steps, moved: Tensor, x_0: Tensor) -> Tensor:
-    """Final steps return x_0-hat, the mean of the last step, without noise.
+    """Replace x at s by x_0-hat, the mean of the last step, for samples at their final step.
 
     Args:
-        steps: of each sample; ``final`` marks the last ones.
-        moved: (B, ...) x at s as the sampler's formula gives it.
+        steps: the step of each sample; ``final`` marks final steps.
+        moved: (B, ...) x at s from the sampler's formula.
         x_0: (B, ...) x_0-hat of the step.
     """
     return where_rows(steps.final, x_0, moved)
@@ -32,10 +32,10 @@ def ancestral(variance: str = "beta_tilde") -> Sampler:
     """Sample x_s from N(c_t x_t + c_0 x_0-hat, variance), DDPM's algorithm 2.
 
     Args:
-        variance: ``beta_tilde``, the bridge's own (exact when the data is one point), ``beta``, the forward step's
-            (exact when the data is N(0, I)), or ``learned``, predicted by the model, between the two.
+        variance: ``beta_tilde``, that of the bridge (exact if the data is a single point), ``beta``, that of the
+            forward step (exact for data from N(0, I)), or ``learned``, an interpolation predicted by the model.
     Raises:
-        UsageError: another variance.
+        UsageError: an unknown variance.
     Source: Ho et al. 2020, arXiv:2006.11239, eqs. 6-7, algorithm 2; Nichol & Dhariwal 2021, arXiv:2102.09672, eq. 15.
     """
     if variance not in ("beta_tilde", "beta", "learned"):
@@ -68,24 +68,24 @@ def _std(bridge: Bridge, denoised: Denoised, variance: str) -> Tensor:
 
 
 def ddim(eta: float = 0.0) -> Sampler:
-    """x_s = alpha_s x_0 + sqrt(sigma_s^2 - eta^2 var) eps + eta sqrt(var) z, with var the bridge's.
+    """x_s = alpha_s x_0 + sqrt(sigma_s^2 - eta^2 var) eps + eta sqrt(var) z, with var of the bridge.
 
     Args:
-        eta: 0 is deterministic (and equals ``euler``), 1 is ancestral sampling with beta-tilde.
+        eta: 0 is deterministic (equal to ``euler``), 1 is ancestral sampling with beta-tilde.
     Raises:
         UsageError: an eta outside [0, 1].
     Source: Song et al. 2021, "Denoising Diffusion Implicit Models", arXiv:2010.02502, eqs. 12 and 16.
     """
     if not 0 <= eta <= 1:
-        raise UsageError(f"eta must lie in [0, 1], got {eta}")
+        raise UsageError(f"eta must be in [0, 1], got {eta}")
 
     def step(denoiser: Denoiser, x: Tensor, steps: Steps, memory: Memory, noise: NoiseSource) -> tuple[Tensor, Memory]:
         process = denoiser.process
         x_0 = denoiser(x, steps.t).x_0
         eps = eps_of(process, x, x_0, steps.t)
         var = eta**2 * process.bridge(steps.s, steps.t).var
-        kept = (process.sigma(steps.s) ** 2 - var).clamp(min=0).sqrt()
-        moved = per_row(process.alpha(steps.s), x) * x_0 + per_row(kept, x) * eps
+        direction = (process.sigma(steps.s) ** 2 - var).clamp(min=0).sqrt()
+        moved = per_row(process.alpha(steps.s), x) * x_0 + per_row(direction, x) * eps
         if eta > 0:
             moved = moved + per_row(var.sqrt(), x) * noise.normal(x)
         return finalize(steps, moved, x_0), memory

@@ -1,9 +1,9 @@
-"""What a sampler is, and the one loop that runs it.
+"""The sampler interface and a sampling loop with one time grid.
 
-A sampler is one step function. ``step(denoiser, x, steps, memory, noise)`` moves each sample of the batch from its own
-time t to its own time s <= t; samples may be on different grids, join late and leave early, and nothing in a step looks
-across the batch, so each gets exactly what it would get alone. The loop below gives all samples the same grid; a
-server may call the same step with samples that are at different times.
+A sampler is a step function. ``step(denoiser, x, steps, memory, noise)`` moves each sample of the batch from its time t
+to its time s <= t. Samples of a batch may have different grids, and samples may be added or removed between steps; no
+operation mixes samples, so each result is independent of the batch. The loop below uses one grid for all samples; a
+server may call the same step function with samples at different times.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Steps(NamedTuple):
 
     t: Tensor
     s: Tensor
-    index: Tensor  # type: ignore[assignment]  # a step has a number and a count; a tuple's methods are not missed
+    index: Tensor  # type: ignore[assignment]  # hides the methods index and count of tuple
     count: Tensor  # type: ignore[assignment]
     final: Tensor
 
@@ -40,7 +40,7 @@ StepFunction: TypeAlias = Callable[[Denoiser, Tensor, Steps, Memory, NoiseSource
 
 
 def no_memory(x: Tensor) -> Memory:
-    """The memory of a one-step method.
+    """The empty memory of a one-step method.
 
     Args:
         x: (B, ...) new samples.
@@ -53,18 +53,18 @@ class Sampler:
     """A step function and its properties.
 
     Attributes:
-        name: as in ``SAMPLERS``.
+        name: key in ``SAMPLERS``.
         step: see the module's docstring; returns (x at s, memory).
-        init: memory for new samples shaped like x.
-        order: order of convergence of the sample's distribution in the largest step of the log-SNR grid; 0 for a
-            Langevin sampler, whose options leave a bias that finer grids alone do not remove.
+        init: initial memory of new samples shaped like x.
+        order: order of convergence of the sample distribution in the largest step of the log-SNR grid; 0 for a Langevin
+            sampler, whose bias does not vanish with finer grids.
         max_nfe_per_step: the largest NFE of one step.
         stochastic: whether a step draws noise.
-        needs_brownian: whether it draws increments of a Brownian path instead of fresh noise.
+        needs_brownian: whether it draws increments of a Brownian path instead of independent noise.
         adaptive: whether the NFE of a step depends on a tolerance.
-        needs_learned_variance: whether it reads the denoiser's ``variance_mix``.
-        for_consistency_models: whether it takes x_0-hat for the end of x_t's ODE path, which only few-step models
-            predict, and not for the posterior mean.
+        needs_learned_variance: whether it uses the denoiser's ``variance_mix``.
+        for_consistency_models: whether it treats x_0-hat as the end of x_t's ODE path, which only few-step models
+            predict, and not as the posterior mean.
         source: the paper.
     """
 
@@ -82,7 +82,7 @@ class Sampler:
 
 
 class Progress(NamedTuple):
-    """What a callback gets after each step: x at time s, and x_0 as the step's first evaluation predicted it."""
+    """Argument of a callback after each step: x at time s, and x_0-hat of the step's first evaluation."""
 
     index: int  # type: ignore[assignment]
     count: int  # type: ignore[assignment]
@@ -93,7 +93,8 @@ class Progress(NamedTuple):
 class Sampled(NamedTuple):
     """Samples x ``(B, ...)``, the largest NFE of a sample, and a note for the user.
 
-    ``partial_nfe`` counts evaluations that took cached features, see ``samplers.feature_caching``; ``nfe`` all others.
+    ``partial_nfe`` counts evaluations that reused cached features, see ``samplers.feature_caching``; ``nfe`` all
+    others.
     """
 
     x: Tensor
@@ -103,11 +104,11 @@ class Sampled(NamedTuple):
 
 
 class CountingDenoiser(Denoiser):
-    """Counts the NFE, ``(B,)`` or the same for all samples, and keeps the first x_0-hat since ``first`` was cleared.
+    """Counts the NFE, ``(B,)`` or one number for all samples, and stores the first x_0-hat since ``first`` was reset.
 
     Args:
-        denoiser: that is evaluated.
-        cond: passed on where ``forward`` is given none.
+        denoiser: the wrapped denoiser.
+        cond: the condition if ``forward`` is called without one.
     """
 
     def __init__(self, denoiser: Denoiser, cond: Condition | None = None) -> None:
@@ -136,13 +137,13 @@ class CountingDenoiser(Denoiser):
 class FixedBatchDenoiser(Denoiser):
     """Evaluates a network in batches of one fixed, padded size.
 
-    A network gives slightly different bits at different batch sizes (1e-6 in fp32, 1e-2 in bf16), but the same bits
-    for a sample wherever it stands in a batch of one size; so with this wrapper an image does not depend on how many
-    are drawn together.
+    The output of a network depends slightly on the batch size (1e-6 in fp32, 1e-2 in bf16), but not on the position of
+    a sample in a batch of fixed size; with this wrapper a sample does not depend on the number of samples drawn
+    together.
 
     Args:
-        denoiser: that is evaluated.
-        batch_size: of every evaluation, at least 1; the last batch is padded by repeating a sample.
+        denoiser: the wrapped denoiser.
+        batch_size: size of every evaluation, at least 1; the last batch is padded by repeating a sample.
     Raises:
         UsageError: a batch size below 1.
     """
@@ -162,31 +163,32 @@ class FixedBatchDenoiser(Denoiser):
             return Denoised(x_t)
         blocks = [self._block(x_t, t, cond, evaluation, start) for start in range(0, count, self.batch_size)]
         x_0, mixes, nfe, partial_nfe, features = zip(*blocks, strict=True)
-        cost, partial_cost = (_counted(one, self.batch_size, count, x_t.device) for one in (nfe, partial_nfe))
-        return Denoised(torch.cat(x_0), _joined(mixes), cost, partial_cost, _joined(features))
+        total, partial = (_join_counts(counts, self.batch_size, count, x_t.device) for counts in (nfe, partial_nfe))
+        return Denoised(torch.cat(x_0), _join_optional(mixes), total, partial, _join_optional(features))
 
     def _block(
         self, x_t: Tensor, t: Tensor, cond: Condition | None, evaluation: Evaluation | None, start: int
     ) -> Denoised:
         count = len(x_t)
         rows = torch.arange(start, start + self.batch_size, device=x_t.device).clamp(max=count - 1)
-        real = min(self.batch_size, count - start)
-        conditions, evaluations = (None if one is None else one.select(rows) for one in (cond, evaluation))
+        size = min(self.batch_size, count - start)  # without padding
+        conditions = None if cond is None else cond.select(rows)
+        evaluations = None if evaluation is None else evaluation.select(rows)
         denoised: Denoised = self.denoiser(x_t[rows], t[rows], conditions, evaluations)
-        mix, features = (None if part is None else part[:real] for part in (denoised.variance_mix, denoised.features))
-        return denoised._replace(x_0=denoised.x_0[:real], variance_mix=mix, features=features)
+        mix, features = (None if part is None else part[:size] for part in (denoised.variance_mix, denoised.features))
+        return denoised._replace(x_0=denoised.x_0[:size], variance_mix=mix, features=features)
 
 
-def _counted(counts: Sequence[int | Tensor], rows: int, total: int, device: torch.device) -> int | Tensor:
-    """NFE per sample from batches of ``rows``, the last of which is padded; one number where it is the same for all."""
+def _join_counts(counts: Sequence[int | Tensor], rows: int, total: int, device: torch.device) -> int | Tensor:
+    """NFE per sample from batches of ``rows``, the last one padded; a single number if it is the same for all."""
     if all(isinstance(count, int) and count == counts[0] for count in counts):
         return counts[0]
     return torch.cat([torch.as_tensor(count, device=device).expand(rows) for count in counts])[:total]
 
 
-def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
-    given = [part for part in parts if part is not None]
-    return torch.cat(given) if given else None
+def _join_optional(parts: Sequence[Tensor | None]) -> Tensor | None:
+    tensors = [part for part in parts if part is not None]
+    return torch.cat(tensors) if tensors else None
 
 
 @torch.no_grad()
@@ -209,26 +211,26 @@ def sample(
     """Draw one sample for each seed.
 
     Args:
-        denoiser: x_0-hat of (x_t, t); evaluated as it is given (see ``FixedBatchDenoiser``).
-        sampler: a row of ``SAMPLERS``.
+        denoiser: x_0-hat of (x_t, t); for results independent of the batch see ``FixedBatchDenoiser``.
+        sampler: from ``make_sampler``.
         times: (K + 1,) descending; see ``samplers.grids``.
-        shape: of one sample, such as (C, H, W).
-        seeds: one per sample; sample i depends on seeds[i] alone.
+        shape: shape of one sample, such as (C, H, W).
+        seeds: one per sample; sample i depends on seeds[i] only.
         cond: (B, ...) fields that the samples are conditioned on; None is unconditional.
-        noise: where draws come from; by default from (seed, step).
-        x_start: (B, ...) at times[0], which also sets the device; by default the seed's own noise times the process's
+        noise: noise source; by default a function of (seed, step).
+        x_start: (B, ...) at times[0], which also sets the device; by default noise from the seed times the process's
             ``start_std`` and ``temperature``.
-        temperature: of the seed's own noise, at least 0; less than 1 begins nearer the middle of the prior.
+        temperature: factor of the initial noise, at least 0; below 1 samples start closer to the mean of the prior.
         finish: let the last step return x_0-hat; otherwise x at times[-1] is returned.
-        device: where x lives, if ``x_start`` is not given.
-        dtype: of x, if ``x_start`` is not given; times are float64 whatever it is.
+        device: device of x if ``x_start`` is not given.
+        dtype: dtype of x if ``x_start`` is not given; times are always float64.
         callback: called after every step.
     Returns:
         Samples of shape (B, *shape), and their NFE.
     Raises:
-        UsageError: times that do not descend within [0, 1], a temperature that is invalid or that ``x_start`` makes
-            meaningless.
-        RunError: samples on which an adaptive solver failed.
+        UsageError: times that do not descend within [0, 1], an invalid temperature, or a temperature together with
+            ``x_start``.
+        RunError: samples for which an adaptive solver failed.
     Example:
         >>> from undiffuse.core.gaussian import GaussianMixture
         >>> from undiffuse.core.processes import FlowProcess
@@ -241,7 +243,7 @@ def sample(
         (torch.Size([5, 2]), 38)
     """
     if check_temperature(temperature) != 1 and x_start is not None:
-        raise UsageError(f"temperature {temperature:g} scales the noise of seeds; leave it at 1 and scale x_start")
+        raise UsageError(f"temperature {temperature:g} has no effect on x_start; leave it at 1 and scale x_start")
     device = x_start.device if x_start is not None else torch.device(device)
     times, cond = check_times(times).to(device), cond.to(device) if cond is not None else None
     noise = noise if noise is not None else SeededNoise(seeds)
@@ -250,31 +252,31 @@ def sample(
     x = x_start
     if x is None:
         x = temperature * denoiser.process.start_std(float(times[0])) * noise.prior(like)
-    watch, memory = CountingDenoiser(denoiser, cond), sampler.init(x)
+    counter, memory = CountingDenoiser(denoiser, cond), sampler.init(x)
     for index in range(count):
         final = finish and index == count - 1
         steps = _same_step_for_all(times[index], times[index + 1], index, count, final, batch)
-        watch.first = None
+        counter.first = None
         check_cancelled()
-        x, memory = sampler.step(watch, x, steps, memory, noise.at(steps.index))
-        if callback is not None and watch.first is not None:
-            callback(Progress(index, count, x, watch.first))
+        x, memory = sampler.step(counter, x, steps, memory, noise.at(steps.index))
+        if callback is not None and counter.first is not None:
+            callback(Progress(index, count, x, counter.first))
     if sampler.adaptive and not bool(torch.isfinite(x).all()):
         raise RunError(stall_message(int((~torch.isfinite(x)).flatten(1).any(1).sum()), len(x), sampler))
-    return Sampled(x, max_nfe(watch.nfe), partial_nfe=max_nfe(watch.partial_nfe))
+    return Sampled(x, max_nfe(counter.nfe), partial_nfe=max_nfe(counter.partial_nfe))
 
 
 def stall_message(bad: int, count: int, sampler: Sampler) -> str:
-    """The message about samples on which an adaptive solver failed.
+    """The error message about samples for which an adaptive solver failed.
 
     Args:
-        bad: number of samples that failed.
+        bad: number of failed samples.
         count: number of samples.
-        sampler: that failed, for its name.
+        sampler: the solver, for its name.
     """
     return (
         f"the adaptive solver got stuck in {bad} of {count} samples with sampler {sampler.name}; raise its tolerance, "
-        "such as rk45:rtol=0.01, or take another sampler; if none helps, the weights are no good"
+        "such as rk45:rtol=0.01, or use another sampler; if none works, the weights are bad"
     )
 
 
@@ -284,7 +286,7 @@ def max_nfe(nfe: int | Tensor) -> int:
 
 
 def check_times(times: Tensor) -> Tensor:
-    """Refuse a grid without a step, or that leaves [0, 1] or does not descend.
+    """Raise UsageError if a grid has no step, leaves [0, 1] or does not descend.
 
     Args:
         times: (K + 1,) with K at least 1.
@@ -293,7 +295,7 @@ def check_times(times: Tensor) -> Tensor:
     """
     times = times.double()
     if times.ndim != 1 or len(times) < 2:
-        raise UsageError(f"times must hold at least a start and an end, got shape {tuple(times.shape)}")
+        raise UsageError(f"times must contain at least a start and an end, got shape {tuple(times.shape)}")
     if float(times[0]) > 1 or float(times[-1]) < 0 or not bool((times[1:] < times[:-1]).all()):
         raise UsageError("times must descend strictly from at most 1 to at least 0")
     return times

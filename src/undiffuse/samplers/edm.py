@@ -1,7 +1,7 @@
-"""EDM's stochastic sampler: before each step of Heun's method, a little fresh noise on top.
+"""EDM's stochastic sampler: noise is added before each step of Heun's method ("churn").
 
-The noise takes x_t exactly to a higher level t-hat of the same process; from there Heun's method goes to s. This
-removes part of the errors of earlier steps, at the cost of a longer step.
+The noise moves x_t exactly to a higher noise level t-hat of the same process; from there Heun's method goes to s. This
+removes part of the errors of earlier steps at the cost of a longer step.
 
 Source: Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Generative Models", arXiv:2206.00364,
 sec. 4.
@@ -21,7 +21,7 @@ from undiffuse.samplers.base import Memory, Sampler, Steps
 from undiffuse.samplers.noise import NoiseSource
 from undiffuse.samplers.ode import heun_step
 
-#: A step never raises the noise-to-signal ratio by more than this, less one.
+#: The largest relative increase of the noise-to-signal ratio in a step.
 MAX_CHURN = math.sqrt(2) - 1
 
 
@@ -31,16 +31,16 @@ def edm(s_churn: float = 8.0, s_min: float = 0.05, s_max: float = 50.0, s_noise:
         r_hat = (1 + gamma) r,   x_hat / alpha_hat = x / alpha + sqrt(r_hat^2 - r^2) s_noise eps
 
     Args:
-        s_churn: how much noise is renewed over all steps; 0 is ``heun``, bit for bit.
+        s_churn: total amount of noise added over all steps; 0 is bitwise identical to ``heun``.
         s_min, s_max: the range of r in which noise is added.
-        s_noise: standard deviation of the noise; the paper takes 1.003 or 1.007 to make up for what its networks remove
-            too much, 1 leaves the marginals as they are.
+        s_noise: standard deviation of the noise; the paper uses 1.003 or 1.007 to compensate for networks that remove
+            too much noise, 1 preserves the marginals.
     Raises:
         UsageError: a value out of range.
     Note:
-        Order 2 where gamma is below its limit, that is with more than s_churn / 0.414 steps; with fewer the steps do
-        not become finer. The default s_churn is at 50 steps what the paper's 40 is at its 256 (gamma = 0.16); s_min and
-        s_max are the paper's for ImageNet-64. Noise never leads beyond what the denoiser was trained on.
+        Order 2 if gamma is below its limit, that is with more than s_churn / 0.414 steps. The default s_churn gives at
+        50 steps the same gamma = 0.16 as the paper's 40 at 256 steps; s_min and s_max are the paper's for ImageNet-64.
+        The added noise never exceeds the noise levels of training.
     Source: Karras et al. 2022, arXiv:2206.00364, algorithm 2 and table 5.
     """
     if not (0 <= s_churn < math.inf and 0 <= s_min <= s_max and 0 < s_noise < math.inf):
@@ -62,10 +62,10 @@ def edm(s_churn: float = 8.0, s_min: float = 0.05, s_max: float = 50.0, s_noise:
 
 
 def churned_time(denoiser: Denoiser, t: Tensor, gamma: Tensor, s_min: float, s_max: float) -> Tensor:
-    """The time whose noise-to-signal ratio is (1 + gamma) r where r(t) lies in [s_min, s_max], else t.
+    """The time whose noise-to-signal ratio is (1 + gamma) r if r(t) is in [s_min, s_max], else t.
 
     Args:
-        denoiser: whose process and log-SNR range bound the time.
+        denoiser: its process and log-SNR range limit the time.
         t: (B,) times in [0, 1].
         gamma: (B,) relative increase of r, at least 0.
         s_min, s_max: the range of r in which noise is added.
@@ -78,5 +78,5 @@ def churned_time(denoiser: Denoiser, t: Tensor, gamma: Tensor, s_min: float, s_m
     raised = torch.maximum(log_snr - 2 * torch.log1p(gamma), lowest)
     ratio = torch.exp(-log_snr / 2)
     inside = (ratio >= s_min) & (ratio <= s_max) & (raised < log_snr)
-    # a time found again through its log-SNR may differ from t by rounding, and must not fall below it
+    # converting a time to its log-SNR and back has a rounding error; the result must not be below t
     return torch.where(inside, torch.maximum(process.time_of_log_snr(raised), t), t)

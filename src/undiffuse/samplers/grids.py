@@ -1,8 +1,8 @@
-"""Time grids: from a number of steps to descending times, ending at 0.
+"""Time grids: descending times for a number of steps, ending at 0.
 
-Grids in the log-SNR or the noise ratio sigma / alpha stay within what the denoiser was trained on, and within
-[-2 log 80, 2 log 500] (EDM's sigma from 80 down to 0.002) where that is wider; their last step leads from there to 0.
-Where alpha(1) = 0 they begin with one exact DDIM step from t = 1 to the grid's first knot.
+Grids in the log-SNR or the noise ratio sigma / alpha are limited to the denoiser's log-SNR range of training and to
+[-2 log 80, 2 log 500] (EDM's sigma from 80 down to 0.002); their last step goes from the end of this range to 0. If
+alpha(1) = 0 they start with one exact DDIM step from t = 1 to the grid's first knot.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from undiffuse.registry import lookup, written_options
 #: The widest log-SNR range of the grids that are not uniform in t (EDM's sigma_max = 80 and sigma_min = 0.002).
 WIDEST_LOG_SNR = (-2 * math.log(80), 2 * math.log(500))
 
-#: What stands for the gap between knots where there is a single one.
-_ONLY_GAP = 2.0
+#: The assumed gap between knots if there is a single knot.
+_DEFAULT_GAP = 2.0
 
 Range = tuple[float, float]
 
@@ -38,15 +38,15 @@ def time_grid(
     """Descending times of a sampling run, by the name of a grid.
 
     Args:
-        name: a row of ``GRIDS``, with options after a colon if need be: ``karras:rho=5``.
+        name: a key of ``GRIDS``, optionally with options after a colon: ``karras:rho=5``.
         process: the forward process.
         num_steps: K, at least 1.
-        log_snr_range: what the denoiser was trained on.
-        options: of the grid, such as ``rho`` of ``karras``.
+        log_snr_range: (smallest, largest) log-SNR of training.
+        options: options of the grid, such as ``rho`` of ``karras``.
     Returns:
         (K + 1,) float64, descending to 0.
     Raises:
-        UsageError: an unknown grid or option, a value that it refuses, or fewer than one step.
+        UsageError: an unknown grid or option, an invalid value, or fewer than one step.
     Example:
         >>> from undiffuse.core.processes import FlowProcess
         >>> time_grid("uniform", FlowProcess(), 4).tolist()
@@ -61,7 +61,7 @@ def time_grid(
 
 
 def inner_log_snrs(process: Process, times: Tensor) -> Tensor:
-    """Log-SNRs of a grid without its ends, which ``through`` takes as knots.
+    """Log-SNRs of a grid without its ends, the knots of ``through``.
 
     Args:
         process: the forward process.
@@ -73,7 +73,7 @@ def inner_log_snrs(process: Process, times: Tensor) -> Tensor:
 
 
 def knots_spec(log_snrs: Sequence[float]) -> str:
-    """The specification of the grid through these inner knots, to a thousandth: ``through:knots=...``."""
+    """The specification of the grid through these inner knots, with three decimals: ``through:knots=...``."""
     return f"through:knots={'/'.join(f'{knot:.3f}' for knot in log_snrs)}"
 
 
@@ -86,8 +86,8 @@ def _knots(text: str, what: str) -> tuple[float, ...]:
         knots = tuple(float(part) for part in text.split("/") if text)
     except ValueError:
         knots = (math.nan,)
-    ascend = all(one < other for one, other in pairwise(knots))
-    if not ascend or not all(map(math.isfinite, knots)):
+    ascending = all(low < high for low, high in pairwise(knots))
+    if not ascending or not all(map(math.isfinite, knots)):
         raise UsageError(f"{what} must be ascending log-SNRs such as -4/-1.5/0/2, got {text!r}")
     return knots
 
@@ -107,12 +107,12 @@ def _first_time(process: Process, log_snr_range: Range) -> Tensor:
 
 
 def uniform(process: Process, num_steps: int, log_snr_range: Range) -> Tensor:
-    """Evenly spaced in t; with as many steps as a chain has, its own knots.
+    """Evenly spaced in t; with T steps the knots of a chain of T steps.
 
     Args:
         process: the forward process.
         num_steps: K, at least 1.
-        log_snr_range: (smallest, largest) log-SNR of training; the grid begins at the smallest.
+        log_snr_range: (smallest, largest) log-SNR of training; the grid starts at the smallest.
     """
     return _first_time(process, log_snr_range) * torch.arange(num_steps, -1, -1, dtype=torch.float64) / num_steps
 
@@ -123,7 +123,7 @@ def quadratic(process: Process, num_steps: int, log_snr_range: Range) -> Tensor:
     Args:
         process: the forward process.
         num_steps: K, at least 1.
-        log_snr_range: (smallest, largest) log-SNR of training; the grid begins at the smallest.
+        log_snr_range: (smallest, largest) log-SNR of training; the grid starts at the smallest.
     """
     return _first_time(process, log_snr_range) * (torch.arange(num_steps, -1, -1, dtype=torch.float64) / num_steps) ** 2
 
@@ -134,7 +134,7 @@ def log_snr(process: Process, num_steps: int, log_snr_range: Range) -> Tensor:
     Args:
         process: the forward process.
         num_steps: K, at least 1.
-        log_snr_range: (smallest, largest) log-SNR of training, within which the grid stays.
+        log_snr_range: (smallest, largest) log-SNR of training, which limits the grid.
     """
     return _inner_grid(process, num_steps, log_snr_range, lambda low, high, u: low + u * (high - low))
 
@@ -145,8 +145,8 @@ def karras(process: Process, num_steps: int, log_snr_range: Range, rho: float = 
     Args:
         process: the forward process.
         num_steps: K, at least 1.
-        log_snr_range: (smallest, largest) log-SNR of training, within which the grid stays.
-        rho: above 0; larger puts more steps near the data.
+        log_snr_range: (smallest, largest) log-SNR of training, which limits the grid.
+        rho: above 0; larger values put more steps near the data.
     """
 
     def spread(low: float, high: float, u: Tensor) -> Tensor:
@@ -157,12 +157,12 @@ def karras(process: Process, num_steps: int, log_snr_range: Range, rho: float = 
 
 
 def angle(process: Process, num_steps: int, log_snr_range: Range) -> Tensor:
-    """Evenly spaced in atan(sigma / alpha), for one to four steps, which the other grids put where little changes.
+    """Evenly spaced in atan(sigma / alpha); for one to four steps, which other grids place where x changes little.
 
     Args:
         process: the forward process.
         num_steps: K, at least 1.
-        log_snr_range: (smallest, largest) log-SNR of training, within which the grid stays.
+        log_snr_range: (smallest, largest) log-SNR of training, which limits the grid.
     Source: the time of Lu & Song 2024, "Simplifying, Stabilizing and Scaling Continuous-Time Consistency Models",
         arXiv:2410.11081, sec. 3.1, whose second of two steps is then halfway.
     """
@@ -174,60 +174,59 @@ def angle(process: Process, num_steps: int, log_snr_range: Range) -> Tensor:
 
 
 def through(process: Process, num_steps: int, log_snr_range: Range, knots: tuple[float, ...] = ()) -> Tensor:
-    """Through these inner knots, such as ``undiffuse export --tune-steps`` finds: ``through:knots=-3/-1/0.5/2``.
+    """Through given inner knots, such as those of ``undiffuse export --tune-steps``: ``through:knots=-3/-1/0.5/2``.
 
-    As many steps as there are gaps take the knots as they are; other numbers stay on the line through them, knot
-    against share of the steps, as Sabour et al. do (2024, "Align Your Steps", arXiv:2404.14507, sec. 3.4). Without
-    knots it is ``log_snr``.
+    With one step more than knots, the knots are used unchanged; for other numbers of steps they are interpolated
+    linearly, as in Sabour et al. 2024, "Align Your Steps", arXiv:2404.14507, sec. 3.4. Without knots it is ``log_snr``.
 
     Args:
         process: the forward process.
         num_steps: K, at least 1.
-        log_snr_range: (smallest, largest) log-SNR of training; the grid begins at the smallest.
+        log_snr_range: (smallest, largest) log-SNR of training; the grid starts at the smallest.
         knots: ascending log-SNRs between the first time and 0.
     Raises:
-        UsageError: knots beyond where sampling starts or ends.
+        UsageError: knots outside the range between the first and the last time.
     """
     if not knots:
         return log_snr(process, num_steps, log_snr_range)
     ends = torch.cat([_first_time(process, log_snr_range), torch.zeros(1, dtype=torch.float64)])
     inner = torch.tensor(knots, dtype=torch.float64)
     if num_steps != len(knots) + 1:
-        inner = _stretched(inner, process.log_snr(ends), num_steps)
+        inner = _interpolated(inner, process.log_snr(ends), num_steps)
     times = torch.cat([ends[:1], process.time_of_log_snr(inner), ends[1:]])
     if not bool((times[1:] < times[:-1]).all()):
         low, high = process.log_snr(ends).tolist()
         raise UsageError(
-            f"the grid's knots {knots[0]:.4g} ... {knots[-1]:.4g} do not lie between the ends, log-SNR {low:.4g} and "
-            f"{high:.4g}; take another grid, such as log_snr"
+            f"the grid's knots {knots[0]:.4g} ... {knots[-1]:.4g} must be between the ends, log-SNR {low:.4g} and "
+            f"{high:.4g}; use another grid, such as log_snr"
         )
     return times
 
 
-def _stretched(knots: Tensor, ends: Tensor, num_steps: int) -> Tensor:
-    """``num_steps - 1`` knots on the line through these, whose ends go on straight where they are infinite."""
-    gap = knots.diff() if len(knots) > 1 else torch.full((1,), _ONLY_GAP, dtype=torch.float64)
+def _interpolated(knots: Tensor, ends: Tensor, num_steps: int) -> Tensor:
+    """``num_steps - 1`` knots by linear interpolation; infinite ends are extrapolated linearly."""
+    gap = knots.diff() if len(knots) > 1 else torch.full((1,), _DEFAULT_GAP, dtype=torch.float64)
     first = torch.where(ends[:1].isfinite(), ends[:1], knots[:1] - gap[:1])
     last = torch.where(ends[1:].isfinite(), ends[1:], knots[-1:] + gap[-1:])
     line = torch.cat([first, knots, last])
-    place = torch.arange(1, num_steps, dtype=torch.float64) * (len(line) - 1) / num_steps
-    below = place.long().clamp(max=len(line) - 2)
-    return line[below] + (place - below) * (line[below + 1] - line[below])
+    position = torch.arange(1, num_steps, dtype=torch.float64) * (len(line) - 1) / num_steps
+    below = position.long().clamp(max=len(line) - 2)
+    return line[below] + (position - below) * (line[below + 1] - line[below])
 
 
 def _inner_grid(
     process: Process, num_steps: int, log_snr_range: Range, spread: Callable[[float, float, Tensor], Tensor]
 ) -> Tensor:
     ends = torch.tensor([1.0, 0.0], dtype=torch.float64)
-    whole_low, whole_high = (float(value) for value in process.log_snr(ends))
-    low = max(log_snr_range[0], whole_low, WIDEST_LOG_SNR[0])
-    high = min(log_snr_range[1], whole_high, WIDEST_LOG_SNR[1])
-    starts_without_signal = whole_low == -math.inf and log_snr_range[0] == -math.inf
-    reaches_zero = high == whole_high  # noise is left at t = 0: the even spacing itself ends there
+    process_low, process_high = (float(value) for value in process.log_snr(ends))
+    low = max(log_snr_range[0], process_low, WIDEST_LOG_SNR[0])
+    high = min(log_snr_range[1], process_high, WIDEST_LOG_SNR[1])
+    starts_without_signal = process_low == -math.inf and log_snr_range[0] == -math.inf
+    reaches_zero = high == process_high  # noise remains at t = 0: the even spacing ends there
     num_knots = num_steps + int(reaches_zero) - int(starts_without_signal)
     u = torch.linspace(0, 1, num_knots, dtype=torch.float64) if num_knots > 1 else torch.zeros(num_knots).double()
     inner = process.time_of_log_snr(spread(low, high, u))
-    inner = inner[:-1] if reaches_zero else inner  # its last is 0 but for rounding
+    inner = inner[:-1] if reaches_zero else inner  # its last time is 0 up to rounding
     return torch.cat([ends[:1] if starts_without_signal else ends[:0], inner, ends[1:]])
 
 

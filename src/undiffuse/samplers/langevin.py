@@ -4,13 +4,13 @@ One correction at a level of noise sigma is
 
     x <- x + eps score(x) + sqrt(2 eps) z,   eps = 2 r^2 sigma^2.
 
-Song's corrector sets eps = 2 (r |z| / |score|)^2 with both norms averaged over the batch, which ties samples
-together; taken per sample the norms would bias small images, whose |z| varies. |score| is |eps-hat| / sigma,
-so the ratio of norms is sigma up to 1 / sqrt(dimensions), and that is what stands here: a number of the level alone.
+Song's corrector sets eps = 2 (r |z| / |score|)^2 with both norms averaged over the batch, which makes samples depend on
+each other; norms per sample would bias small images, whose |z| varies. |score| is |eps-hat| / sigma, so the ratio of
+norms is sigma up to 1 / sqrt(dimensions). This value is used here: it depends on the noise level only.
 
-The chain forgets where it started but does not settle on its target: on N(0, S), S = alpha^2 v + sigma^2, its variance
-tends to S / (1 - r^2 sigma^2 / S). That is a bias of at most r^2 / (1 - r^2), relatively, which shorter steps of the
-time grid do not remove: so these samplers state order 0. The chain is stable for every r < 1.
+The chain forgets its start but does not converge to its target: on N(0, S), S = alpha^2 v + sigma^2, its variance tends
+to S / (1 - r^2 sigma^2 / S). This is a relative bias of at most r^2 / (1 - r^2), which finer time grids do not remove;
+the order of these samplers is therefore 0. The chain is stable for every r < 1.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from undiffuse.samplers.noise import NoiseSource
 from undiffuse.samplers.ode import NO_SIGNAL_LOG_SNR
 from undiffuse.samplers.sde import finalize_where_clean
 
-#: More corrections in one step are a slip of the keyboard.
+#: The largest accepted number of corrections in one step; more are assumed to be a typing error.
 MAX_CORRECTIONS = 1000
 
 
@@ -48,7 +48,7 @@ def langevin(process: Process, x: Tensor, x_0: Tensor, t: Tensor, r: float, z: T
 
 
 def predictor_corrector(inner: Sampler, corrections: int, r: float) -> Sampler:
-    """A sampler as predictor from t to s, then Langevin corrections at s; ``samplers.pc`` makes it by name.
+    """A sampler as predictor from t to s, then Langevin corrections at s; ``samplers.pc`` creates it by name.
 
     Args:
         inner: the predictor.
@@ -60,7 +60,7 @@ def predictor_corrector(inner: Sampler, corrections: int, r: float) -> Sampler:
         x, memory = inner.step(denoiser, x, steps, memory, noise)
         process = denoiser.process
         active = ~steps.final & (process.sigma(steps.s) > 0)
-        where = torch.where(active, steps.s, steps.t)  # samples at rest stay away from sigma = 0
+        where = torch.where(active, steps.s, steps.t)  # inactive samples are not evaluated at sigma = 0
         denoiser.count_for(active)
         for _ in range(corrections if bool(active.any()) else 0):
             corrected = langevin(process, x, denoiser(x, where).x_0, where, r, noise.normal(x))
@@ -82,14 +82,14 @@ def predictor_corrector(inner: Sampler, corrections: int, r: float) -> Sampler:
 
 
 def annealed_langevin(corrections: int = 5, r: float = 0.3) -> Sampler:
-    """Langevin chains at falling noise levels, then x_0-hat.
+    """Langevin chains at decreasing noise levels, then x_0-hat.
 
-    A step from t to s takes x as it is for a point of the next level, y = x / alpha unchanged (x itself where
-    alpha = 1), and corrects it there with steps proportional to sigma_s^2. Where alpha_t is 0 or nearly so there is no
-    signal to keep, and x / sigma stays. The last step returns x_0-hat, that is x + sigma^2 score over alpha.
+    A step from t to s starts the chain of the next level at the current point: y = x / alpha is unchanged (x itself if
+    alpha = 1). The chain takes steps proportional to sigma_s^2. If alpha_t is almost 0 there is no signal, and x /
+    sigma is unchanged instead. The last step returns x_0-hat, that is (x + sigma^2 score) / alpha.
 
-    A correction multiplies surplus noise by 1 - 2 r^2, so with the defaults the chain follows levels
-    whose sigma / alpha fall by up to 0.37 a step; use more steps, or more corrections, rather than a larger r.
+    A correction multiplies excess noise by 1 - 2 r^2, so with the defaults the chain can follow levels whose
+    sigma / alpha decreases by up to 0.37 per step; use more steps or more corrections rather than a larger r.
 
     Args:
         corrections: Langevin steps per level, at least 1.
@@ -99,16 +99,16 @@ def annealed_langevin(corrections: int = 5, r: float = 0.3) -> Sampler:
     Source: Song & Ermon 2019, arXiv:1907.05600, algorithm 1; the last denoising step of Jolicoeur-Martineau et al.
         2021, arXiv:2009.05475, and Song & Ermon 2020, arXiv:2006.09011.
     """
-    corrections = checked("annealed_langevin", corrections, r)
+    corrections = check_options("annealed_langevin", corrections, r)
 
     def step(denoiser: Denoiser, x: Tensor, steps: Steps, memory: Memory, noise: NoiseSource) -> tuple[Tensor, Memory]:
         process = denoiser.process
         active = ~steps.final & (process.sigma(steps.s) > 0)
         where = torch.where(active, steps.s, steps.t)
-        x = where_rows(active, per_row(_relabel(process, steps), x) * x, x)
+        x = where_rows(active, per_row(_level_change(process, steps), x) * x, x)
         for _ in range(corrections if bool(active.any()) else 1):
             x_0 = denoiser(x, where).x_0
-            denoiser.count_for(active)  # samples at rest need one evaluation
+            denoiser.count_for(active)  # inactive samples need one evaluation
             x = where_rows(active, langevin(process, x, x_0, where, r, noise.normal(x)), x)
         denoiser.count_for(None)
         return finalize_where_clean(process, steps, x, x_0), memory
@@ -123,14 +123,14 @@ def annealed_langevin(corrections: int = 5, r: float = 0.3) -> Sampler:
     )
 
 
-def _relabel(process: Process, steps: Steps) -> Tensor:
-    """Factor that makes x_t a point of level s, ``(B,)``: alpha_s / alpha_t, or sigma_s / sigma_t without signal."""
+def _level_change(process: Process, steps: Steps) -> Tensor:
+    """Factor from x_t to a point of level s, ``(B,)``: alpha_s / alpha_t, or sigma_s / sigma_t without signal."""
     has_residual_signal = process.log_snr(steps.t) > NO_SIGNAL_LOG_SNR
     signal, noise = (f(steps.s) / f(steps.t) for f in (process.alpha, process.sigma))
     return torch.where(has_residual_signal, signal, noise)
 
 
-def checked(name: str, corrections: float, r: float) -> int:
+def check_options(name: str, corrections: float, r: float) -> int:
     """Check the options of a Langevin sampler.
 
     Args:
@@ -147,5 +147,5 @@ def checked(name: str, corrections: float, r: float) -> int:
             f"{name} option corrections must be a whole number from 1 to {MAX_CORRECTIONS}, got {corrections}"
         )
     if not 0 < r < 1:
-        raise UsageError(f"{name} option r must lie strictly between 0 and 1, got {r}")
+        raise UsageError(f"{name} option r must be strictly between 0 and 1, got {r}")
     return int(corrections)

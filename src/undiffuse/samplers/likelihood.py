@@ -1,17 +1,17 @@
 """Exact log-likelihood of a diffusion model by its probability-flow ODE.
 
-Along a trajectory of the ODE in x~ (``samplers.probability_flow``), followed in the log-SNR, the log-density changes by
-minus the divergence of the field, so from the clean end c to the noisy end n
+Along a trajectory of the ODE in x~ (``samplers.probability_flow``), parameterized by the log-SNR, the log-density
+changes by minus the divergence of the vector field, so from the clean end c to the noisy end n
 
     log p_c(x~_c) = log p_n(x~_n) + int_c^n div(d x~ / d lambda) d lambda,
 
-with p_n the Gaussian that sampling starts from. In the units of the data, y = x_t / alpha, a change of variables by
+with p_n the Gaussian prior of sampling. In the units of the data, y = x_t / alpha, a change of variables by
 a(c) = sqrt(sigmoid(c)) gives
 
     log p(y) = log p_c(a y) + D log a,        p the density of x_0 + (sigma / alpha) eps at the clean end.
 
 The divergence is exact (one vector-Jacobian product per dimension) or Hutchinson's estimate z^T J z with probes z that
-stay the same along a sample's trajectory, which is unbiased for the integral.
+are constant along a sample's trajectory, which is unbiased for the integral.
 
 Source: Song et al. 2021, arXiv:2011.13456, sec. 4.3 and appendix D.2; Chen et al. 2018, arXiv:1806.07366 (instantaneous
 change of variables); Hutchinson 1990; Grathwohl et al. 2019, arXiv:1810.01367.
@@ -36,7 +36,7 @@ from undiffuse.samplers.noise import NoiseSource, SeededNoise
 from undiffuse.samplers.probability_flow import flow, signal
 from undiffuse.samplers.runge_kutta import ProgressCallback, State
 
-#: Numbers of the draws within a sample's noise: those of dequantisation, and the first of the probes.
+#: Draw numbers within a sample's noise: dequantisation, and the first probe.
 _DEQUANTISATION, _FIRST_PROBE = 2**20, 2**20 + 1
 
 
@@ -46,15 +46,15 @@ class Likelihood:
 
     Attributes:
         nats: log p(x_0) at the clean end, in the units of x_0: ``prior + delta``.
-        prior: log-density of the latent under the Gaussian that sampling starts from, in the units of x_t there.
-        delta: the change of log-density between the two ends, changes of units included.
+        prior: log-density of the latent under the Gaussian prior of sampling, in the units of x_t at the noisy end.
+        delta: the change of log-density between the two ends, including changes of units.
         num_dims: D, elements of a sample.
-        log_snr_range: (noisy, clean) ends; the density is that of the data at the clean one, with noise of standard
+        log_snr_range: (noisy, clean) ends; the density is that of the data at the clean end, with noise of standard
             deviation exp(-clean / 2) in the units of x_0.
-        time: the clean end's t.
-        latent: (B, ...) where the trajectory ends, in units of the prior's standard deviation.
-        nfe: of each sample, ``(B,)``.
-        probe_variance: variance of ``nats`` over probes, of a single one, where there are several; else ``None``.
+        time: t of the clean end.
+        latent: (B, ...) the end of the trajectory, in units of the prior's standard deviation.
+        nfe: NFE of each sample, ``(B,)``.
+        probe_variance: variance of the single-probe estimates of ``nats``; ``None`` with fewer than two probes.
     """
 
     nats: Tensor
@@ -68,32 +68,32 @@ class Likelihood:
     probe_variance: Tensor | None
 
     def bits_per_dim(self, num_levels: int = 256) -> Tensor:
-        """-log2 of the probability of a level, per dimension, of data on levels in [-1, 1]; see ``bits_per_dim``."""
+        """Negative log2-likelihood per dimension of data quantised in [-1, 1]; see ``bits_per_dim``."""
         return bits_per_dim(self.nats, self.num_dims, num_levels)
 
 
 def bits_per_dim(nats: Tensor, num_dims: int, num_levels: int = 256) -> Tensor:
-    """Log-densities of data on evenly spaced levels, as bits per dimension in units of a level.
+    """Convert log-densities of data on evenly spaced levels to bits per dimension.
 
-    -nats / (D log 2) + log2((num_levels - 1) / 2); for 256 levels the last is log2(127.5) = 6.994.
+    -nats / (D log 2) + log2((num_levels - 1) / 2); for 256 levels the last term is log2(127.5) = 6.994.
 
     Args:
         nats: (B,) log-densities of data in [-1, 1].
         num_dims: D, elements of a sample.
-        num_levels: of the data, 2 / (num_levels - 1) apart.
+        num_levels: number of levels of the data, with spacing 2 / (num_levels - 1).
     """
     return -nats / (num_dims * math.log(2)) + math.log2((num_levels - 1) / 2)
 
 
 def dequantise(x_0: Tensor, noise: NoiseSource, num_levels: int = 256) -> Tensor:
-    """Spread each level of data in [-1, 1] evenly over its interval: x_0 + (u - 1/2) 2 / (num_levels - 1).
+    """Uniform dequantisation of data on levels in [-1, 1]: x_0 + (u - 1/2) 2 / (num_levels - 1).
 
-    The mean of -log p over u is an upper bound on -log of the model's mass on the level.
+    The mean of -log p over u is an upper bound on -log of the model's probability of the level.
 
     Args:
         x_0: (B, ...) data on levels in [-1, 1].
-        noise: where u comes from, per sample.
-        num_levels: of the data.
+        noise: source of u, per sample.
+        num_levels: number of levels of the data.
     Source: Uria et al. 2013, arXiv:1306.0186; Theis et al. 2016, arXiv:1511.01844, sec. 3.1.
     """
     normal = noise.numbered(x_0.double(), _DEQUANTISATION)
@@ -115,22 +115,22 @@ def log_likelihood(
     atol: float = ATOL,
     on_progress: ProgressCallback | None = None,
 ) -> Likelihood:
-    """log p(x_0) of the model whose samples the probability-flow ODE draws.
+    """log p(x_0) of the model defined by the probability-flow ODE.
 
     Args:
         denoiser: without clipping; evaluated in the dtype of ``x_0``, everything else is float64.
-        x_0: (B, ...) data; images on levels need ``dequantise`` first.
-        probes: of Hutchinson's estimate, or ``exact``, which costs a vector-Jacobian product per dimension.
-        distribution: of the probes. Rademacher's have the smaller variance, none where the Jacobian is diagonal.
-        noise: where the probes come from, per sample; by default seeds 0, 1, ...
+        x_0: (B, ...) data; quantised images must be passed through ``dequantise`` first.
+        probes: number of probes of Hutchinson's estimate, or ``exact``, one vector-Jacobian product per dimension.
+        distribution: distribution of the probes; Rademacher has the smaller variance (0 for a diagonal Jacobian).
+        noise: source of the probes, per sample; by default seeds 0, 1, ...
         cond: (B, ...) fields that the samples are conditioned on; None is unconditional.
         log_snr_range: (noisy, clean) ends, ``None`` for those of ``inversion.ode_range``.
-        num_steps: of Heun's method; ``None`` for the adaptive solver.
+        num_steps: steps of Heun's method; ``None`` for the adaptive solver.
         rtol, atol: relative and absolute tolerance of a step of the adaptive solver, on x~ and on the log-density per
             dimension.
-        on_progress: called as it goes with the share of the way, in log-SNR, that the slowest sample has gone.
+        on_progress: called with the completed fraction of the log-SNR range, that of the slowest sample.
     Raises:
-        UsageError: an unknown distribution, no probe, or ends out of reach.
+        UsageError: an unknown distribution, no probe, or ends out of range.
     Source: Song et al. 2021, arXiv:2011.13456, sec. 4.3 and appendix D.2.
     Example:
         >>> from undiffuse.core.gaussian import GaussianMixture
@@ -140,27 +140,27 @@ def log_likelihood(
         >>> log_likelihood(data.denoiser(FlowProcess()), x, probes="exact").nats.shape
         torch.Size([2])
     """
-    with torch.inference_mode(False), torch.no_grad():  # gradients are taken inside, whatever the caller has set
+    with torch.inference_mode(False), torch.no_grad():  # gradients are enabled where they are needed
         x_0, cond = x_0.detach().clone(), cond.map(torch.clone) if cond is not None else None
         low, high = ode_range(denoiser, *log_snr_range)
         rows = torch.ones(len(x_0), dtype=torch.float64, device=x_0.device)
         x, num_dims = per_row(signal(high * rows), x_0.double()) * x_0.double(), x_0.shape[1:].numel()
-        drawn = _probes(x, probes, distribution, noise if noise is not None else SeededNoise(range(len(x_0))))
+        vectors = _probes(x, probes, distribution, noise if noise is not None else SeededNoise(range(len(x_0))))
 
         def rhs(log_snr: Tensor, state: State) -> State:
-            slope, divergence = _flow_and_divergence(denoiser, state[0], log_snr, x_0.dtype, cond, drawn)
+            slope, divergence = _flow_and_divergence(denoiser, state[0], log_snr, x_0.dtype, cond, vectors)
             divergence = divergence.sum(1, keepdim=True) if probes == "exact" else divergence
             return slope, divergence / num_dims
 
-        count = 1 if probes == "exact" else len(drawn)
+        count = 1 if probes == "exact" else len(vectors)
         start = (x, torch.zeros(len(x), count, dtype=torch.float64, device=x.device))
         solved = solve(rhs, high * rows, low * rows, start, num_steps, rtol, atol, on_progress)
-        x, gained = solved.state[0], solved.state[1] * num_dims
-        return _assembled(denoiser, x, gained, (low, high), solved.nfe)
+        x, change = solved.state[0], solved.state[1] * num_dims
+        return _likelihood(denoiser, x, change, (low, high), solved.nfe)
 
 
-def _assembled(denoiser: Denoiser, x: Tensor, gained: Tensor, ends: Range, nfe: Tensor) -> Likelihood:
-    """The log-densities of both ends and the changes of units between x~, x_t and x_0."""
+def _likelihood(denoiser: Denoiser, x: Tensor, change: Tensor, ends: Range, nfe: Tensor) -> Likelihood:
+    """Combine the prior's log-density, its change along the ODE, and the changes of units between x~, x_t and x_0."""
     low, high = (torch.full((len(x),), end, dtype=torch.float64, device=x.device) for end in ends)
     num_dims = x.shape[1:].numel()
     scale = scale_at(denoiser.process, low)
@@ -168,20 +168,20 @@ def _assembled(denoiser: Denoiser, x: Tensor, gained: Tensor, ends: Range, nfe: 
     latent = per_row(scale / std, x) * x
     prior = -0.5 * sum_over_features(latent**2) - num_dims * (torch.log(std) + 0.5 * math.log(2 * math.pi))
     units = num_dims * (torch.log(scale) + torch.log(signal(high)))
-    delta = gained.mean(1) + units
+    delta = change.mean(1) + units
     time = float(denoiser.process.time_of_log_snr(torch.tensor([ends[1]], dtype=torch.float64)))
-    variance = gained.var(1) if gained.shape[1] > 1 else None
+    variance = change.var(1) if change.shape[1] > 1 else None
     return Likelihood(prior + delta, prior, delta, num_dims, ends, time, latent, nfe, variance)
 
 
 def _probes(x: Tensor, probes: int | str, distribution: str, noise: NoiseSource) -> list[Tensor]:
-    """Vectors shaped like ``x``: the unit vectors, or independent random ones for each sample."""
+    """Vectors shaped like ``x``: all unit vectors, or independent random vectors for each sample."""
     if probes == "exact":
         num_dims = x.shape[1:].numel()
         units = torch.eye(num_dims, dtype=x.dtype, device=x.device)
         return [unit.reshape(1, *x.shape[1:]).expand_as(x) for unit in units]
     if not isinstance(probes, int) or probes < 1:
-        raise UsageError(f"probes must be 'exact' or a number from 1 on, got {probes!r}")
+        raise UsageError(f"probes must be 'exact' or a number of at least 1, got {probes!r}")
     if distribution not in ("rademacher", "gaussian"):
         raise UsageError(f"the probes' distribution must be 'rademacher' or 'gaussian', got {distribution!r}")
     numbers = range(_FIRST_PROBE, _FIRST_PROBE + probes)

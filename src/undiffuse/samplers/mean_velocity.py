@@ -1,4 +1,4 @@
-"""The sampler of mean velocities: one evaluation leads from t to any s, however far."""
+"""The sampler of mean-velocity models: one evaluation goes from t to any s."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from undiffuse.samplers.noise import NoiseSource
 
 
 def mean_velocity() -> Sampler:
-    """x_s = alpha_s x_0 + sigma_s eps, with the x_0 and eps whose straight line leads from x_t to where its ODE ends.
+    """x_s = alpha_s x_0 + sigma_s eps, with x_0 and eps from the mean velocity between t and s.
 
-    The denoiser is given the time s as the evaluation's ``target_time``. For the flow process this is
-    x_s = x_t - (t - s) u(x_t, t, s) with the mean velocity u, exact in one step if u is; a model that knows no mean
-    velocities takes DDIM's step, whose order is stated here.
+    The denoiser receives the time s as the evaluation's ``target_time``. For the flow process this is
+    x_s = x_t - (t - s) u(x_t, t, s) with the mean velocity u, exact in one step if u is exact; a model without mean
+    velocities takes a DDIM step, hence order 1.
 
     Source: Geng et al. 2025, "Mean Flows for One-step Generative Modeling", arXiv:2505.13447, eq. 12.
     """

@@ -1,7 +1,7 @@
-"""Where samplers get their noise: counter-based, so that sample i depends on seed i alone.
+"""Noise sources of samplers: counter-based, so that sample i depends on seed i only.
 
-Draws are made on the CPU as float32, one sample at a time, by a Philox generator keyed with the sample's seed and
-counted by (step, draw within the step, stream). So a draw is the same whatever the batch, the device and the order.
+Noise is drawn on the CPU as float32, one sample at a time, by a Philox generator with the sample's seed as key and
+(step, draw within the step, stream) as counter. A draw does not depend on the batch, the device or the order of draws.
 
 SDE samplers draw increments of a Brownian path instead, one path per seed for all grids; see ``samplers.brownian``.
 """
@@ -17,7 +17,7 @@ from torch import Tensor
 from undiffuse.errors import UsageError
 from undiffuse.samplers.brownian import increments
 
-_KEY = 0x756E646966667573  # keeps sampling apart from every other use of the same seed
+_KEY = 0x756E646966667573  # separates sampling from other uses of the same seed
 
 
 class NoiseSource:
@@ -27,46 +27,46 @@ class NoiseSource:
         """The source for one step.
 
         Args:
-            index: (B,) each sample's own step number.
+            index: (B,) step index of each sample.
         """
         raise NotImplementedError
 
     def prior(self, like: Tensor) -> Tensor:
-        """The noise that each sample starts from.
+        """The initial noise of each sample.
 
         Args:
-            like: (B, ...) whose shape, dtype and device are taken.
+            like: (B, ...) tensor that gives shape, dtype and device.
         """
         raise NotImplementedError
 
     def normal(self, like: Tensor) -> Tensor:
-        """Fresh standard normal noise; each call within a step is another draw.
+        """Standard normal noise; each call within a step is an independent draw.
 
         Args:
-            like: (B, ...) whose shape, dtype and device are taken.
+            like: (B, ...) tensor that gives shape, dtype and device.
         """
         raise NotImplementedError
 
     def numbered(self, like: Tensor, number: int) -> Tensor:
-        """Noise by number, whatever steps there are: for draws outside of sampling.
+        """Noise by number, for draws outside of sampling: the first draw of the step with this index.
 
         Args:
-            like: (B, ...) whose shape, dtype and device are taken.
-            number: of the draw; it is the first draw of the step of that number.
+            like: (B, ...) tensor that gives shape, dtype and device.
+            number: number of the draw.
         """
         return self.at(torch.full((len(like),), number)).normal(like)
 
     def brownian(self, snr_t: Tensor, snr_s: Tensor, like: Tensor) -> Tensor:
         """Normalised increment (W(snr_s) - W(snr_t)) / sqrt(snr_s - snr_t) of each sample's Brownian path W.
 
-        Standard normal, and independent for intervals that do not overlap. W runs in SNR = alpha^2 / sigma^2, in
-        which q(x_s | x_t, x_0) reads w_s = w_t + (SNR_s - SNR_t) x_0 + W(SNR_s) - W(SNR_t) with w = alpha x / sigma^2;
-        so grids of any fineness can share a path.
+        Standard normal, and independent for disjoint intervals. The time of W is SNR = alpha^2 / sigma^2, in which
+        q(x_s | x_t, x_0) is w_s = w_t + (SNR_s - SNR_t) x_0 + W(SNR_s) - W(SNR_t) with w = alpha x / sigma^2; so all
+        time grids can share a path.
 
         Args:
             snr_t: (B,), at least 0.
-            snr_s: (B,), at least ``snr_t``, infinity included.
-            like: (B, ...) whose shape, dtype and device are taken.
+            snr_s: (B,), at least ``snr_t``, possibly infinite.
+            like: (B, ...) tensor that gives shape, dtype and device.
         """
         raise NotImplementedError
 
@@ -76,9 +76,9 @@ class SeededNoise(NoiseSource):
 
     Args:
         seeds: one integer in [0, 2**64) per sample.
-        index: each sample's step number; the prior's own draw comes before step 0.
-        stream: one for all samples or one per sample, from 0 on; the noises of one seed's streams are independent, as
-            the stages of a cascade need them.
+        index: step index of each sample; the draw of the prior comes before step 0.
+        stream: one for all samples or one per sample, at least 0; streams of the same seed are independent, as required
+            for the stages of a cascade.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class SeededNoise(NoiseSource):
         return SeededNoise(self.seeds, index.tolist(), self.streams)
 
     def select(self, rows: Sequence[int]) -> SeededNoise:
-        """The source of these samples alone."""
+        """The source of a subset of the samples."""
         return SeededNoise([self.seeds[row] for row in rows], stream=[self.streams[row] for row in rows])
 
     def prior(self, like: Tensor) -> Tensor:
@@ -103,15 +103,15 @@ class SeededNoise(NoiseSource):
 
     def normal(self, like: Tensor) -> Tensor:
         if self.index is None:
-            raise UsageError("noise for a step needs the step's number: call at(index) first")
+            raise UsageError("noise for a step needs the step index: call at(index) first")
         self.draws += 1
         return self._draw(like, [step + 1 for step in self.index], self.draws)
 
     def brownian(self, snr_t: Tensor, snr_s: Tensor, like: Tensor) -> Tensor:
-        """See ``NoiseSource.brownian``; the path depends on seed and stream alone, so no step has to be set.
+        """See ``NoiseSource.brownian``; the path depends on seed and stream only, so no step has to be set.
 
         Raises:
-            UsageError: a negative SNR or one that is not a number, or ``snr_s`` below ``snr_t``.
+            UsageError: a negative or NaN SNR, or ``snr_s`` below ``snr_t``.
         """
         self._check_rows(like)
         out = increments(self.seeds, snr_t.tolist(), snr_s.tolist(), tuple(like.shape[1:]), self.streams)
@@ -125,7 +125,7 @@ class SeededNoise(NoiseSource):
         self._check_rows(like)
         out = np.empty(tuple(like.shape), dtype=np.float32)
         for row, (seed, step, stream) in enumerate(zip(self.seeds, steps, self.streams, strict=True)):
-            key = np.array([seed, _KEY], dtype=np.uint64)  # a list would pass seeds from 2**63 on through float64
+            key = np.array([seed, _KEY], dtype=np.uint64)  # numpy would convert a list with seeds >= 2**63 to float64
             bits = np.random.Philox(key=key, counter=[0, draw, step, stream])
             out[row] = np.random.Generator(bits).standard_normal(out.shape[1:], dtype=np.float32)
         return torch.from_numpy(out).to(device=like.device, dtype=like.dtype)

@@ -1,11 +1,10 @@
-"""Deterministic samplers: solvers of the probability-flow ODE, in the log-SNR and never in t.
+"""Deterministic samplers: solvers of the probability-flow ODE in the log-SNR instead of t.
 
-With y = x / alpha and the noise-to-signal ratio r = sigma / alpha = exp(-lambda / 2) every process has the same ODE
+With y = x / alpha and the noise-to-signal ratio r = sigma / alpha = exp(-lambda / 2) the ODE is, for every process,
 
     dy / dr = eps-hat(x, t) = (x - alpha x_0-hat) / sigma,
 
-so a method is written once. Where alpha(t) vanishes, and r with it grows beyond all bounds, a step takes its DDIM form,
-which is finite there.
+so each method is implemented once. At alpha(t) = 0, where r is infinite, a step uses its DDIM form, which is finite.
 """
 
 from __future__ import annotations
@@ -32,8 +31,8 @@ def euler() -> Sampler:
     return Sampler("euler", ddim(0.0).step, order=1, max_nfe_per_step=1, stochastic=False, source="arXiv:2206.00364")
 
 
-#: Below this log-SNR (r > 1000) x holds no signal: a small error of eps-hat times r would swamp it, and no slope there
-#: is worth averaging.
+#: Below this log-SNR (r > 1000) x contains no usable signal: a small error of eps-hat times r exceeds it, so Heun's
+#: correction is skipped.
 NO_SIGNAL_LOG_SNR = -2 * math.log(1000)
 
 
@@ -45,19 +44,19 @@ def heun_step(denoiser: Denoiser, x: Tensor, steps: Steps, memory: Memory, noise
     """An Euler step in r, then the mean of the slopes at both its ends; see ``heun``.
 
     Args:
-        denoiser: evaluated at t, and at s where a sample is corrected.
+        denoiser: evaluated at t, and at s for samples that are corrected.
         x: (B, ...) at times ``steps.t``.
-        steps: of each sample.
-        memory: passed through; a one-step method needs none.
-        noise: not drawn from.
+        steps: the step of each sample.
+        memory: returned unchanged; a one-step method needs none.
+        noise: unused.
     """
     process, (t, s) = denoiser.process, steps[:2]
     x_0 = denoiser(x, t).x_0
     eps = eps_of(process, x, x_0, t)
     euler_x = per_row(process.alpha(s), x) * x_0 + per_row(process.sigma(s), x) * eps
     corrected = ~steps.final & (process.sigma(s) > 0) & (process.log_snr(t) > NO_SIGNAL_LOG_SNR)
-    if bool(corrected.any()):  # saves an evaluation where no sample needs it; a sample's values are the same either way
-        where = torch.where(corrected, s, t)  # samples without a second evaluation stay away from sigma = 0
+    if bool(corrected.any()):  # saves an evaluation if no sample needs it; the results are the same
+        where = torch.where(corrected, s, t)  # uncorrected samples are not evaluated at sigma = 0
         denoiser.count_for(corrected)
         eps_s = eps_of(process, euler_x, denoiser(euler_x, where).x_0, where)
         denoiser.count_for(None)
@@ -79,23 +78,23 @@ def heun() -> Sampler:
 
 
 def no_previous_x_0(x: Tensor) -> Memory:
-    """The memory of new samples for ``extrapolated_x_0``.
+    """The initial memory of ``extrapolated_x_0``.
 
     Args:
         x: (B, ...) new samples.
     """
-    # a log-SNR of -inf stands for "no previous step": its share in the extrapolation is then zero
+    # a log-SNR of -inf means "no previous step": its weight in the extrapolation is then zero
     return torch.zeros_like(x), torch.full((len(x),), -torch.inf, dtype=torch.float64, device=x.device)
 
 
 def extrapolated_x_0(process: Process, x_0: Tensor, t: Tensor, s: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
-    """x_0-hat in the middle of the step by a straight line in the log-SNR through the last two, and the new memory.
+    """x_0-hat at the middle of the step by linear extrapolation in the log-SNR, and the new memory.
 
     Args:
         process: the forward process.
         x_0: (B, ...) x_0-hat at ``t``.
-        t: (B,) times of the step's start.
-        s: (B,) times of its end.
+        t: (B,) start times of the step.
+        s: (B,) end times of the step.
         memory: the previous x_0-hat (B, ...) and its log-SNR (B,), -inf for none.
     """
     previous, log_snr_previous = memory
@@ -110,15 +109,15 @@ def _dpmpp_2m_step(
 ) -> tuple[Tensor, Memory]:
     process, (t, s) = denoiser.process, steps[:2]
     x_0 = denoiser(x, t).x_0
-    guess, memory = extrapolated_x_0(process, x_0, t, s, memory)
+    middle_x_0, memory = extrapolated_x_0(process, x_0, t, s, memory)
     log_snr_t, log_snr_s = process.log_snr(t), process.log_snr(s)
     gain = -process.alpha(s) * torch.expm1((log_snr_t - log_snr_s) / 2)
-    moved = per_row(process.sigma(s) / process.sigma(t), x) * x + per_row(gain, x) * guess
+    moved = per_row(process.sigma(s) / process.sigma(t), x) * x + per_row(gain, x) * middle_x_0
     return finalize(steps, moved, x_0), memory
 
 
 def dpmpp_2m() -> Sampler:
-    """DPM-Solver++(2M): linear extrapolation of x_0-hat in the log-SNR; first and last steps are DDIM's.
+    """DPM-Solver++(2M): linear extrapolation of x_0-hat in the log-SNR; the first and last steps are DDIM steps.
 
     Source: Lu et al. 2022, "DPM-Solver++", arXiv:2211.01095, algorithm 2.
     """

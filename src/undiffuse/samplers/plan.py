@@ -1,9 +1,8 @@
-"""A sampling run as a value: the requested samples, the stages that draw them, and the loop through these.
+"""Sampling plans: the requested samples, the stages that generate them, and the loop over the stages.
 
-A stage starts samples, moves each of them one step at a time, and finishes them; what it does between is its own
-affair. ``run`` below takes all samples of a batch through all stages. A serving engine does the same with samples that
-come and go: it holds ``Rows``, joins new ones to them, calls ``advance`` and takes out those that have arrived; every
-sample gets exactly what it gets in ``run``.
+A stage starts samples, advances them one step at a time, and finishes them. ``run`` below takes all samples of a batch
+through all stages. A serving engine can do the same with continuous batching: it holds ``Rows``, joins new samples to
+them, calls ``advance`` and removes samples that are done; the results are identical to those of ``run``.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from undiffuse.errors import SamplingStoppedError, UsageError
 from undiffuse.observer import check_cancelled
 from undiffuse.samplers.base import Progress, Sampler
 from undiffuse.samplers.noise import SeededNoise
-from undiffuse.samplers.rows import Rows, put_back
+from undiffuse.samplers.rows import Rows, replace_rows
 
 
 @dataclass(frozen=True)
@@ -30,11 +29,11 @@ class Request:
     """A request for one sample.
 
     Args:
-        seed: of all its noise.
-        prompt: what it is conditioned on, as the model's stages understand it; None is unconditional.
-        options: where they differ from the plan's, of those options that may differ within one plan.
-        image: x_0 (C, H, W) that it begins from instead of noise alone, as far as a ``strength`` below 1 leaves it.
-        previous: the output of the stage before for this sample.
+        seed: seed of all noise of the sample.
+        prompt: the condition, in the form that the model's stages expect; None is unconditional.
+        options: per-sample options that override those of the plan.
+        image: x_0 (C, H, W) for image-to-image sampling with a ``strength`` below 1; None starts from noise.
+        previous: the output of the previous stage for this sample.
     """
 
     seed: int
@@ -45,12 +44,12 @@ class Request:
 
 
 class Stage(Protocol):
-    """One network's part of the way.
+    """One stage of a plan, with one network.
 
     Attributes:
-        space: of its output.
-        sampler: that moves its samples; None where it makes them in one evaluation.
-        gradients: whether a step needs gradients through the denoiser, which it then enables itself.
+        space: space of its output.
+        sampler: the sampler of its steps; None if samples are generated in one evaluation.
+        gradients: whether a step needs gradients through the denoiser; the stage then enables them itself.
     """
 
     @property
@@ -63,34 +62,34 @@ class Stage(Protocol):
     def gradients(self) -> bool: ...
 
     def bind(self, rows: Rows) -> Denoiser:
-        """The denoiser of these samples, with the condition and guidance of each."""
+        """The denoiser bound to these samples, with the condition and guidance of each."""
 
     def start(self, requests: Sequence[Request]) -> Rows:
         """Samples at their first time."""
 
     def advance(self, rows: Rows) -> Rows:
-        """Each sample one step on; none of them may have arrived."""
+        """Advance each sample by one step; none of them may be done."""
 
     def finish(self, rows: Rows) -> Tensor:
-        """The stage's output for samples that have arrived, ``(B, *space.shape)``."""
+        """The stage's output for samples that are done, ``(B, *space.shape)``."""
 
-    def for_next_stage(self, made: Tensor, requests: Sequence[Request]) -> list[Request]:
-        """The same requests for the next stage.
+    def for_next_stage(self, output: Tensor, requests: Sequence[Request]) -> list[Request]:
+        """The requests for the next stage.
 
         Args:
-            made: (B, ...) the output of this stage.
-            requests: that it answered, one per sample.
+            output: (B, ...) the output of this stage.
+            requests: the requests of this stage, one per sample.
         """
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a model does for some options.
+    """The sampling stages of a model for given options.
 
     Args:
-        stages: one after the other; a cascade, or a prior and its decoder, have several.
-        record: how samples are made, as ``samples.json`` states it.
-        note: for the user.
+        stages: in order; a cascade, or a prior and its decoder, have several.
+        record: sampling metadata for ``samples.json``.
+        note: message for the user.
     """
 
     stages: tuple[Stage, ...]
@@ -99,7 +98,7 @@ class Plan:
 
 
 class SamplerOutput(NamedTuple):
-    """Samples x (B, ...) and the NFE of each (B,) int64; evaluations that took cached features are counted apart."""
+    """Samples x (B, ...) and their NFE (B,) int64; evaluations with cached features are counted in ``partial_nfe``."""
 
     x: Tensor
     nfe: Tensor
@@ -107,8 +106,8 @@ class SamplerOutput(NamedTuple):
     note: str = ""
 
 
-def never() -> bool:
-    """The default ``stop``: always false."""
+def never_stop() -> bool:
+    """The default ``stop`` callback: always false."""
     return False
 
 
@@ -120,21 +119,21 @@ def run(
     batch_size: int = 64,
     callback: Callable[[int, Progress], None] | None = None,
     take: Callable[[int, SamplerOutput], None] | None = None,
-    stop: Callable[[], bool] = never,
+    stop: Callable[[], bool] = never_stop,
 ) -> SamplerOutput:
-    """Samples of all requests, ``batch_size`` at a time.
+    """Generate the samples of all requests in batches.
 
     Args:
-        plan: of the model.
+        plan: plan of the model.
         requests: one request per sample.
-        batch_size: samples in memory at a time; changes no bit of any.
-        callback: called after every step of every batch: (number of the batch's first sample, progress).
-        take: called with each finished batch, (number of its first sample, samples), which is then not kept: the
-            returned ``x`` holds no samples.
-        stop: called before each step; a run ends where it returns true.
+        batch_size: number of samples per batch; does not change the samples.
+        callback: called after every step of every batch with (index of the batch's first sample, progress).
+        take: called with each finished batch, (index of its first sample, samples); the samples are then not stored,
+            and the returned ``x`` is empty.
+        stop: called before each step; sampling stops if it returns true.
     Raises:
-        UsageError: a batch without a sample.
-        SamplingStoppedError: ``stop`` returned true; batches that ``take`` was given are whole.
+        UsageError: a batch size below 1.
+        SamplingStoppedError: ``stop`` returned true; batches passed to ``take`` are complete.
         CancelledError: the work of this thread was cancelled.
     """
     if batch_size < 1:
@@ -163,80 +162,78 @@ def _run_batch(
 ) -> SamplerOutput:
     nfe = partial_nfe = torch.zeros(len(requests), dtype=torch.int64)
     for number, stage in enumerate(plan.stages):
-        rows = _arrived(stage, stage.start(requests), on_step, stop)
-        made = stage.finish(rows)
+        rows = _run_steps(stage, stage.start(requests), on_step, stop)
+        output = stage.finish(rows)
         if on_step is not None and number == len(plan.stages) - 1 and not bool(rows.nfe.any() and rows.count.any()):
-            on_step(Progress(0, 1, made, made))  # no sample had a step to take
+            on_step(Progress(0, 1, output, output))  # no sample had a step
         nfe, partial_nfe = nfe + rows.nfe.cpu(), partial_nfe + rows.partial_nfe.cpu()
         if number < len(plan.stages) - 1:
-            requests = stage.for_next_stage(made, requests)
-    return SamplerOutput(made, nfe, partial_nfe, plan.note)
+            requests = stage.for_next_stage(output, requests)
+    return SamplerOutput(output, nfe, partial_nfe, plan.note)
 
 
-def _arrived(stage: Stage, rows: Rows, on_step: Callable[[Progress], None] | None, stop: Callable[[], bool]) -> Rows:
-    """``rows`` at the end of their grids."""
+def _run_steps(stage: Stage, rows: Rows, on_step: Callable[[Progress], None] | None, stop: Callable[[], bool]) -> Rows:
+    """Advance all samples to the ends of their grids."""
     count = int((rows.count - rows.index).max()) if len(rows) else 0
-    done = 0
-    while bool((moving := ~rows.arrived).any()):
+    steps = 0
+    while bool((active := ~rows.done).any()):
         if stop():
-            raise SamplingStoppedError(f"sampling was stopped after {done} of {count} steps")
+            raise SamplingStoppedError(f"sampling was stopped after {steps} of {count} steps")
         check_cancelled()
-        rows = advance_some(stage, rows, moving)
-        done += 1
+        rows = advance_subset(stage, rows, active)
+        steps += 1
         if on_step is not None:
-            on_step(Progress(done - 1, max(count, done), rows.x, rows.x_0))
+            on_step(Progress(steps - 1, max(count, steps), rows.x, rows.x_0))
     return rows
 
 
-def advance_some(stage: Stage, rows: Rows, moving: Tensor) -> Rows:
-    """Move some of the samples one step on.
+def advance_subset(stage: Stage, rows: Rows, mask: Tensor) -> Rows:
+    """Advance a subset of the samples by one step.
 
     Args:
-        stage: that moves them.
+        stage: stage of the samples.
         rows: all samples.
-        moving: (B,) bool, true for those that move.
+        mask: (B,) bool, true for the samples to advance.
     """
-    if bool(moving.all()):
+    if bool(mask.all()):
         return stage.advance(rows)
-    if not bool(moving.any()):
+    if not bool(mask.any()):
         return rows
-    which = moving.nonzero().flatten()
-    return put_back(rows, stage.advance(rows.select(which)), which)
+    indices = mask.nonzero().flatten()
+    return replace_rows(rows, stage.advance(rows.select(indices)), indices)
 
 
-def with_previous(made: Tensor, requests: Sequence[Request]) -> list[Request]:
-    """The requests with a stage's output, and without what was that stage's own: its image and its options.
+def with_previous(output: Tensor, requests: Sequence[Request]) -> list[Request]:
+    """The requests with a stage's output as ``previous``, without the image and options of that stage.
 
     Args:
-        made: (B, ...) the output of the stage.
-        requests: that it answered, one per sample.
+        output: (B, ...) the output of the stage.
+        requests: the requests of the stage, one per sample.
     """
-    return [
-        replace(request, previous=one, image=None, options=None) for request, one in zip(requests, made, strict=True)
-    ]
+    return [replace(request, previous=x, image=None, options=None) for request, x in zip(requests, output, strict=True)]
 
 
 def jump_back(rows: Rows, stage: Stage, denoiser: Denoiser, steps: int, stream: int) -> Rows:
-    """Samples some steps back on their grids, noised anew by q(x_t | x_s): a jump of RePaint's resampling.
+    """Move samples ``steps`` steps back on their grids with noise from q(x_t | x_s): the jump of RePaint's resampling.
 
     Args:
         rows: the samples.
-        stage: whose sampler starts with a new memory.
-        denoiser: of the samples, for its process.
-        steps: at least 1, at most what lies before each sample on its grid.
-        stream: of the noise from here on, one that the seeds have not used yet.
+        stage: stage of the samples; its sampler restarts with an empty memory.
+        denoiser: denoiser of the samples, for its process.
+        steps: at least 1 and at most the number of steps that each sample has taken.
+        stream: noise stream of the samples from now on, not used before by the same seeds.
     Raises:
-        UsageError: a sample with fewer steps before it.
+        UsageError: a sample that has taken fewer steps.
     Source: Lugmayr et al. 2022, "RePaint", arXiv:2201.09865, algorithm 1, line 8.
     """
     if steps < 1 or bool((rows.index < steps).any()):
-        raise UsageError(f"samples cannot go {steps} steps back, {int(rows.index.min())} lie before one of them")
+        raise UsageError(f"samples cannot go {steps} steps back: one of them has taken {int(rows.index.min())} steps")
     process, index = denoiser.process, rows.index - steps
-    s, t = (rows.times.gather(1, place[:, None])[:, 0] for place in (rows.index, index))
+    s, t = (rows.times.gather(1, position[:, None])[:, 0] for position in (rows.index, index))
     ratio = process.alpha(t) / process.alpha(s)
     deviation = (process.sigma(t) ** 2 - (ratio * process.sigma(s)) ** 2).sqrt()
-    fresh = torch.full_like(rows.stream, stream)
-    noise = SeededNoise(rows.seeds, stream=fresh.tolist()).prior(rows.x)
+    new_stream = torch.full_like(rows.stream, stream)
+    noise = SeededNoise(rows.seeds, stream=new_stream.tolist()).prior(rows.x)
     x = per_row(ratio, rows.x) * rows.x + per_row(deviation, rows.x) * noise
     memory = stage.sampler.init(x) if stage.sampler is not None else ()
-    return replace(rows, x=x, index=index, stream=fresh, memory=memory)
+    return replace(rows, x=x, index=index, stream=new_stream, memory=memory)

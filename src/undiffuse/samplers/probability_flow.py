@@ -1,10 +1,10 @@
-"""The probability-flow ODE in the coordinate in which all processes are one.
+"""The probability-flow ODE in a normalised coordinate in which all processes are identical.
 
 With a^2 = sigmoid(lambda) and b^2 = sigmoid(-lambda) every process is
 
     x~ = x_t / sqrt(alpha^2 + sigma^2) = a x_0 + b eps,
 
-and its probability-flow ODE, followed in the log-SNR,
+and its probability-flow ODE, as a function of the log-SNR,
 
     dx~ / dlambda = -(a b / 2) v-hat = (a / 2) (x_0-hat - a x~),   v-hat = a eps-hat - b x_0-hat,
 
@@ -24,12 +24,12 @@ from undiffuse.core.rows import per_row
 
 
 def signal(log_snr: Tensor) -> Tensor:
-    """a = sqrt(sigmoid(lambda)), the share of the signal in x~.
+    """a = sqrt(sigmoid(lambda)), the signal coefficient of x~.
 
     Args:
         log_snr: (B,) log-SNRs.
     """
-    # torch.sigmoid gives other last bits alone than in a batch
+    # torch.sigmoid is not bitwise identical for a single element and in a batch
     return 1 / torch.sqrt(1 + torch.exp(-log_snr))
 
 
@@ -50,9 +50,9 @@ def flow(denoiser: Denoiser, x: Tensor, log_snr: Tensor, dtype: torch.dtype, con
 
     Args:
         denoiser: evaluated at x_t = sqrt(alpha^2 + sigma^2) x~.
-        x: (B, ...) x~, whose dtype the result has.
+        x: (B, ...) x~; the result has its dtype.
         log_snr: (B,) log-SNRs.
-        dtype: that the denoiser is evaluated in.
+        dtype: dtype of the denoiser's input.
         cond: (B, ...) fields that the samples are conditioned on; None is unconditional.
     """
     process = denoiser.process

@@ -1,4 +1,4 @@
-"""The samples of a batch on their way from noise, each on its own grid, with its own guidance and noise."""
+"""The sampling state of a batch, each sample with its own time grid, guidance and noise."""
 
 from __future__ import annotations
 
@@ -23,18 +23,19 @@ class Rows(PerSample):
 
     Args:
         x: (B, ...) at ``times[index]``.
-        times: (B, K + 1) float64, descending; of a sample with fewer than K steps NaN behind its end.
-        count: (B,) int64, the steps of its grid.
-        index: (B,) int64, the step that comes next; ``count`` where it has arrived.
-        memory: what its sampler carries from step to step.
-        seeds: of its noise.
-        stream: (B,) int64 of its noise, see ``SeededNoise``.
-        requests: one per sample, as the stage was given them.
-        nfe: (B,) int64, NFE so far; ``partial_nfe`` evaluations that took cached features.
-        condition: what the network is conditioned on; empty for an unconditional one.
-        guidance: of each kind, by name, as the stage binds it.
+        times: (B, K + 1) float64, descending; padded with NaN for samples with fewer than K steps.
+        count: (B,) int64, number of steps of the sample's grid.
+        index: (B,) int64, index of the next step; ``count`` if the sample is done.
+        memory: sampler memory carried from step to step.
+        seeds: seeds of the noise.
+        stream: (B,) int64, noise stream, see ``SeededNoise``.
+        requests: one per sample, as passed to the stage.
+        nfe: (B,) int64, NFE so far.
+        partial_nfe: (B,) int64, evaluations with cached features so far.
+        condition: the network's condition; empty for an unconditional network.
+        guidance: per-sample guidance by name, as the stage uses it.
         extra: further per-sample values of a stage.
-        x_0: (B, ...) the first prediction of the last step; x itself before any.
+        x_0: (B, ...) the first prediction of the last step; x before the first step.
     """
 
     x: Tensor
@@ -57,23 +58,23 @@ class Rows(PerSample):
 
     @classmethod
     def join(cls, parts: Sequence[Self]) -> Self:
-        """Their samples, one part after the other; grids may differ in length."""
+        """Concatenate the samples of several parts; grids may differ in length."""
         longest = max((part.times.shape[1] for part in parts), default=0)
         return super().join([replace(part, times=_padded(part.times, longest)) for part in parts])
 
     @property
-    def arrived(self) -> Tensor:
-        """(B,) whether a sample has no step left."""
+    def done(self) -> Tensor:
+        """(B,) whether a sample has no steps left."""
         return self.index >= self.count
 
     @property
     def failed(self) -> Tensor:
-        """(B,) whether a sample is not finite: an engine can drop it and continue, ``finish`` refuses it."""
+        """(B,) whether a sample is not finite: a server can drop it and continue, ``finish`` raises an error."""
         return (~torch.isfinite(self.x)).flatten(1).any(1)
 
     @property
     def device(self) -> torch.device:
-        """Of x."""
+        """Device of x."""
         return self.x.device
 
 
@@ -93,18 +94,18 @@ def begin(
     condition: Condition | None = None,
     guidance: Mapping[str, PerSample] | None = None,
 ) -> Rows:
-    """Samples at the beginning of their grids.
+    """The initial state of samples at the start of their grids.
 
     Args:
         x: (B, ...), at each sample's first time.
-        grids: descending times (K + 1,) per sample; see ``samplers.grids``. A single time is a sample that has arrived.
-        sampler: that will move them; None for samples that have arrived.
+        grids: descending times (K + 1,) per sample; see ``samplers.grids``. A sample with a single time is done.
+        sampler: the sampler of the steps; None for samples that are done.
         seeds: one per sample.
-        stream: of the noise of all.
-        requests: one per sample; by default None each.
-        index: the step of its grid that a sample begins with; 0 by default.
-        condition: of the samples; None is unconditional.
-        guidance: of each kind, by name.
+        stream: noise stream of all samples.
+        requests: one per sample; None by default.
+        index: index of each sample's first step; 0 by default.
+        condition: condition of the samples; None is unconditional.
+        guidance: per-sample guidance by name.
     Raises:
         UsageError: times that do not descend within [0, 1].
     """
@@ -134,48 +135,48 @@ def begin(
 
 
 def step_of(rows: Rows, finish: bool = True) -> Steps:
-    """The step that each sample takes next.
+    """The next step of each sample.
 
     Args:
-        rows: the samples, none of which has arrived.
+        rows: the samples, none of which is done.
         finish: let a sample's last step return x_0-hat.
     """
     index = rows.index[:, None]
-    t, s = (rows.times.gather(1, place)[:, 0] for place in (index, index + 1))
+    t, s = (rows.times.gather(1, position)[:, 0] for position in (index, index + 1))
     return Steps(t, s, rows.index, rows.count, (rows.index == rows.count - 1) & finish)
 
 
 def advance(denoiser: Denoiser, sampler: Sampler, rows: Rows, *, finish: bool = True) -> Rows:
-    """Every sample one step on; none may have arrived.
+    """Advance every sample by one step; none may be done.
 
     Args:
         denoiser: bound to these samples, their conditions and guidance.
-        sampler: whose step is taken.
+        sampler: the sampler of the step.
         rows: the samples.
         finish: let a sample's last step return x_0-hat.
     """
-    watch = CountingDenoiser(denoiser)
+    counter = CountingDenoiser(denoiser)
     noise = SeededNoise(rows.seeds, rows.index.tolist(), rows.stream.tolist())
-    x, memory = sampler.step(watch, rows.x, step_of(rows, finish), rows.memory, noise)
+    x, memory = sampler.step(counter, rows.x, step_of(rows, finish), rows.memory, noise)
     return replace(
         rows,
         x=x,
         memory=memory,
         index=rows.index + 1,
-        nfe=rows.nfe + watch.nfe,
-        partial_nfe=rows.partial_nfe + watch.partial_nfe,
-        x_0=watch.first if watch.first is not None else x,
+        nfe=rows.nfe + counter.nfe,
+        partial_nfe=rows.partial_nfe + counter.partial_nfe,
+        x_0=counter.first if counter.first is not None else x,
     )
 
 
-def put_back(rows: Rows, moved: Rows, which: Tensor) -> Rows:
-    """All samples, with some of them replaced.
+def replace_rows(rows: Rows, new: Rows, indices: Tensor) -> Rows:
+    """All samples, with a subset replaced.
 
     Args:
         rows: all samples.
-        moved: the new state of some.
-        which: (N,) int64 indices of these in ``rows``.
+        new: the new state of the subset.
+        indices: (N,) int64 indices of the subset in ``rows``.
     """
     order = torch.arange(len(rows))
-    order[which.cpu()] = len(rows) + torch.arange(len(moved))
-    return Rows.join([rows, moved]).select(order)
+    order[indices.cpu()] = len(rows) + torch.arange(len(new))
+    return Rows.join([rows, new]).select(order)

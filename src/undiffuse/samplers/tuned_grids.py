@@ -1,10 +1,10 @@
-"""Time grids fitted to one model: the knots at which a solver with few steps comes closest to a fine solution.
+"""Time grids tuned for one model: knots that minimise the error of a few-step solver against a fine solution.
 
-A deterministic sampler with K steps from fixed noise misses the solution x* of the probability-flow ODE by e(l), a
-function of its inner knots l = (lambda_1 < ... < lambda_(K-1)), log-SNRs between the first time and 0, which stay where
-they are. The sum of squares |e(l)|^2 over some seeds is least where e has no part left along its own derivatives; those
-are K - 1 columns, cheap to take by differences, so that Levenberg's method finds the place in a few rounds. The knots
-are moved through z = (lambda_1, log(lambda_2 - lambda_1), ...), in which every value is a grid.
+A deterministic sampler with K steps from fixed noise has an error e(l) relative to the solution x* of the
+probability-flow ODE, a function of its inner knots l = (lambda_1 < ... < lambda_(K-1)), log-SNRs between the fixed
+first and last time. The sum of squares |e(l)|^2 over a set of seeds is minimised by the Levenberg-Marquardt method in a
+few iterations, with the K - 1 columns of the Jacobian from finite differences. The knots are parameterized by
+z = (lambda_1, log(lambda_2 - lambda_1), ...), for which every value is a valid grid.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ from undiffuse.samplers.base import Sampler, sample
 from undiffuse.samplers.grids import GRIDS, inner_log_snrs, knots_spec, through, time_grid
 from undiffuse.samplers.ode import heun
 
-#: Steps of the fine solution, by Heun's method on the grid even in the log-SNR.
+#: Steps of the fine solution, by Heun's method on the grid evenly spaced in the log-SNR.
 FINE_STEPS = 96
-#: Rounds of Levenberg's method, and what a round must gain, relative to the error, for there to be another.
-_ROUNDS, _LEAST_GAIN = 8, 0.002
-#: By how much a coordinate of z is moved to see what it does; far above the rounding of bf16 networks.
+#: Maximum number of Levenberg-Marquardt iterations, and the smallest relative improvement to continue.
+_MAX_ITERATIONS, _MIN_IMPROVEMENT = 8, 0.002
+#: Step of the finite differences in z; far above the rounding errors of bf16 networks.
 _DIFFERENCE = 0.04
-#: No coordinate of z moves further in a round.
-_LONGEST_MOVE = 0.7
+#: The largest change of a coordinate of z in an iteration.
+_MAX_CHANGE = 0.7
 
 
 class TunedGrid(NamedTuple):
     """The result of tuning.
 
     Attributes:
-        sampler: that the grid is for.
-        log_snrs: of the inner knots, ascending, one less than steps.
-        nfe: of a sample on the better grid; with guidance in an interval it depends on the grid.
-        tuned_error: root of the mean squared difference from the fine solution, on seeds that tuning did not see.
-        named: the same of each named grid with as many steps.
+        sampler: name of the sampler.
+        log_snrs: log-SNRs of the K - 1 inner knots, ascending.
+        nfe: NFE of a sample on the better grid; with a guidance interval it depends on the grid.
+        tuned_error: root mean squared difference from the fine solution, on seeds not used for tuning.
+        named: error of each named grid with the same number of steps.
     """
 
     sampler: str
@@ -58,38 +58,38 @@ class TunedGrid(NamedTuple):
         return len(self.log_snrs) + 1
 
     @property
-    def best_named(self) -> str:
-        """The named grid with the least error."""
+    def best_named_grid(self) -> str:
+        """The named grid with the smallest error."""
         return min(self.named, key=self.named.__getitem__)
 
     @property
     def helps(self) -> bool:
-        """Whether the tuned grid beats every named one on seeds that it did not see."""
-        return self.tuned_error < self.named[self.best_named]
+        """Whether the tuned grid has a smaller error than every named grid on seeds not used for tuning."""
+        return self.tuned_error < self.named[self.best_named_grid]
 
     @property
     def grid(self) -> str:
-        """The specification of the better grid: for the tuned one it holds the knots."""
-        return knots_spec(self.log_snrs) if self.helps else self.best_named
+        """The specification of the better grid; that of the tuned grid contains its knots."""
+        return knots_spec(self.log_snrs) if self.helps else self.best_named_grid
 
     @property
     def error(self) -> float:
         """The error of the better grid."""
-        return min(self.tuned_error, self.named[self.best_named])
+        return min(self.tuned_error, self.named[self.best_named_grid])
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A denoiser, some seeds, and where the fine solution takes them.
+    """A denoiser, a set of seeds, and the fine solution for these seeds.
 
     Args:
         denoiser: in evaluation mode.
-        shape: of one sample.
+        shape: shape of one sample.
         seeds: one per sample.
-        cond: of the samples; None is unconditional.
-        device: of the denoiser.
+        cond: condition of the samples; None is unconditional.
+        device: device of the denoiser.
         solution: x* (B, *shape), see ``solved``.
-        temperature: of the noise that it begins with.
+        temperature: temperature of the initial noise.
     """
 
     denoiser: Denoiser
@@ -120,12 +120,12 @@ class Trial:
         return sampled.x, sampled.nfe
 
     def solved(self, num_steps: int = FINE_STEPS) -> Trial:
-        """The same with x* from ``num_steps`` of Heun's method."""
+        """A copy with x* from ``num_steps`` steps of Heun's method."""
         fine = self.inner(self.times("log_snr", num_steps))
         return replace(self, solution=self.run(heun(), self.through(fine))[0])
 
     def residual(self, sampler: Sampler, times: Tensor) -> Tensor:
-        """e: the samples less x*, ``(B, *shape)``.
+        """e: the samples minus x*, ``(B, *shape)``.
 
         Args:
             sampler: deterministic.
@@ -135,7 +135,7 @@ class Trial:
         return self.run(sampler, times)[0] - self.solution
 
     def residual_at(self, sampler: Sampler, log_snrs: Tensor) -> Tensor:
-        """e of the grid with these inner knots; infinite where they leave the range between its ends.
+        """e of the grid with these inner knots; infinite if a knot is outside the range of the grid.
 
         Args:
             sampler: deterministic.
@@ -148,7 +148,7 @@ class Trial:
         return self.residual(sampler, self.through(log_snrs))
 
     def error(self, sampler: Sampler, times: Tensor) -> float:
-        """Root of the mean of e^2; infinite where the sampler diverges.
+        """Root mean square of e; infinite if the sampler diverges.
 
         Args:
             sampler: deterministic.
@@ -162,10 +162,10 @@ class Trial:
         return through(self.denoiser.process, len(knots) + 1, self.denoiser.log_snr_range, knots)
 
     def times(self, grid: str, num_steps: int) -> Tensor:
-        """Times of a row of ``GRIDS``.
+        """Times of a named grid.
 
         Args:
-            grid: its name, with options after a colon if need be.
+            grid: a key of ``GRIDS``, optionally with options after a colon.
             num_steps: K, at least 1.
         """
         return time_grid(grid, self.denoiser.process, num_steps, self.denoiser.log_snr_range)
@@ -182,22 +182,22 @@ class Trial:
 def tune_grid(
     trial: Trial, check: Trial, sampler: Sampler, num_steps: int, on_progress: ProgressCallback | None = None
 ) -> TunedGrid:
-    """The grid of ``num_steps`` steps with which ``sampler`` comes closest to the fine solution.
+    """Tune a grid of ``num_steps`` steps to minimise the error of ``sampler`` against the fine solution.
 
     Args:
-        trial: seeds to tune with, solved.
-        check: other seeds, solved, on which the errors are stated.
+        trial: seeds for tuning, solved.
+        check: other seeds, solved, for the reported errors.
         sampler: deterministic, with a fixed NFE per step.
         num_steps: K, at least 2.
-        on_progress: called with (rounds done, rounds at most).
+        on_progress: called with (iterations done, maximum number of iterations).
     Returns:
-        The knots, found from the best of the named grids, and the errors of all.
+        The knots, optimised from the best named grid, and the errors of all grids.
     Raises:
-        UsageError: a sampler that draws noise or chooses its own steps, or fewer than 2 steps.
+        UsageError: a stochastic or adaptive sampler, or fewer than 2 steps.
     Note:
-        Costs about (K + 2) x rounds solutions of K steps, and the fine one. The same machine gives the same grid.
-    Source: the aim is that of Watson et al. 2021, arXiv:2106.03802, and Sabour et al. 2024, "Align Your Steps",
-        arXiv:2404.14507; least squares on the samples themselves is our own way there.
+        Costs about (K + 2) x iterations solutions of K steps, plus the fine solution. Deterministic on one machine.
+    Source: the objective is that of Watson et al. 2021, arXiv:2106.03802, and Sabour et al. 2024, "Align Your Steps",
+        arXiv:2404.14507; least squares on the samples is specific to this implementation.
     """
     check_tunable(sampler, num_steps)
     named = {name: trial.times(name, num_steps) for name in GRIDS if name != "through"}
@@ -207,44 +207,44 @@ def tune_grid(
     error = check.error(sampler, check.through(knots))
     errors = {name: check.error(sampler, times) for name, times in named.items()}
     found = TunedGrid(sampler.name, tuple(knots.tolist()), 0, error, errors)
-    kept = check.through(knots) if found.helps else named[found.best_named]
-    return found._replace(nfe=check.run(sampler, kept)[1])
+    best = check.through(knots) if found.helps else named[found.best_named_grid]
+    return found._replace(nfe=check.run(sampler, best)[1])
 
 
 def check_tunable(sampler: Sampler, num_steps: int) -> None:
-    """Refuse what ``tune_grid`` cannot tune.
+    """Check that ``tune_grid`` supports a sampler and a number of steps.
 
     Args:
-        sampler: has to be deterministic, with steps of its own.
+        sampler: must be deterministic and use a time grid.
         num_steps: K, at least 2.
     Raises:
-        UsageError: a sampler that draws noise or chooses its own steps, or fewer than 2 steps.
+        UsageError: a stochastic or adaptive sampler, or fewer than 2 steps.
     """
     if sampler.stochastic or sampler.adaptive:
         raise UsageError(
-            f"a grid is tuned for a deterministic sampler with steps of its own, got {sampler.name!r}; take heun, "
-            "dpmpp_2m or unipc"
+            f"grids can be tuned for deterministic samplers with fixed steps, got {sampler.name!r}; use heun, dpmpp_2m "
+            "or unipc"
         )
     if num_steps < 2:
-        raise UsageError(f"a tuned grid has at least 2 steps, got {num_steps}")
+        raise UsageError(f"a tuned grid needs at least 2 steps, got {num_steps}")
 
 
 def _descend(residual: Callable[[Tensor], Tensor], knots: Tensor, on_progress: ProgressCallback | None) -> Tensor:
-    """Levenberg's method from ``knots``: steps (J'J + mu diag J'J)^-1 J'e that are only taken where the error falls."""
-    z, mu = _free(knots), 0.01
+    """Levenberg-Marquardt from ``knots``: steps (J'J + mu diag J'J)^-1 J'e, accepted only if the error decreases."""
+    z, mu = _parameters(knots), 0.01
     e = residual(knots)
-    for number in range(_ROUNDS):
+    for number in range(_MAX_ITERATIONS):
         jacobian = _jacobian(residual, z, e)
-        before, (z, e, mu) = _root_mean_square(e), _round(residual, z, e, jacobian, mu)
+        before, (z, e, mu) = _root_mean_square(e), _damped_step(residual, z, e, jacobian, mu)
         if on_progress is not None:
-            on_progress(number + 1, _ROUNDS)
-        if _root_mean_square(e) > before * (1 - _LEAST_GAIN):
+            on_progress(number + 1, _MAX_ITERATIONS)
+        if _root_mean_square(e) > before * (1 - _MIN_IMPROVEMENT):
             break
     return _knots(z)
 
 
 def _jacobian(residual: Callable[[Tensor], Tensor], z: Tensor, e: Tensor) -> Tensor:
-    """de/dz by differences, ``(elements of e, K - 1)`` float64."""
+    """de/dz by finite differences, ``(elements of e, K - 1)`` float64."""
     columns = []
     for index in range(len(z)):
         moved = z.clone()
@@ -253,22 +253,22 @@ def _jacobian(residual: Callable[[Tensor], Tensor], z: Tensor, e: Tensor) -> Ten
     return torch.stack(columns, dim=1)
 
 
-def _round(
+def _damped_step(
     residual: Callable[[Tensor], Tensor], z: Tensor, e: Tensor, jacobian: Tensor, mu: float
 ) -> tuple[Tensor, Tensor, float]:
-    """The first damped step that lowers the error, damped ten times more after each that does not."""
+    """The first damped step that lowers the error; the damping grows tenfold after each rejected step."""
     normal, gradient = (jacobian.T @ jacobian).cpu(), (jacobian.T @ e.flatten().double()).cpu()
     for _ in range(4):
         damped = normal + mu * torch.diag(normal.diagonal()) + 1e-12 * torch.eye(len(z), dtype=torch.float64)
-        moved = z - torch.linalg.solve(damped, gradient).clamp(-_LONGEST_MOVE, _LONGEST_MOVE)
-        missed = residual(_knots(moved))
-        if _root_mean_square(missed) < _root_mean_square(e):
-            return moved, missed, mu / 3
+        moved = z - torch.linalg.solve(damped, gradient).clamp(-_MAX_CHANGE, _MAX_CHANGE)
+        moved_e = residual(_knots(moved))
+        if _root_mean_square(moved_e) < _root_mean_square(e):
+            return moved, moved_e, mu / 3
         mu *= 10
     return z, e, mu
 
 
-def _free(knots: Tensor) -> Tensor:
+def _parameters(knots: Tensor) -> Tensor:
     return torch.cat([knots[:1], knots.diff().log()])
 
 
