@@ -16,7 +16,7 @@ from undiffuse.core.condition_spec import ConditionSpec
 from undiffuse.networks import build_network
 from undiffuse.objectives.gan import GanConfig
 from undiffuse.recipes import RECIPES, get_recipe
-from undiffuse.recipes.proposal import IMAGES_OF_AN_HOUR
+from undiffuse.recipes.proposal import IMAGES_PER_HOUR
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "reference" / "recipes.md"
 
@@ -57,7 +57,7 @@ SHAPES: dict[str, tuple[int, ...]] = {
     **{"digits": (1, 8, 8), "mnist": (1, 28, 28), "fashion": (1, 28, 28), "emnist": (1, 28, 28)},
     **{"church48": (3, 48, 48), "cifar10": (3, 32, 32), "ffhq256": (3, 256, 256), "bedroom64": (3, 64, 64)},
     **{"swissroll": (2,), "rings": (2,)},
-    **{str(side): (3, side, side) for side in IMAGES_OF_AN_HOUR},  # photos-64 and its kin
+    **{str(side): (3, side, side) for side in IMAGES_PER_HOUR},  # photos-64, photos-48, photos-32
 }
 #: classes of the data whose recipe is class-conditional by itself
 NUM_CLASSES = {"ddpm-digits": 10}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from undiffuse.cli.entry import begin
+from undiffuse.cli.entry import run_program
 
 
 def main(arguments: list[str] | None = None) -> None:
     """What is installed as ``undiffuse``."""
-    begin(_run, arguments)
+    run_program(_run, arguments)
 
 
 def _run(arguments: list[str]) -> int:

@@ -25,7 +25,7 @@ from types import ModuleType
 from typing import ParamSpec, TypeVar
 
 from undiffuse.errors import UsageError
-from undiffuse.files import LOCK_ENDING, explained, is_empty, real_place
+from undiffuse.files import LOCK_ENDING, is_empty, resolve_target, translate_os_errors
 from undiffuse.leftovers import remove_leftovers_of
 
 P = ParamSpec("P")
@@ -72,7 +72,7 @@ def claimed(path: Path | None) -> Iterator[bool]:
     if path is None:
         yield False
         return
-    place = real_place(path)
+    place = resolve_target(path)
     with _held_here(path, place) as claim:
         if claim.depth == 1:
             with _parents(path, place), _lock(path, place, claim):
@@ -128,7 +128,7 @@ def new_folder(parent: Path, stem: str) -> Iterator[Path]:
 
 def _is_held_here(path: Path) -> bool:
     """Whether this process has a claim on it: a thread would be given its own a second time."""
-    claim = _CLAIMS.get(real_place(path))
+    claim = _CLAIMS.get(resolve_target(path))
     return claim is not None and claim.process == os.getpid()
 
 
@@ -143,7 +143,7 @@ def _make(folder: Path) -> bool:
     except FileExistsError:
         return False
     except OSError:
-        with explained(folder):
+        with translate_os_errors(folder):
             raise
     return True
 
@@ -183,7 +183,7 @@ def _held_here(path: Path, place: Path) -> Iterator[_Claim]:
 def _parents(path: Path, place: Path) -> Iterator[None]:
     """Make the folders that are missing above a place, and take away again those that stay empty."""
     missing = [folder for folder in place.parents if not folder.exists()]
-    with explained(path):
+    with translate_os_errors(path):
         place.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield
@@ -198,7 +198,7 @@ def _lock(path: Path, place: Path, claim: _Claim) -> Iterator[None]:
     """The claim among processes."""
     fcntl = _fcntl()
     file = _lock_file(place)
-    with explained(path):
+    with translate_os_errors(path):
         descriptor = _locked(fcntl, path, file, claim.since) if fcntl is not None else None
     claim.guarded = descriptor is not None
     if descriptor is None:

@@ -78,7 +78,7 @@ class Component:
             return value
         if not isinstance(value, Mapping) or "name" not in value:
             raise UsageError(
-                f"expected a mapping with a 'name', one of: {', '.join(sorted(self.registry))}; got {shown(value)}"
+                f"expected a mapping with a 'name', one of: {', '.join(sorted(self.registry))}; got {short_repr(value)}"
             )
         return validate(self.model(str(value["name"])), value, f"{self.kind} {value['name']!r}")
 
@@ -140,11 +140,11 @@ def explain(error: ValidationError, model: type[BaseModel], what: str) -> str:
     where = f"{what} key {path!r}" if path else what
     if first["type"] == "value_error":  # our own message, which already says what was received
         return f"{where}: {first['ctx']['error']}"
-    received = "" if first["type"] == "missing" else f", got {shown(first.get('input'))}"
+    received = "" if first["type"] == "missing" else f", got {short_repr(first.get('input'))}"
     return f"{where}: {first['msg']}{received}"
 
 
-def shown(value: object) -> str:
+def short_repr(value: object) -> str:
     """A value as a message has it: in full, unless that would be longer than the message."""
     text = repr(value)
     return text if len(text) <= _LONGEST_SHOWN else f"{text[: _LONGEST_SHOWN - 3]}..."

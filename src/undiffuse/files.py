@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from undiffuse.errors import RunError, UndiffuseError, UsageError
-from undiffuse.leftovers import aside, is_temporary, remove, temporary_next_to
+from undiffuse.leftovers import backup_path, is_temporary, remove, temporary_next_to
 
 #: How the name of a lock ends, see ``claims``.
 LOCK_ENDING = ".lock"
@@ -33,10 +33,10 @@ def replacing(path: Path) -> Iterator[Path]:
         RunError: the disk is full or fails.
         UsageError: the folder may not be written to.
     """
-    requested, path = path, real_place(path)
+    requested, path = path, resolve_target(path)
     temporary = temporary_next_to(path)
     try:
-        with explained(requested):
+        with translate_os_errors(requested):
             path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
             _finalize(temporary, path)
@@ -44,7 +44,7 @@ def replacing(path: Path) -> Iterator[Path]:
         remove(temporary)
 
 
-def put_in_place(folder: Path, path: Path) -> None:
+def finalize_folder(folder: Path, path: Path) -> None:
     """Sync and rename a folder that is filled to ``path``, as ``replacing`` does, but from its own name.
 
     Until then it has no temporary's name, under which a later command would take it for a dead one's and remove it.
@@ -53,17 +53,17 @@ def put_in_place(folder: Path, path: Path) -> None:
         RunError: the disk is full or fails.
         UsageError: the place may not be written to.
     """
-    with explained(path):
-        _finalize(folder, real_place(path))
+    with translate_os_errors(path):
+        _finalize(folder, resolve_target(path))
 
 
-def real_place(path: Path) -> Path:
+def resolve_target(path: Path) -> Path:
     """Where ``path`` is written: with links followed on the way there and to a folder, but not to a file."""
     return path.resolve() if path.is_dir() else path.parent.resolve() / path.name
 
 
 @contextmanager
-def explained(path: Path) -> Iterator[None]:
+def translate_os_errors(path: Path) -> Iterator[None]:
     """Turn what the operating system says about writing at ``path`` into one line that says what to do."""
     try:
         yield
@@ -120,7 +120,7 @@ def check_writable(path: Path) -> None:
     Raises:
         UsageError: ``path``, or the nearest folder above it that exists, may not be written to.
     """
-    with explained(path):
+    with translate_os_errors(path):
         place = path.absolute()
         while not os.path.lexists(place):
             place = place.parent
@@ -132,7 +132,7 @@ def check_writable(path: Path) -> None:
             raise OSError(errno.EROFS if read_only else errno.EACCES, folder)
 
 
-def check_folder_to_be(out: Path) -> None:
+def check_output_folder(out: Path) -> None:
     """Refuse a file in a folder's place, and a place that may not be written to.
 
     Raises:
@@ -143,13 +143,13 @@ def check_folder_to_be(out: Path) -> None:
     check_writable(out)
 
 
-def check_not_kept(out: Path, noun: str, marker: str, *, overwrite: bool) -> None:
-    """Refuse results of the same kind that may not go, see ``check_own_folder``."""
+def check_overwrite(out: Path, noun: str, marker: str, *, overwrite: bool) -> None:
+    """Refuse results of the same kind that may not go, see ``check_replaceable_folder``."""
     if (out / marker).is_file() and not overwrite:
         raise UsageError(f"--out {out} holds {noun} already; name another folder or add --overwrite")
 
 
-def check_own_folder(out: Path, noun: str, marker: str, own: re.Pattern[str], *, overwrite: bool) -> None:
+def check_replaceable_folder(out: Path, noun: str, marker: str, own: re.Pattern[str], *, overwrite: bool) -> None:
     """Refuse before any work a folder whose replacement would lose anything but earlier results of the same kind.
 
     Args:
@@ -168,7 +168,7 @@ def check_own_folder(out: Path, noun: str, marker: str, own: re.Pattern[str], *,
     named = f" ({', '.join(others[:3])}{', ...' if others[3:] else ''})" if others else ""
     if held and not (out / marker).is_file():
         raise UsageError(f"--out {out} holds something other than {noun}{named}; name another folder")
-    check_not_kept(out, noun, marker, overwrite=overwrite)
+    check_overwrite(out, noun, marker, overwrite=overwrite)
     if others:
         raise UsageError(
             f"--out {out} holds more than {noun}{named}, which would be deleted; move it away or name another folder"
@@ -213,11 +213,11 @@ def sha256_of(path: Path) -> str:
 
 def _finalize(filled: Path, path: Path) -> None:
     _sync(filled)
-    _put_in_place(filled, path)
+    _rename_into_place(filled, path)
     _sync_entry(path.parent)
 
 
-def _put_in_place(temporary: Path, path: Path) -> None:
+def _rename_into_place(temporary: Path, path: Path) -> None:
     """Rename; a full folder that stands there is moved aside first, for a rename replaces an empty one only."""
     if path.is_symlink():
         _log.warning("note: %s was a link to %s; it is a file of its own now", path, path.readlink())
@@ -233,7 +233,7 @@ def _put_in_place(temporary: Path, path: Path) -> None:
 
 
 def _exchange(temporary: Path, path: Path) -> None:
-    before = aside(temporary_next_to(path))
+    before = backup_path(temporary_next_to(path))
     path.replace(before)
     try:
         temporary.replace(path)

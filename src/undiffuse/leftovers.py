@@ -32,7 +32,7 @@ def temporary_next_to(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}-{threading.get_native_id()}@{_host()}.tmp")
 
 
-def aside(temporary: Path) -> Path:
+def backup_path(temporary: Path) -> Path:
     """Where to move what stands in the place of a temporary that is done."""
     return temporary.with_suffix(_ASIDE)
 

@@ -36,7 +36,7 @@ def check_seed(seed: int, bits: int = IMAGE_SEED_BITS) -> None:
         raise UsageError(f"--seed must be a whole number from 0 to 2**{bits} - 1, got {seed}")
 
 
-def whole(what: str, value: object) -> int:
+def check_int(what: str, value: object) -> int:
     """A whole number of any kind as an int.
 
     Args:
@@ -44,7 +44,7 @@ def whole(what: str, value: object) -> int:
     Raises:
         UsageError: no number, or none that is whole.
     Example:
-        >>> whole("steps", 3)
+        >>> check_int("steps", 3)
         3
     """
     try:

@@ -19,7 +19,7 @@ from undiffuse.observer import SILENT, Observer, Silent, StageObserver, check_ca
 #: The variable that turns progress off.
 VARIABLE = "UNDIFFUSE_PROGRESS"
 #: Seconds before a line is shown on a terminal, between its changes, and before and between lines elsewhere.
-_PATIENCE, _EVERY, _EVERY_LINE = 2.0, 0.2, 30.0
+_DELAY, _INTERVAL, _LINE_INTERVAL = 2.0, 0.2, 30.0
 _BAR = 24
 #: Pieces of work that are under way, one within the other; only the outermost is shown.
 _UNDER_WAY: list[object] = []
@@ -84,7 +84,7 @@ def status(done: float, total: float, left: float | None) -> str:
     return f"{amount(done, total)}  {duration(left)} left" if left is not None else amount(done, total)
 
 
-class Counter(Silent):
+class ProgressLine(Silent):
     """An observer that shows how far ``what`` has come.
 
     Args:
@@ -92,7 +92,7 @@ class Counter(Silent):
         shown: whether to show it; by default unless it is turned off.
         to: where; standard error by default.
     Example:
-        >>> with Counter("sampling", shown=False) as counter:
+        >>> with ProgressLine("sampling", shown=False) as counter:
         ...     counter.progress(1, 2)
     """
 
@@ -122,7 +122,7 @@ class Counter(Silent):
         self._whole.progress(done, total, self._what)
         now = time.monotonic()
         left = self._estimate.left(done, total, now)
-        patience, every = (_PATIENCE, _EVERY) if self._line else (_EVERY_LINE, _EVERY_LINE)
+        patience, every = (_DELAY, _INTERVAL) if self._line else (_LINE_INTERVAL, _LINE_INTERVAL)
         if not self._shown or now - self._began < patience or now - self._last < every:
             return
         self._last = now

@@ -82,10 +82,10 @@ def make(registry: Mapping[str, Any], spec: str, kind: str) -> Any:
     """
     name, _, rest = spec.partition(":")
     factory = lookup(registry, name, kind)
-    return factory(**written_options(factory, rest, name, kind))
+    return factory(**parse_row_options(factory, rest, name, kind))
 
 
-def written_options(
+def parse_row_options(
     factory: Callable[..., Any], text: str, name: str, kind: str, read: Callable[[str, Any, str], Any] | None = None
 ) -> dict[str, Any]:
     """The options in ``option=value,option=value``: those parameters of ``factory`` that have a default.
@@ -98,13 +98,13 @@ def written_options(
     """
     parameters = inspect.signature(factory).parameters.items()
     known = {key: row.default for key, row in parameters if row.default is not row.empty}
-    return read_written(known, text, name, kind, read)
+    return parse_options(known, text, name, kind, read)
 
 
-def read_written(
+def parse_options(
     known: Mapping[str, Any], text: str, name: str, kind: str, read: Callable[[str, Any, str], Any] | None = None
 ) -> dict[str, Any]:
-    """``written_options`` by the options' names and defaults."""
+    """``parse_row_options`` by the options' names and defaults."""
     options: dict[str, Any] = {}
     for item in filter(None, text.split(",")):
         key, _, value = item.partition("=")

@@ -43,7 +43,7 @@ def is_changed(record: Mapping[str, Any]) -> bool:
     return CHECKSUM in record and record[CHECKSUM] != checksum_of(record)
 
 
-def parsed(content: bytes | str) -> Any:
+def parse_json(content: bytes | str) -> Any:
     """JSON as Python values.
 
     Raises:
@@ -78,7 +78,7 @@ def read_json(path: Path) -> Any:
         content = file.read(MAX_BYTES + 1)
     if len(content) > MAX_BYTES:
         raise ValueError(f"larger than {MAX_BYTES:,} bytes")
-    return parsed(content)
+    return parse_json(content)
 
 
 def read_sealed(path: Path, remedy: str) -> dict[str, Any]:

@@ -28,7 +28,7 @@ def plural(noun: str) -> str:
     return re.sub(r"(?<![aeiou])y$", "ie", noun) + "s"
 
 
-def some(names: Iterable[object], named: int = NAMED) -> str:
+def format_names(names: Iterable[object], named: int = NAMED) -> str:
     """``a, b, c and 4 more``."""
     listed = [str(name) for name in names]
     more = f" and {len(listed) - named} more" if len(listed) > named else ""

@@ -16,7 +16,7 @@ from PIL import Image
 
 from undiffuse import progress
 from undiffuse.cli import terminal
-from undiffuse.cli.terminal import TrainingView, counting
+from undiffuse.cli.terminal import TrainingView, progress_bar
 from undiffuse.core.gaussian import GaussianMixture
 from undiffuse.core.processes import FlowProcess
 from undiffuse.data import FolderConfig, load_dataset
@@ -25,7 +25,7 @@ from undiffuse.diagnostics.data_context import DataContext
 from undiffuse.diagnostics.findings import Finding, examine
 from undiffuse.experiments.trainings import Parts
 from undiffuse.observer import OnProgress, observing
-from undiffuse.progress import Counter, Estimate, status
+from undiffuse.progress import Estimate, ProgressLine, status
 from undiffuse.samplers.inversion import generate, invert
 from undiffuse.samplers.likelihood import log_likelihood
 from undiffuse.training.config import PosthocConfig
@@ -54,7 +54,7 @@ def test_what_is_left_follows_from_what_was_done() -> None:
 
 def said(to: io.StringIO, clock: list[float], shown: bool | None = None) -> str:
     """What a minute of work that is said of each second writes."""
-    with Counter("encoding", shown, to) as counter:
+    with ProgressLine("encoding", shown, to) as counter:
         for second in range(65):
             clock[0] += 1
             counter.progress(second + 1, 100)
@@ -83,7 +83,7 @@ def test_it_can_be_turned_off(clock: list[float], monkeypatch: pytest.MonkeyPatc
 
 def test_work_within_work_is_not_shown_twice(clock: list[float]) -> None:
     outer, inner = Terminal(), Terminal()
-    with Counter("evaluating", True, outer):
+    with ProgressLine("evaluating", True, outer):
         assert said(inner, clock, shown=True) == ""
     assert said(inner, clock, shown=True) != ""
 
@@ -100,7 +100,7 @@ def test_commands_count_on_standard_error(
     clock: list[float], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(progress.VARIABLE)
-    with counting("encoding") as counter:
+    with progress_bar("encoding") as counter:
         for second in range(35):
             clock[0] += 1
             counter.progress(second, 70)
@@ -137,7 +137,7 @@ def test_solvers_tell_the_share_of_the_log_snr(num_steps: int | None) -> None:
 def test_data_that_are_decoded_say_how_far(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(12):
         Image.fromarray(np.full((8, 8 + number % 2), number, np.uint8)).save(tmp_path / f"{number}.png")
-    for name, value in (("_PATIENCE", 0.0), ("_EVERY", 0.0)):
+    for name, value in (("_DELAY", 0.0), ("_INTERVAL", 0.0)):
         monkeypatch.setattr(progress, name, value)
     monkeypatch.delenv(progress.VARIABLE)
     monkeypatch.setattr(sys, "stderr", terminal := Terminal())
@@ -177,7 +177,7 @@ def test_what_is_loaded_within_a_check_of_the_doctor_counts_as_a_part_of_it(caps
 
     def loads(subject: SimpleNamespace) -> list[Finding]:
         for what in ("listing", "decoding"):
-            with Counter(what) as counter:
+            with ProgressLine(what) as counter:
                 for number in range(1, 3):
                     counter.progress(number, 2)
         subject.observer.progress(1, 2)

@@ -21,8 +21,8 @@ from undiffuse.data import source_config_for
 from undiffuse.errors import UsageError
 from undiffuse.observer import observing
 from undiffuse.recipes import RECIPES, get_recipe
-from undiffuse.recipes.pace import how_long
-from undiffuse.recipes.proposal import IMAGES_OF_AN_HOUR, DataSummary, Hardware, propose
+from undiffuse.recipes.pace import estimate_duration
+from undiffuse.recipes.proposal import IMAGES_PER_HOUR, DataSummary, Hardware, propose
 from undiffuse.training.trainer import Trainer
 
 
@@ -115,7 +115,7 @@ def test_how_long_follows_what_the_user_says(
     recipe: str, overrides: list[str], hardware: Hardware, expected: str
 ) -> None:
     begun = get_recipe(recipe)
-    said = how_long(begun, apply_overrides(begun, overrides), 28, hardware)
+    said = estimate_duration(begun, apply_overrides(begun, overrides), 28, hardware)
     assert expected in said and bool(expected) is bool(said)
 
 
@@ -254,5 +254,5 @@ def test_neither_recipe_nor_data(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_recipes_see_what_an_hour_holds() -> None:
-    for size, images in IMAGES_OF_AN_HOUR.items():
+    for size, images in IMAGES_PER_HOUR.items():
         assert get_recipe(f"photos-{size}").num_images == images

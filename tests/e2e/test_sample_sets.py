@@ -72,7 +72,7 @@ def test_the_same_command_goes_on_where_it_was_stopped(
     assert files(tmp_path / "out") == files(tmp_path / "whole") and not partials(tmp_path)
 
 
-@pytest.mark.parametrize("window", ["_put_in_place", "_sync", "write_record", "_finish_points"])
+@pytest.mark.parametrize("window", ["_rename_into_place", "_sync", "write_record", "_finish_points"])
 def test_a_kill_while_the_set_is_put_in_its_place_loses_no_sample(
     window: str, undiffuse: CommandLine, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:

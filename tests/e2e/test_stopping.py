@@ -33,7 +33,7 @@ def gone_at(row: int, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
             raise OSError(number, "gone")
 
     monkeypatch.setattr(show.TrainingView, "row", fail)
-    monkeypatch.setattr(stopping, "silence", lambda: False)  # the streams of the test itself are there
+    monkeypatch.setattr(stopping, "discard_closed_output", lambda: False)  # the streams of the test itself are there
 
 
 def test_a_reader_that_is_gone_stops_the_training_with_a_checkpoint(

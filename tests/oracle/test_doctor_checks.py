@@ -36,7 +36,7 @@ from undiffuse.losses.levels import loss_by_level
 from undiffuse.metrics.classification import ClassAccumulator
 from undiffuse.metrics.neighbours import copying_summary
 from undiffuse.samplers.noise import SeededNoise
-from undiffuse.wording import some
+from undiffuse.wording import format_names
 
 
 def smooth(count: int, side: int = 32, channels: int = 1, seed: int = 0) -> Tensor:
@@ -381,4 +381,4 @@ def test_what_a_check_found_before_it_broke_off_is_kept() -> None:
 
 
 def test_long_lists_are_cut() -> None:
-    assert some("abcde") == "a, b, c and 2 more" and some(["x"]) == "x" and some([]) == ""
+    assert format_names("abcde") == "a, b, c and 2 more" and format_names(["x"]) == "x" and format_names([]) == ""

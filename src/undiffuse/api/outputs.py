@@ -11,7 +11,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from undiffuse.errors import UsageError
-from undiffuse.files import check_folder_to_be, check_own_folder, check_writable, is_empty, is_temporary_or_lock
+from undiffuse.files import (
+    check_output_folder,
+    check_replaceable_folder,
+    check_writable,
+    is_empty,
+    is_temporary_or_lock,
+)
 from undiffuse.models.sample_sets.files import OWN_FILES
 
 #: The sheet that the demo puts into its folder before there is a run.
@@ -41,7 +47,7 @@ STUDY = Results("a study", "study.json", re.compile(r"[a-z0-9_-]+\.png|study\.js
 def check_out(out: str | Path | None) -> None:
     """Refuse what no folder can be made of."""
     if out is not None:
-        check_folder_to_be(Path(out))
+        check_output_folder(Path(out))
 
 
 def check_file(out: str | Path | None, such_as: str, option: str = "--out") -> None:
@@ -76,7 +82,7 @@ def check_results(out: str | Path | None, kind: Results, overwrite: bool) -> Non
         overwrite: whether results of that kind may be replaced.
     """
     if out is not None:
-        check_own_folder(Path(out), *kind, overwrite=overwrite)
+        check_replaceable_folder(Path(out), *kind, overwrite=overwrite)
 
 
 def check_export(out: str | Path, model: str | Path, overwrite: bool) -> None:
@@ -108,7 +114,7 @@ def check_study_folder(out: str | Path) -> None:
     Args:
         out: of the study, with ``cells/`` and ``runs/`` in it where it was interrupted.
     """
-    check_folder_to_be(out := Path(out))
+    check_output_folder(out := Path(out))
     if out.is_dir() and any(out.iterdir()) and not (out / "cells").is_dir() and not (out / "runs").is_dir():
         raise UsageError(f"--out {out} holds something other than this study; name another folder")
 
@@ -130,7 +136,7 @@ def check_new_run(out: str | Path | None, resume: bool) -> None:
 
 def check_no_other(out: Path) -> None:
     """Refuse a folder with anything in it that is no run."""
-    check_folder_to_be(out)
+    check_output_folder(out)
     if (out / "config.json").is_file() or not out.is_dir():
         return
     if any(not is_temporary_or_lock(path) and path.name != BUNDLED_GRID for path in out.iterdir()):

@@ -18,7 +18,7 @@ from undiffuse.core.processes import PROCESSES
 from undiffuse.core.terminal_noise import terminal_noise
 from undiffuse.data.registry import SOURCE_CONFIGS
 from undiffuse.errors import UsageError
-from undiffuse.files import check_own_folder, replacing
+from undiffuse.files import check_replaceable_folder, replacing
 from undiffuse.limits import check_seed
 from undiffuse.models.base import denoising
 from undiffuse.models.saved import Model
@@ -154,7 +154,7 @@ def theory(
         loaded = load(model, device, weights)
         subject, record = _trained(loaded, model, num, seed)
         folder = out or study_folder("theory", loaded.path)
-    check_own_folder(folder, "a study", "study.json", own_files(), overwrite=True)
+    check_replaceable_folder(folder, "a study", "study.json", own_files(), overwrite=True)
     with claimed(folder), replacing(folder) as temporary, stage("drawing") as bar:
         temporary.mkdir(parents=True)
 

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from undiffuse.api.catalogue import Bundled, bundled, bundled_models
-from undiffuse.cli.terminal import say
+from undiffuse.cli.terminal import print_line
 from undiffuse.wording import counted
 
 
@@ -21,16 +21,18 @@ def list_models(name: str | None, as_json: bool) -> None:
     """
     if name is not None:
         found = bundled(name)
-        say(_json(_row(found)) if as_json else (found.folder / "model_card.md").read_text(encoding="utf-8").rstrip())
+        print_line(
+            _json(_row(found)) if as_json else (found.folder / "model_card.md").read_text(encoding="utf-8").rstrip()
+        )
         return
     rows = [bundled(name) for name in bundled_models()]
     if as_json:
-        say(_json([_row(row) for row in rows]))
+        print_line(_json([_row(row) for row in rows]))
         return
     width = max(map(len, bundled_models()), default=0)
     for row in rows:
-        say(f"{row.name:<{width}}  {_line(row)}")
-    say("next: undiffuse sample NAME -n 64, or undiffuse models NAME for its card")
+        print_line(f"{row.name:<{width}}  {_line(row)}")
+    print_line("next: undiffuse sample NAME -n 64, or undiffuse models NAME for its card")
 
 
 def _line(model: Bundled) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from undiffuse.api.datasets.describing import describe_data
 from undiffuse.cli.checks.data import check_augmentation_grid
-from undiffuse.cli.terminal import say, table
+from undiffuse.cli.terminal import print_line, table
 from undiffuse.wording import counted
 
 
@@ -40,9 +40,9 @@ def show_data(
     ]
     table(summary["name"], ["", ""], rows)
     if found.columns:
-        say(f"{augment}, column by column: {', '.join(found.columns)}")
+        print_line(f"{augment}, column by column: {', '.join(found.columns)}")
     if grid is not None:
-        say(f"contact grid: {grid}")
+        print_line(f"contact grid: {grid}")
 
 
 def _values(summary: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ from undiffuse.api.reporting import report_run
 from undiffuse.api.training import check_folder, train_run
 from undiffuse.claims import writes_to
 from undiffuse.cli.tables import results_table
-from undiffuse.cli.terminal import say
+from undiffuse.cli.terminal import print_line
 from undiffuse.progress import duration
 from undiffuse.wording import command
 
@@ -32,11 +32,11 @@ def run_demo(out: Path, device: str) -> None:
     config = configure(RECIPE, [], None, None, False, device)
     check_folder(config, out, resume)
     names = save_bundled_grid(out / BUNDLED_GRID, device)
-    say(f"fresh samples of the bundled models ({', '.join(names)}), a row each: {out / BUNDLED_GRID}")
+    print_line(f"fresh samples of the bundled models ({', '.join(names)}), a row each: {out / BUNDLED_GRID}")
     if not train_run(config, out, resume=resume, device=device):
         return
     model = load(out, device)
     results_table(evaluate_to_file(model, Protocol(num=1000, bound_images=32), [], None, out / "evaluation.json"))
     page = report_run(model)
-    say(f"report: {page}   ({duration(time.monotonic() - started)})")
-    say(f"go on with: {command('sample', out, '-n', 64)}")
+    print_line(f"report: {page}   ({duration(time.monotonic() - started)})")
+    print_line(f"go on with: {command('sample', out, '-n', 64)}")

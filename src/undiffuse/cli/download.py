@@ -6,7 +6,7 @@ from pathlib import Path
 
 from undiffuse.api.datasets.downloading import SETS, DownloadResult, PublicSet, Remote, fetch, public_set
 from undiffuse.api.outputs import check_out
-from undiffuse.cli.terminal import say, size_in_bytes
+from undiffuse.cli.terminal import print_line, size_in_bytes
 from undiffuse.errors import RunError, UsageError
 from undiffuse.wording import command, counted, quoted
 
@@ -15,8 +15,8 @@ def list_sets() -> None:
     """Print the sets with their size and licence."""
     width = max(map(len, SETS))
     for name, public in SETS.items():
-        say(f"{name:<{width}}  {public.about}; {_size_of(public)}; licence: {public.licence}")
-    say("next: undiffuse data get NAME")
+        print_line(f"{name:<{width}}  {public.about}; {_size_of(public)}; licence: {public.licence}")
+    print_line("next: undiffuse data get NAME")
 
 
 def get_set(name: str, out: Path | None) -> None:
@@ -29,21 +29,23 @@ def get_set(name: str, out: Path | None) -> None:
     public = public_set(name)
     folder = out or Path("data") / name
     check_out(folder)
-    say(f"{public.about}; licence: {public.licence}")
+    print_line(f"{public.about}; licence: {public.licence}")
     found = fetch(public, folder)
     if found.missing:
         _report_missing(name, public, folder, found)
     what = f"fetched {counted(len(found.fetched), 'file')}" if found.fetched else "all files were there"
-    say(f"{what} and checked; next: {command('data', 'info', found.data)}, or train with --data {quoted(found.data)}")
+    print_line(
+        f"{what} and checked; next: {command('data', 'info', found.data)}, or train with --data {quoted(found.data)}"
+    )
     if public.hint:
-        say(f"note: {public.hint}")
+        print_line(f"note: {public.hint}")
 
 
 def _report_missing(name: str, public: PublicSet, folder: Path, found: DownloadResult) -> None:
     """Say which file to put where, a line each, and end with the line that says why."""
-    say(f"to be put into {folder}:")
+    print_line(f"to be put into {folder}:")
     for file in found.missing:
-        say(f"  {_line(file)}")
+        print_line(f"  {_line(file)}")
     get_again = command("data", "get", name, "--out", folder)
     again = f"put the {counted(len(found.missing), 'file')} above into {folder} and run again: {get_again}"
     if found.reason:

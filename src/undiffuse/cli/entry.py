@@ -7,15 +7,15 @@ import os
 import sys
 from collections.abc import Callable
 
+from undiffuse.cli.escaping import escape_unprintable
 from undiffuse.cli.renamed import renamed
-from undiffuse.cli.visible import visible
 from undiffuse.errors import UndiffuseError
 
 #: Set by a shell that asks what may be typed next.
 _COMPLETING = "_UNDIFFUSE_COMPLETE"
 
 
-def begin(run: Callable[[list[str]], int], arguments: list[str] | None = None) -> None:
+def run_program(run: Callable[[list[str]], int], arguments: list[str] | None = None) -> None:
     """Run the command line: exit code 2 for what the user can mend, 1 for a failure while running.
 
     Args:
@@ -46,23 +46,23 @@ def _check_names(arguments: list[str], debug: bool) -> int:
 
 def _ran(run: Callable[[list[str]], int], arguments: list[str], debug: bool) -> int:
     from undiffuse.cancellation import Cancel
-    from undiffuse.cli.signals import READER_GONE, ending_by_signals, is_gone, silence
+    from undiffuse.cli.signals import SIGPIPE_NUMBER, discard_closed_output, exit_on_signals, is_broken_pipe
     from undiffuse.cli.terminal import Terminal
     from undiffuse.observer import observing
 
     try:
-        with ending_by_signals(), observing(Terminal(), Cancel()):
+        with exit_on_signals(), observing(Terminal(), Cancel()):
             code: object = run(arguments)
     except SystemExit as stop:  # of a signal; or of the parser, when it finds that whoever read the output is gone
-        code = 128 + READER_GONE if is_gone(stop.__context__) else stop.code
+        code = 128 + SIGPIPE_NUMBER if is_broken_pipe(stop.__context__) else stop.code
     except UndiffuseError as error:
         code = _complain(error, error.exit_code, debug)
     except KeyboardInterrupt:
         code = _interrupted()
     except Exception as error:
-        code = 128 + READER_GONE if is_gone(error) else _complain(error, 1, debug, _unexpected(error))
+        code = 128 + SIGPIPE_NUMBER if is_broken_pipe(error) else _complain(error, 1, debug, _unexpected(error))
     code = code if isinstance(code, int) else 0
-    return 128 + READER_GONE if silence() and code == 0 else code
+    return 128 + SIGPIPE_NUMBER if discard_closed_output() and code == 0 else code
 
 
 def _unexpected(error: Exception) -> str:
@@ -85,7 +85,7 @@ def _interrupted() -> int:
 def _complain(error: BaseException, code: int, debug: bool, text: str | None = None) -> int:
     if debug:
         raise error
-    line = visible(" ".join((text if text is not None else str(error)).split()))
+    line = escape_unprintable(" ".join((text if text is not None else str(error)).split()))
     _print_error(f"undiffuse: {line}")
     return code
 

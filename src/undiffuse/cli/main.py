@@ -15,7 +15,7 @@ from undiffuse.cli.checks.commands import checked
 from undiffuse.cli.data import data_app
 from undiffuse.cli.distill import distill
 from undiffuse.cli.ema import ema
-from undiffuse.cli.entry import begin
+from undiffuse.cli.entry import run_program
 from undiffuse.cli.export import export
 from undiffuse.cli.measure import compare, doctor, evaluate, report
 from undiffuse.cli.narrowing import narrowed
@@ -263,7 +263,7 @@ def samplers() -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """The whole of it with the parser at hand; what is installed, ``undiffuse.__main__``, imports that when it must."""
-    begin(run, arguments)
+    run_program(run, arguments)
 
 
 def run(arguments: list[str]) -> int:

@@ -20,12 +20,12 @@ from undiffuse.cancellation import Cancel
 from undiffuse.observer import Forwarding, Observer
 
 #: What a shell says of a program whose reader is gone; not every system has the signal.
-READER_GONE = 13
+SIGPIPE_NUMBER = 13
 #: A terminal that hangs up says so once; under ``nohup`` it is not to be minded.
 _HANGUP = getattr(signal, "SIGHUP", None)
 
 
-class Stop(Forwarding):
+class CancelOnBrokenPipe(Forwarding):
     """An observer of a training that passes on to one who may be gone, and asks the training to stop where so.
 
     Args:
@@ -62,13 +62,13 @@ class Stop(Forwarding):
         try:
             yield
         except OSError as error:  # a terminal may go, and the disk of a log be full, while the training is to stay
-            silence()
+            discard_closed_output()
             if error.errno == errno.EPIPE:
-                self._cancel.request("nobody reads the output any more", READER_GONE)
+                self._cancel.request("nobody reads the output any more", SIGPIPE_NUMBER)
 
 
 @contextlib.contextmanager
-def stopping(cancel: Cancel, shown: Observer) -> Iterator[Stop]:
+def cancel_on_signals(cancel: Cancel, shown: Observer) -> Iterator[CancelOnBrokenPipe]:
     """Let a signal end the step under way and write a checkpoint; a second Ctrl-C stops at once.
 
     Args:
@@ -84,11 +84,11 @@ def stopping(cancel: Cancel, shown: Observer) -> Iterator[Stop]:
             shown.message(f"{name}: finishing this step and writing a checkpoint")
 
     with _handled({signal.SIGINT: ask, **_ending(ask)}):
-        yield Stop(cancel, shown)
+        yield CancelOnBrokenPipe(cancel, shown)
 
 
 @contextlib.contextmanager
-def ending_by_signals() -> Iterator[None]:
+def exit_on_signals() -> Iterator[None]:
     """Let a signal that ends the program do so by an exception, so that what is under way is cleaned up."""
 
     def end(number: int, frame: FrameType | None) -> None:
@@ -98,13 +98,13 @@ def ending_by_signals() -> Iterator[None]:
         yield
 
 
-def is_gone(error: BaseException | None) -> bool:
+def is_broken_pipe(error: BaseException | None) -> bool:
     """Whether an error says that whoever read the output, or the terminal, is gone."""
     number = error.errno if isinstance(error, OSError) else None
-    return number == errno.EPIPE or (number == errno.EIO and silence())  # a disk that fails says the same
+    return number == errno.EPIPE or (number == errno.EIO and discard_closed_output())  # a disk that fails says the same
 
 
-def silence() -> bool:
+def discard_closed_output() -> bool:
     """Send to nowhere what is still to be said to whoever is gone; whether somebody is."""
     found = False
     for stream in (sys.__stdout__, sys.__stderr__):

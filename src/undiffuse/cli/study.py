@@ -76,7 +76,7 @@ def study_parameterization(
         data, out, images=images, samples=num, seed=seed, device=device, options=options or []
     )
     terminal.table(*parameterization.summary(result))
-    terminal.say(f"study: {out / 'table.md'}")
+    terminal.print_line(f"study: {out / 'table.md'}")
 
 
 @study_app.command("one-class")
@@ -120,7 +120,7 @@ def study_one_class(
         device=device,
     )
     terminal.table(*one_class.summary(result))
-    terminal.say(f"study: {out / 'table.md'}")
+    terminal.print_line(f"study: {out / 'table.md'}")
 
 
 @study_app.command("small-data")
@@ -165,8 +165,8 @@ def study_small_data(
         device=device,
     )
     terminal.table(*small_data.summary(result))
-    terminal.say(result["conclusion"])
-    terminal.say(f"study: {out / 'table.md'}")
+    terminal.print_line(result["conclusion"])
+    terminal.print_line(f"study: {out / 'table.md'}")
 
 
 def _add_model_study(name: str, summary: str, hidden: bool = False) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from undiffuse.cli.terminal import console, say, table
+from undiffuse.cli.terminal import console, print_line, table
 from undiffuse.cores import allowed_cores
 from undiffuse.progress import duration
 from undiffuse.wording import command, counted, quoted
@@ -41,9 +41,9 @@ def results_table(evaluation: Mapping[str, Any], title: str | None = None) -> No
     table(title or f"{evaluation['recipe']}", ["metric", "value", "unit", "better"], rows)
     said = [result["details"] for result in evaluation["results"] if "verdict" in result["details"]]  # data
     for about, text in sorted({(row.get("about", "copying"), row["verdict"]) for row in said}):  # data
-        say(f"{about}: {text}")
+        print_line(f"{about}: {text}")
     if cached := sum(bool(result.get("cached")) for result in evaluation["results"]):
-        say(f"{cached} of {len(rows)} numbers are from the cache; --no-cache computes them anew")
+        print_line(f"{cached} of {len(rows)} numbers are from the cache; --no-cache computes them anew")
 
 
 def print_by_count(result: Mapping[str, Any]) -> None:
@@ -141,7 +141,7 @@ def print_manifest(manifest: Mapping[str, Any], out: Path) -> None:
     ]
     table(str(out), ["", ""], rows)
     look = command("data", "info", out, "--grid", "grid.png")
-    say(f"done: {out}; next: {look}, or train with --data {quoted(out)}")
+    print_line(f"done: {out}; next: {look}, or train with --data {quoted(out)}")
 
 
 def _colours(images: Mapping[str, Any]) -> str:
@@ -176,7 +176,7 @@ def print_theory(result: Mapping[str, Any]) -> None:
         ]
         table("score against the truth", ["r = sigma / alpha", "Fisher divergence", "loss", "its floor"], levels)
     if (numbers := images.get("likelihood.png")) is not None:
-        say(_likelihood_line(numbers))
+        print_line(_likelihood_line(numbers))
 
 
 def _likelihood_line(numbers: Mapping[str, Any]) -> str:

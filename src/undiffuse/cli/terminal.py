@@ -10,10 +10,10 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Self
 
 from undiffuse.cancellation import Cancel
-from undiffuse.cli.signals import stopping
-from undiffuse.cli.visible import visible
+from undiffuse.cli.escaping import escape_unprintable
+from undiffuse.cli.signals import cancel_on_signals
 from undiffuse.observer import Observer, OnProgress, Silent, current_cancel
-from undiffuse.progress import Counter, Estimate, duration, is_off, status, under_way
+from undiffuse.progress import Estimate, ProgressLine, duration, is_off, status, under_way
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,14 +36,14 @@ def console() -> Console:
     return Plain(highlight=False)
 
 
-def say(text: str) -> None:
+def print_line(text: str) -> None:
     """One line on standard output, never folded, so that a command in it can be copied."""
-    print(visible(text), flush=True)
+    print(escape_unprintable(text), flush=True)
 
 
 def warn(text: str) -> None:
     """One line on standard error."""
-    print(f"note: {visible(text)}", file=sys.stderr)
+    print(f"note: {escape_unprintable(text)}", file=sys.stderr)
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -53,7 +53,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
 
     drawn = Table(*columns, title=title, title_justify="left")
     for row in rows:
-        drawn.add_row(*(Text(visible(cell)) for cell in row))  # a bracket in a file's name is no markup
+        drawn.add_row(*(Text(escape_unprintable(cell)) for cell in row))  # a bracket in a file's name is no markup
     console().print(drawn)
 
 
@@ -118,17 +118,17 @@ class TrainingView:
 
     def announce(self, text: str) -> None:
         """Something worth a line."""
-        say(text)
+        print_line(text)
 
 
 @contextmanager
-def counting(what: str) -> Iterator[Observer]:
+def progress_bar(what: str) -> Iterator[Observer]:
     """An observer of progress: a bar with the time left on a terminal, a line now and then elsewhere.
 
     All of it goes to standard error, so that what a command prints can be piped.
     """
     if is_off() or not sys.stderr.isatty():
-        with Counter(what) as counter:
+        with ProgressLine(what) as counter:
             yield OnProgress(lambda done, total, part: counter.progress(done, total))
         return
     from rich.console import Console
@@ -145,7 +145,7 @@ def counting(what: str) -> Iterator[Observer]:
         yield OnProgress(on_progress)
 
 
-class Working(Silent):
+class RateBar(Silent):
     """A bar for work on many items with its rate and the time left; a line every ten seconds where no one watches."""
 
     def __init__(self, unit: str = "images", amount: Callable[[float], str] = lambda value: f"{value:.0f}") -> None:
@@ -186,20 +186,23 @@ class Terminal(Silent):
 
     def announce(self, text: str) -> None:
         """A line."""
-        say(text)
+        print_line(text)
 
     @contextmanager
     def stage(self, what: str, total: float | None, done: float, unit: str) -> Iterator[Observer]:
         """The view of a training where the whole is known beforehand; a rate where units are counted; else a bar."""
         if total is not None:
-            with TrainingView(int(total), int(done)) as view, stopping(current_cancel() or Cancel(), view) as stop:
+            with (
+                TrainingView(int(total), int(done)) as view,
+                cancel_on_signals(current_cancel() or Cancel(), view) as stop,
+            ):
                 yield stop
         elif unit:
             amount = size_in_bytes if unit == "bytes" else "{:.0f}".format
-            with Working("" if unit == "bytes" else unit, amount) as working:
+            with RateBar("" if unit == "bytes" else unit, amount) as working:
                 yield working
         else:
-            with counting(what) as counter:
+            with progress_bar(what) as counter:
                 yield counter
 
 

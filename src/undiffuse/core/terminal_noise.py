@@ -28,7 +28,7 @@ import torch
 from undiffuse.core.process import Process
 from undiffuse.core.processes import PROCESSES
 from undiffuse.errors import UsageError
-from undiffuse.registry import lookup, resolve, written_options
+from undiffuse.registry import lookup, parse_row_options, resolve
 
 #: The largest log-SNR that counts as pure noise: 13% of the amplitude is signal.
 NOISE_LOG_SNR = -4.0
@@ -148,7 +148,7 @@ def specs_ending_in_noise(spec: str) -> list[str]:
     """``name:option=value`` for each single option with which ``spec`` ends in pure noise."""
     name, _, text = spec.partition(":")
     row = lookup(PROCESSES, name, "process")
-    options = written_options(row, text, name, "process")
+    options = parse_row_options(row, text, name, "process")
     found = options_ending_in_noise(row, options)
     changed = [{**options, key: value} for key, value in found.items()]
     return [f"{name}:{','.join(f'{key}={value:g}' for key, value in row.items())}" for row in changed]

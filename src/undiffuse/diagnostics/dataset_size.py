@@ -7,7 +7,7 @@ from typing import Any
 
 from undiffuse.diagnostics.data_context import MOST, DataContext
 from undiffuse.diagnostics.findings import Finding
-from undiffuse.wording import counted, some
+from undiffuse.wording import counted, format_names
 
 #: Below the first, recipes of this project have been seen to memorise their images; below the second, watch for it.
 FEW, SOME = 1_000, 10_000
@@ -79,7 +79,7 @@ def _small(counts: Mapping[str, int], details: dict[str, Any]) -> Iterable[Findi
         yield Finding(
             "warning",
             "empty classes",
-            f"{len(empty)} of {len(counts)}: {some(empty)}",
+            f"{len(empty)} of {len(counts)}: {format_names(empty)}",
             "fill or remove them: a model could be conditioned on a class that it never saw",
             details,
         )
@@ -87,7 +87,7 @@ def _small(counts: Mapping[str, int], details: dict[str, Any]) -> Iterable[Findi
         yield Finding(
             "warning",
             "tiny classes",
-            f"{len(tiny)} of {len(counts)} have fewer than {_FEW_OF_A_CLASS} images: {some(tiny)}",
+            f"{len(tiny)} of {len(counts)} have fewer than {_FEW_OF_A_CLASS} images: {format_names(tiny)}",
             "gather more, join them, or train without classes (system.class_conditional=false)",
             details,
         )

@@ -13,7 +13,7 @@ from undiffuse.data.dataset import Hashes
 from undiffuse.diagnostics.data_context import DataContext, as_items
 from undiffuse.diagnostics.duplicates import groups_of, near_pairs, thumbnails
 from undiffuse.diagnostics.findings import Finding, percent
-from undiffuse.wording import counted, some
+from undiffuse.wording import counted, format_names
 
 _NONE = -1  # the label of an item without one
 _LISTED = 500  # groups or pairs in the details
@@ -31,7 +31,7 @@ def exact(context: DataContext) -> Iterable[Finding]:
         "warning" if extra > _MANY * len(context.hashes) else "note",
         "exact duplicates",
         f"{counted(extra, 'item')} ({percent(extra / len(context.hashes))}) repeat another, in "
-        f"{counted(len(groups), 'group')}; the largest: {some(context.names(groups[0]))}",
+        f"{counted(len(groups), 'group')}; the largest: {format_names(context.names(groups[0]))}",
         "keep one of each group: what comes often is memorised first",
         {"groups": [context.names(group) for group in groups[:_LISTED]], "num_groups": len(groups), "extra": extra},
     )
@@ -80,7 +80,7 @@ def labels(context: DataContext) -> Iterable[Finding]:
         yield Finding(
             "problem",
             "one image in several classes",
-            f"{counted(len(torn), 'group')} of equal images: {some(torn)}",
+            f"{counted(len(torn), 'group')} of equal images: {format_names(torn)}",
             "decide on one class and delete the others",
             {"groups": torn[:_LISTED]},
         )
@@ -95,7 +95,7 @@ def labels(context: DataContext) -> Iterable[Finding]:
         yield Finding(
             "warning",
             "nearly the same image in several classes",
-            f"{counted(len(unlike), 'pair')}: {some(unlike)}",
+            f"{counted(len(unlike), 'pair')}: {format_names(unlike)}",
             "look at them; one of the two labels is probably wrong",
             {"pairs": unlike[:_LISTED]},
         )
@@ -118,7 +118,7 @@ def split(context: DataContext) -> Iterable[Finding]:
         "warning" if share > _MANY else "note",
         "near-duplicates across the split",
         f"{len(leaked)} of {num_held_out:,} held-out images ({percent(share)}) are nearly the same as a training "
-        f"image: {some(named)}",
+        f"image: {format_names(named)}",
         "delete the near-duplicates: losses and copying on held-out images come out too well",
         {"held_out": named[:_LISTED], "share": share},
     )
@@ -135,7 +135,7 @@ def against(context: DataContext) -> Iterable[Finding]:
             "problem",
             f"images shared with {other.name}",
             f"{len(same)} of the {len(other.hashes):,} there ({percent(len(same) / len(other.hashes))}) are in "
-            f"{context.name} too, by content: {some(other.names(same))}",
+            f"{context.name} too, by content: {format_names(other.names(same))}",
             "delete them from one of the two: what was trained on cannot test",
             {"items": other.names(same)[:_LISTED], "count": len(same)},
         )
@@ -151,7 +151,7 @@ def against(context: DataContext) -> Iterable[Finding]:
         yield Finding(
             "warning",
             f"near-duplicates of images in {other.name}",
-            f"{counted(len({there for _, there, _, _ in leaks}))} there: {some(named, 2)}",
+            f"{counted(len({there for _, there, _, _ in leaks}))} there: {format_names(named, 2)}",
             "look at the pairs in the JSON (--json FILE); delete them from one of the two",
             {
                 "pairs": [

@@ -16,7 +16,7 @@ from undiffuse.diagnostics.duplicates import thumbnails
 from undiffuse.diagnostics.findings import Finding, percent
 from undiffuse.diagnostics.run_context import RunContext
 from undiffuse.metrics.neighbours import CopyingSummary, Neighbours, nearest_neighbours, summarise_copying
-from undiffuse.wording import some
+from undiffuse.wording import format_names
 
 #: Training images searched at most, as thumbnails.
 _MOST = 200_000
@@ -73,7 +73,7 @@ def assess_memorisation(summary: CopyingSummary, scale: str, closest: list[dict[
         f"{percent(near)} of {summary.num_samples} samples lie nearer to a training image than 99 % of {scale}; "
         f"ratio of median distances {shown}"
     )
-    named = some(f"seed {pair['seed']} = {pair['training_item']}" for pair in closest)
+    named = format_names(f"seed {pair['seed']} = {pair['training_item']}" for pair in closest)
     advice = "look at the pairs in doctor.json (closest); train on more images or for fewer num_images"
     if near >= 0.2 or (ratio is not None and ratio < 0.6):
         return Finding("problem", "the model copies its training images", f"{text}: {named}", advice, details)

@@ -11,7 +11,7 @@ from undiffuse.diagnostics.findings import Finding, percent
 from undiffuse.diagnostics.gan_dynamics import assess_balance, assess_gap, is_adversarial
 from undiffuse.diagnostics.run_context import RunContext
 from undiffuse.errors import UsageError
-from undiffuse.wording import command, counted, some
+from undiffuse.wording import command, counted, format_names
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -84,7 +84,7 @@ def assess_losses(rows: Rows) -> Iterable[Finding]:
 def _not_finite(rows: Rows) -> Iterable[Finding]:
     bad = [row for row in rows if not _is_finite(row, "loss") or not _is_finite(row, "grad_norm")]
     if bad:
-        where = some(f"{row['images']:,}" for row in bad)
+        where = format_names(f"{row['images']:,}" for row in bad)
         yield Finding(
             "problem",
             "losses that are not finite",
@@ -127,7 +127,7 @@ def _spikes(rows: Rows) -> Iterable[Finding]:
             if values[i] > _SPIKE * statistics.median(values[max(i - half, 0) : i + half + 1])
         ]
         if found:
-            many, where = len(found) > 0.02 * len(values), some(f"{images:,}" for images in found)
+            many, where = len(found) > 0.02 * len(values), format_names(f"{images:,}" for images in found)
             yield Finding(
                 "warning" if many else "note",
                 f"spikes of the {'loss' if key == 'loss' else 'gradient norm'}",

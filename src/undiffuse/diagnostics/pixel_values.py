@@ -9,7 +9,7 @@ from torch import Tensor
 
 from undiffuse.diagnostics.data_context import DataContext
 from undiffuse.diagnostics.findings import Finding, percent
-from undiffuse.wording import counted, some
+from undiffuse.wording import counted, format_names
 
 _LISTED = 1000  # images named in the details
 _FAINT = 8.0  # grey levels of standard deviation
@@ -28,7 +28,7 @@ def plain(context: DataContext) -> Iterable[Finding]:
         yield Finding(
             "warning",
             "images of a single value",
-            f"{counted(len(named))}, {black} of them all black and {white} all white: {some(named)}",
+            f"{counted(len(named))}, {black} of them all black and {white} all white: {format_names(named)}",
             "delete them: a model learns to draw them as often as they come",
             _listed(named, black=black, white=white),
         )
@@ -39,7 +39,7 @@ def plain(context: DataContext) -> Iterable[Finding]:
         yield Finding(
             "warning" if many else "note",
             "images of little contrast",
-            f"{counted(len(named))} with a standard deviation below {_FAINT:.0f} of 255: {some(named)}",
+            f"{counted(len(named))} with a standard deviation below {_FAINT:.0f} of 255: {format_names(named)}",
             "look at them; delete what shows nothing",
             _listed(named),
         )
@@ -95,7 +95,7 @@ def clipped(context: DataContext) -> Iterable[Finding]:
             "note",
             "clipped images",
             f"{counted(len(named))} ({percent(share)}) have over {percent(_CLIPPED)} of their values at 0 or 255: "
-            f"{some(named)}",
+            f"{format_names(named)}",
             "expect the same of samples; if it comes from processing, go back to the originals",
             _listed(named, share=share),
         )
@@ -112,7 +112,7 @@ def borders(context: DataContext) -> Iterable[Finding]:
         "warning" if share > 0.01 and not transparent else "note",
         "bars around images",
         f"{counted(len(named))} ({percent(share)}) lie between bars of one colour"
-        f"{', perhaps the ground under their transparency' if transparent else ''}: {some(named)}",
+        f"{', perhaps the ground under their transparency' if transparent else ''}: {format_names(named)}",
         "remove them if they are no part of it: a model draws them as often as they come",
         _listed(named, share=share),
     )
@@ -136,7 +136,7 @@ def colour(context: DataContext) -> Iterable[Finding]:
         )
     elif share > 0:
         named = _names(context, values.grey)
-        text = f"{counted(len(named))} ({percent(share)}) have three equal channels: {some(named)}"
+        text = f"{counted(len(named))} ({percent(share)}) have three equal channels: {format_names(named)}"
         yield Finding("note", "grey images among coloured ones", text, "expect as many grey samples", details)
     else:
         yield Finding("ok", "coloured images", "3 channels", details=details)

@@ -8,7 +8,7 @@ from pathlib import Path
 from undiffuse.diagnostics.findings import Finding
 from undiffuse.diagnostics.run_context import CheckpointState, RunContext
 from undiffuse.errors import UsageError
-from undiffuse.wording import command, counted, some
+from undiffuse.wording import command, counted, format_names
 
 
 def files(context: RunContext) -> Iterable[Finding]:
@@ -29,7 +29,7 @@ def files(context: RunContext) -> Iterable[Finding]:
         yield Finding(
             "problem",
             "training stopped at a number that is not finite",
-            f"the evidence lies in {some(leftovers)}",
+            f"the evidence lies in {format_names(leftovers)}",
             "read report.json there; start anew with a lower optimizer.learning_rate or system.precision=fp32",
             {"folders": leftovers},
         )
@@ -53,7 +53,7 @@ def _checkpoints(checkpoints: Sequence[CheckpointState], folder: Path) -> Iterab
         yield Finding(
             "problem" if valid == 0 else "warning",
             "damaged checkpoints",
-            f"{len(damaged)} of {len(checkpoints)}: {some(damaged.values())}",
+            f"{len(damaged)} of {len(checkpoints)}: {format_names(damaged.values())}",
             f"delete {folder / 'checkpoints'}/{next(iter(damaged))}; training continues from the newest sound one"
             if valid
             else "restore a copy: without a sound one training starts from the beginning",
@@ -62,7 +62,7 @@ def _checkpoints(checkpoints: Sequence[CheckpointState], folder: Path) -> Iterab
     else:
         yield Finding("ok", "checkpoints are sound", size, details={"bytes": total})
     if len(settings := next((state.settings for state in checkpoints if not state.damage), ())) > 1:
-        changes = some(f"at {one['images']:,} images" for one in settings[1:])
+        changes = format_names(f"at {one['images']:,} images" for one in settings[1:])
         yield Finding(
             "note",
             "trained with more than one setting",

@@ -16,7 +16,7 @@ from undiffuse.errors import UsageError
 from undiffuse.metrics.classification import ClassAccumulator
 from undiffuse.metrics.coverage import coverage as coverage_of
 from undiffuse.samplers import make_sampler
-from undiffuse.wording import counted, some
+from undiffuse.wording import counted, format_names
 
 _FINER, _COMPARED = 4, 16
 _ENOUGH = 48  # samples for statistics
@@ -169,7 +169,7 @@ def assess_variety(samples: Tensor, real: Tensor) -> Iterable[Finding]:
             "problem",
             "samples repeat each other",
             f"{twins} of {len(samples)} lie nearer to another sample than half the least distance of real images: "
-            f"{some(f'sample {i}' for i in same.nonzero()[:, 0].tolist())}",
+            f"{format_names(f'sample {i}' for i in same.nonzero()[:, 0].tolist())}",
             "the model has collapsed onto few images: train on more of them, for fewer num_images, or lower the "
             "learning rate of an adversarial one",
             details,

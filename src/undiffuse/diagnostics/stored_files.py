@@ -13,7 +13,7 @@ from undiffuse.diagnostics.data_context import DataContext
 from undiffuse.diagnostics.findings import Finding
 from undiffuse.diagnostics.survey import Survey, kinds
 from undiffuse.errors import UsageError
-from undiffuse.wording import counted, some
+from undiffuse.wording import counted, format_names
 
 #: What is done to each kind of file, by Pillow's mode, and which key changes it.
 _TREATED = {
@@ -60,7 +60,7 @@ def broken(context: DataContext) -> Iterable[Finding]:
         yield Finding(
             "problem",
             "broken files",
-            f"{len(named)} of {counted(total, 'file')} cannot be read: {some(named)}",
+            f"{len(named)} of {counted(total, 'file')} cannot be read: {format_names(named)}",
             "fetch them again or delete them; training skips them with data.on_error=skip",
             {"files": survey.broken},
         )
@@ -86,8 +86,8 @@ def incomplete(context: DataContext) -> Iterable[Finding]:
         yield Finding(
             "problem",
             f"{key} that are missing",
-            f"{len(names):,} of {counted(total)} have none, though others have: {some(map(context.short, names))}; "
-            "a training refuses the set as it is",
+            f"{len(names):,} of {counted(total)} have none, though others have: "
+            f"{format_names(map(context.short, names))}; a training refuses the set as it is",
             f"give them one; train on all without with data.{key}=none, or leave these out with data.on_error=skip",
             {"key": key, "items": list(map(context.short, names[:1000])), "count": len(names), "of": total},
         )
@@ -124,14 +124,14 @@ def _remarked(survey: Survey) -> Iterator[Finding]:
             if note != FRAMES:
                 said.setdefault(note, []).append(entry.name)
     for note, names in sorted(said.items()):
-        evidence = f"{len(names):,} of {counted(len(survey.entries))}: {some(names)}"
+        evidence = f"{len(names):,} of {counted(len(survey.entries))}: {format_names(names)}"
         details = {"kind": "decoding", "count": len(names), "files": names[:1000]}
         yield Finding("note", f"images {note}", evidence, "nothing to do, if they look right", details)
 
 
 def _stored(what: str, names: list[str], total: int, advice: str, kind: str) -> Finding:
     details = {"kind": kind, "count": len(names), "files": names[:1000]}
-    evidence = f"{len(names):,} of {counted(total)}: {some(names)}"
+    evidence = f"{len(names):,} of {counted(total)}: {format_names(names)}"
     return Finding("note", f"files with {what}", evidence, advice, details)
 
 
@@ -177,7 +177,7 @@ def _mixed_sizes(survey: Survey, sides: list[int], details: dict[str, object]) -
         "images of different sizes",
         f"shorter sides from {sides[0]} to {sides[-1]}, median {sides[len(sides) // 2]}; at the size={side} that would "
         f"be chosen, {counted(len(small))} {'is' if len(small) == 1 else 'are'} enlarged and so blurred"
-        f"{': ' + some(small) if small else ''}",
+        f"{': ' + format_names(small) if small else ''}",
         advice if reach is not None else "remove the small ones: nothing can be trained at a size that all reach",
         details | {"chosen": side, "enlarged": len(small), "enlarged_files": small[:1000]},
     )

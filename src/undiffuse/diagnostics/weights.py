@@ -10,7 +10,7 @@ from torch import Tensor
 
 from undiffuse.diagnostics.findings import Finding, percent
 from undiffuse.diagnostics.run_context import RunContext
-from undiffuse.wording import counted, some
+from undiffuse.wording import counted, format_names
 
 _IMMATURE = 0.01  # of the average still made of the first weights
 _LAGGING = 0.2  # of the run within one half-life
@@ -94,7 +94,7 @@ def assess_weights(averaged: Mapping[str, Tensor], raw: Mapping[str, Tensor] | N
         yield Finding(
             "problem",
             "weights that are not finite",
-            f"{counted(len(bad), 'tensor')}: {some(bad)}",
+            f"{counted(len(bad), 'tensor')}: {format_names(bad)}",
             "go back to an earlier checkpoint, with a lower optimizer.learning_rate",
             {"tensors": bad},
         )

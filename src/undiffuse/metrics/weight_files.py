@@ -16,7 +16,7 @@ from pathlib import Path
 
 from undiffuse.claims import claimed
 from undiffuse.errors import RunError, UsageError
-from undiffuse.files import explained, sha256_of
+from undiffuse.files import sha256_of, translate_os_errors
 from undiffuse.registry import lookup
 
 VARIABLE = "UNDIFFUSE_WEIGHTS"
@@ -223,7 +223,7 @@ def download(key: str, folder: Path | None = None, url: str | None = None) -> Pa
     if target.is_file() and sha256_of(target) == row.sha256:
         return target
     partial = target.with_name(f"{row.name}.part")
-    with claimed(target), explained(target):
+    with claimed(target), translate_os_errors(target):
         _fetch(url, partial, row)
         _accept(partial, row)
         partial.replace(target)

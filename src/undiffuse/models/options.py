@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar, NamedTuple
 
 from pydantic import AfterValidator, ConfigDict, ValidationError
 
-from undiffuse.config import FrozenModel, shown
+from undiffuse.config import FrozenModel, short_repr
 from undiffuse.core.limits import (
     ALL_LOG_SNRS,
     check_autoguidance_weight,
@@ -311,4 +311,4 @@ def _explained(error: ValidationError) -> str:
     if first["type"] == "value_error":  # our own message, which already says what was received
         return str(first["ctx"]["error"])
     name = next(name for name, row in option_rows().items() if row.field == first["loc"][0])
-    return f"{name}: {first['msg']}, got {shown(first['input'])}"
+    return f"{name}: {first['msg']}, got {short_repr(first['input'])}"

@@ -11,7 +11,7 @@ from torch import Tensor
 from undiffuse.conditioning.prompt import Prompt
 from undiffuse.core.condition import Condition
 from undiffuse.errors import UsageError
-from undiffuse.limits import check_at_least, whole
+from undiffuse.limits import check_at_least, check_int
 from undiffuse.models.options import NO_OPTIONS, SamplingOptions
 from undiffuse.samplers.base import Progress, Sampled, max_nfe
 from undiffuse.samplers.plan import Request, SamplerOutput
@@ -43,7 +43,7 @@ class SampleRequest:
     prompts: Sequence[Prompt] | None = None
 
     def __post_init__(self) -> None:
-        check_at_least("batch_size", whole("batch_size", self.batch_size))
+        check_at_least("batch_size", check_int("batch_size", self.batch_size))
         if self.images is not None and "strength" not in self.options.given():
             raise UsageError(
                 "an image to begin from needs a strength, from 0, that image, to 1, noise alone; such as 0.6"

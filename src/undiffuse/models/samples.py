@@ -12,7 +12,7 @@ from torch import Tensor
 
 from undiffuse.claims import claimed
 from undiffuse.errors import UsageError
-from undiffuse.files import check_own_folder
+from undiffuse.files import check_replaceable_folder
 from undiffuse.images import SHOWN_SIDE, image_of, to_image
 from undiffuse.models.sample_sets.files import OWN_FILES
 from undiffuse.models.sample_sets.folder import SHOWN, SampleSet
@@ -92,7 +92,7 @@ class Samples(Tensor):
         if out.is_dir() and any(out.iterdir()) and not overwrite:
             raise UsageError(f"{out} is not empty; name another folder, or allow .save to overwrite samples")
         with claimed(out):
-            check_own_folder(out, "samples", "samples.json", OWN_FILES, overwrite=True)
+            check_replaceable_folder(out, "samples", "samples.json", OWN_FILES, overwrite=True)
             shared = {key: value for key, value in self._shared.items() if key not in ("nfe", "partial_nfe")}
             sample_set = SampleSet(out, shared, self.seeds, self.classes, tuple(self.shape[1:]), made_by="Python")
             sample_set.discard()

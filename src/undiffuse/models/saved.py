@@ -43,7 +43,7 @@ from undiffuse.models.samples import Samples
 from undiffuse.models.seeds import check_seeds as check_seeds
 from undiffuse.models.wrapped import WrappedModel
 from undiffuse.observer import note
-from undiffuse.progress import Counter
+from undiffuse.progress import ProgressLine
 from undiffuse.registry import known_keywords, lookup
 from undiffuse.samplers.base import Progress
 from undiffuse.sealed import is_changed, read_sealed
@@ -129,7 +129,7 @@ class Model:
 
         images = initial_images(image, self.module.space, num)
         request = SampleRequest(seeds, options, None, batch_size, report, images=images, prompts=self.prompts(names))
-        with Counter("sampling", progress) as counter:
+        with ProgressLine("sampling", progress) as counter:
             sampled = self.module.sample(request)
         if sampled.note:
             note(sampled.note)

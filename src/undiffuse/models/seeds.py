@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from undiffuse.errors import UsageError
-from undiffuse.limits import whole
+from undiffuse.limits import check_int
 
 #: Names, seeds and costs of all are held in memory while they are made.
 MOST_SAMPLES = 1_000_000
@@ -18,7 +18,7 @@ def check_seeds(seed: int, num: int) -> range:
     Raises:
         UsageError: no sample is asked for, too many, or a seed that 64 bits do not hold.
     """
-    seed, num = whole("seed", seed), whole("the number of samples", num)
+    seed, num = check_int("seed", seed), check_int("the number of samples", num)
     if num < 1:
         raise UsageError(f"at least 1 sample must be asked for, got {num}")
     if num > MOST_SAMPLES:

@@ -5,13 +5,13 @@ Reads nothing and imports no torch. ``undiffuse train --dry-run`` measures it.
 
 from __future__ import annotations
 
-from undiffuse.recipes.proposal import GPU_TIMES, IMAGES_OF_AN_HOUR, Hardware
+from undiffuse.recipes.proposal import GPU_FACTOR, IMAGES_PER_HOUR, Hardware
 from undiffuse.training.config import RunConfig, differences
-from undiffuse.wording import some
+from undiffuse.wording import format_names
 
 #: Minutes of two cores for the recipes that are proposed, as they stand, and the side of the images meant.
 _KNOWN = {
-    **{f"photos-{size}": (60.0, size) for size in IMAGES_OF_AN_HOUR},
+    **{f"photos-{size}": (60.0, size) for size in IMAGES_PER_HOUR},
     "flow-mnist": (10.0, 28),
     "flow-fashion": (10.0, 28),
     "ddpm-digits": (2.0, 8),
@@ -24,7 +24,7 @@ _FREE = (
 )
 
 
-def how_long(recipe: RunConfig, config: RunConfig, side: int, hardware: Hardware) -> str:
+def estimate_duration(recipe: RunConfig, config: RunConfig, side: int, hardware: Hardware) -> str:
     """In words, how long ``config`` takes; empty where nothing is known.
 
     Images seen and pixels of an image scale it; of another network, batch or number format it is not known.
@@ -37,19 +37,20 @@ def how_long(recipe: RunConfig, config: RunConfig, side: int, hardware: Hardware
     if recipe.recipe not in _KNOWN:
         return ""
     if changed := _changed(recipe, config):
-        return f"how long it takes with another {some(changed)} is measured by --dry-run"
+        return f"how long it takes with another {format_names(changed)} is measured by --dry-run"
     if hardware.gpu:
-        whole = config.num_images == GPU_TIMES * recipe.num_images
-        return f"on a GPU it sees {GPU_TIMES} times the images of an hour on two cores" if whole else ""
+        whole = config.num_images == GPU_FACTOR * recipe.num_images
+        return f"on a GPU it sees {GPU_FACTOR} times the images of an hour on two cores" if whole else ""
     minutes, known_side = _KNOWN[recipe.recipe]
     height, width = getattr(config.data, "target", None) or (side, side)
     minutes *= config.num_images / recipe.num_images * height * width / known_side**2
     if hardware.cores == 1:
-        return f"{roughly(2 * minutes)} on one core"
-    return f"{roughly(minutes)} on two cores" + (f", less on these {hardware.cores}" if hardware.cores > 2 else "")
+        return f"{format_minutes(2 * minutes)} on one core"
+    more_cores = f", less on these {hardware.cores}" if hardware.cores > 2 else ""
+    return f"{format_minutes(minutes)} on two cores{more_cores}"
 
 
-def roughly(minutes: float) -> str:
+def format_minutes(minutes: float) -> str:
     """``about 10 minutes``, ``about an hour``, ``about 3 hours``: no more than a guess is worth."""
     if minutes < 1:
         return "less than a minute"

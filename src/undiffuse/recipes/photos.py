@@ -12,7 +12,7 @@ from undiffuse.losses.density import TIME_DENSITIES
 from undiffuse.models.options import SamplingConfig
 from undiffuse.networks.config import UNetConfig
 from undiffuse.recipes.parts import flow, row
-from undiffuse.recipes.proposal import IMAGES_OF_AN_HOUR
+from undiffuse.recipes.proposal import IMAGES_PER_HOUR
 from undiffuse.training.config import EMAConfig, OptimizerConfig, RunConfig
 
 #: Between what was best for two bundled models: 4 for flowers, 2 for emoji (``benchmarks/guidance.py``).
@@ -39,7 +39,7 @@ def photos_64() -> RunConfig:
 
 
 def _photos(size: int) -> RunConfig:
-    images = IMAGES_OF_AN_HOUR[size]
+    images = IMAGES_PER_HOUR[size]
     return RunConfig(
         recipe=f"photos-{size}",
         data=FolderConfig(path="data/photos", size=size, channels=3, validation_fraction=0.02),

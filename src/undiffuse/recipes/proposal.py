@@ -9,14 +9,14 @@ from typing import NamedTuple
 from undiffuse.wording import counted
 
 #: Images that two cores without products in bfloat16 see in an hour, by the size of the recipe for photographs.
-IMAGES_OF_AN_HOUR = {64: 115_000, 48: 200_000, 32: 460_000}
+IMAGES_PER_HOUR = {64: 115_000, 48: 200_000, 32: 460_000}
 
 #: Every recipe that is ever proposed, and what is said of those for photographs of few images.
 PROPOSED = (
-    *(f"photos-{size}" for size in IMAGES_OF_AN_HOUR),
+    *(f"photos-{size}" for size in IMAGES_PER_HOUR),
     *("flow-mnist", "flow-fashion", "ddpm-digits", "flow-swissroll"),
 )
-OF_FEW = ("random_flip=false", "augment=document")
+FEW_IMAGES_OVERRIDES = ("random_flip=false", "augment=document")
 
 #: Grey images up to this side are taken for digits, letters and their kin, which ``flow-mnist`` is made for.
 _SMALL_GREY = 32
@@ -25,7 +25,7 @@ _FEW = 1_000
 #: Of images without this side the recipes for photographs can make nothing; they are enlarged to it.
 SMALLEST_SIDE = 8
 #: A GPU gets this many times the images of an hour on two cores.
-GPU_TIMES = 10
+GPU_FACTOR = 10
 
 
 class DataSummary(NamedTuple):
@@ -70,13 +70,13 @@ class Proposal(NamedTuple):
 
     Attributes:
         reasons: for the recipe, a line each.
-        of_overrides: the reasons for some of the overrides, which fall with them.
+        override_reasons: the reasons for some of the overrides, which fall with them.
     """
 
     recipe: str
     overrides: tuple[str, ...]
     reasons: tuple[str, ...]
-    of_overrides: Mapping[str, str] = MappingProxyType({})
+    override_reasons: Mapping[str, str] = MappingProxyType({})
 
 
 def propose(data: DataSummary, hardware: Hardware) -> Proposal:
@@ -107,7 +107,7 @@ def _small_grey(data: DataSummary) -> Proposal:
 def _photographs(data: DataSummary, hardware: Hardware) -> Proposal:
     size, why = _recipe_size(data, hardware)
     side = data.side if data.requested else max(min(size, data.side), SMALLEST_SIDE)
-    overrides, of_overrides = [], {}
+    overrides, override_reasons = [], {}
     if side != size:
         overrides.append(f"data.size={side}")
     if data.grey:
@@ -115,18 +115,18 @@ def _photographs(data: DataSummary, hardware: Hardware) -> Proposal:
     if data.smallest is None or data.smallest < side:
         overrides.append("data.upscale=true")
         if data.smallest is not None:
-            of_overrides[overrides[-1]] = f"some of them are smaller than {side}x{side} and are enlarged"
+            override_reasons[overrides[-1]] = f"some of them are smaller than {side}x{side} and are enlarged"
     if data.num_items - data.unreadable < _FEW:
-        overrides += OF_FEW
-        of_overrides[overrides[-1]] = f"fewer than {_FEW:,} images: {overrides[-1]} keeps it from memorising them"
+        overrides += FEW_IMAGES_OVERRIDES
+        override_reasons[overrides[-1]] = f"fewer than {_FEW:,} images: {overrides[-1]} keeps it from memorising them"
     elif hardware.gpu:
-        overrides.append(f"num_images={GPU_TIMES * IMAGES_OF_AN_HOUR[size]}")
-    return Proposal(f"photos-{size}", tuple(overrides), (_described(data), *why), of_overrides)
+        overrides.append(f"num_images={GPU_FACTOR * IMAGES_PER_HOUR[size]}")
+    return Proposal(f"photos-{size}", tuple(overrides), (_described(data), *why), override_reasons)
 
 
 def _recipe_size(data: DataSummary, hardware: Hardware) -> tuple[int, list[str]]:
     """The largest size that the images reach and one core can bear, and why it is not a larger one."""
-    sizes = sorted(IMAGES_OF_AN_HOUR, reverse=True)
+    sizes = sorted(IMAGES_PER_HOUR, reverse=True)
     reached = next((size for size in sizes if data.side >= size), sizes[-1])
     if reached == sizes[0] and hardware.cores == 1 and not hardware.gpu and not data.requested:
         return sizes[1], [f"{sizes[1]}x{sizes[1]}, for there is one core; photos-{reached} sees half as many images"]

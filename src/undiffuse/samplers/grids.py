@@ -17,7 +17,7 @@ from torch import Tensor
 from undiffuse.core.limits import check_num_steps
 from undiffuse.core.process import Process
 from undiffuse.errors import UsageError
-from undiffuse.registry import lookup, written_options
+from undiffuse.registry import lookup, parse_row_options
 
 #: The widest log-SNR range of the grids that are not uniform in t (EDM's sigma_max = 80 and sigma_min = 0.002).
 WIDEST_LOG_SNR = (-2 * math.log(80), 2 * math.log(500))
@@ -55,7 +55,7 @@ def time_grid(
     check_num_steps(num_steps)
     name, _, rest = name.partition(":")
     grid = lookup(GRIDS, name, "time grid")
-    written = written_options(grid, rest, name, "time grid", _option)
+    written = parse_row_options(grid, rest, name, "time grid", _option)
     times: Tensor = grid(process, num_steps, log_snr_range, **written, **options)
     return times
 

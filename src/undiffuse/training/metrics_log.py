@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from undiffuse.errors import UsageError
-from undiffuse.files import explained, replacing, write_text
-from undiffuse.sealed import parsed
+from undiffuse.files import replacing, translate_os_errors, write_text
+from undiffuse.sealed import parse_json
 
 _CHECKSUM, _NUMBER = "crc32", "row"
 _NAME, _DAMAGED = "metrics.jsonl", "damaged_metrics.jsonl"
@@ -80,7 +80,7 @@ class MetricsLog:
         row = json.loads(
             json.dumps({"kind": kind, "images": images, _NUMBER: self._next, **values, "wall": dict(wall)})
         )
-        with explained(self.path):
+        with translate_os_errors(self.path):
             self._file.write(json.dumps({**row, _CHECKSUM: _checksum(row)}) + "\n")
             self._file.flush()
         self._next += 1
@@ -115,7 +115,7 @@ def read_rows(folder: Path) -> Rows:
 def _row(line: bytes) -> dict[str, Any] | None:
     """Parse a row; None if it is invalid or was modified. Rows of earlier versions have no number and no checksum."""
     try:
-        row = parsed(line)
+        row = parse_json(line)
     except ValueError:
         return None
     if not isinstance(row, dict) or not isinstance(row.get("kind"), str) or not _is_count(row.get("images")):

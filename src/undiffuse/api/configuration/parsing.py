@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from undiffuse.errors import UsageError
-from undiffuse.sealed import parsed
+from undiffuse.sealed import parse_json
 
 
 def parse_interval(option: str, text: str | None) -> tuple[float, float] | None:
@@ -71,6 +71,6 @@ def named_metrics(text: str | None) -> list[str]:
 def read_value(text: str) -> Any:
     """A value on the command line: JSON, Python's own words for true, false and nothing, or plain text."""
     try:
-        return parsed(text)
+        return parse_json(text)
     except ValueError:
         return {"True": True, "False": False, "None": None}.get(text, text)

@@ -21,7 +21,7 @@ from undiffuse.data.storage.encoded_files import EncodedFiles
 from undiffuse.data.storage.listing import FileListing
 from undiffuse.errors import UsageError
 from undiffuse.recipes import get_recipe
-from undiffuse.recipes.pace import how_long
+from undiffuse.recipes.pace import estimate_duration
 from undiffuse.recipes.proposal import DataSummary, Hardware, Proposal, propose
 from undiffuse.training.config import RunConfig
 from undiffuse.wording import command
@@ -67,8 +67,8 @@ def proposed(source: SourceConfig, data: str, overrides: Sequence[str], device: 
     proposal = propose(summary, here)
     whole, recipe = apply_proposal(proposal, overrides), get_recipe(proposal.recipe)
     config = apply_overrides(recipe, ["quality_every_images=0", *whole], source)
-    because = [why for override, why in proposal.of_overrides.items() if override in whole]
-    reasons = [*proposal.reasons, *because, how_long(recipe, config, summary.side, here)]
+    because = [why for override, why in proposal.override_reasons.items() if override in whole]
+    reasons = [*proposal.reasons, *because, estimate_duration(recipe, config, summary.side, here)]
     typed = command("train", proposal.recipe, "--data", data, *whole)
     return config, f"{proposal.recipe} fits: {'; '.join(filter(None, reasons))}\nthe same as: {typed}"
 

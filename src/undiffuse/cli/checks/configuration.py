@@ -40,7 +40,7 @@ def check_configuration(
         UsageError: in the words of the configuration.
     """
     from undiffuse.api.configuration.overrides import apply_overrides
-    from undiffuse.cli.checks.models import UnmadeError, run_model
+    from undiffuse.cli.checks.models import UnresolvedError, run_model
     from undiffuse.config import validate
     from undiffuse.data.spec import source_config_for
 
@@ -51,7 +51,7 @@ def check_configuration(
             return
         with observing(SILENT):  # said when it is acted on
             apply_overrides(base, overrides, source)
-    except UnmadeError:
+    except UnresolvedError:
         return
 
 
@@ -61,11 +61,11 @@ def check_proposed(overrides: Sequence[str], data: str) -> None:
     Raises:
         UsageError: in the words of the configuration of the first of them.
     """
-    from undiffuse.recipes.proposal import OF_FEW, PROPOSED
+    from undiffuse.recipes.proposal import FEW_IMAGES_OVERRIDES, PROPOSED
 
     refused: UsageError | None = None
     for recipe in PROPOSED if overrides else ():
-        for proposed in ((), OF_FEW):
+        for proposed in ((), FEW_IMAGES_OVERRIDES):
             try:
                 check_configuration(recipe_settings()[recipe], [*proposed, *overrides], data)
             except UsageError as error:

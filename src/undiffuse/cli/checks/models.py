@@ -56,7 +56,7 @@ _POWER: dict[type[ast.operator], Callable[[Any, Any], Any]] = {ast.Pow: operator
 Check: TypeAlias = Callable[[Any], None]
 
 
-class UnmadeError(Exception):
+class UnresolvedError(Exception):
     """Something that needs its own module."""
 
 
@@ -118,7 +118,7 @@ def model_at(place: Place) -> Any:
     """The model that is defined there, or what stands in for it.
 
     Raises:
-        UnmadeError: a default that only its module knows.
+        UnresolvedError: a default that only its module knows.
     """
     assert isinstance(place.node, ast.ClassDef)
     if place.module.startswith(_LIGHT):
@@ -155,7 +155,7 @@ def _annotation(option: Option) -> Any:
     """The type of a field; what cannot be made of the text may be anything here."""
     try:
         return kind_of(option)
-    except UnmadeError:
+    except UnresolvedError:
         return Any
 
 
@@ -163,10 +163,10 @@ def kind_of(option: Option) -> Any:
     """The type that an option's annotation stands for.
 
     Raises:
-        UnmadeError: it needs its own module.
+        UnresolvedError: it needs its own module.
     """
     if option.annotation is None:
-        raise UnmadeError
+        raise UnresolvedError
     return _made(option.module, option.annotation)
 
 
@@ -195,7 +195,7 @@ def _made(module: str, node: ast.AST) -> Any:
             return _POWER[type(node.op)](_made(module, node.left), _made(module, node.right))
         case ast.Call():
             return _called(module, node)
-    raise UnmadeError
+    raise UnresolvedError
 
 
 def _called(module: str, node: ast.Call) -> Any:
@@ -221,7 +221,7 @@ def _named(module: str, node: ast.Name) -> Any:
         return model_at(place)
     origin = imported_from(module, node.id) or module
     if origin not in _OF_TYPES and not origin.startswith(_LIGHT):
-        raise UnmadeError
+        raise UnresolvedError
     return getattr(importlib.import_module(origin), node.id)
 
 

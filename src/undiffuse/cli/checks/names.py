@@ -34,7 +34,7 @@ from undiffuse.errors import UsageError
 from undiffuse.models.classes import requested_classes
 from undiffuse.models.rules import check_guidance, no_guide
 from undiffuse.observer import SILENT, observing
-from undiffuse.registry import nearest, read_written
+from undiffuse.registry import nearest, parse_options
 from undiffuse.sealed import read_json
 from undiffuse.studies.option_parsing import sampler_words
 from undiffuse.zoo import bundled_folder
@@ -102,7 +102,7 @@ def check_spec(kind: str, spec: str | None) -> None:
     check_name(kind, name)
     known = defaults_in(REGISTRIES[kind], name)
     read = None if kind != "time grid" and UNKNOWN not in known.values() else _as_text
-    read_written(known, rest, name, kind, read)
+    parse_options(known, rest, name, kind, read)
 
 
 def check_name(kind: str, name: str) -> None:

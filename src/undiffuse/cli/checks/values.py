@@ -19,13 +19,13 @@ def check_value(key: str, text: str, options: Sequence[Option]) -> None:
     """
     from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-    from undiffuse.cli.checks.models import UnmadeError, kind_of
+    from undiffuse.cli.checks.models import UnresolvedError, kind_of
 
     found: ValidationError | None = None
     for option in options:
         try:
             TypeAdapter(kind_of(option), config=ConfigDict(allow_inf_nan=False)).validate_python(read_value(text))
-        except UnmadeError:
+        except UnresolvedError:
             return
         except ValidationError as error:
             found = found or error

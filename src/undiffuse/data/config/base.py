@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from undiffuse.config import ComponentConfig
-from undiffuse.sealed import parsed
+from undiffuse.sealed import parse_json
 
 MAX_SIDE = 8192
 
@@ -58,7 +58,7 @@ def _names_in(text: str) -> Any:
     """Of ``3,5`` or ``["a, b", "c"]``."""
     if text.lstrip().startswith("["):
         try:
-            return parsed(text)
+            return parse_json(text)
         except ValueError:
             pass  # a class may be called [x
     return [name for part in text.split(",") if (name := part.strip())]

@@ -12,7 +12,7 @@ from undiffuse.claims import writes_to
 from undiffuse.data.download.fetch import UnreachableError, check, fetch
 from undiffuse.data.download.sets import PublicSet, Remote
 from undiffuse.errors import RunError, UsageError
-from undiffuse.files import explained, replacing
+from undiffuse.files import replacing, translate_os_errors
 from undiffuse.observer import SILENT, Observer
 
 _CHUNK = 1 << 20
@@ -43,7 +43,7 @@ def get(public: PublicSet, folder: Path, observer: Observer = SILENT) -> Downloa
         UsageError: a file that is there and is another, or a folder that may not be written to.
         RunError: a full disk, or a file that came with other content than was published.
     """
-    with explained(folder):
+    with translate_os_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     fetched, missing, reason = [], [], ""
     for remote in public.files:
@@ -57,7 +57,7 @@ def get(public: PublicSet, folder: Path, observer: Observer = SILENT) -> Downloa
             continue
         else:
             try:
-                with explained(target):
+                with translate_os_errors(target):
                     fetch(remote, target, observer)
             except UnreachableError as error:
                 reason = str(error)

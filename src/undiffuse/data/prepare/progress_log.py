@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from undiffuse.sealed import is_changed, parsed, sealed
+from undiffuse.sealed import is_changed, parse_json, sealed
 
 _FIELDS = struct.Struct("<8sB2L16s16sH")  # key, reason, size, crc, pixel hash, found hash, length of the text
 _CHECK = struct.Struct("<L")
@@ -49,7 +49,7 @@ def read_head(path: Path) -> dict[str, Any] | None:
     """The first line of a log; ``None`` where there is none that is whole and as it was written."""
     try:
         with path.open("rb") as file:
-            head = parsed(file.readline(_MAX_HEAD))
+            head = parse_json(file.readline(_MAX_HEAD))
     except (OSError, ValueError):
         return None
     return head if isinstance(head, dict) and not is_changed(head) else None

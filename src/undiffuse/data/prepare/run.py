@@ -30,7 +30,7 @@ from undiffuse.data.prepare.zip_writer import member_bytes, member_size
 from undiffuse.data.readers.decoding.image import DECODING
 from undiffuse.data.storage.encoded import Preprocessing, preprocessing_for
 from undiffuse.errors import UsageError
-from undiffuse.files import explained
+from undiffuse.files import translate_os_errors
 from undiffuse.observer import SILENT, Observer
 from undiffuse.wording import counted
 
@@ -85,7 +85,7 @@ def prepare(
     originals = open_originals(config)
     assert isinstance(config, ImageConfig)
     task = _Task(config, originals, out, settings, workers or num_cores(), observer)
-    with explained(out):
+    with translate_os_errors(out):
         return task.run(overwrite)
 
 

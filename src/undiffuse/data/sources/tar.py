@@ -48,7 +48,7 @@ from undiffuse.data.storage.encoded_files import EncodedFiles
 from undiffuse.data.storage.skips import Skips
 from undiffuse.data.storage.string_array import StringArray
 from undiffuse.errors import UsageError
-from undiffuse.progress import Counter
+from undiffuse.progress import ProgressLine
 
 MAX_IMAGE_BYTES = 2**28
 _MOST_OPEN = 256  # shards; more are opened for each reading
@@ -177,7 +177,7 @@ def load(config: TarConfig) -> Dataset:
     skips = Skips(config.on_error)
     samples, shards = _Samples(config, skips), list[Place]()
     paths, about = _paths(config, samples.left_out)
-    with Counter(f"listing {config.location.name}") as counter:
+    with ProgressLine(f"listing {config.location.name}") as counter:
         for shard in _shards(paths, skips):
             counter.progress(len(shards), len(paths))
             shards.append(shard)

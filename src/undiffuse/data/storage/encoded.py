@@ -40,7 +40,7 @@ from undiffuse.data.storage.listing import FileListing, only_lists
 from undiffuse.data.storage.skips import Skips
 from undiffuse.data.storage.string_array import StringArray
 from undiffuse.errors import UsageError
-from undiffuse.progress import Counter
+from undiffuse.progress import ProgressLine
 
 MAX_BYTES_IN_MEMORY = 2 * 2**30
 _MAX_BLOCK, _MAX_BLOCK_BYTES = 256, 2**28  # what the threads may have finished before it is taken up
@@ -186,7 +186,7 @@ def _headers(config: EncodedConfig, files: EncodedFiles, skips: Skips) -> tuple[
     """(K, 3) height, width and whether grey, and the numbers of the K files that could be read."""
     headers = np.empty((len(files), 3), dtype=np.int32)
     readable = np.zeros(len(files), dtype=bool)
-    with Counter(f"reading headers of {files.location.name}") as counter:
+    with ProgressLine(f"reading headers of {files.location.name}") as counter:
         for index in range(len(files)):
             counter.progress(index, len(files))
             try:
@@ -232,7 +232,7 @@ def _decode(
     kept = np.zeros(len(rows), dtype=bool)
     count = 0
     decoded = _threaded(lambda row: plan.decode(files, row), rows, _block(plan))
-    with Counter(f"decoding {files.location.name}") as counter, closing(decoded) as results:
+    with ProgressLine(f"decoding {files.location.name}") as counter, closing(decoded) as results:
         for position, result in enumerate(results):
             counter.progress(position, len(rows))
             if isinstance(result, UsageError):

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from undiffuse.config import ComponentConfig, shown, validate
+from undiffuse.config import ComponentConfig, short_repr, validate
 from undiffuse.errors import UsageError
 from undiffuse.sealed import changes
 
@@ -75,7 +75,7 @@ def components_of(record: Mapping[str, Any]) -> dict[str, ComponentEntry]:
     if not isinstance(listed, Mapping) or MAIN not in listed or len(listed) > _MOST_COMPONENTS:
         raise UsageError("config.json lacks components.model; it is damaged or not from undiffuse")
     if strange := [name for name in listed if not name.isidentifier() or len(name) > _LONGEST_NAME]:
-        raise UsageError(f"a component is called by the name of an attribute, got {shown(strange[0])}")
+        raise UsageError(f"a component is called by the name of an attribute, got {short_repr(strange[0])}")
     found = {name: validate(ComponentEntry, entry, f"component {name!r}") for name, entry in listed.items()}
     main = found[MAIN]
     if main.config is None or main.weights != _MAIN_WEIGHTS or main.sha256 is not None:

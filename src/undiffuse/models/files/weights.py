@@ -20,7 +20,7 @@ from undiffuse.errors import UsageError
 from undiffuse.files import replacing, sha256_of
 from undiffuse.models.files import int8
 from undiffuse.models.files import record as records
-from undiffuse.sealed import checksum_of, parsed
+from undiffuse.sealed import checksum_of, parse_json
 
 #: Files of a model folder with weights: averaged ones, and those that training itself moves.
 WEIGHTS = {"ema": "model.safetensors", "raw": "raw.safetensors"}
@@ -91,7 +91,7 @@ def read_header(path: Path) -> Header:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-        stored = parsed(metadata[_METADATA]) if _METADATA in metadata else {_CHECKSUM: metadata.get(_CHECKSUM)}
+        stored = parse_json(metadata[_METADATA]) if _METADATA in metadata else {_CHECKSUM: metadata.get(_CHECKSUM)}
         config = stored.get("config")
         if config is not None and checksum_of(config) != stored["config_sha256"]:
             raise ValueError("its copy of the configuration does not match its checksum")

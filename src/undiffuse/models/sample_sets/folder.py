@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from undiffuse.core.space import Space
-from undiffuse.files import explained, put_in_place
+from undiffuse.files import finalize_folder, translate_os_errors
 from undiffuse.images import SHOWN_SIDE, fill_png, image_of
 from undiffuse.models.sample_sets.files import check_grid
 from undiffuse.models.sample_sets.record import write_record
@@ -95,7 +95,7 @@ class SampleSet:
         Raises:
             UsageError, RunError: it cannot be written.
         """
-        with explained(self.out):
+        with translate_os_errors(self.out):
             self.folder.mkdir(parents=True, exist_ok=True)
             self.nfe, self.partial_nfe = max(self.nfe, nfe), max(self.partial_nfe, partial_nfe)
             costs = self.folder / f"{_COSTS}.tmp"
@@ -116,7 +116,7 @@ class SampleSet:
             more: functions of a folder, by the file that each writes into it.
         """
         costs = {"nfe": self.nfe, "partial_nfe": self.partial_nfe}
-        with explained(self.out):
+        with translate_os_errors(self.out):
             for stray in self.folder.glob("*.tmp"):
                 stray.unlink()
             if self.points:
@@ -128,7 +128,7 @@ class SampleSet:
             write_record(record, {**self.shared, **costs}, self.seeds, self.names, self.points)
             if len(self) > _MANY:
                 os.sync()
-        put_in_place(self.folder, self.out)
+        finalize_folder(self.folder, self.out)
         (self.out / _COSTS).unlink(missing_ok=True)  # only now: a kill before would leave samples of unknown costs
 
     def _costs(self) -> tuple[int, int]:

@@ -19,7 +19,7 @@ from undiffuse.data.sources.layout.folder_files import Names
 from undiffuse.data.sources.layout.left_out import Kind
 from undiffuse.data.storage.skips import Skips
 from undiffuse.errors import UsageError
-from undiffuse.sealed import CHECKSUM, is_changed, parsed
+from undiffuse.sealed import CHECKSUM, is_changed, parse_json
 
 RECORD, FIRST = "samples.json", "000000.png"
 SHEETS = frozenset({"grid.png", "progressive.png"})
@@ -100,7 +100,7 @@ def _is_valid(reader: SidecarReader, name: str) -> bool:
         _log.warning("%s; it is not compared with its checksum", error)
         return True
     try:
-        record = parsed(content)
+        record = parse_json(content)
     except ValueError as error:
         raise UsageError(f"{reader.title_of(name)}: damaged after it was written ({error})") from None
     if not isinstance(record, dict):
