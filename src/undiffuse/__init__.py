@@ -5,7 +5,7 @@
     model = undiffuse.load("runs/demo")
     images = model.sample(16, steps=20, seed=0)   # uint8 (16, C, H, W)
 
-Names below are imported when they are first used, so that ``import undiffuse`` costs nothing.
+The names below are imported lazily, on first use, so that ``import undiffuse`` is fast.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ if TYPE_CHECKING:
     from undiffuse.samplers.grids import time_grid
 
 
-#: Besides the verbs.
-_HOMES = {
+#: Public names and the modules that define them.
+_LAZY_NAMES = {
     **VERBS,
     "Cancel": "undiffuse.cancellation:Cancel",
     "load": "undiffuse.api.loading:load",
@@ -102,8 +102,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return resolve(_HOMES[name])
+    if name in _LAZY_NAMES:
+        return resolve(_LAZY_NAMES[name])
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -6,12 +6,12 @@ from undiffuse.cli.entry import run_program
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """What is installed as ``undiffuse``."""
+    """Entry point of the console script ``undiffuse``."""
     run_program(_run, arguments)
 
 
 def _run(arguments: list[str]) -> int:
-    from undiffuse.cli.main import run  # the parser, which a line that is refused by its names does without
+    from undiffuse.cli.main import run  # imports the parser, only if the names on the command line are valid
 
     return run(arguments)
 

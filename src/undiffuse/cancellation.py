@@ -1,4 +1,4 @@
-"""Requests to stop work that is under way, from any thread. Any room may import this module."""
+"""Cancellation of running work from any thread. Any package may import this module."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from undiffuse.errors import CancelledError
 
 
 class Cancel:
-    """A request to stop, handed to a verb as ``cancel`` and made from any thread, once and for good.
+    """A cancellation token, passed to a verb as ``cancel`` and requested from any thread; it cannot be reset.
 
-    A training ends after the step under way with a checkpoint to resume from; all other work ends where it next
-    reports progress, with a ``CancelledError``, and leaves nothing half written.
+    A training run finishes its current step and writes a checkpoint to resume from. All other work raises a
+    ``CancelledError`` at its next progress report and leaves no partial files.
 
     Attributes:
-        cause: why, in words.
-        number: of the signal that asked for it; 0 for none.
+        cause: the reason, as text.
+        number: the signal that requested it; 0 for none.
     Example:
         >>> cancel = Cancel()
         >>> cancel.request()
@@ -26,22 +26,22 @@ class Cancel:
     """
 
     def __init__(self) -> None:
-        # a signal's handler may make a request while its thread makes one: the lock lets it in, an Event's would not
+        # a signal handler may interrupt its own thread's request: the lock must be reentrant, which an Event's is not
         self._requested, self._lock = False, threading.RLock()
         self._listeners: list[Callable[[], None]] = []
         self.cause, self.number = "", 0
 
     @property
     def requested(self) -> bool:
-        """Whether the work is to stop."""
+        """Whether cancellation was requested."""
         return self._requested
 
     def request(self, cause: str = "cancelled", number: int = 0) -> None:
-        """Ask the work to stop; of several requests the first one counts.
+        """Request cancellation; only the first request has an effect.
 
         Args:
-            cause: why, in words.
-            number: of the signal that asks for it, if one does.
+            cause: the reason, as text.
+            number: the signal that requests it, if any.
         """
         with self._lock:
             if self._requested:
@@ -52,26 +52,26 @@ class Cancel:
             listener()
 
     def check(self) -> None:
-        """End the work if that was asked for.
+        """Raise an error if cancellation was requested.
 
         Raises:
-            CancelledError: the work is to stop.
+            CancelledError: cancellation was requested.
         """
         if self.requested:
             raise CancelledError(self.cause)
 
     @contextmanager
     def calling(self, listener: Callable[[], None]) -> Iterator[None]:
-        """While some work goes on: ``listener`` is called when it is to stop, or at once if it is already.
+        """Call ``listener`` on a request inside this context, or immediately if there was one before.
 
         Args:
-            listener: takes nothing; called in the thread that makes the request.
+            listener: takes no arguments; called in the thread that makes the request.
         """
         with self._lock:
             self._listeners.append(listener)
-            at_once = self.requested
+            already_requested = self.requested
         try:
-            if at_once:
+            if already_requested:
                 listener()
             yield
         finally:

@@ -1,8 +1,8 @@
-"""One process at a time writes to a place: whoever comes second learns who is there.
+"""File locks: only one process at a time writes to a path; a second one gets an error that names the first.
 
-A claim is a lock on ``.NAME.lock`` next to the place. The system releases it when its process ends, however it ends,
-and processes that it forked do not inherit it. Where the file system or the platform knows no locks, one line says so
-and nothing is guarded. Any room may import this module.
+A claim is a lock on ``.NAME.lock`` next to the path. The operating system releases it when its process ends, even by a
+crash, and forked processes do not inherit it. If the file system or the platform has no locks, a warning is logged and
+the path is unprotected. Any package may import this module.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ R = TypeVar("R")
 
 _log = logging.getLogger("undiffuse")
 
-_TAKEN = (errno.EACCES, errno.EAGAIN)
+_LOCKED = (errno.EACCES, errno.EAGAIN)
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 class HeldError(UsageError):
-    """Another process, or another thread of this one, is writing there."""
+    """Another process, or another thread of this process, holds the claim."""
 
 
 @dataclass
 class _Claim:
-    """What this process holds; a thread may claim a place again inside of its own claim."""
+    """A claim that this process holds; it is reentrant for the thread that holds it."""
 
     process: int
     thread: int
@@ -53,27 +53,27 @@ class _Claim:
 
 
 _CLAIMS: dict[Path, _Claim] = {}
-_LOOKING = threading.Lock()
+_CLAIMS_LOCK = threading.Lock()
 
 
 @contextlib.contextmanager
 def claimed(path: Path | None) -> Iterator[bool]:
-    """Keep ``path``, a file or folder that is written, there yet or not, from all other writers until the block ends.
+    """Lock ``path``, a file or folder to write, existing or not, against all other writers inside this context.
 
-    What dead writers have left next to it is removed. Folders above it that were not there are made, and removed again
-    where they stay empty. Of no path there is nothing to keep.
+    Removes temporary files of dead processes next to it. Creates missing parent folders, and removes them again if they
+    stay empty. Does nothing if ``path`` is ``None``.
 
-    Gives:
-        whether it is guarded: False where there are no locks.
+    Yields:
+        whether the path is protected: False if there are no locks.
     Raises:
-        HeldError: somebody else is writing there; says who, and since when.
-        UsageError: nothing can be written there.
+        HeldError: another writer holds it; the message names the holder and the start time.
+        UsageError: the path cannot be written to.
     """
     if path is None:
         yield False
         return
     place = resolve_target(path)
-    with _held_here(path, place) as claim:
+    with _thread_claim(path, place) as claim:
         if claim.depth == 1:
             with _parents(path, place), _lock(path, place, claim):
                 remove_leftovers_of(place)
@@ -83,7 +83,7 @@ def claimed(path: Path | None) -> Iterator[bool]:
 
 
 def writes_to(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """For functions that write to their argument ``name``, a path or ``None``: it is claimed while they run."""
+    """Decorator for functions that write to their argument ``name``, a path or ``None``: claims it while they run."""
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         parameters = signature(function)
@@ -101,22 +101,22 @@ def writes_to(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
 @contextlib.contextmanager
 def new_folder(parent: Path, stem: str) -> Iterator[Path]:
-    """``parent/stem-001`` or the first number that nobody has: made, claimed, and removed again if it stays empty.
+    """Create and claim ``parent/stem-001``, or the first unused number; it is removed again if it stays empty.
 
     Raises:
-        UsageError: nothing can be written there.
+        UsageError: the folder cannot be written to.
     """
     with contextlib.ExitStack() as claims:
         for number in itertools.count(1):
             path = parent / f"{stem}-{number:03d}"
-            if _is_held_here(path) or (path.exists() and not _is_free(path)):
+            if _is_claimed_here(path) or (path.exists() and not _is_free(path)):
                 continue
             try:
                 guarded = claims.enter_context(claimed(path))
             except HeldError:
                 continue
-            made = _make(path)
-            if (made or guarded) and _is_free(path):  # or whoever had it has just filled it
+            created = _create(path)
+            if (created or guarded) and _is_free(path):  # else another writer has filled it meanwhile
                 break
             claims.close()
         try:
@@ -126,8 +126,8 @@ def new_folder(parent: Path, stem: str) -> Iterator[Path]:
                 path.rmdir()
 
 
-def _is_held_here(path: Path) -> bool:
-    """Whether this process has a claim on it: a thread would be given its own a second time."""
+def _is_claimed_here(path: Path) -> bool:
+    """Whether this process has claimed it: claims are reentrant, so claiming it again would succeed."""
     claim = _CLAIMS.get(resolve_target(path))
     return claim is not None and claim.process == os.getpid()
 
@@ -136,8 +136,8 @@ def _is_free(path: Path) -> bool:
     return path.is_dir() and is_empty(path)
 
 
-def _make(folder: Path) -> bool:
-    """Make a folder; False if it is there already."""
+def _create(folder: Path) -> bool:
+    """Create a folder; False if it exists already."""
     try:
         folder.mkdir()
     except FileExistsError:
@@ -150,7 +150,7 @@ def _make(folder: Path) -> bool:
 
 @contextlib.contextmanager
 def chosen_folder(requested: Path | None, parent: Path, stem: str) -> Iterator[Path]:
-    """The folder that was asked for, or else a new one, see ``new_folder``."""
+    """The requested folder, or a new one, see ``new_folder``."""
     if requested is not None:
         yield requested
     else:
@@ -159,21 +159,21 @@ def chosen_folder(requested: Path | None, parent: Path, stem: str) -> Iterator[P
 
 
 @contextlib.contextmanager
-def _held_here(path: Path, place: Path) -> Iterator[_Claim]:
-    """The claim among this process's threads."""
+def _thread_claim(path: Path, place: Path) -> Iterator[_Claim]:
+    """The claim with respect to the other threads of this process."""
     process, thread = os.getpid(), threading.get_ident()
-    with _LOOKING:
+    with _CLAIMS_LOCK:
         claim = _CLAIMS.get(place)
-        if claim is None or claim.process != process:  # a fork's copy of its parent's
+        if claim is None or claim.process != process:  # copied from the parent process by a fork
             claim = _CLAIMS[place] = _Claim(process, thread, f"{datetime.now():%Y-%m-%d %H:%M:%S}")
         elif claim.thread == thread:
             claim.depth += 1
         else:
-            raise HeldError(_complaint(path, f"another thread of this process, since {claim.since}"))
+            raise HeldError(_held_message(path, f"another thread of this process, since {claim.since}"))
     try:
         yield claim
     finally:
-        with _LOOKING:
+        with _CLAIMS_LOCK:
             claim.depth -= 1
             if not claim.depth and _CLAIMS.get(place) is claim:
                 del _CLAIMS[place]
@@ -181,7 +181,7 @@ def _held_here(path: Path, place: Path) -> Iterator[_Claim]:
 
 @contextlib.contextmanager
 def _parents(path: Path, place: Path) -> Iterator[None]:
-    """Make the folders that are missing above a place, and take away again those that stay empty."""
+    """Create the missing parent folders, and remove them again if they stay empty."""
     missing = [folder for folder in place.parents if not folder.exists()]
     with translate_os_errors(path):
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -195,20 +195,20 @@ def _parents(path: Path, place: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _lock(path: Path, place: Path, claim: _Claim) -> Iterator[None]:
-    """The claim among processes."""
+    """The claim with respect to other processes."""
     fcntl = _fcntl()
     file = _lock_file(place)
     with translate_os_errors(path):
-        descriptor = _locked(fcntl, path, file, claim.since) if fcntl is not None else None
+        descriptor = _acquire_lock(fcntl, path, file, claim.since) if fcntl is not None else None
     claim.guarded = descriptor is not None
     if descriptor is None:
-        _log.warning("note: no locks on this system: nothing keeps a second command from writing to %s meanwhile", path)
+        _log.warning("note: no file locks on this system: another command could write to %s at the same time", path)
     try:
         yield
     finally:
         if descriptor is not None and os.getpid() == claim.process:
             with contextlib.suppress(OSError):
-                file.unlink()  # before the lock goes: who waits for the file finds that it is another, see _locked
+                file.unlink()  # before the lock is released: a waiting process detects the new file, see _is_same_file
             os.close(descriptor)
 
 
@@ -221,30 +221,30 @@ def _fcntl() -> ModuleType | None:
 
 
 def _lock_file(place: Path) -> Path:
-    """Next to the place; inside of a folder that stands where nothing else can be written, such as a mount."""
+    """Next to the path; inside the folder if its parent is not writable, such as for a mount point."""
     if place.is_dir() and (not place.name or not os.access(place.parent, os.W_OK)):
         return place / LOCK_ENDING
     return place.with_name(f".{place.name}{LOCK_ENDING}")
 
 
-def _locked(fcntl: ModuleType, path: Path, file: Path, since: str) -> int | None:
-    """A descriptor that holds the lock, or ``None`` where there are none.
+def _acquire_lock(fcntl: ModuleType, path: Path, file: Path, since: str) -> int | None:
+    """A descriptor that holds the lock, or ``None`` if locks are not supported.
 
-    The lock is the record lock of POSIX: of the process alone, not of the file's openings, which forked processes would
-    share and outlive it with, and it works over NFS.
+    This is a POSIX record lock: it belongs to the process, not to the open file description, which forked processes
+    would inherit and could keep locked; and it works over NFS.
     """
     while True:
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _is_still(descriptor, file):
-                _sign(descriptor, since)
+            if _is_same_file(descriptor, file):
+                _write_holder(descriptor, since)
                 return descriptor
         except OSError as error:
             holder = _holder(descriptor)
             os.close(descriptor)
-            if error.errno in _TAKEN:
-                raise HeldError(_complaint(path, holder)) from None
+            if error.errno in _LOCKED:
+                raise HeldError(_held_message(path, holder)) from None
             if error.errno in _NO_LOCKS:
                 with contextlib.suppress(OSError):
                     file.unlink()
@@ -253,8 +253,8 @@ def _locked(fcntl: ModuleType, path: Path, file: Path, since: str) -> int | None
         os.close(descriptor)
 
 
-def _is_still(descriptor: int, file: Path) -> bool:
-    """Whether a file that was opened has its name yet: whoever held it may have removed it meanwhile."""
+def _is_same_file(descriptor: int, file: Path) -> bool:
+    """Whether the path still refers to the opened file: the previous holder may have removed it meanwhile."""
     ours = os.fstat(descriptor)
     try:
         there = file.lstat()
@@ -263,8 +263,8 @@ def _is_still(descriptor: int, file: Path) -> bool:
     return (ours.st_dev, ours.st_ino) == (there.st_dev, there.st_ino)
 
 
-def _sign(descriptor: int, since: str) -> None:
-    """Say in the file who holds it; a disk that is full keeps nobody from holding it."""
+def _write_holder(descriptor: int, since: str) -> None:
+    """Write the holder into the lock file; a full disk is no error, for the lock does not need the text."""
     with contextlib.suppress(OSError):
         os.ftruncate(descriptor, 0)
         holder = {"pid": os.getpid(), "host": platform.node(), "since": since}
@@ -279,5 +279,5 @@ def _holder(descriptor: int) -> str:
         return "another process"
 
 
-def _complaint(path: Path, holder: str) -> str:
-    return f"{path} is being written by {holder}; wait until it has ended, or write to another place"
+def _held_message(path: Path, holder: str) -> str:
+    return f"{path} is being written by {holder}; wait until it has ended, or choose another path"

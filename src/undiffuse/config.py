@@ -1,8 +1,8 @@
-"""Base of all configuration: frozen pydantic models that refuse unknown keys, and named components.
+"""Base classes of all configurations: frozen pydantic models that forbid unknown keys, and named components.
 
-A *component* is a row of a registry with options of its own, written flat: ``{"name": "unet", "channels": 64}``. Each
-row is (or names) a frozen model with the field ``name``; the ``Component`` annotation picks the model by that name, so
-that a new row needs no change anywhere else. Any room may import this module; it imports no torch.
+A *component* is a registry row with its options in one flat mapping: ``{"name": "unet", "channels": 64}``. Each row is
+(or names) a frozen model with the field ``name``; the ``Component`` annotation picks the model by that name, so that a
+new row needs no change anywhere else. Any package may import this module; it does not import torch.
 """
 
 from __future__ import annotations
@@ -21,15 +21,14 @@ from undiffuse.errors import UsageError
 from undiffuse.registry import lookup, nearest, resolve
 
 M = TypeVar("M", bound=BaseModel)
-_LONGEST_SHOWN = 200
+_MAX_REPR = 200
 
 
 class FrozenModel(BaseModel):
-    """A configuration that cannot be changed after it is made and knows every one of its keys.
+    """An immutable configuration that forbids unknown keys.
 
     Attributes:
-        renamed_keys: names that keys had in earlier versions -> their names now; files and command lines may use
-            either.
+        renamed_keys: deprecated key -> current key; files and command lines may use either.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
@@ -42,25 +41,25 @@ class FrozenModel(BaseModel):
             return values
         for old, new in cls.renamed_keys.items():
             if old in values and new in values:
-                raise UsageError(f"{old!r} is the earlier name of {new!r}; say it once, as {new!r}")
+                raise UsageError(f"{old!r} is the earlier name of {new!r}; give it once, as {new!r}")
         return {cls.renamed_keys.get(key, key): value for key, value in values.items()}
 
 
 class ComponentConfig(FrozenModel):
-    """Base of the models in a registry of components."""
+    """Base class of the models in a registry of components."""
 
     name: str
 
     def check_row(self) -> None:
-        """Refuse what the row would refuse as it is built, where that can be seen without it.
+        """Check the options as the row's constructor would, without building it.
 
         Raises:
-            UsageError: options that the row does not take together.
+            UsageError: incompatible options.
         """
 
 
 class AsWritten:
-    """Annotation of an option that is a text: on the command line ``3`` and ``null`` are texts too, not numbers."""
+    """Annotation of a string option: on the command line ``3`` and ``null`` are strings too, not numbers."""
 
 
 class Component:
@@ -73,7 +72,7 @@ class Component:
         self.registry, self.kind = registry, kind
 
     def pick(self, value: Any) -> ComponentConfig:
-        """The component's own model, from a mapping or already made."""
+        """The component's configuration, from a mapping or from an instance."""
         if isinstance(value, ComponentConfig):
             return value
         if not isinstance(value, Mapping) or "name" not in value:
@@ -109,17 +108,17 @@ def model_of(name: str, factory: Any) -> type[ComponentConfig]:
 
 
 def default_of(name: str, factory: Any) -> ComponentConfig:
-    """The configuration of a plain function or class with its own defaults."""
+    """The configuration of a plain function or class with its default arguments."""
     return model_of(name, factory).model_validate({"name": name})
 
 
 def build(registry: Mapping[str, Any], config: ComponentConfig) -> Any:
-    """Call the row that ``config`` names with its options."""
+    """Call the registry row that ``config`` names with the options of ``config``."""
     return resolve(registry[config.name])(**config.model_dump(exclude={"name"}))
 
 
 def validate(model: type[M], values: Mapping[str, Any], what: str = "config") -> M:
-    """``model`` from plain values, with one clear line for the first thing that is wrong.
+    """Validate plain values as a ``model``; the message describes the first error in one line.
 
     Raises:
         UsageError: names the key, what was received and what was expected; for an unknown key, the nearest one.
@@ -145,13 +144,13 @@ def explain(error: ValidationError, model: type[BaseModel], what: str) -> str:
 
 
 def short_repr(value: object) -> str:
-    """A value as a message has it: in full, unless that would be longer than the message."""
+    """``repr`` of a value for a message, truncated if it is long."""
     text = repr(value)
-    return text if len(text) <= _LONGEST_SHOWN else f"{text[: _LONGEST_SHOWN - 3]}..."
+    return text if len(text) <= _MAX_REPR else f"{text[: _MAX_REPR - 3]}..."
 
 
 def _fields_at(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
-    """Names of the fields of the model that sits at ``path`` inside ``model``."""
+    """Field names of the nested model at ``path`` inside ``model``."""
     for part in path:
         inner = inner_model(model.model_fields[str(part)])
         if inner is None:
@@ -161,9 +160,9 @@ def _fields_at(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]
 
 
 def inner_model(field: FieldInfo) -> type[BaseModel] | None:
-    """The model that a field holds, or may hold instead of nothing; none for a component, whose name decides."""
+    """The model class of a field, also of an optional one; None for a component, whose ``name`` decides."""
     if any(isinstance(mark, Component) for mark in field.metadata):
         return None
-    several = get_origin(field.annotation) in (Union, UnionType)
-    kinds = get_args(field.annotation) if several else (field.annotation,)
+    is_union = get_origin(field.annotation) in (Union, UnionType)
+    kinds = get_args(field.annotation) if is_union else (field.annotation,)
     return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)

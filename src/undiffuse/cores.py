@@ -1,8 +1,7 @@
-"""How many cores this process may use: what the machine has, less what was taken away. Any room may import this module.
+"""Number of CPU cores available to this process, by affinity and cgroup quota. Any package may import this module.
 
-A container's share of the processor (``docker run --cpus=2``) is a quota of its control group and changes neither the
-machine's number of cores nor the process's affinity; whoever starts a thread for each core is stopped for most of each
-period once the quota is spent.
+A container's CPU limit (``docker run --cpus=2``) is a cgroup quota and changes neither the machine's number of cores
+nor the process's affinity; a process with a thread per core is throttled once the quota of a period is used up.
 """
 
 from __future__ import annotations
@@ -11,48 +10,48 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-#: Variables by which a user says how many threads there are to be.
+#: Environment variables that set the number of threads.
 USER_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 _GROUPS, _MOUNT = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
 
 def allowed_cores() -> int:
-    """Cores that the process may run on, by its affinity."""
+    """Number of cores in the CPU affinity of the process."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def num_cores() -> int:
-    """Cores that the process may keep busy: those of its affinity, or fewer by a quota; at least 1.
+    """Number of cores that the process may keep busy: its affinity, or fewer if a quota limits it; at least 1.
 
-    A quota of one and a half cores counts as one: threads that wait for each other are as fast as the slowest.
+    A quota of 1.5 cores counts as 1: synchronised threads are as fast as the slowest one.
     """
     allowed = allowed_cores()
-    share = quota()
-    return allowed if share is None else max(1, min(allowed, int(share + 1e-6)))
+    limit = quota()
+    return allowed if limit is None else max(1, min(allowed, int(limit + 1e-6)))
 
 
 def quota(groups: Path = _GROUPS, mount: Path = _MOUNT) -> float | None:
-    """Cores' worth of time that the process's control groups leave it; None where none of them limits it.
+    """The CPU quota of the process's cgroups in cores; None if there is none.
 
     Args:
-        groups: of the process, as Linux lists them, versions 1 and 2 of control groups alike.
-        mount: where their files are.
+        groups: the file that lists the process's cgroups, version 1 or 2.
+        mount: where the cgroup file system is mounted.
     """
-    shares = [share for folder in _folders(groups, mount) if (share := _share(folder)) is not None]
-    return min(shares, default=None)
+    quotas = [cores for folder in _folders(groups, mount) if (cores := _group_quota(folder)) is not None]
+    return min(quotas, default=None)
 
 
 def limit_threads() -> None:
-    """Tell the libraries that come in later how many threads a quota leaves, where the user did not say.
+    """Set ``OMP_NUM_THREADS`` to the quota, unless the user set a number of threads.
 
-    They count the cores of the process's affinity by themselves. To be called before torch is imported.
+    By default, the libraries use all cores of the process's affinity. Call this before torch is imported.
     """
     if not any(name in os.environ for name in USER_VARIABLES) and num_cores() < allowed_cores():
         os.environ["OMP_NUM_THREADS"] = str(num_cores())
 
 
 def _folders(groups: Path, mount: Path) -> Iterator[Path]:
-    """Folders of the process's groups and of all above them, as far as they can be seen from here."""
+    """Folders of the process's cgroups and of all their parents that are visible here."""
     try:
         lines = groups.read_text().splitlines()
     except OSError:
@@ -67,18 +66,18 @@ def _folders(groups: Path, mount: Path) -> Iterator[Path]:
         else:
             continue
         inner = Path(path.strip("/"))
-        for top in tops:  # a container may see its own group as the mount itself, whatever the path says
+        for top in tops:  # in a container, its own cgroup may be the mount point itself, regardless of the path
             yield from (top / part for part in (inner, *inner.parents) if ".." not in part.parts)
 
 
-def _share(folder: Path) -> float | None:
-    """A group's own quota in cores: ``cpu.max`` of version 2, ``cpu.cfs_quota_us`` of version 1."""
+def _group_quota(folder: Path) -> float | None:
+    """The quota of one cgroup in cores: ``cpu.max`` of version 2, ``cpu.cfs_quota_us`` of version 1."""
     try:
         if (folder / "cpu.max").is_file():
             limit, period = (folder / "cpu.max").read_text().split()
         else:
             limit, period = ((folder / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
-        share = float(limit) / float(period)
+        cores = float(limit) / float(period)
     except (OSError, ValueError, ZeroDivisionError):  # "max" is no number
         return None
-    return share if share > 0 else None
+    return cores if cores > 0 else None

@@ -1,24 +1,24 @@
-"""The errors a user may meet. Every message says what was received, what was expected and what to do.
+"""The errors raised on purpose. Every message states what was received, what was expected and what to do.
 
-Any room may import this module; it imports nothing.
+Any package may import this module; it imports nothing.
 """
 
 from __future__ import annotations
 
 
 class UndiffuseError(Exception):
-    """Base of all errors this package raises on purpose; the command line prints its message alone."""
+    """Base class of all errors this package raises on purpose; the command line prints only the message."""
 
     exit_code = 1
 
     @property
     def reason(self) -> str:
-        """The message without advice that another message may replace."""
+        """The message without its advice, for use inside another message."""
         return str(self)
 
 
 class StoppedError(UndiffuseError):
-    """Work was stopped by a signal, or lacking a reader, and can be resumed (exit code 128 + the signal)."""
+    """Work was stopped by a signal or a closed output pipe and can be resumed (exit code 128 + the signal)."""
 
     def __init__(self, message: str, number: int) -> None:
         super().__init__(message)
@@ -26,17 +26,17 @@ class StoppedError(UndiffuseError):
 
 
 class CancelledError(UndiffuseError):
-    """Whoever began the work no longer wants it; what it had half written is gone (exit code 130)."""
+    """The caller cancelled the work; partial files were removed (exit code 130)."""
 
     exit_code = 130
 
 
 class SamplingStoppedError(UndiffuseError):
-    """Whoever asked for samples no longer wants them."""
+    """The caller no longer needs the requested samples."""
 
 
 class UsageError(UndiffuseError, ValueError):
-    """A request, a configuration or a file that cannot be served as given (exit code 2)."""
+    """An invalid request, configuration or file (exit code 2)."""
 
     exit_code = 2
 
@@ -46,10 +46,10 @@ class KeywordError(UsageError, TypeError):
 
 
 class UsageWarning(UserWarning):
-    """Something that a user should know while the work goes on; the command line prints it as a note."""
+    """A warning that does not stop the work; the command line prints it as a note."""
 
 
 class RunError(UndiffuseError, RuntimeError):
-    """A failure while work was under way: a full disk, a non-finite loss (exit code 1)."""
+    """A failure at run time: a full disk, a non-finite loss (exit code 1)."""
 
     exit_code = 1

@@ -1,4 +1,4 @@
-"""Writing files so that nothing half-written ever stands under a final name. Any room may import this module."""
+"""Atomic file writes: a final name never refers to a partial file. Any package may import this module."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 from undiffuse.errors import RunError, UndiffuseError, UsageError
 from undiffuse.leftovers import backup_path, is_temporary, remove, temporary_next_to
 
-#: How the name of a lock ends, see ``claims``.
+#: Suffix of lock files, see ``claims``.
 LOCK_ENDING = ".lock"
 
 _log = logging.getLogger("undiffuse")
@@ -24,14 +24,14 @@ _log = logging.getLogger("undiffuse")
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name next to ``path`` to write a file or fill a folder at; synced and renamed when the block ends.
+    """Yield a temporary path next to ``path`` to write a file or folder to; sync it and rename it to ``path`` at exit.
 
-    A link to a file gives way to the new file, and what it leads to is left alone: a folder that came from elsewhere
-    may hold links to anywhere. A link to a folder is followed.
+    A symbolic link to a file is replaced by the new file and its target is not touched: a folder from elsewhere may
+    contain links to anywhere. A link to a folder is followed.
 
     Raises:
         RunError: the disk is full or fails.
-        UsageError: the folder may not be written to.
+        UsageError: the folder is not writable.
     """
     requested, path = path, resolve_target(path)
     temporary = temporary_next_to(path)
@@ -45,60 +45,60 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def finalize_folder(folder: Path, path: Path) -> None:
-    """Sync and rename a folder that is filled to ``path``, as ``replacing`` does, but from its own name.
+    """Sync a complete folder and rename it to ``path``, like ``replacing`` but from a name of the caller's choice.
 
-    Until then it has no temporary's name, under which a later command would take it for a dead one's and remove it.
+    Such a folder has no temporary name, so a later command does not remove it as a leftover of a dead process.
 
     Raises:
         RunError: the disk is full or fails.
-        UsageError: the place may not be written to.
+        UsageError: the path is not writable.
     """
     with translate_os_errors(path):
         _finalize(folder, resolve_target(path))
 
 
 def resolve_target(path: Path) -> Path:
-    """Where ``path`` is written: with links followed on the way there and to a folder, but not to a file."""
+    """The path to write to: resolves links in the parents and links to folders, but not a link to a file."""
     return path.resolve() if path.is_dir() else path.parent.resolve() / path.name
 
 
 @contextmanager
 def translate_os_errors(path: Path) -> Iterator[None]:
-    """Turn what the operating system says about writing at ``path`` into one line that says what to do."""
+    """Convert operating system errors on writing ``path`` into errors whose message states what to do."""
     try:
         yield
     except UndiffuseError:
         raise
     except Exception as error:
-        raise _explanation(error, path) or error from None
+        raise _translate(error, path) or error from None
 
 
-def _explanation(error: Exception, path: Path) -> UndiffuseError | None:
+def _translate(error: Exception, path: Path) -> UndiffuseError | None:
     code = _errno_of(error)
     if code in (errno.ENOSPC, errno.EDQUOT):
-        return RunError(f"no space left to write {path}; free some and go on: nothing half-written was kept")
+        return RunError(f"no space left to write {path}; free some space and resume: no partial file was kept")
     if code == errno.EIO:
-        return RunError(f"the disk failed while writing {path}; look after it, then go on")
+        return RunError(f"the disk failed while writing {path}; check the disk, then resume")
     if code not in _ERRORS or (code == errno.ENOENT and not _is_next_to(error, path)):
         return None
-    return UsageError(f"cannot write {path}: {_ERRORS[code]}; name another place")
+    return UsageError(f"cannot write {path}: {_ERRORS[code]}; choose another path")
 
 
 _ERRORS = {
-    errno.ENOENT: "no file can be made there",
+    errno.ENOENT: "no file can be created there",
     errno.EACCES: "writing is not allowed there",
     errno.EPERM: "writing is not allowed there",
     errno.EROFS: "the file system is read-only",
-    errno.EEXIST: "a file stands where a folder is needed",
-    errno.ENOTDIR: "a file stands where a folder is needed",
-    errno.EISDIR: "a folder stands where a file is needed",
+    errno.EEXIST: "a file is where a folder is needed",
+    errno.ENOTDIR: "a file is where a folder is needed",
+    errno.EISDIR: "a folder is where a file is needed",
     errno.ENAMETOOLONG: "the name is too long",
-    errno.ELOOP: "a link stands where a file of ours is needed",
+    errno.ELOOP: "a symbolic link is where a file is needed",
 }
 
 
 def _is_next_to(error: Exception, path: Path) -> bool:
-    """Whether what was missing is where ``path`` is written, and not something that was read on the way."""
+    """Whether the missing file belongs to the destination ``path``, not to something that was read meanwhile."""
     name, folder = getattr(error, "filename", None), path.resolve().parent
     if not isinstance(name, str | os.PathLike):
         return False
@@ -107,7 +107,7 @@ def _is_next_to(error: Exception, path: Path) -> bool:
 
 
 def _errno_of(error: Exception) -> int | None:
-    """The operating system's number of an error; safetensors gives it in words alone."""
+    """The ``errno`` of an error; safetensors reports it only in the message text."""
     if isinstance(error, OSError):
         return error.errno
     found = re.search(r"os error (\d+)", str(error)) if type(error).__name__ == "SafetensorError" else None
@@ -115,10 +115,10 @@ def _errno_of(error: Exception) -> int | None:
 
 
 def check_writable(path: Path) -> None:
-    """Refuse before any work is done what could not be written in the end; makes nothing.
+    """Check, before any work, that ``path`` can be written; creates nothing.
 
     Raises:
-        UsageError: ``path``, or the nearest folder above it that exists, may not be written to.
+        UsageError: ``path``, or its nearest existing parent folder, is not writable.
     """
     with translate_os_errors(path):
         place = path.absolute()
@@ -133,10 +133,10 @@ def check_writable(path: Path) -> None:
 
 
 def check_output_folder(out: Path) -> None:
-    """Refuse a file in a folder's place, and a place that may not be written to.
+    """Check that ``out`` can be an output folder.
 
     Raises:
-        UsageError: says which.
+        UsageError: it is a file, or is not writable.
     """
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out {out} is a file; name a folder")
@@ -144,61 +144,61 @@ def check_output_folder(out: Path) -> None:
 
 
 def check_overwrite(out: Path, noun: str, marker: str, *, overwrite: bool) -> None:
-    """Refuse results of the same kind that may not go, see ``check_replaceable_folder``."""
+    """Raise UsageError if ``out`` holds results of the same kind and ``overwrite`` is not set."""
     if (out / marker).is_file() and not overwrite:
         raise UsageError(f"--out {out} holds {noun} already; name another folder or add --overwrite")
 
 
-def check_replaceable_folder(out: Path, noun: str, marker: str, own: re.Pattern[str], *, overwrite: bool) -> None:
-    """Refuse before any work a folder whose replacement would lose anything but earlier results of the same kind.
+def check_replaceable_folder(out: Path, noun: str, marker: str, allowed: re.Pattern[str], *, overwrite: bool) -> None:
+    """Check, before any work, that replacing a folder would delete only earlier results of the same kind.
 
     Args:
-        out: where a folder of results is to be put by ``replacing``.
-        noun: what the results are, in the plural or with its article.
+        out: the folder that ``replacing`` will replace.
+        noun: the kind of results, in the plural or with its article.
         marker: the file that each such folder has.
-        own: the names of all files that it may have.
-        overwrite: whether earlier results may go.
+        allowed: matches the names of all files that such a folder may have.
+        overwrite: whether earlier results may be replaced.
     Raises:
-        UsageError: ``out`` is a file, or holds something else, more, or results that may not go.
+        UsageError: ``out`` is a file, or holds other files, or results that may not be replaced.
     """
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out {out} is a file; name a folder")
-    held = sorted(path for path in out.iterdir() if not is_temporary_or_lock(path)) if out.is_dir() else []
-    others = [path.name for path in held if path.is_dir() or not own.fullmatch(path.name)]
-    named = f" ({', '.join(others[:3])}{', ...' if others[3:] else ''})" if others else ""
-    if held and not (out / marker).is_file():
-        raise UsageError(f"--out {out} holds something other than {noun}{named}; name another folder")
+    entries = sorted(path for path in out.iterdir() if not is_temporary_or_lock(path)) if out.is_dir() else []
+    foreign = [path.name for path in entries if path.is_dir() or not allowed.fullmatch(path.name)]
+    listed = f" ({', '.join(foreign[:3])}{', ...' if foreign[3:] else ''})" if foreign else ""
+    if entries and not (out / marker).is_file():
+        raise UsageError(f"--out {out} holds something other than {noun}{listed}; name another folder")
     check_overwrite(out, noun, marker, overwrite=overwrite)
-    if others:
+    if foreign:
         raise UsageError(
-            f"--out {out} holds more than {noun}{named}, which would be deleted; move it away or name another folder"
+            f"--out {out} holds more than {noun}{listed}, which would be deleted; move it away or name another folder"
         )
     check_writable(out)
 
 
 def is_empty(folder: Path) -> bool:
-    """Whether a folder holds nothing but what writers have there for a while: locks and temporaries."""
+    """Whether a folder is empty except for lock files and temporary files."""
     return all(is_temporary_or_lock(path) for path in folder.iterdir())
 
 
 def is_temporary_or_lock(path: Path) -> bool:
-    """Whether a name is that of a lock or a temporary."""
+    """Whether a path is a lock file or a temporary file, by its name."""
     return is_temporary(path) or (path.name.startswith(".") and path.name.endswith(LOCK_ENDING))
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file in one piece."""
+    """Write a text file atomically."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write readable JSON in one piece."""
+    """Write indented JSON atomically."""
     write_text(path, json_text(value))
 
 
 def json_text(value: Any) -> str:
-    """Readable JSON, as all files here have it."""
+    """Indented JSON, the format of all JSON files of this package."""
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
 
@@ -211,16 +211,16 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _finalize(filled: Path, path: Path) -> None:
-    _sync(filled)
-    _rename_into_place(filled, path)
+def _finalize(temporary: Path, path: Path) -> None:
+    _sync(temporary)
+    _rename_into_place(temporary, path)
     _sync_entry(path.parent)
 
 
 def _rename_into_place(temporary: Path, path: Path) -> None:
-    """Rename; a full folder that stands there is moved aside first, for a rename replaces an empty one only."""
+    """Rename; an existing folder is moved aside first, because a rename can replace only an empty one."""
     if path.is_symlink():
-        _log.warning("note: %s was a link to %s; it is a file of its own now", path, path.readlink())
+        _log.warning("note: %s was a link to %s; it is a regular file now", path, path.readlink())
     if temporary.is_dir() and path.is_dir() and path.samefile(Path.cwd()):
         _move_entries(temporary, path)
         return
@@ -244,7 +244,7 @@ def _exchange(temporary: Path, path: Path) -> None:
 
 
 def _move_entries(temporary: Path, folder: Path) -> None:
-    """Fill the folder that the user stands in: a shell would be left in a removed one if it were replaced."""
+    """Replace the entries of the current directory: replacing it would leave the user's shell in a deleted one."""
     for entry in folder.iterdir():
         remove(entry)
     for entry in sorted(temporary.iterdir()):
@@ -255,7 +255,7 @@ def _move_entries(temporary: Path, folder: Path) -> None:
 def _sync(path: Path) -> None:
     for entry in sorted(path.iterdir()) if path.is_dir() else [path]:
         if entry.is_file():
-            entry.chmod(0o666 & ~_umask())  # safetensors makes files that nobody else may read
+            entry.chmod(0o666 & ~_umask())  # safetensors creates files that only their owner can read
             with entry.open("rb+") as file:
                 os.fsync(file.fileno())
     if path.is_dir():

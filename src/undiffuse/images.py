@@ -1,4 +1,4 @@
-"""From arrays to images one can look at. Any room may import this module; Pillow comes in when one is made."""
+"""Arrays to image files and grids. Any package may import this module; Pillow is imported on first use."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 Bytes = npt.NDArray[np.uint8]
 
-#: Pixels of an image in a grid that is made to be looked at by itself, such as ``grid.png``.
+#: Side in pixels of each image in a grid that is viewed as a file, such as ``grid.png``.
 SHOWN_SIDE = 96
 
 
@@ -46,7 +46,7 @@ def grid_of(images: Bytes, columns: int | None = None, gap: int = 1, smallest_si
 
 
 def images_in(grid: Bytes, shape: tuple[int, int, int], count: int) -> Bytes:
-    """The first ``count`` images (N, C, H, W) of a grid that ``grid_of`` made of so many by its defaults."""
+    """Invert ``grid_of`` with its default arguments: the ``count`` images (N, C, H, W) of a grid."""
     _, height, width = shape
     factor, columns = _factor(height, width), _columns(count)
     cells = [divmod(index, columns) for index in range(count)]
@@ -71,23 +71,23 @@ def density_of(points: npt.NDArray[Any], limit: float = 2.5, side: int = 256) ->
 
 
 def image_of(samples: npt.NDArray[Any], columns: int | None = None, smallest_side: int = 48) -> Bytes:
-    """One image of a batch of samples: a grid of images, see there, or the density of points."""
+    """One image of a batch of samples: a grid of images (``grid_of``) or the density of points (``density_of``)."""
     return grid_of(samples, columns, smallest_side=smallest_side) if samples.ndim == 4 else density_of(samples)
 
 
 def save_png(path: Path, array: Bytes) -> None:
-    """Write (C, H, W) uint8 as a PNG in one piece."""
+    """Write (C, H, W) uint8 as a PNG atomically."""
     with replacing(path) as temporary:
         fill_png(temporary, array)
 
 
 def fill_png(path: Path, array: Bytes) -> None:
-    """The same without the care: for files of a folder that is put in place, and synced, as a whole."""
+    """Write a PNG non-atomically: for files in a temporary folder that is synced and renamed as a whole."""
     to_image(array).save(path, format="PNG")
 
 
 def as_bytes_advice(low: float, high: float) -> str:
-    """How numbers x from ``low`` to ``high`` are likely to become levels 0..255; of no known range, that it is none."""
+    """Advice for converting values x in [``low``, ``high``] to levels 0..255, by guessing the range."""
     if low >= 0 and high <= 1:
         return "x * 255, rounded"
     if low >= -1 and high <= 1:
@@ -96,4 +96,4 @@ def as_bytes_advice(low: float, high: float) -> str:
         return "x, rounded"
     if low >= 0 and 255 < high <= 65535:
         return "x / 257, rounded"
-    return "levels that you choose: no range of images is known that they fill"
+    return "levels that you choose: they match no known range of image values"

@@ -1,6 +1,6 @@
-"""Limits of the numbers that users give, stated once: the command line asks them at once, the rooms where they count.
+"""Checks of numeric arguments, shared by the command line, which runs them first, and the code that uses the numbers.
 
-Any room may import this module; it imports nothing heavy.
+Any package may import this module; it imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -9,40 +9,43 @@ import operator
 
 from undiffuse.errors import UsageError
 
-#: The seeds of a training are whole numbers of so many bits, those of images of one more.
+#: Bits of the seeds of training runs and of images.
 TRAINING_SEED_BITS, IMAGE_SEED_BITS = 63, 64
 
 
 def check_at_least(what: str, value: float, least: int = 1, reason: str = "") -> None:
-    """Refuse a number that is too small.
+    """Check that a number is not below a minimum.
 
     Args:
-        what: it is called.
-        reason: why it must not be, after a blank.
+        what: name of the number, for the message.
+        value: the number.
+        least: the minimum.
+        reason: why it has this minimum, for the message.
     Raises:
-        UsageError: says the least.
+        UsageError: ``value`` is below ``least``.
     """
     if not value >= least:
         raise UsageError(f"{what} must be at least {least}{reason and ' '}{reason}, got {value}")
 
 
 def check_seed(seed: int, bits: int = IMAGE_SEED_BITS) -> None:
-    """Refuse a seed that so many bits do not hold.
+    """Check that a seed is an unsigned integer of at most ``bits`` bits.
 
     Raises:
-        UsageError: says from where to where.
+        UsageError: it is out of range.
     """
     if not 0 <= seed < 2**bits:
         raise UsageError(f"--seed must be a whole number from 0 to 2**{bits} - 1, got {seed}")
 
 
 def check_int(what: str, value: object) -> int:
-    """A whole number of any kind as an int.
+    """Convert any integer type to ``int``.
 
     Args:
-        what: it is called.
+        what: name of the number, for the message.
+        value: the number, such as a NumPy integer.
     Raises:
-        UsageError: no number, or none that is whole.
+        UsageError: ``value`` is not an integer.
     Example:
         >>> check_int("steps", 3)
         3

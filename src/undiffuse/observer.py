@@ -1,9 +1,9 @@
-"""What work that takes long reports to whoever started it, while it goes on. Any room may import this module.
+"""Observers: callbacks for progress and messages of long-running work. Any package may import this module.
 
-A verb is given an ``Observer`` and makes it the current one of its thread (``observing``); whatever works within it
-reports there: ``announce`` what came of it, ``note`` what a user should know, and ``stage`` for how far it is. How that
-is shown, on a terminal, in a notebook or nowhere, is no concern of the work. Without an observer nothing is shown, and
-lines go to the logger ``undiffuse``.
+A verb takes an ``Observer`` and makes it current in its context (``observing``). The code that it calls reports to the
+current observer: ``announce`` for results, ``note`` for warnings, and ``stage`` for progress. The observer decides how
+to display them, on a terminal, in a notebook or not at all. ``Silent``, the default, sends messages to the logger
+``undiffuse``.
 """
 
 from __future__ import annotations
@@ -18,98 +18,98 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 from undiffuse.cancellation import Cancel
 from undiffuse.errors import UsageError, UsageWarning
 
-#: Silent unless a program gives it, or the root, a handler.
+#: Writes nothing unless the program adds a handler to it or to the root logger.
 LOGGER = logging.getLogger("undiffuse")
 LOGGER.addHandler(logging.NullHandler())
-#: Hears of one thing alone: (done, total). What an observer's ``progress`` is, for work that says no more than that.
+#: A progress callback with the arguments (done, total), for work without named parts.
 ProgressCallback = Callable[[float, float], None]
 
 
 class Observer(Protocol):
-    """Hears what happens, to show it. It is called in the thread of the work and keeps that waiting."""
+    """Receives progress, log rows and messages. It is called in the thread of the work and blocks it."""
 
     def progress(self, done: float, total: float, part: str = "") -> None:
-        """How far the work is.
+        """Progress of the work.
 
         Args:
-            done: of ``total``, in whatever the work counts.
-            total: all of it.
-            part: what is done, where there are several things.
+            done: units done so far.
+            total: total number of units.
+            part: name of the current part, if the work has several.
         """
 
     def row(self, kind: str, values: dict[str, Any]) -> None:
-        """A row was added to the log of a training.
+        """A new row of the metrics log of a training run.
 
         Args:
             kind: ``train``, ``validation`` or ``quality``.
-            values: its numbers by name.
+            values: the metrics by name.
         """
 
     def message(self, text: str) -> None:
-        """Something that a user should know happened; ``text`` is one line."""
+        """A warning or a hint for the user; ``text`` is one line."""
 
     def announce(self, text: str) -> None:
-        """Something began or is done, and where it is; ``text`` is one line."""
+        """Work started or finished, with the path of its results; ``text`` is one line."""
 
 
 class Silent:
-    """An observer that shows nothing, and what one derives from that listens to some of it alone.
+    """An observer that ignores progress; a base class for observers that override only some methods.
 
-    Lines go to the logger ``undiffuse``, which writes nowhere unless a program says where.
+    Messages go to the logger ``undiffuse``, which has no output unless the program adds a handler.
     """
 
     def progress(self, done: float, total: float, part: str = "") -> None:
-        """Nothing."""
+        """Ignored."""
 
     def row(self, kind: str, values: dict[str, Any]) -> None:
-        """Nothing."""
+        """Ignored."""
 
     def message(self, text: str) -> None:
-        """A warning of the logger."""
+        """Logged as a warning."""
         LOGGER.warning(text)
 
     def announce(self, text: str) -> None:
-        """An information of the logger."""
+        """Logged as information."""
         LOGGER.info(text)
 
 
 class Forwarding:
-    """An observer that passes all of it on, and what one derives from that changes some of it on the way.
+    """An observer that forwards all calls to another one; a base class for observers that change some of them.
 
     Args:
-        observer: who is passed on to.
+        observer: receives the calls.
     """
 
     def __init__(self, observer: Observer) -> None:
         self._observer = observer
 
     def progress(self, done: float, total: float, part: str = "") -> None:
-        """As it is."""
+        """Forwarded unchanged."""
         self._observer.progress(done, total, part)
 
     def row(self, kind: str, values: dict[str, Any]) -> None:
-        """As it is."""
+        """Forwarded unchanged."""
         self._observer.row(kind, values)
 
     def message(self, text: str) -> None:
-        """As it is."""
+        """Forwarded unchanged."""
         self._observer.message(text)
 
     def announce(self, text: str) -> None:
-        """As it is."""
+        """Forwarded unchanged."""
         self._observer.announce(text)
 
 
 @runtime_checkable
 class StageObserver(Protocol):
-    """An observer that draws each stage of the work by itself, as a terminal does."""
+    """An observer that displays each stage of the work separately, such as the terminal."""
 
     def stage(self, what: str, total: float | None, done: float, unit: str) -> AbstractContextManager[Observer]:
-        """See ``stage`` of this module."""
+        """An observer for one stage; the arguments are those of ``observer.stage``."""
 
 
 class OnProgress(Silent):
-    """An observer that hands progress to a function.
+    """An observer that calls a function with the progress.
 
     Args:
         on_progress: (done, total, part).
@@ -122,77 +122,77 @@ class OnProgress(Silent):
         self._on_progress = on_progress
 
     def progress(self, done: float, total: float, part: str = "") -> None:
-        """What the function is given."""
+        """Passed to the function."""
         self._on_progress(done, total, part)
 
 
 class SubProgress(Forwarding):
-    """An observer of one of several like pieces of work, which counts as a part of the whole.
+    """An observer of one of several equal tasks, which reports their total progress.
 
     Args:
-        whole: hears how far all of them have come, and what is worth a line.
-        made: how many came before.
-        count: of all.
+        parent: receives the total progress and the messages.
+        finished: number of tasks that are finished.
+        count: total number of tasks.
     """
 
-    def __init__(self, whole: Observer, made: int, count: int) -> None:
-        super().__init__(whole)
-        self._made, self._count = made, count
-        self._begun, self._came_to, self._last = 0.0, 0.0, 0.0
+    def __init__(self, parent: Observer, finished: int, count: int) -> None:
+        super().__init__(parent)
+        self._finished, self._count = finished, count
+        self._start, self._reached, self._last = 0.0, 0.0, 0.0
 
     def progress(self, done: float, total: float, part: str = "") -> None:
-        """The pieces before, and the share of this one: of what its errands have left of it."""
-        self._begun = self._came_to
-        self._on_progress(self._begun + (1 - self._begun) * _share(done, total), part)
+        """The finished tasks plus the fraction of this one; its subtasks take their fraction first."""
+        self._start = self._reached
+        self._on_progress(self._start + (1 - self._start) * _fraction(done, total), part)
 
     def subtasks(self) -> Observer:
-        """Hears of work that this piece has done for it, such as loading, one errand after another.
+        """An observer of the subtasks of this task, such as loading, which run one after another.
 
-        None of them knows how many there are: each takes half of what is left of the piece.
+        Their number is unknown: each subtask takes half of the remaining fraction of the task.
         """
         return _Subtask(self)
 
     def subtask_progress(self, done: float, total: float, part: str) -> None:
-        """How far the errand under way is.
+        """Progress of the current subtask.
 
         Args:
-            done: of ``total``.
-            total: all of it.
-            part: what is done.
+            done: units done so far.
+            total: total number of units.
+            part: name of the current part.
         """
-        share = _share(done, total)
-        if share < self._last:
-            self._begun = self._came_to  # another one
-        self._last = share
-        self._came_to = self._begun + (1 - self._begun) / 2 * share
-        self._on_progress(self._came_to, part)
+        fraction = _fraction(done, total)
+        if fraction < self._last:
+            self._start = self._reached  # a new subtask
+        self._last = fraction
+        self._reached = self._start + (1 - self._start) / 2 * fraction
+        self._on_progress(self._reached, part)
 
-    def _on_progress(self, share: float, part: str) -> None:
-        self._observer.progress(self._made + share, self._count, part)
+    def _on_progress(self, fraction: float, part: str) -> None:
+        self._observer.progress(self._finished + fraction, self._count, part)
 
 
 class _Subtask(Forwarding):
-    """Hears of work that a piece has done for it; all but the progress goes where that of the piece goes."""
+    """An observer of a task's subtasks; forwards all calls but the progress to the task's observer."""
 
-    def __init__(self, piece: SubProgress) -> None:
-        super().__init__(piece)
-        self._piece = piece
+    def __init__(self, task: SubProgress) -> None:
+        super().__init__(task)
+        self._task = task
 
     def progress(self, done: float, total: float, part: str = "") -> None:
-        """A share of the piece."""
-        self._piece.subtask_progress(done, total, part)
+        """Reported as a fraction of the task."""
+        self._task.subtask_progress(done, total, part)
 
 
-def _share(done: float, total: float) -> float:
+def _fraction(done: float, total: float) -> float:
     return min(done / max(total, 1e-9), 1.0)
 
 
 SILENT = Silent()
 
 
-#: Called at each report of progress but a training's, by whoever adjusts how the machine is used while work goes on.
+#: Hooks called at each progress report except those of training; ``compute.wait_policy`` adds one.
 BETWEEN_STEPS: list[Callable[[], object]] = []
-#: What a verb takes as its ``observer``.
+#: Type of a verb's argument ``observer``.
 Observing = Observer | Callable[[float, float, str], object]
 
 
@@ -201,19 +201,19 @@ class _ObserverContext(NamedTuple):
     cancel: Cancel | None
 
 
-_CONTEXT: ContextVar[_ObserverContext | None] = ContextVar("listening", default=None)
+_CONTEXT: ContextVar[_ObserverContext | None] = ContextVar("observer", default=None)
 
 
 @contextmanager
 def observing(observer: Observing | None, cancel: Cancel | None = None) -> Iterator[None]:
-    """While some work goes on: what it reports in this thread goes to ``observer``, and ``cancel`` can stop it.
+    """Make ``observer`` and ``cancel`` the current ones inside this context.
 
     Args:
-        observer: an ``Observer``, or a function of (done, total, part). None for whoever observes already, or else
-            nobody: nothing is shown.
-        cancel: a request to stop; by default the one that holds already, if one does.
+        observer: an ``Observer``, or a function of (done, total, part). None keeps the current one, or ``SILENT`` if
+            there is none.
+        cancel: a cancellation token; None keeps the current one, if any.
     Raises:
-        UsageError: what is neither an observer nor a function, or no ``Cancel``.
+        UsageError: ``observer`` is neither an observer nor a function, or ``cancel`` is not a ``Cancel``.
     """
     before = _CONTEXT.get()
     if cancel is not None and not isinstance(cancel, Cancel):
@@ -239,35 +239,35 @@ def _observer(given: Observing) -> Observer:
 
 
 def current_observer() -> Observer | None:
-    """Whoever hears of this thread's work, if anybody does."""
+    """The current observer, if any."""
     context = _CONTEXT.get()
     return context.observer if context is not None else None
 
 
 def current_cancel() -> Cancel | None:
-    """What can stop this thread's work, if anything can."""
+    """The current cancellation token, if any."""
     context = _CONTEXT.get()
     return context.cancel if context is not None else None
 
 
 def check_cancelled() -> None:
-    """End the work of this thread if that was asked for.
+    """Raise an error if cancellation of the current work was requested.
 
     Raises:
-        CancelledError: this thread's work is to stop.
+        CancelledError: cancellation was requested.
     """
     if (cancel := current_cancel()) is not None:
         cancel.check()
 
 
 def announce(text: str) -> None:
-    """Say that something began or is done; nothing where nobody listens."""
+    """Report that work started or finished; does nothing without an observer."""
     if (observer := current_observer()) is not None:
         observer.announce(text)
 
 
 def note(text: str) -> None:
-    """Say what a user should know; a ``UsageWarning`` where nobody listens."""
+    """Report a warning or a hint to the user; issues a ``UsageWarning`` without an observer."""
     if (observer := current_observer()) is not None:
         observer.message(text)
     else:
@@ -276,7 +276,7 @@ def note(text: str) -> None:
 
 @contextmanager
 def not_cancelled() -> Iterator[None]:
-    """While some work goes on that has its own way to stop, such as a training with its checkpoint."""
+    """Disable the current cancellation token, for work that handles cancellation itself, such as training."""
     before = _CONTEXT.get()
     token = _CONTEXT.set(before._replace(cancel=None) if before is not None else None)
     try:
@@ -287,36 +287,37 @@ def not_cancelled() -> Iterator[None]:
 
 @contextmanager
 def stage(what: str, total: float | None = None, done: float = 0, unit: str = "") -> Iterator[Observer]:
-    """A piece of work with a name, whose progress is reported to the observer that is given.
+    """Start a named stage of the work; its progress is reported to the yielded observer.
 
     Args:
-        what: is done, such as ``sampling``.
-        total: all of it, where that is known from the beginning.
-        done: before, such as by a run that is resumed.
-        unit: of what is counted, such as ``images``; of nothing, the share is shown.
+        what: name of the stage, such as ``sampling``.
+        total: total number of units, if known at the start.
+        done: units done before, such as by a run that is resumed.
+        unit: name of the units, such as ``images``; if empty, a percentage is shown.
     Raises:
-        CancelledError: at a report of progress, where the work is to stop.
+        CancelledError: at a progress report after a cancellation request.
     """
     observer = current_observer()
     if observer is None:
         yield SILENT
         return
-    own = observer.stage(what, total, done, unit) if isinstance(observer, StageObserver) else nullcontext(observer)
-    with own as drawn:
-        yield _Stage(drawn, "" if drawn is not observer else what, looks=total is None)  # a training looks itself
+    context = observer.stage(what, total, done, unit) if isinstance(observer, StageObserver) else nullcontext(observer)
+    with context as stage_observer:
+        name = what if stage_observer is observer else ""
+        yield _Stage(stage_observer, name, run_hooks=total is None)  # training runs the hooks itself
 
 
 class _Stage(Forwarding):
-    """One stage: names it to an observer that hears of all of them, and ends it when it is cancelled."""
+    """The observer of one stage: adds its name to the progress and checks for cancellation."""
 
-    def __init__(self, observer: Observer, what: str, looks: bool) -> None:
+    def __init__(self, observer: Observer, what: str, run_hooks: bool) -> None:
         super().__init__(observer)
-        self._what, self._looks = what, looks
+        self._what, self._run_hooks = what, run_hooks
 
     def progress(self, done: float, total: float, part: str = "") -> None:
-        """As it is; also a look at the processor, so that waiting threads give way where others use it."""
+        """Check for cancellation, run the hooks, which adapt to the load of the machine, and forward the progress."""
         check_cancelled()
-        if self._looks:
-            for look in BETWEEN_STEPS:
-                look()
+        if self._run_hooks:
+            for hook in BETWEEN_STEPS:
+                hook()
         super().progress(done, total, part or self._what)

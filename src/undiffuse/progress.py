@@ -1,7 +1,7 @@
-"""How far something long has come and how long it will take, on standard error. Any room may import this module.
+"""Progress and remaining time on standard error. Any package may import this module.
 
-On a terminal and in a notebook one line shows it, from the second second on, and is cleared at the end; elsewhere, such
-as in a file, a line is written every half minute. ``UNDIFFUSE_PROGRESS=off`` says nothing at all.
+On a terminal and in a notebook, one line is updated in place after the first two seconds and cleared at the end;
+otherwise, such as in a file, a line is written every 30 seconds. ``UNDIFFUSE_PROGRESS=off`` turns it off.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from typing import Self, TextIO
 
 from undiffuse.observer import SILENT, Observer, Silent, StageObserver, check_cancelled, current_observer
 
-#: The variable that turns progress off.
+#: Environment variable that turns progress off.
 VARIABLE = "UNDIFFUSE_PROGRESS"
-#: Seconds before a line is shown on a terminal, between its changes, and before and between lines elsewhere.
+#: Seconds before the line on a terminal appears, between its updates, and before and between lines elsewhere.
 _DELAY, _INTERVAL, _LINE_INTERVAL = 2.0, 0.2, 30.0
 _BAR = 24
-#: Pieces of work that are under way, one within the other; only the outermost is shown.
+#: The nested tasks that are running; only the outermost is shown.
 _UNDER_WAY: list[object] = []
 
 
 def is_off() -> bool:
-    """Whether the user wants to see no progress."""
+    """Whether the user turned progress off."""
     return os.environ.get(VARIABLE, "").strip().lower() in ("off", "0", "false", "no")
 
 
@@ -41,7 +41,7 @@ def duration(seconds: float) -> str:
 
 @contextmanager
 def under_way() -> Iterator[bool]:
-    """While some work goes on; tells whether it is no part of other work that is shown."""
+    """Mark a task as running; yields whether it is the outermost one."""
     outermost, mark = not _UNDER_WAY, object()
     _UNDER_WAY.append(mark)
     try:
@@ -51,7 +51,7 @@ def under_way() -> Iterator[bool]:
 
 
 class Estimate:
-    """How much longer something takes, by how long it took so far: what was done before the first call is not counted.
+    """Estimates the remaining time from the rate since the first call.
 
     Example:
         >>> estimate = Estimate()
@@ -63,18 +63,18 @@ class Estimate:
         self._first: tuple[float, float] | None = None
 
     def left(self, done: float, total: float, now: float | None = None) -> float | None:
-        """Seconds until ``done`` is ``total``; None as long as nothing can be said."""
+        """Seconds until ``done`` reaches ``total``; None if there is no estimate yet."""
         now = time.monotonic() if now is None else now
         if self._first is None or done < self._first[1]:
             self._first = now, done
-        began, at_first = self._first
-        if done <= at_first or now <= began:
+        started, first_done = self._first
+        if done <= first_done or now <= started:
             return None
-        return max(total - done, 0.0) * (now - began) / (done - at_first)
+        return max(total - done, 0.0) * (now - started) / (done - first_done)
 
 
 def amount(done: float, total: float) -> str:
-    """``3 of 8`` where whole things are counted, else ``42%``."""
+    """``3 of 8`` for integer counts, else ``42%``."""
     whole = float(done).is_integer() and float(total).is_integer() and total > 1
     return f"{done:.0f} of {total:.0f}" if whole else f"{100 * done / max(total, 1e-9):.0f}%"
 
@@ -85,12 +85,12 @@ def status(done: float, total: float, left: float | None) -> str:
 
 
 class ProgressLine(Silent):
-    """An observer that shows how far ``what`` has come.
+    """An observer that shows the progress of one task in a line.
 
     Args:
-        what: is done.
-        shown: whether to show it; by default unless it is turned off.
-        to: where; standard error by default.
+        what: name of the task.
+        shown: whether to show it; by default, unless progress is turned off.
+        to: output stream; standard error by default.
     Example:
         >>> with ProgressLine("sampling", shown=False) as counter:
         ...     counter.progress(1, 2)
@@ -100,30 +100,30 @@ class ProgressLine(Silent):
         self._what, self._to = what, to if to is not None else sys.stderr
         self._shown = (not is_off()) if shown is None else shown
         self._line = _rewrites(self._to)
-        self._estimate, self._began, self._last, self._width = Estimate(), time.monotonic(), 0.0, 0
-        self._whole: Observer = SILENT
+        self._estimate, self._started, self._last, self._width = Estimate(), time.monotonic(), 0.0, 0
+        self._parent: Observer = SILENT
 
     def __enter__(self) -> Self:
-        self._began = time.monotonic()
-        self._way, observer = under_way(), current_observer()
-        drawn_here = observer is None or isinstance(observer, StageObserver)
-        self._whole = SILENT if observer is None or drawn_here else observer
-        self._shown = self._way.__enter__() and self._shown and drawn_here
+        self._started = time.monotonic()
+        self._nesting, observer = under_way(), current_observer()
+        is_displayed_here = observer is None or isinstance(observer, StageObserver)
+        self._parent = SILENT if observer is None or is_displayed_here else observer
+        self._shown = self._nesting.__enter__() and self._shown and is_displayed_here
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._way.__exit__(kind, error, at)
+        self._nesting.__exit__(kind, error, at)
         if self._width:
             self._write(f"\r{' ' * self._width}\r")
 
     def progress(self, done: float, total: float, part: str = "") -> None:
-        """Show it, now and then; or tell whoever shows the work that this is a part of."""
+        """Update the line at intervals, or forward the progress to the current observer."""
         check_cancelled()
-        self._whole.progress(done, total, self._what)
+        self._parent.progress(done, total, self._what)
         now = time.monotonic()
         left = self._estimate.left(done, total, now)
-        patience, every = (_DELAY, _INTERVAL) if self._line else (_LINE_INTERVAL, _LINE_INTERVAL)
-        if not self._shown or now - self._began < patience or now - self._last < every:
+        delay, interval = (_DELAY, _INTERVAL) if self._line else (_LINE_INTERVAL, _LINE_INTERVAL)
+        if not self._shown or now - self._started < delay or now - self._last < interval:
             return
         self._last = now
         text = f"{self._what}  {status(done, total, left)}"
@@ -139,11 +139,11 @@ class ProgressLine(Silent):
         try:
             self._to.write(text)
             self._to.flush()
-        except (OSError, ValueError):  # who listened is gone, or cannot show a bar
+        except (OSError, ValueError):  # the stream is closed, or cannot encode the bar
             self._shown, self._width = False, 0
 
 
 def _rewrites(to: TextIO) -> bool:
-    """Whether a line can be written anew: on a terminal, and in a notebook, which says that it is none."""
+    """Whether a line can be overwritten: on a terminal, and in a notebook, whose stream is not a terminal."""
     notebook = type(to).__module__.startswith("ipykernel")
     return notebook or (hasattr(to, "isatty") and to.isatty())

@@ -1,7 +1,7 @@
-"""Named rows: every process, sampler, network, source and metric is one row of a literal dict.
+"""Registries: every process, sampler, network, source and metric is one row of a literal dict.
 
-Rows are either the thing itself or a ``"module:attribute"`` string that is imported when it is first asked for, so
-that listing names costs no import. Any room may import this module.
+A row is either the object itself or a ``"module:attribute"`` string that is imported on first use, so that listing
+names imports nothing. Any package may import this module.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ def nearest(name: str, names: Iterable[str]) -> str:
 
 
 def _as_listed(name: str) -> str:
-    """In quotes where a list with commas would leave it in doubt."""
+    """The name, in quotes if it would be ambiguous in a comma-separated list."""
     return name if name and name == name.strip() and "," not in name else repr(name)
 
 
 def known_keywords(function: Callable[P, R]) -> Callable[P, R]:
-    """A function of the front door, which answers a keyword that it does not have with the nearest one.
+    """Decorator of public functions: for an unknown keyword argument, the error suggests the closest one.
 
-    What the function lists as ``earlier_keywords`` it takes as well.
+    Keywords in the attribute ``earlier_keywords`` of the function are accepted as well.
 
     Raises:
-        KeywordError: from the function that is returned.
+        KeywordError: by the decorated function, for an unknown keyword argument.
     """
     known = [key for key in inspect.signature(function).parameters if key != "self"]
 
@@ -54,10 +54,10 @@ def known_keywords(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def lookup(registry: Mapping[str, Any], name: str, kind: str) -> Any:
-    """The row called ``name``, imported if it is given as ``"module:attribute"``.
+    """The row ``name``, imported if it is a ``"module:attribute"`` string.
 
     Raises:
-        UsageError: no such row; the message names the nearest one and lists all.
+        UsageError: no such row; the message suggests the closest name and lists all.
     """
     if name not in registry:
         raise UsageError(f"unknown {kind} {name!r}; {nearest(name, registry)}")
@@ -65,7 +65,7 @@ def lookup(registry: Mapping[str, Any], name: str, kind: str) -> Any:
 
 
 def resolve(row: Any) -> Any:
-    """Import a ``"module:attribute"`` string; anything else is returned as it is."""
+    """Import a ``"module:attribute"`` string; any other object is returned unchanged."""
     if isinstance(row, str) and ":" in row:
         module, attribute = row.split(":")
         return getattr(importlib.import_module(module), attribute)
@@ -73,12 +73,12 @@ def resolve(row: Any) -> Any:
 
 
 def make(registry: Mapping[str, Any], spec: str, kind: str) -> Any:
-    """What the row of ``name`` or ``name:option=value,option=value`` makes, such as ``ddim:eta=0.5``.
+    """Create an object from ``name`` or ``name:option=value,option=value``, such as ``ddim:eta=0.5``.
 
-    An option's type is that of its default: a number, a whole number, or text.
+    The type of an option is that of its default: float, int or str.
 
     Raises:
-        UsageError: an unknown row or option, or a value of another type; the nearest known name is given.
+        UsageError: an unknown row or option, or a value of another type; the message suggests the closest name.
     """
     name, _, rest = spec.partition(":")
     factory = lookup(registry, name, kind)
@@ -88,13 +88,13 @@ def make(registry: Mapping[str, Any], spec: str, kind: str) -> Any:
 def parse_row_options(
     factory: Callable[..., Any], text: str, name: str, kind: str, read: Callable[[str, Any, str], Any] | None = None
 ) -> dict[str, Any]:
-    """The options in ``option=value,option=value``: those parameters of ``factory`` that have a default.
+    """Parse ``option=value,option=value``; the options are the parameters of ``factory`` with a default.
 
     Args:
-        name, kind: of the row, for messages.
-        read: (text, default, what it is) -> value; by default a value of the default's type.
+        name, kind: name and kind of the row, for messages.
+        read: parses a value, (text, default, description) -> value; by default, to the type of the default.
     Raises:
-        UsageError: an unknown option, one given twice, or a value that ``read`` refuses.
+        UsageError: an unknown or repeated option, or a value that ``read`` rejects.
     """
     parameters = inspect.signature(factory).parameters.items()
     known = {key: row.default for key, row in parameters if row.default is not row.empty}
@@ -104,7 +104,7 @@ def parse_row_options(
 def parse_options(
     known: Mapping[str, Any], text: str, name: str, kind: str, read: Callable[[str, Any, str], Any] | None = None
 ) -> dict[str, Any]:
-    """``parse_row_options`` by the options' names and defaults."""
+    """``parse_row_options`` with the options given as a mapping from names to defaults."""
     options: dict[str, Any] = {}
     for item in filter(None, text.split(",")):
         key, _, value = item.partition("=")
@@ -113,11 +113,11 @@ def parse_options(
             raise UsageError(f"{kind} {name!r} has no option {key!r}; {hint}")
         if key in options:
             raise UsageError(f"{kind} option {name}:{key} is given twice, got {text!r}; give it once")
-        options[key] = (read or _typed)(value, known[key], f"{kind} option {name}:{key}")
+        options[key] = (read or _parse_value)(value, known[key], f"{kind} option {name}:{key}")
     return options
 
 
-def _typed(text: str, default: object, what: str) -> str | float:
+def _parse_value(text: str, default: object, what: str) -> str | float:
     if not isinstance(default, int | float):
         return text
     try:

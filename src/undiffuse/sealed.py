@@ -1,8 +1,7 @@
-"""JSON records with a checksum of their own: a digit that changed on the disk does not pass for what was written.
+"""JSON records that contain their own checksum, so that changes after writing are detected.
 
-The checksum is of the values as they stand in the file, ordered by key, and of no default that a version fills in: a
-record that another version, or another formatting of the same values, wrote stays sound. Any room may import this
-module.
+The checksum is computed over the values in the file, sorted by key, and not over defaults that a version adds: a record
+stays valid in another version and with another formatting of the same values. Any package may import this module.
 """
 
 from __future__ import annotations
@@ -15,39 +14,39 @@ from typing import Any
 
 from undiffuse.errors import UsageError
 
-#: The key that holds the checksum of all others.
+#: The key of the checksum over all other keys.
 CHECKSUM = "checksum"
-#: No record of ours comes near either; a larger file is not read into memory, a deeper one has no end.
+#: Far above any record of this package; a larger file is not read into memory, a deeper one not parsed.
 MAX_BYTES, MAX_DEPTH = 64 * 2**20, 64
 _LONGEST_VALUE = 60
 
 
 def checksum_of(record: Mapping[str, Any]) -> str:
-    """SHA-256 over all values of a record but its own checksum, as 64 hex digits."""
+    """SHA-256 over all values of a record except its checksum, as 64 hex digits."""
     return hashlib.sha256(json.dumps(without_checksum(record), sort_keys=True).encode()).hexdigest()
 
 
 def without_checksum(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What a record says, to be put into another."""
+    """A record without its checksum, to be included in another record."""
     return {key: value for key, value in record.items() if key != CHECKSUM}
 
 
 def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A record as it is written: plain JSON, with its checksum last."""
+    """A record as it is written: plain JSON values, with its checksum as the last key."""
     plain = json.loads(json.dumps(without_checksum(record)))
     return {**plain, CHECKSUM: checksum_of(plain)}
 
 
 def is_changed(record: Mapping[str, Any]) -> bool:
-    """Whether a record differs from what was written; one without a checksum cannot tell."""
+    """Whether a record does not match its checksum; False for a record without one."""
     return CHECKSUM in record and record[CHECKSUM] != checksum_of(record)
 
 
 def parse_json(content: bytes | str) -> Any:
-    """JSON as Python values.
+    """Parse JSON.
 
     Raises:
-        ValueError: it is none, or nested too deeply to be one of ours.
+        ValueError: the content is not JSON, or nested too deeply.
     """
     try:
         value = json.loads(content)
@@ -62,17 +61,17 @@ def parse_json(content: bytes | str) -> Any:
 
 
 def _inside(value: Any) -> Iterable[Any]:
-    """The values that a list or an object holds and that may hold others."""
-    held = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return (inner for inner in held if isinstance(inner, dict | list))
+    """The lists and objects directly inside a value."""
+    values = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return (inner for inner in values if isinstance(inner, dict | list))
 
 
 def read_json(path: Path) -> Any:
-    """The JSON in a file.
+    """Parse a JSON file.
 
     Raises:
-        ValueError: it is none, nested too deeply, or far larger than any record.
-        OSError: it cannot be read.
+        ValueError: the file is not JSON, nested too deeply, or far larger than any record.
+        OSError: the file cannot be read.
     """
     with path.open("rb") as file:
         content = file.read(MAX_BYTES + 1)
@@ -82,12 +81,13 @@ def read_json(path: Path) -> Any:
 
 
 def read_sealed(path: Path, remedy: str) -> dict[str, Any]:
-    """The object in a file of JSON, compared with its checksum where it has one.
+    """Read a JSON object from a file and verify its checksum, if it has one.
 
     Args:
-        remedy: what to do about a file that is not sound.
+        path: the file.
+        remedy: advice for the message if the file is invalid.
     Raises:
-        UsageError: it cannot be read, is no JSON object, or was changed after it was written.
+        UsageError: the file cannot be read, is not a JSON object, or was changed after it was written.
     """
     try:
         record = read_json(path)
@@ -101,7 +101,7 @@ def read_sealed(path: Path, remedy: str) -> dict[str, Any]:
 
 
 def changes(old: Any, new: Any, prefix: str = "") -> Iterator[str]:
-    """``key: old -> new`` for every value in which two records differ, their checksums aside."""
+    """``key: old -> new`` for every value that differs between two records, except the checksums."""
     if not (isinstance(old, Mapping) and isinstance(new, Mapping)):
         if repr(old) != repr(new):
             yield f"{prefix}: {_short(old)} -> {_short(new)}"

@@ -1,4 +1,4 @@
-"""How many images a model has seen in training, by what is written about it. Any room may import this module."""
+"""The number of training images a model has seen, from its files. Any package may import this module."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 
 
 def images_seen(record: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> int:
-    """By the metrics log or, without one, by what ``config.json`` says of it; 0 where neither does.
+    """The number from the metrics log or, without one, from ``config.json``; 0 if neither has it.
 
     Args:
-        record: of ``config.json``; a bundled model's has a card, an exported one's the number itself.
-        rows: of the metrics log.
+        record: contents of ``config.json``: a bundled model has a card, an exported one ``trained_images``.
+        rows: rows of the metrics log.
     """
     card = record.get("card")
     recorded = (card.get("images") if isinstance(card, Mapping) else None) or record.get("trained_images") or 0

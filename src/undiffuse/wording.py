@@ -1,6 +1,6 @@
-"""Words that every room says alike: counts of things, long lists, and commands that a shell takes as they are printed.
+"""Text formatting shared by all packages: counts with units, truncated lists, and shell commands.
 
-Any room may import this module; it imports nothing of ours.
+Any package may import this module; it imports nothing from this package.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import shlex
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-#: Things named one by one in a line.
-NAMED = 3
+#: Names listed in a line before the rest is only counted.
+MAX_NAMES = 3
 
 _PLAIN = re.compile(r"[\w@%+:,./=~-]+", re.ASCII)
 
@@ -22,35 +22,35 @@ def counted(count: int, noun: str = "image") -> str:
 
 
 def plural(noun: str) -> str:
-    """The plural of an English noun that forms it by the rule; the ch of an epoch is a k."""
+    """The plural of a regular English noun; "epoch" gets an s, because its ch is pronounced k."""
     if re.search(r"(s|x|z|(?<!epo)ch|sh)$", noun):
         return f"{noun}es"
     return re.sub(r"(?<![aeiou])y$", "ie", noun) + "s"
 
 
-def format_names(names: Iterable[object], named: int = NAMED) -> str:
-    """``a, b, c and 4 more``."""
+def format_names(names: Iterable[object], limit: int = MAX_NAMES) -> str:
+    """The first names and the number of the others: ``a, b, c and 4 more``."""
     listed = [str(name) for name in names]
-    more = f" and {len(listed) - named} more" if len(listed) > named else ""
-    return ", ".join(listed[:named]) + more
+    more = f" and {len(listed) - limit} more" if len(listed) > limit else ""
+    return ", ".join(listed[:limit]) + more
 
 
 def command(*words: object) -> str:
-    """``undiffuse`` with these words, each as a shell needs it: a folder with a blank in its name stays one word.
+    """A command line of ``undiffuse`` with these arguments, quoted for a shell where necessary.
 
-    Words in capitals that stand for something, such as ``FOLDER``, are words like any other.
+    Placeholders in capitals, such as ``FOLDER``, are treated like any other argument.
     """
     return " ".join(["undiffuse", *(quoted(word) for word in words)])
 
 
 def quoted(word: object) -> str:
-    """One word as a shell needs it; a leading ``~`` is left for the shell to resolve."""
+    """One argument, quoted for a shell where necessary; a leading ``~`` is left for the shell to expand."""
     text = str(word)
     return text if _PLAIN.fullmatch(text) else shlex.quote(text)
 
 
 class Table(NamedTuple):
-    """Results to be shown as a table: a title, the names of the columns, and a line of texts a row."""
+    """Results as a table: a title, the column names, and the cells of each row as text."""
 
     title: str
     columns: Sequence[str]

@@ -97,6 +97,6 @@ def test_a_dry_run_says_that_the_machine_is_busy() -> None:
     seconds = (1.0, 3.0, 2.0)
     shared = Cost(seconds, 10, "3 steps", 1.0, 2, CPULoad(others=1.5, idle=0.0))
     (row,) = _busy(shared, 1000, "cpu")
-    assert "others kept 1.5 of" in row[1] and "50 s" in row[1]
+    assert "other processes kept 1.5 of" in row[1] and "50 s" in row[1]
     assert _busy(Cost(seconds, 10, "3 steps", 1.0, 2, CPULoad(0.0, 1.0)), 1000, "cpu") == []
     assert _busy(Cost(seconds, 10, "3 steps", 1.0, 2, None), 1000, "cpu") == []

@@ -15,7 +15,7 @@ from undiffuse.files import replacing, write_json
 @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs Linux's /proc, in which nothing can be made")
 @pytest.mark.parametrize("name", ["/proc/x.json", "/proc/no/x.json"])
 def test_a_place_where_nothing_can_be_made(name: str) -> None:
-    with pytest.raises(UsageError, match=f"^cannot write {name}: .*; name another place$"):
+    with pytest.raises(UsageError, match=f"^cannot write {name}: .*; choose another path$"):
         write_json(Path(name), {})
 
 
@@ -25,7 +25,7 @@ def test_a_folder_that_went_away_meanwhile(tmp_path: Path) -> None:
             temporary.parent.rmdir()
             temporary.write_text("{}")
 
-    with pytest.raises(UsageError, match=r"cannot write .*x\.json: no file can be made there"):
+    with pytest.raises(UsageError, match=r"cannot write .*x\.json: no file can be created there"):
         write()
 
 

@@ -68,7 +68,7 @@ def test_a_place_that_another_writes_to_is_refused_and_left_as_it_is(
     before = {path: path.stat().st_mtime_ns for path in trained.rglob("*")}
     with held_by_another(place):
         line = undiffuse.refused(*command)
-        assert f"{place} {HELD}" in line and line.endswith("wait until it has ended, or write to another place")
+        assert f"{place} {HELD}" in line and line.endswith("wait until it has ended, or choose another path")
     assert not list(tmp_path.iterdir())
     assert {path: path.stat().st_mtime_ns for path in trained.rglob("*") if path.is_file()}.items() <= before.items()
 

@@ -354,7 +354,7 @@ def test_a_read_only_file_system(tmp_path: Path, trained: Path, undiffuse: Comma
             ("evaluate", trained, "--out", disk / "evaluation.json"),
         ):
             line = undiffuse.refused(*command)
-            assert "read-only" in line and "name another place" in line
+            assert "read-only" in line and "choose another path" in line
 
 
 def test_a_folder_that_may_not_be_written(
@@ -363,7 +363,7 @@ def test_a_folder_that_may_not_be_written(
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write anywhere
     for command in (train("--out", tmp_path / "run"), ("sample", trained, "--out", tmp_path / "samples")):
         line = undiffuse.refused(*command)
-        assert "not allowed" in line and "name another place" in line
+        assert "not allowed" in line and "choose another path" in line
     assert list(tmp_path.iterdir()) == []
 
 

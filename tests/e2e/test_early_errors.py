@@ -256,9 +256,9 @@ def taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("train ddpm-digits --out samples", "holds no run"),
         ("train ddpm-digits --out run", "--resume"),
         ("study sweep mnist --out file", "is a file"),
-        ("sample mnist --out file/inside", "a file stands where a folder is needed"),
-        ("evaluate mnist --out file/inside", "a file stands where a folder is needed"),
-        ("compare digits digits --out file/inside", "a file stands where a folder is needed"),
+        ("sample mnist --out file/inside", "a file is where a folder is needed"),
+        ("evaluate mnist --out file/inside", "a file is where a folder is needed"),
+        ("compare digits digits --out file/inside", "a file is where a folder is needed"),
     ],
 )
 def test_a_place_that_is_taken_is_said_before_anything_is_imported(line: str, word: str) -> None:

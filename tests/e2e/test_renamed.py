@@ -23,7 +23,7 @@ def test_an_earlier_command_does_the_same_and_says_its_new_name(
         undiffuse.fine("encode", *arguments, tmp_path / "old"),
         undiffuse.fine("invert", *arguments, tmp_path / "new"),
     )
-    assert "'encode' is called 'invert' now" in old.err and "is called" not in new.err
+    assert "'encode' was renamed to 'invert'" in old.err and "was renamed" not in new.err
     for name in ("latents.npy", "roundtrip.png"):
         assert (tmp_path / "old" / name).read_bytes() == (tmp_path / "new" / name).read_bytes()
     assert json.loads((tmp_path / "old" / "encode.json").read_text())["nfe"] == 4
@@ -32,7 +32,7 @@ def test_an_earlier_command_does_the_same_and_says_its_new_name(
 @pytest.mark.parametrize("option", ["--sheet {}", "--sheet={}"])
 def test_an_earlier_option_does_the_same(undiffuse: CommandLine, tmp_path: Path, option: str) -> None:
     said = undiffuse.fine("data", "info", "digits", *option.format(tmp_path / "grid.png").split())
-    assert "'--sheet' is called '--grid' now" in said.err and (tmp_path / "grid.png").is_file()
+    assert "'--sheet' was renamed to '--grid'" in said.err and (tmp_path / "grid.png").is_file()
 
 
 def test_what_follows_two_dashes_is_no_option() -> None:

@@ -1,4 +1,4 @@
-"""``undiffuse models``: the models that come with the installation; and a grid of fresh samples of each."""
+"""``undiffuse models``: the bundled models."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def list_models(name: str | None, as_json: bool) -> None:
     """Print a line for each bundled model, or one model's card.
 
     Args:
-        name: of the one to tell all about.
+        name: the model whose card is printed; None lists all models.
         as_json: print JSON instead: a list, or one object.
     Raises:
         UsageError: no such model.
@@ -43,13 +43,13 @@ def _line(model: Bundled) -> str:
         f"{card.evaluations} NFE",
         card.headline,
         f"{model.num_bytes / 1e6:.1f} MB",
-        f"{card.licence}, data: {', '.join(one.licence for one in card.sets)}",
+        f"{card.licence}, data: {', '.join(trained_on.licence for trained_on in card.sets)}",
     ]
     return "; ".join(filter(None, parts))
 
 
 def _row(model: Bundled) -> dict[str, Any]:
-    """All there is to say, as plain values; where a model lies is this machine's own affair."""
+    """The summary as plain values, without the folder, which depends on the machine."""
     return model.model_dump(mode="json", exclude={"folder"})
 
 

@@ -1,4 +1,4 @@
-"""The commands ``undiffuse data ...``. Nothing heavy is imported before a command needs it."""
+"""The commands ``undiffuse data ...``. Heavy imports are inside the commands."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from undiffuse.cli.checks import completion
 from undiffuse.cli.checks.commands import checked
 from undiffuse.cli.options import RecipeReadsOption, list_rows
 
-data_app = typer.Typer(help="Look at, fetch and prepare data sets.", no_args_is_help=True, rich_markup_mode=None)
+data_app = typer.Typer(help="Inspect, download and prepare data sets.", no_args_is_help=True, rich_markup_mode=None)
 
 SourceArgument = Annotated[
     str,
     typer.Argument(
         metavar="SRC",
-        help="a source's name, a folder of images, an archive or another file of them",
+        help="a source's name, a folder of images, an archive or another image file",
         autocompletion=completion.data,
     ),
 ]
 SourceOptions = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="of the source, such as labels=leaf, also data.labels=leaf"),
+    typer.Argument(metavar="[KEY=VALUE]...", help="options of the source, such as labels=leaf or data.labels=leaf"),
 ]
 
 
@@ -45,7 +45,7 @@ def data_info(
     ] = None,
     recipe: RecipeReadsOption = None,
 ) -> None:
-    """Say what is in a data set: counts, shape, classes, split, fingerprint."""
+    """Describe a data set: counts, shape, classes, split, fingerprint."""
     from undiffuse.cli.data_info import show_data
 
     show_data(source, grid, augment, options or [], recipe)
@@ -58,33 +58,35 @@ def data_prepare(
     out: Annotated[Path, typer.Option(help="the archive to write, such as flowers-64.zip")],
     options: SourceOptions = None,
     size: Annotated[
-        str | None, typer.Option(help="side of the square, such as 64, or 48x64; without it, as training would choose")
+        str | None, typer.Option(help="side of the square, such as 64, or 48x64; by default, as in training")
     ] = None,
-    fit: Annotated[str | None, typer.Option(help="crop cuts the centre out, letterbox keeps all in bars")] = None,
+    fit: Annotated[str | None, typer.Option(help="crop: the centre; letterbox: the whole image, padded")] = None,
     channels: Annotated[
         int | None, typer.Option(help="1 (grey) or 3 (RGB); grey if all images are, by default")
     ] = None,
     background: Annotated[
-        str | None, typer.Option(help="level or [r,g,b] under transparency and in bars; 255 by default")
+        str | None, typer.Option(help="level or [r,g,b] behind transparency and for padding; 255 by default")
     ] = None,
     upscale: Annotated[bool, typer.Option("--upscale", help="enlarge images below --size")] = False,
-    classes: Annotated[str | None, typer.Option(help="keep these alone, such as daisy,roses")] = None,
+    classes: Annotated[str | None, typer.Option(help="keep only these, such as daisy,roses")] = None,
     filters: Annotated[
         list[str] | None,
-        typer.Option("--filter", help="min_side=64, max_aspect=2, min_contrast=4; repeat for several"),
+        typer.Option("--filter", help="min_side=64, max_aspect=2, min_contrast=4; may be repeated"),
     ] = None,
     keep_duplicates: Annotated[
-        bool, typer.Option("--keep-duplicates", help="keep images that come out the same in every pixel")
+        bool, typer.Option("--keep-duplicates", help="keep images with identical pixels after conversion")
     ] = False,
     on_error: Annotated[
         str, typer.Option(help="an image that cannot be read or is too small: fail, or skip and count it")
     ] = "fail",
     workers: Annotated[int | None, typer.Option(help="processes; all cores by default")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace the archive, or one begun otherwise")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="replace the archive, or a partial one with other settings")
+    ] = False,
 ) -> None:
-    """Make any source into one archive of images of one size, with labels, captions and a manifest.
+    """Convert a source to one archive of images of one size, with labels, captions and a manifest.
 
-    Stopped or killed, the same command goes on where it was. Any tool that reads StyleGAN's and EDM's zip reads it.
+    After an interruption, the same command resumes. Any tool that reads the zip format of StyleGAN and EDM reads it.
     """
     from undiffuse.api.datasets import preparing
     from undiffuse.cli.tables import print_manifest
@@ -109,11 +111,11 @@ def data_prepare(
 def data_get(
     name: Annotated[
         str | None,
-        typer.Argument(metavar="[NAME]", help="of the set; without it, all are listed", autocompletion=completion.sets),
+        typer.Argument(metavar="[NAME]", help="name of the set; lists all if omitted", autocompletion=completion.sets),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="folder to put it in; data/NAME by default")] = None,
 ) -> None:
-    """Fetch a public data set from its publisher, check it, and say what to give to --data."""
+    """Download a public data set from its publisher, verify it, and print the value for --data."""
     from undiffuse.cli import download
 
     if name is None:

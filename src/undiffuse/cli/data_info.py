@@ -1,4 +1,4 @@
-"""``undiffuse data info``: a data set in a table, and on a grid."""
+"""``undiffuse data info``: a data set as a table, and as a grid of images."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def show_data(
     options: Sequence[str] = (),
     recipe: str | None = None,
 ) -> None:
-    """Print the summary of a data set and, if asked, write a grid of it; see ``describe_data``.
+    """Print the summary of a data set and, if requested, write an image grid; see ``describe_data``.
 
     Raises:
-        UsageError: what ``describe_data`` refuses, or an augmentation without a grid.
+        UsageError: as ``describe_data``, or an augmentation without a grid.
     """
     check_augmentation_grid(augment, grid)
     found = describe_data(source, grid, augment, options, recipe)
@@ -46,14 +46,14 @@ def show_data(
 
 
 def _values(summary: Mapping[str, Any]) -> str:
-    """The range of values, and of how many items where not all were read."""
+    """The range of values, and the number of items it was computed from if not all were read."""
     looked_at, total = summary["num_looked_at"], summary["num_items"]
     part = "" if looked_at == total else f" in {looked_at:,} of {total:,}, evenly spaced"
     return f"{summary['value_range'][0]:g} to {summary['value_range'][1]:g}{part}"
 
 
 def _split(summary: Mapping[str, Any], fraction: float, recipe: str | None) -> str:
-    """Both parts, and by which share: a recipe may hold out another one than the source does by itself."""
-    of = f"recipe {recipe}" if recipe is not None else "by default; --recipe NAME shows the share of a recipe"
+    """The sizes of both parts and the held-out fraction, which a recipe may set other than the source's default."""
+    origin = f"recipe {recipe}" if recipe is not None else "by default; --recipe NAME shows that of a recipe"
     parts = f"{summary['split']['train']} training, {summary['split']['validation']} held out"
-    return f"{parts} (data.validation_fraction={fraction:g}, {of})"
+    return f"{parts} (data.validation_fraction={fraction:g}, {origin})"

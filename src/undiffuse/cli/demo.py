@@ -1,4 +1,4 @@
-"""``undiffuse demo``: what the bundled models make, then the main job from end to end on images that come along."""
+"""``undiffuse demo``: samples of the bundled models, then a complete training run on the bundled digits."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ RECIPE = "ddpm-digits"
 
 @writes_to("out")
 def run_demo(out: Path, device: str) -> None:
-    """Show the bundled models, then train, sample, measure, report.
+    """Show the bundled models, then train, sample, evaluate and report.
 
-    An interrupted demo goes on where it was; a finished one is measured again.
+    An interrupted demo is resumed; a finished one is evaluated again.
     """
     started = time.monotonic()
     resume = (out / "config.json").is_file() and saved_config(out).recipe == RECIPE
     config = configure(RECIPE, [], None, None, False, device)
     check_folder(config, out, resume)
     names = save_bundled_grid(out / BUNDLED_GRID, device)
-    print_line(f"fresh samples of the bundled models ({', '.join(names)}), a row each: {out / BUNDLED_GRID}")
+    print_line(f"fresh samples of the bundled models ({', '.join(names)}), one row per model: {out / BUNDLED_GRID}")
     if not train_run(config, out, resume=resume, device=device):
         return
     model = load(out, device)

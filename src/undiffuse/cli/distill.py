@@ -19,21 +19,21 @@ def distill(
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="such as num_images=50000")
     ] = None,
-    steps: Annotated[int, typer.Option(help="of the student: 1, 2, 4 or 8")] = 2,
+    steps: Annotated[int, typer.Option(help="sampling steps of the student: 1, 2, 4 or 8")] = 2,
     method: Annotated[
         str, typer.Option(help="consistency, distribution_matching, progressive or mean_flow")
     ] = "consistency",
     start: Annotated[
-        str | None, typer.Option(help="another model that the student begins as, such as a student of few steps")
+        str | None, typer.Option(help="another model to initialise the student from, such as a few-step student")
     ] = None,
-    data: Annotated[str | None, typer.Option(help="other images than those the model was trained on")] = None,
+    data: Annotated[str | None, typer.Option(help="other images than the model's training data")] = None,
     out: Annotated[Path | None, typer.Option(help="folder of the run; runs/distilled-RECIPE-NNN by default")] = None,
     resume: ResumeOption = False,
     stop_after: StopAfterOption = None,
     dry_run: DryRunOption = False,
     device: DeviceOption = "auto",
 ) -> None:
-    """Make a model that samples in a few steps out of a trained one."""
+    """Distil a trained model into one that samples in a few steps."""
     seconds = parse_duration(stop_after) if stop_after is not None else None
     from undiffuse.api.distilling import configure
     from undiffuse.api.training import train

@@ -1,4 +1,4 @@
-"""``undiffuse data get``: public data sets on the terminal."""
+"""``undiffuse data get``: download of public data sets."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def list_sets() -> None:
 
 
 def get_set(name: str, out: Path | None) -> None:
-    """Fetch a set and say what ``--data`` takes, or what a person has to fetch and where to put it.
+    """Download a set and print the value for ``--data``, or instructions for a manual download.
 
     Raises:
-        UsageError: an unknown name, or a set that a person has to fetch and that is not there.
-        RunError: it cannot be reached.
+        UsageError: an unknown name, or a set that needs a manual download and is missing.
+        RunError: the publisher cannot be reached.
     """
     public = public_set(name)
     folder = out or Path("data") / name
@@ -42,15 +42,15 @@ def get_set(name: str, out: Path | None) -> None:
 
 
 def _report_missing(name: str, public: PublicSet, folder: Path, found: DownloadResult) -> None:
-    """Say which file to put where, a line each, and end with the line that says why."""
+    """Print the missing files, one per line, and raise an error with the reason and the next step."""
     print_line(f"to be put into {folder}:")
     for file in found.missing:
         print_line(f"  {_line(file)}")
-    get_again = command("data", "get", name, "--out", folder)
-    again = f"put the {counted(len(found.missing), 'file')} above into {folder} and run again: {get_again}"
+    retry = command("data", "get", name, "--out", folder)
+    advice = f"put the {counted(len(found.missing), 'file')} above into {folder} and run again: {retry}"
     if found.reason:
-        raise RunError(f"cannot fetch {name}: {found.reason}; try later, or {again}")
-    raise UsageError(f"{name} has to be fetched by hand ({public.licence}): {again}")
+        raise RunError(f"cannot fetch {name}: {found.reason}; try later, or {advice}")
+    raise UsageError(f"{name} has to be fetched by hand ({public.licence}): {advice}")
 
 
 def _line(file: Remote) -> str:

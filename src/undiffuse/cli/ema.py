@@ -13,11 +13,11 @@ from undiffuse.cli.checks.commands import checked
 @checked("ema")
 def ema(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="folder of a run that was trained with ema.posthoc={}")],
-    sigma_rel: Annotated[float, typer.Option(help="width of the average as a share of the run, 0.03 to 0.25")],
+    sigma_rel: Annotated[float, typer.Option(help="width of the average as a fraction of the run, 0.03 to 0.25")],
     out: Annotated[Path, typer.Option(help="folder of the model")],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an exported model in --out")] = False,
 ) -> None:
-    """Average the weights of a finished run over another length, and write the model."""
+    """Average the weights of a finished run with another EMA length, and write the model."""
     from undiffuse.api.averaging import average
 
     average(run, sigma_rel, out, overwrite=overwrite)

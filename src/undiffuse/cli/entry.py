@@ -1,4 +1,4 @@
-"""Where the program begins: names first, the parser only where they are right, and one line for what went wrong."""
+"""Entry point of the command line: early checks of names, then the parser; errors are printed in one line."""
 
 from __future__ import annotations
 
@@ -11,26 +11,27 @@ from undiffuse.cli.escaping import escape_unprintable
 from undiffuse.cli.renamed import renamed
 from undiffuse.errors import UndiffuseError
 
-#: Set by a shell that asks what may be typed next.
+#: Environment variable that a shell sets to request completions.
 _COMPLETING = "_UNDIFFUSE_COMPLETE"
 
 
 def run_program(run: Callable[[list[str]], int], arguments: list[str] | None = None) -> None:
-    """Run the command line: exit code 2 for what the user can mend, 1 for a failure while running.
+    """Run the command line: exit code 2 for a usage error, 1 for a failure at run time.
 
     Args:
-        run: parses a line and does what it says; whoever begins imports the parser there, and not before.
+        run: parses and executes a command line; the caller imports the parser inside it, not before.
+        arguments: the command line without the program's name; ``sys.argv`` by default.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
-    debug = "--debug" in arguments  # understood anywhere on the line
+    debug = "--debug" in arguments  # allowed anywhere on the line
     arguments, notes = renamed([argument for argument in arguments if argument != "--debug"])
     for note in notes:
         _print_error(f"note: {note}")
-    sys.exit(_check_names(arguments, debug) or _ran(run, arguments, debug))
+    sys.exit(_check_names(arguments, debug) or _run_command(run, arguments, debug))
 
 
 def _check_names(arguments: list[str], debug: bool) -> int:
-    """The exit code for a line that is wrong by its names; 0 where none is found to be."""
+    """Check the names on the command line; the exit code, 0 if they are valid."""
     if _COMPLETING in os.environ:
         return 0
     try:
@@ -38,13 +39,13 @@ def _check_names(arguments: list[str], debug: bool) -> int:
 
         check_line(arguments)
     except UndiffuseError as error:
-        return _complain(error, error.exit_code, debug)
+        return _report_error(error, error.exit_code, debug)
     except KeyboardInterrupt:
-        return _interrupted()
+        return _report_interrupt()
     return 0
 
 
-def _ran(run: Callable[[list[str]], int], arguments: list[str], debug: bool) -> int:
+def _run_command(run: Callable[[list[str]], int], arguments: list[str], debug: bool) -> int:
     from undiffuse.cancellation import Cancel
     from undiffuse.cli.signals import SIGPIPE_NUMBER, discard_closed_output, exit_on_signals, is_broken_pipe
     from undiffuse.cli.terminal import Terminal
@@ -53,14 +54,14 @@ def _ran(run: Callable[[list[str]], int], arguments: list[str], debug: bool) -> 
     try:
         with exit_on_signals(), observing(Terminal(), Cancel()):
             code: object = run(arguments)
-    except SystemExit as stop:  # of a signal; or of the parser, when it finds that whoever read the output is gone
+    except SystemExit as stop:  # from a signal handler, or from the parser on a broken pipe
         code = 128 + SIGPIPE_NUMBER if is_broken_pipe(stop.__context__) else stop.code
     except UndiffuseError as error:
-        code = _complain(error, error.exit_code, debug)
+        code = _report_error(error, error.exit_code, debug)
     except KeyboardInterrupt:
-        code = _interrupted()
+        code = _report_interrupt()
     except Exception as error:
-        code = 128 + SIGPIPE_NUMBER if is_broken_pipe(error) else _complain(error, 1, debug, _unexpected(error))
+        code = 128 + SIGPIPE_NUMBER if is_broken_pipe(error) else _report_error(error, 1, debug, _unexpected(error))
     code = code if isinstance(code, int) else 0
     return 128 + SIGPIPE_NUMBER if discard_closed_output() and code == 0 else code
 
@@ -72,17 +73,17 @@ def _unexpected(error: Exception) -> str:
 
 
 def _out_of_memory(error: Exception) -> bool:
-    """Python's own error, or torch's for the CPU or the GPU."""
+    """Whether it is Python's ``MemoryError`` or torch's error for the CPU or the GPU."""
     words = ("out of memory", "can't allocate memory", "not enough memory")
     return isinstance(error, MemoryError) or any(word in str(error) for word in words)
 
 
-def _interrupted() -> int:
+def _report_interrupt() -> int:
     print("interrupted", file=sys.stderr)
     return 130
 
 
-def _complain(error: BaseException, code: int, debug: bool, text: str | None = None) -> int:
+def _report_error(error: BaseException, code: int, debug: bool, text: str | None = None) -> int:
     if debug:
         raise error
     line = escape_unprintable(" ".join((text if text is not None else str(error)).split()))
@@ -91,5 +92,5 @@ def _complain(error: BaseException, code: int, debug: bool, text: str | None = N
 
 
 def _print_error(line: str) -> None:
-    with contextlib.suppress(OSError):  # whoever read it is gone
+    with contextlib.suppress(OSError):  # the reader has closed the pipe
         print(line, file=sys.stderr, flush=True)

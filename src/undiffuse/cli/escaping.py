@@ -1,10 +1,10 @@
-"""What may be shown on a terminal of texts from elsewhere. Imports nothing."""
+"""Escaping of untrusted text for the terminal. Imports nothing."""
 
 from __future__ import annotations
 
 
 def escape_unprintable(text: str) -> str:
-    """A text as a terminal may have it: names and captions from elsewhere may hold commands or half characters."""
+    """Escape unprintable characters: names and captions may contain control sequences or lone surrogates."""
     return "".join(
         character if character.isprintable() or character == "\n" else ascii(character)[1:-1] for character in text
     )

@@ -18,24 +18,24 @@ def export(
     out: Annotated[Path, typer.Option(help="folder of the exported model")],
     tune_steps: Annotated[
         str | None,
-        typer.Option(help="tune a time grid of so many steps; of several, such as 6,8,10, the first within tolerance"),
+        typer.Option(help="tune a time grid of this many steps; of a list, such as 6,8,10, the first within tolerance"),
     ] = None,
-    sampler: Annotated[str, typer.Option(help="that the grid is tuned for: unipc, dpmpp_2m, heun, ...")] = "unipc",
-    tolerance: Annotated[float, typer.Option(help="root-mean-square error, of values in [-1, 1]")] = 0.1,
-    seeds: Annotated[int, typer.Option(help="that the grid is tuned with, and as many to measure it on")] = 64,
+    sampler: Annotated[str, typer.Option(help="sampler to tune the grid for: unipc, dpmpp_2m, heun, ...")] = "unipc",
+    tolerance: Annotated[float, typer.Option(help="root-mean-square error of values in [-1, 1]")] = 0.1,
+    seeds: Annotated[int, typer.Option(help="number of seeds to tune on, and of others to measure on")] = 64,
     temperature: Annotated[
-        float | None, typer.Option(help="that the exported model samples at; the model's own by default")
+        float | None, typer.Option(help="default temperature of the exported model; unchanged by default")
     ] = None,
-    bf16: Annotated[bool, typer.Option("--bf16", help="keep the weights in bfloat16, half as large")] = False,
+    bf16: Annotated[bool, typer.Option("--bf16", help="store the weights in bfloat16, half as large")] = False,
     int8: Annotated[
         bool,
-        typer.Option("--int8", help="keep large weights as 8-bit integers, a quarter as large"),
+        typer.Option("--int8", help="store large weights as 8-bit integers, a quarter as large"),
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an exported model in --out")] = False,
     weights: WeightsOption = "ema",
     device: DeviceOption = "auto",
 ) -> None:
-    """Write a model as a folder to hand on: configuration, weights, card; its sampling steps tuned if asked."""
+    """Export a model to a folder: configuration, weights, model card; optionally with tuned sampling steps."""
     steps = parse_steps(tune_steps)
     from undiffuse.api import exporting
 

@@ -1,4 +1,4 @@
-"""The command line. Nothing heavy is imported before a command needs it."""
+"""The command line. Heavy imports are inside the commands."""
 
 from __future__ import annotations
 
@@ -88,7 +88,8 @@ def train(
     recipe: Annotated[
         str | None,
         typer.Argument(
-            help="see 'undiffuse recipes'; with --data alone one that fits is chosen", autocompletion=completion.recipes
+            help="see 'undiffuse recipes'; chosen for the data if only --data is given",
+            autocompletion=completion.recipes,
         ),
     ] = None,
     overrides: Annotated[
@@ -101,7 +102,8 @@ def train(
         ),
     ] = None,
     file: Annotated[
-        Path | None, typer.Option("--config", help="train again what a run's config.json says, keys overridden or not")
+        Path | None,
+        typer.Option("--config", help="train with the configuration in a run's config.json, with overrides if any"),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="folder of the run; runs/RECIPE-NNN by default")] = None,
     resume: ResumeOption = False,
@@ -109,7 +111,7 @@ def train(
     dry_run: DryRunOption = False,
     device: DeviceOption = "auto",
 ) -> None:
-    """Train a model on your own images (--data alone chooses a recipe), or from a recipe with any key overridden."""
+    """Train a model on your own images (--data alone chooses a recipe), or from a recipe with overrides."""
     if recipe is not None and "=" in recipe:
         overrides, recipe = [recipe, *(overrides or [])], None
     seconds = parse_duration(stop_after) if stop_after is not None else None
@@ -124,7 +126,7 @@ def train(
         show_plan(config, device)
         return
     if resume and out is None:
-        raise UsageError("--resume needs --out DIR, the folder of the run to go on with")
+        raise UsageError("--resume needs --out DIR, the folder of the run to resume")
     was_finished = resume and out is not None and lengthening.is_finished(out, config)
     run = train_model(config, out=out, resume=resume, stop_after_seconds=seconds, device=device)
     if run.finished:
@@ -144,33 +146,35 @@ app.command()(seal)
 @sampling_flags
 def sample(
     model: ModelArgument,
-    num: Annotated[int, typer.Option("-n", "--num", help="how many")] = 16,
+    num: Annotated[int, typer.Option("-n", "--num", help="number of samples")] = 16,
     *,
     options: SamplingOptions,
     seed: SeedOption = 0,
-    batch_size: Annotated[int, typer.Option(help="images at a time; changes no bit of any")] = 64,
+    batch_size: Annotated[int, typer.Option(help="images per batch; does not change the samples")] = 64,
     class_name: Annotated[
         list[str] | None,
-        typer.Option("--class", help="class to draw; repeat for several in turn", autocompletion=completion.classes),
+        typer.Option(
+            "--class", help="class to sample; repeat to alternate between classes", autocompletion=completion.classes
+        ),
     ] = None,
     no_class: Annotated[
-        bool, typer.Option("--no-class", help="draw no class in particular; with --class, in turn with it")
+        bool, typer.Option("--no-class", help="sample without a class; with --class, alternate with it")
     ] = False,
     image: Annotated[
         str | None,
         typer.Option(
-            help="an image, or a folder or other data taken in turn, to begin from; with --strength",
+            help="initial image, or a folder or other data to cycle through; needs --strength",
             autocompletion=completion.data,
         ),
     ] = None,
-    progressive: Annotated[bool, typer.Option("--progressive", help="keep x_0-hat over time")] = False,
-    shown: Annotated[int, typer.Option("--shown", help="images in grid.png: the first so many")] = 256,
+    progressive: Annotated[bool, typer.Option("--progressive", help="save x_0-hat over time")] = False,
+    shown: Annotated[int, typer.Option("--shown", help="number of images in grid.png")] = 256,
     out: Annotated[Path | None, typer.Option(help="folder; samples/MODEL-NNN by default")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace what is in --out")] = False,
     weights: WeightsOption = "ema",
     device: DeviceOption = "auto",
 ) -> None:
-    """Draw samples: numbered PNGs, grid.png, and samples.json with seed, sampler and model hash of each."""
+    """Generate samples: numbered PNGs, grid.png, and samples.json with seed, sampler and model hash of each."""
     from undiffuse.api import loading, sampling
 
     loaded = loading.load(model, device, weights)
@@ -206,14 +210,14 @@ def invert(
     ],
     out: Annotated[Path, typer.Option(help="folder")],
     options: DataOptions = None,
-    num: Annotated[int, typer.Option("-n", "--num", help="how many, evenly spaced over the source")] = 16,
+    num: Annotated[int, typer.Option("-n", "--num", help="number of images, evenly spaced over the source")] = 16,
     sampler: Annotated[str, typer.Option(help="solver: rk45, adaptive, or heun with --steps")] = "rk45",
-    steps: Annotated[int | None, typer.Option(help="steps of heun, even in the log-SNR; 50 by default")] = None,
+    steps: Annotated[int | None, typer.Option(help="steps of heun, uniform in the log-SNR; 50 by default")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace what is in --out")] = False,
     weights: WeightsOption = "ema",
     device: DeviceOption = "auto",
 ) -> None:
-    """Turn images into their latents by the probability-flow ODE, and back, to see what is lost."""
+    """Encode images to latents by the probability-flow ODE, and decode them to measure the error."""
     from undiffuse.api import inverting
 
     inverting.invert(
@@ -238,11 +242,11 @@ app.command()(doctor)
 @checked("models")
 def models(
     name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="the one to tell all about", autocompletion=completion.models)
+        str | None, typer.Argument(metavar="NAME", help="show the card of this model", autocompletion=completion.models)
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
-    """List the models that come with the installation, or show the card of one."""
+    """List the bundled models, or show the card of one."""
     from undiffuse.cli.bundled import list_models
 
     list_models(name, json)
@@ -262,15 +266,15 @@ def samplers() -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The whole of it with the parser at hand; what is installed, ``undiffuse.__main__``, imports that when it must."""
+    """Run the command line with the parser imported; the console script in ``undiffuse.__main__`` imports it lazily."""
     run_program(run, arguments)
 
 
 def run(arguments: list[str]) -> int:
-    """Parse a command line and do what it says; the exit code.
+    """Parse and execute a command line; the exit code.
 
     Raises:
-        UsageError: the parser does not understand it.
+        UsageError: the parser rejects it.
         KeyboardInterrupt: Ctrl-C.
     """
     limit_threads()
@@ -278,7 +282,7 @@ def run(arguments: list[str]) -> int:
         code = narrowed(app, arguments)(arguments, prog_name="undiffuse", standalone_mode=False)
     except typer.Exit as stop:
         code = stop.exit_code
-    except typer.Abort:  # the parser's word for Ctrl-C
+    except typer.Abort:  # the parser's exception for Ctrl-C
         raise KeyboardInterrupt from None
     except Exception as error:
         if type(error).__name__ == "NoArgsIsHelpError":
@@ -291,7 +295,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _parser_message(error: Any, arguments: list[str]) -> str:
-    """The parser's own words about the command line, what it was given, and where to read on."""
+    """The parser's message, with the received value and a pointer to the help."""
     context = getattr(error, "ctx", None)
     command = " ".join(["undiffuse", *(context.command_path.split()[1:] if context is not None else [])])
     given = ""

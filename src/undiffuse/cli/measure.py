@@ -1,4 +1,4 @@
-"""The commands that measure: evaluate, compare, report, doctor. Nothing heavy is imported before one needs it."""
+"""The commands evaluate, compare, report and doctor. Heavy imports are inside the commands."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def evaluate(
     data: Annotated[
         str | None,
         typer.Option(
-            help="other held-out images than the run's own, or where the run's own lie now if they moved",
+            help="other held-out images than the run's, or the new location of the run's if they moved",
             autocompletion=completion.data,
         ),
     ] = None,
@@ -48,7 +48,7 @@ def evaluate(
             autocompletion=completion.several(REGISTRIES["metric"]),
         ),
     ] = None,
-    num: Annotated[int, typer.Option(help="samples to draw")] = 1000,
+    num: Annotated[int, typer.Option(help="number of samples")] = 1000,
     *,
     options: SamplingOptions,
     seed: SeedOption = 0,
@@ -56,14 +56,14 @@ def evaluate(
     bound_images: Annotated[int, typer.Option(help="held-out images for vlb and continuous_bound")] = 64,
     bound_random_images: Annotated[int, typer.Option(help="held-out images for vlb_random")] = 10_000,
     likelihood_images: Annotated[int, typer.Option(help="held-out images for nll")] = 64,
-    likelihood_probes: Annotated[int, typer.Option(help="random vectors an image that nll's trace is taken with")] = 1,
-    batch_size: Annotated[int, typer.Option(help="images at a time; changes no number")] = 256,
+    likelihood_probes: Annotated[int, typer.Option(help="random vectors per image for the trace estimate of nll")] = 1,
+    batch_size: Annotated[int, typer.Option(help="images per batch; does not change the results")] = 256,
     out: Annotated[Path | None, typer.Option(help="JSON file; MODEL/evaluation.json by default")] = None,
     no_cache: NoCacheOption = False,
     weights: WeightsOption = "ema",
     device: DeviceOption = "auto",
 ) -> None:
-    """Measure a model; every number goes into the JSON file with the protocol that made it."""
+    """Evaluate a model; the JSON file has every number together with its protocol."""
     names = named_metrics(metrics)
     from undiffuse.api import evaluating, loading
     from undiffuse.api.evaluating import Protocol
@@ -99,7 +99,7 @@ def compare(
     ],
     reference: Annotated[
         str,
-        typer.Argument(metavar="B", help="the real images that they are compared with", autocompletion=completion.data),
+        typer.Argument(metavar="B", help="the real images to compare them with", autocompletion=completion.data),
     ],
     options: DataOptions = None,
     metrics: Annotated[
@@ -110,18 +110,20 @@ def compare(
             autocompletion=completion.several(REGISTRIES["pair metric"]),
         ),
     ] = None,
-    num: Annotated[int | None, typer.Option(help="images of each set at most, evenly spaced; all by default")] = None,
+    num: Annotated[
+        int | None, typer.Option(help="maximum number of images of each set, evenly spaced; all by default")
+    ] = None,
     counts: Annotated[
-        str | None, typer.Option(help="measure at several counts, such as 250,500,1000: how biased is a metric?")
+        str | None, typer.Option(help="measure at several counts, such as 250,500,1000, to see the bias of a metric")
     ] = None,
     features: FeaturesOption = "auto",
     size: Annotated[
-        str | None, typer.Option(help="bring both to this size, such as 28 or 48x64; that of B by default")
+        str | None, typer.Option(help="resize both to this size, such as 28 or 48x64; that of B by default")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="JSON file; none by default")] = None,
     no_cache: NoCacheOption = False,
 ) -> None:
-    """Measure a set of images, whatever made it, against real ones."""
+    """Measure a set of images, from any generator, against real ones."""
     names = named_metrics(metrics)
     at_counts = parse_counts(counts)
     from undiffuse.api import comparing
@@ -149,14 +151,14 @@ def report(
     models: Annotated[
         list[str],
         typer.Argument(
-            metavar="MODEL...", help="a run folder, or several to set side by side", autocompletion=completion.models
+            metavar="MODEL...", help="a run folder, or several to compare", autocompletion=completion.models
         ),
     ],
     out: Annotated[
         Path | None, typer.Option(help="HTML file; report.html in the run's folder, comparison.html here for several")
     ] = None,
     study: Annotated[
-        list[Path] | None, typer.Option("--study", help="folder of a study to show as well; repeat for several")
+        list[Path] | None, typer.Option("--study", help="folder of a study to include; may be repeated")
     ] = None,
     data: MovedDataOption = None,
     device: DeviceOption = "auto",
@@ -180,16 +182,19 @@ def doctor(
     options: DataOptions = None,
     against: Annotated[
         str | None,
-        typer.Option(help="data that must share no image with it, such as a test set", autocompletion=completion.data),
+        typer.Option(
+            help="data that must have no image in common with it, such as a test set", autocompletion=completion.data
+        ),
     ] = None,
     recipe: RecipeReadsOption = None,
-    data: Annotated[
-        str | None, typer.Option(help="run: where the data that it was trained on lies now, if it was moved")
-    ] = None,
+    data: Annotated[str | None, typer.Option(help="run: new location of its training data, if it was moved")] = None,
     near: Annotated[
-        float | None, typer.Option(help="data: how far apart near-duplicates may be, over their contrast; 0.07 if none")
+        float | None,
+        typer.Option(help="data: maximum distance of near-duplicates, relative to their contrast; 0.07 by default"),
     ] = None,
-    num: Annotated[int | None, typer.Option(help="run: samples to draw; 256 by default, fewer of a slow model")] = None,
+    num: Annotated[
+        int | None, typer.Option(help="run: number of samples; 256 by default, fewer for a slow model")
+    ] = None,
     seed: SeedOption = 0,
     json: Annotated[Path | None, typer.Option(help="JSON file; of a run, RUN/doctor.json by default")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="exit with code 1 on a warning or a problem")] = False,

@@ -1,4 +1,4 @@
-"""Building the parser of the one command that is named: those of all the others take a fifth of a second."""
+"""Build the parser of the requested command only: building the parsers of all commands takes 0.2 s."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import typer
 
 
 def narrowed(app: typer.Typer, words: Sequence[str]) -> typer.Typer:
-    """The program with the command alone that ``words`` begin with; as it is where they name none."""
+    """The application reduced to the command at the start of ``words``; unchanged if they name none."""
     if not words:
         return app
     found = copy(app)
-    found.registered_commands = [one for one in app.registered_commands if _name(one) == words[0]]
+    found.registered_commands = [command for command in app.registered_commands if _name(command) == words[0]]
     found.registered_groups = []
     for group in app.registered_groups:
         if group.name == words[0] and group.typer_instance is not None:

@@ -1,4 +1,4 @@
-"""Arguments and options that several commands share, and how they list names."""
+"""Arguments and options shared by several commands, and printing of name lists."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ ModelArgument = Annotated[
 WeightsOption = Annotated[
     str,
     typer.Option(
-        help="ema, the averaged weights, or raw, those that training moved", autocompletion=completion.weights
+        help="ema: the averaged weights; raw: the weights of the last step", autocompletion=completion.weights
     ),
 ]
-ResumeOption = Annotated[bool, typer.Option("--resume", help="go on from the newest sound checkpoint in --out")]
+ResumeOption = Annotated[bool, typer.Option("--resume", help="resume from the newest valid checkpoint in --out")]
 StopAfterOption = Annotated[str | None, typer.Option(help="stop with a checkpoint after 90s, 10m, 1.5h")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="show configuration, size and cost; write nothing")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda", autocompletion=completion.devices)]
@@ -35,20 +35,18 @@ FeaturesOption = Annotated[
 MetricOption = Annotated[
     str,
     typer.Option(
-        help="distance over the features: frechet, or kernel, which takes few images",
+        help="distance between features: frechet, or kernel, which needs few images",
         autocompletion=completion.rows(REGISTRIES["distance"]),
     ),
 ]
-NoCacheOption = Annotated[bool, typer.Option("--no-cache", help="compute anew what the cache has; keep nothing")]
+NoCacheOption = Annotated[bool, typer.Option("--no-cache", help="ignore cached results and store none")]
 DataOptions = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="of the data named here, such as data.on_error=skip"),
+    typer.Argument(metavar="[KEY=VALUE]...", help="options of the data, such as data.on_error=skip"),
 ]
 MovedDataOption = Annotated[
     str | None,
-    typer.Option(
-        help="where the data that the model was trained on lies now, if it was moved", autocompletion=completion.data
-    ),
+    typer.Option(help="new location of the model's training data, if it was moved", autocompletion=completion.data),
 ]
 RecipeReadsOption = Annotated[
     str | None,
@@ -58,7 +56,7 @@ SeedOption = Annotated[int, typer.Option(help="seed of the first image; image i 
 
 
 def list_rows(rows: dict[str, str]) -> None:
-    """Names and what is said of them, in two columns."""
+    """Print names and their descriptions in two columns."""
     width = max(map(len, rows))
     for name, text in rows.items():
         typer.echo(f"{name:<{width}}  {text}")

@@ -1,14 +1,14 @@
-"""Earlier names of the command line, which are understood for one more version, with a line that says the new one."""
+"""Deprecated names of commands and options: accepted until the next version, with a note about the new name."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-#: earlier command → its name
+#: deprecated command → current command
 COMMANDS: Mapping[tuple[str, ...], tuple[str, ...]] = {
     ("encode",): ("invert",),
 }
-#: command → earlier option → its name
+#: command → deprecated option → current option
 OPTIONS: Mapping[tuple[str, ...], Mapping[str, str]] = {
     ("data", "info"): {"--sheet": "--grid"},  # data
     ("study", "small-data"): {"--pictures": "--images"},  # data
@@ -16,13 +16,13 @@ OPTIONS: Mapping[tuple[str, ...], Mapping[str, str]] = {
 
 
 def renamed(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """A command line in today's names, and a line for each name that was an earlier one.
+    """Replace deprecated names in a command line; returns the new one and a note for each replacement.
 
     Args:
-        arguments: the words of a command line, without the program's name.
+        arguments: a command line without the program's name.
     Example:
         >>> renamed(["encode", "mnist"])
-        (['invert', 'mnist'], ["'encode' is called 'invert' now; the earlier name ends with the next version"])
+        (['invert', 'mnist'], ["'encode' was renamed to 'invert'; the old name ends with the next version"])
     """
     words, notes = list(arguments), list[str]()
     for old, new in COMMANDS.items():
@@ -33,13 +33,13 @@ def renamed(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
         if tuple(words[: len(command)]) != command:
             continue
         end = words.index("--") if "--" in words else len(words)
-        for place in range(len(command), end):
-            option, equals, value = words[place].partition("=")
+        for index in range(len(command), end):
+            option, equals, value = words[index].partition("=")
             if option in options:
-                words[place] = f"{options[option]}{equals}{value}"
+                words[index] = f"{options[option]}{equals}{value}"
                 notes.append(_note(option, options[option]))
     return words, notes
 
 
 def _note(old: str, new: str) -> str:
-    return f"{old!r} is called {new!r} now; the earlier name ends with the next version"
+    return f"{old!r} was renamed to {new!r}; the old name ends with the next version"

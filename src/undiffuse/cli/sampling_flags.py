@@ -1,4 +1,4 @@
-"""A command that samples takes a flag for each option of ``models.options``, which are listed nowhere else."""
+"""Command line flags for the sampling options, generated from ``models.options``."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from undiffuse.cli.checks.sampling_options import Flag, earlier_flags, flags, re
 from undiffuse.observer import note
 
 R = TypeVar("R")
-#: The parameter of a command that stands for all of them.
+#: The parameter of a command that is replaced by the flags.
 _PARAMETER = "options"
 
 
 def sampling_flags(function: Callable[..., R]) -> Callable[..., R]:
-    """A command whose parameter ``options`` is given as flags; what no flag says is the model's own.
+    """Replace a command's parameter ``options`` by one flag per sampling option; unset flags keep the model's defaults.
 
-    A command without a parameter ``image`` has none of the flags that are of one. A flag's name of earlier versions is
-    hidden and says the name of now.
+    A command without a parameter ``image`` does not get the flags for initial images. Deprecated flag names are hidden
+    and print a note with the current name.
     """
 
     @wraps(function)
@@ -31,16 +31,16 @@ def sampling_flags(function: Callable[..., R]) -> Callable[..., R]:
         typed = {name: values.pop(name) for name in (*flags(), *earlier_flags()) if name in values}
         for old, flag in earlier_flags().items():
             if typed.get(old) is not None:
-                note(f"{flag.earlier_option} is called {flag.option} now")
+                note(f"{flag.earlier_option} was renamed to {flag.option}")
         return function(*arguments, **values, **{_PARAMETER: read_options(typed)})
 
     hints = get_type_hints(function, localns={"SamplingOptions": object}, include_extras=True)
     known = [flag for flag in flags().values() if not flag.of_image or "image" in hints]
     parameters = []
     for parameter in inspect.signature(function).parameters.values():
-        alone = parameter.replace(annotation=hints[parameter.name], kind=inspect.Parameter.KEYWORD_ONLY)
-        own = [_parameter(flag) for flag in known] + [_earlier_parameter(flag) for flag in known if flag.earlier]
-        parameters += own if parameter.name == _PARAMETER else [alone]
+        keyword = parameter.replace(annotation=hints[parameter.name], kind=inspect.Parameter.KEYWORD_ONLY)
+        options = [_parameter(flag) for flag in known] + [_earlier_parameter(flag) for flag in known if flag.earlier]
+        parameters += options if parameter.name == _PARAMETER else [keyword]
     called.__signature__ = inspect.Signature(parameters, return_annotation=None)  # type: ignore[attr-defined]
     called.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return called
@@ -54,6 +54,6 @@ def _parameter(flag: Flag) -> inspect.Parameter:
 
 
 def _earlier_parameter(flag: Flag) -> inspect.Parameter:
-    shown = typer.Option(help=f"the earlier name of {flag.option}", hidden=True)
+    shown = typer.Option(help=f"deprecated name of {flag.option}", hidden=True)
     annotation: Any = Annotated[(flag.type or str) | None, shown]
     return inspect.Parameter(flag.earlier, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)

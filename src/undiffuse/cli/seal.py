@@ -14,10 +14,10 @@ from undiffuse.cli.options import ModelArgument
 def seal(
     model: ModelArgument,
     restore: Annotated[
-        bool, typer.Option("--restore", help="put back the configuration that the weights were saved with")
+        bool, typer.Option("--restore", help="restore the configuration that the weights were saved with")
     ] = False,
 ) -> None:
-    """Accept config.json of a run or model that was edited on purpose, or put back the one that was."""
+    """Accept an intended edit of a run's or model's config.json, or restore the original one."""
     from undiffuse.api import sealing
 
     sealing.seal(model, restore)

@@ -1,7 +1,7 @@
-"""Requests to stop: Ctrl-C, a job manager's signal, a terminal that hangs up, a reader of the output that is gone.
+"""Handling of Ctrl-C, SIGTERM, SIGHUP and broken output pipes.
 
-A training answers each with a checkpoint after the step under way; every other command ends at once and removes what it
-had under temporary names. The exit code is 128 and the signal's number, as a shell has it.
+On each of them, training finishes the current step and writes a checkpoint; every other command ends immediately and
+removes its temporary files. The exit code is 128 plus the signal number, as in a shell.
 """
 
 from __future__ import annotations
@@ -19,77 +19,79 @@ from typing import Any
 from undiffuse.cancellation import Cancel
 from undiffuse.observer import Forwarding, Observer
 
-#: What a shell says of a program whose reader is gone; not every system has the signal.
+#: Number of SIGPIPE, for the exit code on a broken pipe; not every system has the signal.
 SIGPIPE_NUMBER = 13
-#: A terminal that hangs up says so once; under ``nohup`` it is not to be minded.
+#: Sent once when the terminal closes; ignored under ``nohup``.
 _HANGUP = getattr(signal, "SIGHUP", None)
 
 
 class CancelOnBrokenPipe(Forwarding):
-    """An observer of a training that passes on to one who may be gone, and asks the training to stop where so.
+    """An observer of training that forwards to a display, and cancels the training if the output pipe is closed.
 
     Args:
         cancel: stops the training with a checkpoint.
-        shown: who is passed on to.
+        display: receives the calls; an ``OSError`` that it raises is suppressed.
     """
 
-    def __init__(self, cancel: Cancel, shown: Observer) -> None:
-        super().__init__(shown)
+    def __init__(self, cancel: Cancel, display: Observer) -> None:
+        super().__init__(display)
         self._cancel = cancel
 
     def progress(self, done: float, total: float, part: str = "") -> None:
-        """A step was made."""
-        with self._while_it_lasts():
+        """Progress of the training."""
+        with self._suppressing_write_errors():
             super().progress(done, total, part)
 
     def row(self, kind: str, values: dict[str, Any]) -> None:
-        """A row of the metrics log."""
-        with self._while_it_lasts():
+        """A new row of the metrics log."""
+        with self._suppressing_write_errors():
             super().row(kind, values)
 
     def message(self, text: str) -> None:
-        """Something worth a line."""
-        with self._while_it_lasts():
+        """A warning or a hint for the user."""
+        with self._suppressing_write_errors():
             super().message(text)
 
     def announce(self, text: str) -> None:
-        """Something worth a line."""
-        with self._while_it_lasts():
+        """Work started or finished."""
+        with self._suppressing_write_errors():
             super().announce(text)
 
     @contextlib.contextmanager
-    def _while_it_lasts(self) -> Iterator[None]:
+    def _suppressing_write_errors(self) -> Iterator[None]:
         try:
             yield
-        except OSError as error:  # a terminal may go, and the disk of a log be full, while the training is to stay
+        except OSError as error:  # a closed terminal or a full disk of a log must not end the training
             discard_closed_output()
             if error.errno == errno.EPIPE:
-                self._cancel.request("nobody reads the output any more", SIGPIPE_NUMBER)
+                self._cancel.request("the output pipe was closed", SIGPIPE_NUMBER)
 
 
 @contextlib.contextmanager
-def cancel_on_signals(cancel: Cancel, shown: Observer) -> Iterator[CancelOnBrokenPipe]:
-    """Let a signal end the step under way and write a checkpoint; a second Ctrl-C stops at once.
+def cancel_on_signals(cancel: Cancel, display: Observer) -> Iterator[CancelOnBrokenPipe]:
+    """Handle signals by a checkpoint after the current step; a second Ctrl-C stops immediately.
 
     Args:
         cancel: stops the training.
-        shown: who hears of the training.
+        display: the observer of the training.
     """
 
-    def ask(number: int, frame: FrameType | None) -> None:
+    def request_stop(number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number).name
         cancel.request(name, number)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        with contextlib.suppress(OSError, RuntimeError):  # the terminal is gone, or was being written to
-            shown.message(f"{name}: finishing this step and writing a checkpoint")
+        with contextlib.suppress(
+            OSError, RuntimeError
+        ):  # the terminal is closed, or the signal interrupted a write to it
+            display.message(f"{name}: finishing this step and writing a checkpoint")
 
-    with _handled({signal.SIGINT: ask, **_ending(ask)}):
-        yield CancelOnBrokenPipe(cancel, shown)
+    with _handled({signal.SIGINT: request_stop, **_ending(request_stop)}):
+        yield CancelOnBrokenPipe(cancel, display)
 
 
 @contextlib.contextmanager
 def exit_on_signals() -> Iterator[None]:
-    """Let a signal that ends the program do so by an exception, so that what is under way is cleaned up."""
+    """Convert terminating signals to ``SystemExit``, so that cleanup code runs."""
 
     def end(number: int, frame: FrameType | None) -> None:
         raise SystemExit(128 + number)
@@ -99,13 +101,13 @@ def exit_on_signals() -> Iterator[None]:
 
 
 def is_broken_pipe(error: BaseException | None) -> bool:
-    """Whether an error says that whoever read the output, or the terminal, is gone."""
+    """Whether an error is due to a closed output pipe or terminal."""
     number = error.errno if isinstance(error, OSError) else None
-    return number == errno.EPIPE or (number == errno.EIO and discard_closed_output())  # a disk that fails says the same
+    return number == errno.EPIPE or (number == errno.EIO and discard_closed_output())  # a failing disk raises EIO too
 
 
 def discard_closed_output() -> bool:
-    """Send to nowhere what is still to be said to whoever is gone; whether somebody is."""
+    """Redirect closed output streams to the null device; whether there are any."""
     found = False
     for stream in (sys.__stdout__, sys.__stderr__):
         if stream is None or stream.closed:
@@ -115,21 +117,21 @@ def discard_closed_output() -> bool:
         except OSError:
             found = True
             with contextlib.suppress(OSError, ValueError):
-                nowhere = os.open(os.devnull, os.O_WRONLY)
-                os.dup2(nowhere, stream.fileno())
-                os.close(nowhere)
+                null = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(null, stream.fileno())
+                os.close(null)
     return found
 
 
 def _ending(handler: Callable[[int, FrameType | None], None]) -> dict[int, Any]:
-    """The handler for each signal that ends a program, but for those that it was started to ignore."""
+    """The handler for each terminating signal, except those that the process was started to ignore."""
     numbers = [signal.SIGTERM] + ([_HANGUP] if _HANGUP is not None else [])
     return {number: handler for number in numbers if signal.getsignal(number) is not signal.SIG_IGN}
 
 
 @contextlib.contextmanager
 def _handled(handlers: Mapping[int, Any]) -> Iterator[None]:
-    """Signals reach the main thread alone; in another, as in some notebooks, nothing is changed."""
+    """Install signal handlers; does nothing outside the main thread, as in some notebooks."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

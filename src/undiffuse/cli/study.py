@@ -1,4 +1,4 @@
-"""The commands ``undiffuse study ...``. Nothing heavy is imported before a command needs it."""
+"""The commands ``undiffuse study ...``. Heavy imports are inside the commands."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from undiffuse.cli.options import (
     list_rows,
 )
 
-study_app = typer.Typer(help="Experiments that show what the theory says.", rich_markup_mode=None)
+study_app = typer.Typer(help="Experiments that illustrate the theory.", rich_markup_mode=None)
 
 
 @study_app.callback(invoke_without_command=True)
 def study(context: typer.Context) -> None:
-    """Experiments that show what the theory says; without a name, lists them."""
+    """Experiments that illustrate the theory; without a name, lists them."""
     if context.invoked_subcommand is None:
         list_rows(catalogue.studies())
 
@@ -43,13 +43,15 @@ def study_theory(
         ),
     ],
     out: Annotated[Path | None, typer.Option(help="folder; studies/theory-MODEL by default")] = None,
-    process: Annotated[str | None, typer.Option(help="of exact:NAME, such as ve or vp:beta_max=10; vp if none")] = None,
-    num: Annotated[int, typer.Option(help="points in the clouds whose distance is taken")] = 1000,
+    process: Annotated[
+        str | None, typer.Option(help="process of exact:NAME, such as ve or vp:beta_max=10; vp by default")
+    ] = None,
+    num: Annotated[int, typer.Option(help="points in each of the sets that are compared")] = 1000,
     seed: SeedOption = 0,
     weights: WeightsOption = "ema",
     device: DeviceOption = "auto",
 ) -> None:
-    """Draw score fields, paths of all samplers, filmstrips and likelihood of a model with the exact truth."""
+    """Plot score fields, paths of all samplers, filmstrips and likelihood of a model next to the exact ones."""
     from undiffuse.api import studying
     from undiffuse.cli.tables import print_theory
 
@@ -63,13 +65,13 @@ def study_parameterization(
     data: Annotated[
         str | None, typer.Option(help="a source's name or a folder; digits by default", autocompletion=completion.data)
     ] = None,
-    out: Annotated[Path, typer.Option(help="folder; goes on with a study there")] = Path("studies/parameterization"),
-    images: Annotated[int | None, typer.Option(help="seen by each of the nine trainings")] = None,
-    num: Annotated[int, typer.Option(help="samples drawn in each cell")] = 500,
-    seed: Annotated[int, typer.Option(help="of the trainings")] = 0,
+    out: Annotated[Path, typer.Option(help="folder; resumes a study there")] = Path("studies/parameterization"),
+    images: Annotated[int | None, typer.Option(help="training images of each of the nine runs")] = None,
+    num: Annotated[int, typer.Option(help="samples per cell")] = 500,
+    seed: Annotated[int, typer.Option(help="seed of the training runs")] = 0,
     device: DeviceOption = "auto",
 ) -> None:
-    """Train {posterior mean, x0, eps} x {variational, simple} x {beta, beta-tilde} alike, and compare as a table."""
+    """Train {posterior mean, x0, eps} x {variational, simple} x {beta, beta-tilde}, and compare them in a table."""
     from undiffuse.experiments import parameterization
 
     result = parameterization.parameterization(
@@ -84,26 +86,27 @@ def study_parameterization(
 def study_one_class(
     data: Annotated[
         str,
-        typer.Option(help="a source of images with classes, some hundreds of each", autocompletion=completion.data),
+        typer.Option(help="a source of images with classes, a few hundred of each", autocompletion=completion.data),
     ],
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="of the recipe, such as system.precision=fp32")
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="overrides of the recipe, such as system.precision=fp32"),
     ] = None,
     class_name: Annotated[
-        str | None, typer.Option("--classes", help="the one class to compare with all; the data's first by default")
+        str | None, typer.Option("--classes", help="the class to compare with all; the first one by default")
     ] = None,
     recipe: Annotated[
-        str, typer.Option(help="what is trained, see 'undiffuse recipes'", autocompletion=completion.recipes)
+        str, typer.Option(help="recipe to train, see 'undiffuse recipes'", autocompletion=completion.recipes)
     ] = "flow-mnist",
-    images: Annotated[int, typer.Option(help="seen by each of the three trainings")] = 30_000,
-    num: Annotated[int, typer.Option(help="samples drawn of each set")] = 500,
+    images: Annotated[int, typer.Option(help="training images of each of the three runs")] = 30_000,
+    num: Annotated[int, typer.Option(help="samples per set")] = 500,
     features: FeaturesOption = "auto",
     metric: MetricOption = "frechet",
-    out: Annotated[Path, typer.Option(help="folder; goes on with a study there")] = Path("studies/one-class"),
-    seed: Annotated[int, typer.Option(help="of the trainings")] = 0,
+    out: Annotated[Path, typer.Option(help="folder; resumes a study there")] = Path("studies/one-class"),
+    seed: Annotated[int, typer.Option(help="seed of the training runs")] = 0,
     device: DeviceOption = "auto",
 ) -> None:
-    """Train one recipe on one class, on all, and on all with their names, alike, and compare what comes out."""
+    """Train one recipe on one class, on all classes, and class-conditionally on all, and compare the samples."""
     from undiffuse.experiments import one_class
 
     result = one_class.one_class(
@@ -127,27 +130,31 @@ def study_one_class(
 @checked("study small-data")
 def study_small_data(
     data: Annotated[
-        str, typer.Option(help="a source of images, more than are trained on", autocompletion=completion.data)
+        str, typer.Option(help="a source with more images than are trained on", autocompletion=completion.data)
     ],
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="of the recipe, such as system.precision=fp32")
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="overrides of the recipe, such as system.precision=fp32"),
     ] = None,
     recipe: Annotated[
-        str, typer.Option(help="what is trained, see 'undiffuse recipes'", autocompletion=completion.recipes)
+        str, typer.Option(help="recipe to train, see 'undiffuse recipes'", autocompletion=completion.recipes)
     ] = "dcgan-mnist",
     augment: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=VALUE", help="of the augmented training; what suits the recipe")
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE", help="overrides of the augmented run; by default, those that suit the recipe"
+        ),
     ] = None,
-    images: Annotated[int, typer.Option(help="to train on")] = 1000,
-    epochs: Annotated[int, typer.Option(help="passes over them")] = 100,
-    every: Annotated[int, typer.Option(help="epochs between two measurements, more where they cost too much")] = 10,
+    images: Annotated[int, typer.Option(help="training images")] = 1000,
+    epochs: Annotated[int, typer.Option(help="passes over the images")] = 100,
+    every: Annotated[int, typer.Option(help="epochs between two measurements, more if they are too expensive")] = 10,
     features: FeaturesOption = "auto",
     metric: MetricOption = "frechet",
-    out: Annotated[Path, typer.Option(help="folder; goes on with a study there")] = Path("studies/small-data"),
-    seed: Annotated[int, typer.Option(help="of the trainings")] = 0,
+    out: Annotated[Path, typer.Option(help="folder; resumes a study there")] = Path("studies/small-data"),
+    seed: Annotated[int, typer.Option(help="seed of the training runs")] = 0,
     device: DeviceOption = "auto",
 ) -> None:
-    """Train a recipe on few images, with and without augmentation, and measure quality and overfitting as it goes."""
+    """Train a recipe on few images, with and without augmentation, and track quality and overfitting."""
     from undiffuse.experiments import small_data
 
     result = small_data.small_data(
@@ -170,7 +177,7 @@ def study_small_data(
 
 
 def _add_model_study(name: str, summary: str, hidden: bool = False) -> None:
-    """A command for a row of ``MODEL_STUDIES``; all of them take the same things."""
+    """Add a command for a row of ``MODEL_STUDIES``; all of them have the same arguments."""
 
     @checked(f"study {name}")
     def command(

@@ -1,4 +1,4 @@
-"""What the commands print of their results."""
+"""Printing of results by the commands."""
 
 from __future__ import annotations
 
@@ -20,34 +20,34 @@ if TYPE_CHECKING:
     from undiffuse.api.planning import Cost
 
 _COLOURS = {"ok": "green", "note": "cyan", "warning": "yellow", "problem": "bold red"}
-_MOST_CLASSES = 20  # named with their counts
-_OF_THE_SOURCE = {
+_MAX_CLASSES = 20  # listed with their counts
+_SOURCE_FIELDS = {
     "skipped": "left out by the reader",
     "left_out": "not read",
     "splits": "parts",
     "masks": "masks",
     "classes_joined": "classes joined",
 }
-_SHOWN = 5  # images left out that are named on the terminal
+_MAX_DROPPED = 5  # dropped images listed on the terminal
 
 
 def results_table(evaluation: Mapping[str, Any], title: str | None = None) -> None:
-    """The results of an evaluation, a line each, and what they say in words."""
+    """Print the results of an evaluation as a table, and their verdicts as text."""
     rows = []
     for result in evaluation["results"]:
         error = "" if result["uncertainty"] is None else f" ± {result['uncertainty']:.3g}"
         value = "–" if result["value"] is None else f"{result['value']:.4g}"
         rows.append([result["metric"], f"{value}{error}", result["unit"], result["better"]])
     table(title or f"{evaluation['recipe']}", ["metric", "value", "unit", "better"], rows)
-    said = [result["details"] for result in evaluation["results"] if "verdict" in result["details"]]  # data
-    for about, text in sorted({(row.get("about", "copying"), row["verdict"]) for row in said}):  # data
+    details = [result["details"] for result in evaluation["results"] if "verdict" in result["details"]]  # data
+    for about, text in sorted({(row.get("about", "copying"), row["verdict"]) for row in details}):  # data
         print_line(f"{about}: {text}")
     if cached := sum(bool(result.get("cached")) for result in evaluation["results"]):
-        print_line(f"{cached} of {len(rows)} numbers are from the cache; --no-cache computes them anew")
+        print_line(f"{cached} of {len(rows)} numbers are from the cache; --no-cache recomputes them")
 
 
 def print_by_count(result: Mapping[str, Any]) -> None:
-    """The same metrics at several numbers of images."""
+    """Print the same metrics for several numbers of images."""
     parts = [*result["by_count"], {"num": "all", "results": result["results"]}]
     names = [row["metric"] for row in result["results"] if row["value"] is not None]
     values = [{row["metric"]: row["value"] for row in part["results"]} for part in parts]
@@ -56,7 +56,7 @@ def print_by_count(result: Mapping[str, Any]) -> None:
 
 
 def print_diagnosis(diagnosis: Diagnosis) -> None:
-    """The findings of an examination, a line each, and what to do."""
+    """Print the findings of an examination with advice."""
     console().print(Text(f"{diagnosis.subject}: {diagnosis.summary}", style="bold"), soft_wrap=True)
     for finding in diagnosis.findings:
         _print_finding(finding)
@@ -74,7 +74,7 @@ def _print_finding(finding: Finding) -> None:
 
 
 def show_plan(config: RunConfig, device: str) -> None:
-    """What ``--dry-run`` shows: the configuration of a run, its size and its measured cost."""
+    """Print the output of ``--dry-run``: the configuration of a run, its size and its measured cost."""
     from undiffuse.api.planning import plan_training
 
     plan = plan_training(config, device)
@@ -110,16 +110,18 @@ def _durations(cost: Cost, images: int) -> str:
 
 
 def _busy(cost: Cost, images: int, device: str) -> list[list[str]]:
-    """A row that says so if others used the processor while it was measured."""
+    """A row with a warning if other processes used the CPU during the measurement."""
     if cost.load is None or not cost.load.shared or device != "cpu":
         return []
-    others = f"others kept {cost.load.others:.1f} of {counted(allowed_cores(), 'core')} busy meanwhile"
-    alone = f"with the machine to itself the run takes at least {duration(cost.alone(images))}"
+    others = (
+        f"other processes kept {cost.load.others:.1f} of {counted(allowed_cores(), 'core')} busy during the measurement"
+    )
+    alone = f"on an idle machine the run takes at least {duration(cost.alone(images))}"
     return [["busy machine", f"{others}; {alone}"]]
 
 
 def print_manifest(manifest: Mapping[str, Any], out: Path) -> None:
-    """What was written into an archive, and what was left out."""
+    """Print what was written to an archive and what was left out."""
     from undiffuse.api.datasets.preparing import storage_notes
 
     images, dropped, source = manifest["pictures"], manifest["dropped"], manifest["source"]  # data
@@ -132,8 +134,8 @@ def print_manifest(manifest: Mapping[str, Any], out: Path) -> None:
         ["classes", _classes(images["classes"])],
         ["captions", "yes" if images["captions"] else "none"],
         ["left out", reasons],
-        *[["", _without(source["location"], entry["text"])] for entry in dropped["first"][:_SHOWN]],
-        *[[title, source[key]] for key, title in _OF_THE_SOURCE.items() if key in source],
+        *[["", _without(source["location"], entry["text"])] for entry in dropped["first"][:_MAX_DROPPED]],
+        *[[title, source[key]] for key, title in _SOURCE_FIELDS.items() if key in source],
         *[[key.replace("_", " "), manifest[key]] for key in storage_notes(manifest)],
         ["size", f"{size / 2**20:.1f} MiB, {size / images['num']:.0f} bytes an image"],
         ["settings", json.dumps(settings)],
@@ -149,25 +151,25 @@ def _colours(images: Mapping[str, Any]) -> str:
 
 
 def _classes(counts: Mapping[str, int]) -> str:
-    if len(counts) > _MOST_CLASSES:
+    if len(counts) > _MAX_CLASSES:
         return f"{len(counts)} of {min(counts.values())} to {max(counts.values())} images"
     return ", ".join(f"{name}: {count}" for name, count in counts.items()) or "none"
 
 
 def _without(location: str, text: str) -> str:
-    """The names in a text without the place that all of them have in common."""
+    """A text with the common location removed from the paths in it."""
     return text.replace(f"{location}!", "").replace(f"{location}/", "") if location else text
 
 
 def print_theory(result: Mapping[str, Any]) -> None:
-    """Distances and divergences of a model of points from the truth."""
+    """Print distances and divergences of a 2-D model from the exact distribution."""
     images = result["pictures"]  # data
     rows = [
         [row["sampler"], str(row["steps"]), str(row["nfe"] or "–"), _number(row["distance"]), row.get("note", "")]
         for row in images["samplers.png"]["rows"]
     ]
     floor = images["samplers.png"]["floor"]
-    title = f"{result['subject']}: sliced Wasserstein distance from the truth; exact draws have {floor:.3g}"
+    title = f"{result['subject']}: sliced Wasserstein distance from the truth; exact samples have {floor:.3g}"
     table(title, ["sampler", "steps", "evaluations", "distance", ""], rows)
     if "fisher.png" in images:
         levels = [

@@ -1,4 +1,4 @@
-"""What the terminal shows while work goes on and when it is done."""
+"""Terminal output: lines, tables, and progress of training and other work."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 _SECONDS_BETWEEN_LINES = 10.0
-#: Of a training without a row of its metrics log: on a terminal, elsewhere.
+#: Between updates of training without a new metrics row: on a terminal, elsewhere.
 _SECONDS_BETWEEN_CHANGES, _SECONDS_BETWEEN_STEPS = 0.5, 60.0
 
 
 @cache
 def console() -> Console:
-    """The terminal; what draws on it is imported here, for plain lines need none of it."""
+    """The rich console, imported lazily because plain lines do not need it."""
     from rich.console import Console
 
     class Plain(Console):
         def on_broken_pipe(self) -> None:
-            raise  # the error that called it; rich would end the program here, whatever is under way
+            raise  # the current exception; rich would exit the program here
 
     return Plain(highlight=False)
 
 
 def print_line(text: str) -> None:
-    """One line on standard output, never folded, so that a command in it can be copied."""
+    """Print a line to standard output, not wrapped, so that a command in it can be copied."""
     print(escape_unprintable(text), flush=True)
 
 
 def warn(text: str) -> None:
-    """One line on standard error."""
+    """Print a note to standard error."""
     print(f"note: {escape_unprintable(text)}", file=sys.stderr)
 
 
@@ -53,12 +53,14 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
 
     drawn = Table(*columns, title=title, title_justify="left")
     for row in rows:
-        drawn.add_row(*(Text(escape_unprintable(cell)) for cell in row))  # a bracket in a file's name is no markup
+        drawn.add_row(
+            *(Text(escape_unprintable(cell)) for cell in row)
+        )  # plain text: a bracket in a file name is not markup
     console().print(drawn)
 
 
 def _bar(status: str, *, shown: bool, transient: bool = False, to: Console | None = None) -> Progress:
-    """A bar between what is done and the status about it."""
+    """A progress bar with a description before and a status after it."""
     from rich.progress import BarColumn, Progress, TextColumn
 
     columns = TextColumn("{task.description}"), BarColumn(bar_width=30), TextColumn(status)
@@ -66,7 +68,7 @@ def _bar(status: str, *, shown: bool, transient: bool = False, to: Console | Non
 
 
 class TrainingView:
-    """Live progress of a training run: a bar on a terminal, a line a log row elsewhere."""
+    """Progress of a training run: a bar on a terminal, a line per log row elsewhere."""
 
     def __init__(self, num_images: int, images: int = 0) -> None:
         self.num_images, self.first, self.started = num_images, images, time.monotonic()
@@ -81,11 +83,11 @@ class TrainingView:
         return self
 
     def __exit__(self, *args: object) -> None:
-        with suppress(OSError):  # a terminal that is gone
+        with suppress(OSError):  # the terminal is closed
             self.bar.stop()
 
     def row(self, kind: str, values: dict[str, Any]) -> None:
-        """A row of the metrics log."""
+        """Show a row of the metrics log."""
         if kind == "validation":
             self.measured["validation"] = f"  validation {values['loss']:.4f}"
             return
@@ -97,7 +99,7 @@ class TrainingView:
         self._show(images, values["images_per_second"])
 
     def progress(self, done: float, total: float, part: str = "") -> None:
-        """A step was made; between the rows of a slow run, this shows that it goes on, and how fast."""
+        """Show the progress and rate of a slow run between the rows of the metrics log."""
         now = time.monotonic()
         if is_off() or now - self.shown_at < (_SECONDS_BETWEEN_CHANGES if self.live else _SECONDS_BETWEEN_STEPS):
             return
@@ -113,19 +115,19 @@ class TrainingView:
             console().print(f"{images:>9} images  {text}", soft_wrap=True)
 
     def message(self, text: str) -> None:
-        """Something worth a line."""
+        """A warning or a hint for the user."""
         warn(text)
 
     def announce(self, text: str) -> None:
-        """Something worth a line."""
+        """Work started or finished."""
         print_line(text)
 
 
 @contextmanager
 def progress_bar(what: str) -> Iterator[Observer]:
-    """An observer of progress: a bar with the time left on a terminal, a line now and then elsewhere.
+    """An observer of progress: a bar with the remaining time on a terminal, periodic lines elsewhere.
 
-    All of it goes to standard error, so that what a command prints can be piped.
+    It writes to standard error, so that the output of a command can be piped.
     """
     if is_off() or not sys.stderr.isatty():
         with ProgressLine(what) as counter:
@@ -146,14 +148,14 @@ def progress_bar(what: str) -> Iterator[Observer]:
 
 
 class RateBar(Silent):
-    """A bar for work on many items with its rate and the time left; a line every ten seconds where no one watches."""
+    """A bar for work on many items with rate and remaining time; a line every ten seconds if not on a terminal."""
 
     def __init__(self, unit: str = "images", amount: Callable[[float], str] = lambda value: f"{value:.0f}") -> None:
         self._unit, self._amount = unit, amount
         self._live = console().is_terminal
         self._bar = _bar("{task.fields[status]}", shown=self._live, transient=True)
         self._task = self._bar.add_task("", total=1, status="")
-        self._what, self._first, self._began, self._shown_at = "", 0.0, 0.0, 0.0
+        self._what, self._first, self._started, self._shown_at = "", 0.0, 0.0, 0.0
 
     def __enter__(self) -> Self:
         return self
@@ -162,12 +164,12 @@ class RateBar(Silent):
         self._bar.stop()
 
     def progress(self, done: float, total: float, part: str = "") -> None:
-        """So much of a piece of work is done."""
+        """Show the progress; ``part`` names the current task."""
         now = time.monotonic()
-        if part != self._what:  # the first call of a piece of work says where it goes on
-            self._bar.start()  # not before: a process that is forked under a running bar may wait for its lock
-            self._what, self._first, self._began, self._shown_at = part, done, now, now
-        rate = (done - self._first) / (now - self._began) if now > self._began else 0.0
+        if part != self._what:  # the first call of a task gives its starting point
+            self._bar.start()  # not earlier: a process forked while a bar is running may deadlock on its lock
+            self._what, self._first, self._started, self._shown_at = part, done, now, now
+        rate = (done - self._first) / (now - self._started) if now > self._started else 0.0
         left = f"  {duration((total - done) / rate)} left" if rate else ""
         of = f"{self._amount(done)} of {self._amount(total)} {self._unit}".rstrip()
         status = f"{of}  {self._amount(rate)}/s{left}"
@@ -181,16 +183,16 @@ class Terminal(Silent):
     """The observer of a command: lines on standard output, notes on standard error, a bar for each stage."""
 
     def message(self, text: str) -> None:
-        """A note."""
+        """Print a note to standard error."""
         warn(text)
 
     def announce(self, text: str) -> None:
-        """A line."""
+        """Print a line to standard output."""
         print_line(text)
 
     @contextmanager
     def stage(self, what: str, total: float | None, done: float, unit: str) -> Iterator[Observer]:
-        """The view of a training where the whole is known beforehand; a rate where units are counted; else a bar."""
+        """A ``TrainingView`` if the total is known, a ``RateBar`` if there is a unit, else a progress bar."""
         if total is not None:
             with (
                 TrainingView(int(total), int(done)) as view,
@@ -199,15 +201,15 @@ class Terminal(Silent):
                 yield stop
         elif unit:
             amount = size_in_bytes if unit == "bytes" else "{:.0f}".format
-            with RateBar("" if unit == "bytes" else unit, amount) as working:
-                yield working
+            with RateBar("" if unit == "bytes" else unit, amount) as bar:
+                yield bar
         else:
             with progress_bar(what) as counter:
                 yield counter
 
 
 def size_in_bytes(count: float) -> str:
-    """Such as ``3.2 MB``."""
+    """A number of bytes as text, such as ``3.2 MB``."""
     for unit in ("B", "kB", "MB"):
         if count < 1000:
             return f"{count:.3g} {unit}"

@@ -1,4 +1,4 @@
-"""Recipes: functions that return a whole configuration. Listing them imports nothing but this file."""
+"""Recipes: functions that return a complete training configuration. Listing them imports only this file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Recipe(NamedTuple):
-    """One line about a recipe, and where the function is that returns its configuration."""
+    """A one-line summary of a recipe, and the function that returns its configuration, as ``module:function``."""
 
     summary: str
     function: str
@@ -97,10 +97,10 @@ RECIPES = {
 
 
 def get_recipe(name: str) -> RunConfig:
-    """The configuration of the recipe called ``name``.
+    """The configuration of the recipe ``name``.
 
     Raises:
-        UsageError: no such recipe; the nearest is named.
+        UsageError: no such recipe; the message suggests the closest name.
     """
     recipe: Recipe = lookup(RECIPES, name, "recipe")
     config: RunConfig = resolve(f"undiffuse.recipes.{recipe.function}")()

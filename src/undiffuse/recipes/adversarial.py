@@ -1,7 +1,7 @@
-"""Recipes for generative adversarial networks, next to those of diffusion on the same data.
+"""Recipes for generative adversarial networks, for comparison with diffusion models on the same data.
 
-The seconds of a GAN's step go to two networks, and one step of WGAN-GP's generator comes after five of its critic; so a
-comparison belongs at equal seconds of training.
+A GAN step updates two networks, and WGAN-GP takes five critic steps per generator step, so the fair comparison is at
+equal training time.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from undiffuse.objectives.gan import GanConfig
 from undiffuse.recipes.parts import bedroom64, row
 from undiffuse.training.config import EMAConfig, OptimizerConfig, RunConfig
 
-_LOOKS: dict[str, Any] = {
+_INTERVALS: dict[str, Any] = {
     "log_every_images": 3_200,
     "validate_every_images": 20_000,
     "preview_every_images": 20_000,
@@ -31,7 +31,7 @@ _LOOKS: dict[str, Any] = {
 
 
 def dcgan_mnist() -> RunConfig:
-    """DCGAN (Radford et al. 2015) with Adam at 2e-4 and 0.5, a quarter of the channels of the paper's generator."""
+    """DCGAN (Radford et al. 2015): Adam at 2e-4 with beta1 0.5, a quarter of the paper's generator channels."""
     return RunConfig(
         recipe="dcgan-mnist",
         data=IdxConfig(path="data/mnist", validation_fraction=0.02),
@@ -44,12 +44,12 @@ def dcgan_mnist() -> RunConfig:
         ema=EMAConfig(halflife_images=10_000),
         num_images=600_000,
         batch_images=64,
-        **_LOOKS,
+        **_INTERVALS,
     )
 
 
 def wgan_gp_mnist() -> RunConfig:
-    """WGAN with gradient penalty (Gulrajani et al. 2017): five steps of the critic to one of the generator."""
+    """WGAN with gradient penalty (Gulrajani et al. 2017): five critic steps per generator step."""
     return RunConfig(
         recipe="wgan-gp-mnist",
         data=IdxConfig(path="data/mnist", validation_fraction=0.02),
@@ -64,12 +64,12 @@ def wgan_gp_mnist() -> RunConfig:
         ema=EMAConfig(halflife_images=30_000),
         num_images=1_500_000,
         batch_images=64,
-        **_LOOKS,
+        **_INTERVALS,
     )
 
 
 def r3gan_fashion() -> RunConfig:
-    """R3GAN (Huang et al. 2024) on Fashion-MNIST: relativistic pairs, R1 and R2, no norms, a narrow network."""
+    """R3GAN (Huang et al. 2024) on Fashion-MNIST: relativistic loss, R1 and R2, no normalisation, few channels."""
     return RunConfig(
         recipe="r3gan-fashion",
         data=IdxConfig(path="data/fashion-mnist", validation_fraction=0.02),
@@ -83,12 +83,12 @@ def r3gan_fashion() -> RunConfig:
         ema=EMAConfig(halflife_images=20_000),
         num_images=600_000,
         batch_images=64,
-        **_LOOKS,
+        **_INTERVALS,
     )
 
 
 def dcgan_bedroom64() -> RunConfig:
-    """DCGAN as its paper has it for LSUN bedrooms at 64 x 64, on any folder of images: 1024 channels at 4 x 4."""
+    """DCGAN with the paper's network for LSUN bedrooms at 64x64, on any folder of images: 1024 channels at 4x4."""
     return bedroom64(
         "dcgan-bedroom64",
         GanConfig(
@@ -102,12 +102,12 @@ def dcgan_bedroom64() -> RunConfig:
 
 
 def gan_rings() -> RunConfig:
-    """The plain GAN on eight Gaussians on a ring, which it does not hold all at once (Metz et al. 2016, sec. 3.1)."""
+    """The original GAN on eight Gaussians on a ring, where it drops modes (Metz et al. 2016, sec. 3.1)."""
     return _rings("gan-rings")
 
 
 def unrolled_gan_rings() -> RunConfig:
-    """The same with the generator looking five steps of the discriminator ahead, which holds all eight."""
+    """The same with five unrolled discriminator steps, which covers all eight modes."""
     return _rings("unrolled-gan-rings", unrolled_steps=5, unrolled_rate=1e-4)
 
 

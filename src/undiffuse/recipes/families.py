@@ -1,8 +1,8 @@
-"""One recipe for each family on MNIST-format files, all alike but for what makes the family: same network, same
-optimizer, same number of images, so that what differs between their samples is the family's doing.
+"""One recipe per model family on MNIST-format files, with the same network, optimizer and number of images, so that
+differences between their samples are due to the family.
 
-The images are in [-1, 1], twice the range of the papers; so are noise levels here: the largest distance between two
-digits is 32, which is sigma_max (Song & Ermon 2020, technique 1), and sigma_min is 0.02.
+The images are in [-1, 1], twice the range of the papers, and the noise levels are scaled accordingly: sigma_max is the
+largest distance between two digits, 32 (Song & Ermon 2020, technique 1), and sigma_min is 0.02.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from undiffuse.recipes.parts import ddpm, edm, flow, row, score_sde
 from undiffuse.training.config import EMAConfig, OptimizerConfig, RunConfig
 
 SIGMA_MIN, SIGMA_MAX = 0.02, 32.0
-#: Levels that technique 2 of Song & Ermon 2020 gives for 784 dimensions: each 1.082 times the one before.
+#: Number of noise levels by technique 2 of Song & Ermon 2020 for 784 dimensions: a ratio of 1.082.
 NUM_LEVELS = 95
 
-#: The network of all of them: half resolution, 1.7 million parameters.
+#: The network of all these recipes: half resolution, 1.7 million parameters.
 _NETWORK = UNetConfig(channels=48, multipliers=(1, 2), num_blocks=1, patch_size=2)
 _SOLVER = SamplingConfig(sampler="dpmpp_2m", num_steps=20, grid="uniform")
 
@@ -78,7 +78,7 @@ def vesde_mnist() -> RunConfig:
 
 
 def ncsn_mnist() -> RunConfig:
-    """Song & Ermon 2019, 2020: noise-conditional score network; ``annealed_langevin`` is its papers' own sampler."""
+    """Song & Ermon 2019, 2020: noise-conditional score network; ``annealed_langevin`` is the papers' sampler."""
     process = row(PROCESSES, "ncsn", num_steps=NUM_LEVELS, sigma_min=SIGMA_MIN, sigma_max=SIGMA_MAX)
     levels = row(TIME_DENSITIES, "knots")
     return _mnist("ncsn-mnist", score_sde(_NETWORK, process, precision="bf16", time_density=levels, sampling=_SOLVER))
@@ -90,9 +90,9 @@ def edm_mnist() -> RunConfig:
 
 
 def flow_mnist() -> RunConfig:
-    """Flow matching on MNIST-format files: ten minutes on two cores, with more images than the others see.
+    """Flow matching on MNIST-format files: ten minutes on two cores, with more images than the other recipes.
 
-    It attends at the bottom only: at equal seconds attention after every block gained nothing.
+    Attention only at the lowest resolution: at equal training time, attention after every block gave no improvement.
     """
     return _longer(_mnist("flow-mnist", _flow()))
 
@@ -100,7 +100,7 @@ def flow_mnist() -> RunConfig:
 def ddpm_emnist() -> RunConfig:
     """DDPM on letters of both cases and digits, without classes.
 
-    EMNIST's files were not to be had where this was written: it was tried on Omniglot.
+    Tested on Omniglot instead of EMNIST, whose files were not available.
     """
     return ddpm_mnist().model_copy(
         update={"recipe": "ddpm-emnist", "data": IdxConfig(path="data/emnist", validation_fraction=0.02)}
@@ -108,7 +108,7 @@ def ddpm_emnist() -> RunConfig:
 
 
 def flow_fashion() -> RunConfig:
-    """Flow matching on Fashion-MNIST, as long as ``flow-mnist``."""
+    """Flow matching on Fashion-MNIST, trained as long as ``flow-mnist``."""
     return _longer(_mnist("flow-fashion", _flow(), "data/fashion-mnist"))
 
 
@@ -118,7 +118,7 @@ def edm_fashion() -> RunConfig:
 
 
 def _longer(config: RunConfig) -> RunConfig:
-    """As many images as two cores see in ten minutes."""
+    """Train for the number of images that two cores process in ten minutes."""
     return config.model_copy(update={"num_images": 280_000, "preview_every_images": 70_000})
 
 

@@ -1,4 +1,4 @@
-"""Models of one to four steps: from the data alone, and distilled from a model that takes many."""
+"""Few-step models, sampled in one to four steps: trained from data, or distilled from a trained model."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from undiffuse.training.config import EMAConfig, OptimizerConfig, RunConfig
 def ct_mnist() -> RunConfig:
     """Consistency training (Song & Dhariwal 2023, arXiv:2310.14189) on MNIST-format files, without a teacher.
 
-    Noise levels log-normal as there (mean -1.1, deviation 2), the discretisation doubled seven times, a share of each
-    eighth of the run; fp32, for the difference of two neighbours is finer than bf16.
+    Log-normal noise levels as in the paper (mean -1.1, standard deviation 2); the discretisation doubles seven times,
+    after each eighth of the run; fp32, because the difference of adjacent outputs is below the precision of bf16.
     """
     num_images = 400_000
     system = ConsistencyConfig(
@@ -56,15 +56,15 @@ def consistency_distillation(
     """Consistency distillation of a trained model, with its data, network and classes.
 
     Args:
-        teacher: where it is.
-        run: how it was trained.
-        steps: of the student, 1 to 4; it can be sampled in others.
-        num_images: to learn from.
+        teacher: the teacher model.
+        run: its training configuration.
+        steps: default number of sampling steps of the student, 1 to 4.
+        num_images: number of training images.
     Raises:
-        UsageError: a parameterization that no consistency function can be made of, such as ``eps``.
+        UsageError: a parameterization without a consistency function, such as ``eps``.
     """
     system = ConsistencyConfig(
-        **_of_the_teacher(run),
+        **_teacher_options(run),
         teacher=teacher,
         knot_grid="angle",
         first_knots=8,
@@ -74,14 +74,15 @@ def consistency_distillation(
         time_density=row(TIME_DENSITIES, "uniform"),
         sampling=_sampling(run, "consistency", steps, "angle"),
     )
-    return _distilling(run, system, num_images)
+    return _distillation_run(run, system, num_images)
 
 
 def meanflow_mnist() -> RunConfig:
     """MeanFlow (Geng et al. 2025, arXiv:2505.13447) on MNIST-format files, without a teacher; times as in the paper.
 
-    Fourier features of about a turn over the whole of time: the loss needs du/dt, which is noise with the features
-    of a diffusion, which turn a hundred times and more. Adam, for Muon's even steps take a fast feature for a slow one.
+    Fourier time features with about one period over [0, 1]: the loss needs du/dt, which the features of a diffusion
+    model, with a hundred periods and more, make too noisy. Adam instead of Muon, whose updates have the same scale for
+    high and low frequencies.
     """
     network = UNetConfig(
         channels=48, multipliers=(1, 2), num_blocks=1, patch_size=2, time_features="fourier", fourier_scale=0.001
@@ -120,32 +121,32 @@ def progressive_mnist() -> RunConfig:
 def progressive_distillation(
     teacher: TeacherConfig, run: RunConfig, steps: int, num_images: int = 100_000
 ) -> RunConfig:
-    """Progressive distillation of a trained model, from 8 steps of the student's down to ``steps``.
+    """Progressive distillation of a trained model, from 8 student steps down to ``steps``.
 
     Arguments as of ``consistency_distillation``.
 
-    The last student learns for as long as two of those before it.
+    The last stage is twice as long as the other ones.
     """
     start = max(8, steps)
     stages = (start // steps).bit_length()
     system = ProgressiveConfig(
-        **_of_the_teacher(run),
+        **_teacher_options(run),
         teacher=teacher,
         start_steps=start,
         end_steps=steps,
         stage_images=max(num_images // (stages + 1), 1),
         sampling=_sampling(run, "ddim", steps, "uniform"),
     )
-    return _distilling(run, system, num_images)
+    return _distillation_run(run, system, num_images)
 
 
 def mean_flow_distillation(teacher: TeacherConfig, run: RunConfig, steps: int, num_images: int = 100_000) -> RunConfig:
-    """MeanFlow with a trained model's ODE; see ``consistency_distillation``.
+    """MeanFlow distillation from a trained model's ODE; arguments as of ``consistency_distillation``.
 
-    Its target has no derivative, so the teacher's time features do. One step learns last; with Muon, which serves the
-    other methods, it stayed far behind Adam's on points in the plane.
+    The target has no derivative with respect to time, so the student can have the teacher's time features. One-step
+    sampling is learned last; on 2-D points it was far worse with Muon, which the other methods use, than with Adam.
     """
-    options = _of_the_teacher(run) | {"process": row(PROCESSES, "flow"), "parameterization": "flow"}
+    options = _teacher_options(run) | {"process": row(PROCESSES, "flow"), "parameterization": "flow"}
     system = MeanFlowConfig(
         **options,
         teacher=teacher,
@@ -154,43 +155,44 @@ def mean_flow_distillation(teacher: TeacherConfig, run: RunConfig, steps: int, n
         sampling=_sampling(run, "mean_velocity", steps, "uniform").model_copy(update={"clip_x_0": False}),
     )
     optimizer = OptimizerConfig(learning_rate=2e-3, warmup_images=2_000, decay="cosine")
-    return _distilling(run, system, num_images).model_copy(update={"optimizer": optimizer})
+    return _distillation_run(run, system, num_images).model_copy(update={"optimizer": optimizer})
 
 
 def distribution_matching_distillation(
     teacher: TeacherConfig, run: RunConfig, steps: int, num_images: int = 60_000
 ) -> RunConfig:
-    """Distribution matching distillation; see ``consistency_distillation``. It begins best as a student of that method.
+    """Distribution matching distillation; arguments as of ``consistency_distillation``, whose student is a good start.
 
-    The student moves at a fifth of the fake score's rate, which has to keep up with it: at equal rates its samples get
-    specks and faint strokes.
+    The learning rate of the student is a fifth of that of the fake score, which has to track the student: at equal
+    rates the samples get specks and faint strokes.
     """
-    options = _of_the_teacher(run)
-    if options["process"].name != "flow":  # uniform times suit the flow; what suits others their own training says
+    options = _teacher_options(run)
+    if options["process"].name != "flow":  # uniform times are for flow; other processes keep those of their training
         options |= {key: getattr(run.system, key) for key in ("time_density", "weighting") if hasattr(run.system, key)}
     system = DistributionMatchingConfig(
         **options,
         teacher=teacher,
         sampling=_sampling(run, "consistency", steps, "angle"),
     )
-    made = _distilling(run, system, num_images)
-    optimizer = made.optimizer.model_copy(update={"phase_learning_rates": {STUDENT: made.optimizer.learning_rate / 5}})
-    return made.model_copy(update={"optimizer": optimizer})
+    config = _distillation_run(run, system, num_images)
+    rates = {"phase_learning_rates": {STUDENT: config.optimizer.learning_rate / 5}}
+    optimizer = config.optimizer.model_copy(update=rates)
+    return config.model_copy(update={"optimizer": optimizer})
 
 
-def _of_the_teacher(run: RunConfig) -> dict[str, Any]:
-    """What a student has of its teacher: process, parameterization, network, precision, classes."""
+def _teacher_options(run: RunConfig) -> dict[str, Any]:
+    """The options that a student shares with its teacher: process, parameterization, network, precision, classes."""
     return {key: getattr(run.system, key) for key in DenoisingConfig.model_fields if key not in ("name", "sampling")}
 
 
 def _sampling(run: RunConfig, sampler: str, steps: int, grid: str) -> SamplingConfig:
-    """In these steps; clipped and at the temperature of the teacher's samples."""
+    """Sampling options of the student, with the teacher's clipping and temperature."""
     teacher: SamplingConfig = run.system.sampling  # type: ignore[attr-defined]
-    kept = {"clip_x_0": teacher.clip_x_0, "temperature": teacher.temperature}
-    return SamplingConfig(sampler=sampler, num_steps=steps, grid=grid, **kept)
+    shared = {"clip_x_0": teacher.clip_x_0, "temperature": teacher.temperature}
+    return SamplingConfig(sampler=sampler, num_steps=steps, grid=grid, **shared)
 
 
-def _distilling(run: RunConfig, system: DenoisingConfig, num_images: int) -> RunConfig:
+def _distillation_run(run: RunConfig, system: DenoisingConfig, num_images: int) -> RunConfig:
     return run.model_copy(
         update={
             "recipe": f"distilled-{run.recipe}",
@@ -203,7 +205,7 @@ def _distilling(run: RunConfig, system: DenoisingConfig, num_images: int) -> Run
     )
 
 
-#: Ways to make a few-step student of a trained model: (teacher, how it was trained, steps) -> the student's run.
+#: Distillation methods: (teacher, its training configuration, steps) -> configuration of the student's run.
 DISTILLATIONS: dict[str, Callable[[TeacherConfig, RunConfig, int], RunConfig]] = {
     "consistency": consistency_distillation,
     "progressive": progressive_distillation,

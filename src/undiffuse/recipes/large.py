@@ -1,4 +1,4 @@
-"""Recipes at the size of the papers, for colour images and for machines with a GPU."""
+"""Recipes at the scale of the papers, for colour images and GPUs."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from undiffuse.training.config import EMAConfig, OptimizerConfig, RunConfig
 
 
 def halflife(decay: float, batch_images: int) -> int:
-    """Images in which a weight's share of an average halves that keeps ``decay`` of itself a step."""
+    """Half-life, in images, of an exponential moving average with ``decay`` per step."""
     return round(math.log(0.5) / math.log(decay) * batch_images)
 
 
 def _cifar10(recipe: str, system: ComponentConfig, *, random_flip: bool = True, **more: Any) -> RunConfig:
-    """32x32 colour images, mirrored at random, with rare validation."""
+    """32x32 colour images with random horizontal flips and infrequent validation."""
     return RunConfig(
         recipe=recipe,
         data=FolderConfig(path="data/cifar10", size=32, channels=3, validation_fraction=0.02),
@@ -36,7 +36,7 @@ def _cifar10(recipe: str, system: ComponentConfig, *, random_flip: bool = True, 
 
 
 def ddpm_cifar10() -> RunConfig:
-    """Ho et al. 2020, appendix B: 800k steps of 128 images, flips, EMA of 0.9999 a step."""
+    """Ho et al. 2020, appendix B: 800k steps of 128 images, flips, EMA decay 0.9999 per step."""
     return _cifar10(
         "ddpm-cifar10",
         ddpm(
@@ -45,7 +45,7 @@ def ddpm_cifar10() -> RunConfig:
             sampling=SamplingConfig(sampler="ancestral", num_steps=1000, grid="uniform"),
         ),
         optimizer=OptimizerConfig(learning_rate=2e-4, warmup_images=640_000),
-        # 0.9999 a step of 128 images halves a weight's share in 6,931 steps
+        # a decay of 0.9999 per step of 128 images is a half-life of 6,931 steps
         ema=EMAConfig(halflife_images=887_000, rampup=None),
         num_images=102_400_000,
         batch_images=128,
@@ -69,8 +69,8 @@ def ddpmpp_cifar10() -> RunConfig:
 def edm_cifar10() -> RunConfig:
     """Karras et al. 2022, arXiv:2206.00364, table 7: EDM, unconditional, 200M images in batches of 512.
 
-    With their augmentation, which the network is conditioned on so that samples show none of it, and 13% dropout: they
-    keep such long training from memorising images.
+    With the paper's augmentation, which the network is conditioned on so that it does not leak into samples, and 13%
+    dropout: they prevent memorisation in such a long run.
     """
     return _cifar10(
         "edm-cifar10",
@@ -85,11 +85,11 @@ def edm_cifar10() -> RunConfig:
 
 
 def dit_cifar10() -> RunConfig:
-    """DiT-S with patches of 2 on pixels: 256 tokens, as many as DiT has on latents of 256x256 images.
+    """DiT-S with patch size 2 on pixels: 256 tokens, as many as DiT has on latents of 256x256 images.
 
     Trained by flow matching (as SiT, Ma et al. 2024, arXiv:2401.08740) with the optimizer of Peebles & Xie 2023,
-    arXiv:2212.09748: AdamW at 1e-4 without decay, 400k steps of 256 images, EMA of 0.9999 a step. For images in
-    folders of their class add ``system.class_conditional=true``.
+    arXiv:2212.09748: AdamW at 1e-4 without weight decay, 400k steps of 256 images, EMA decay 0.9999 per step. For
+    images in class folders add ``system.class_conditional=true``.
     """
     sampling = SamplingConfig(sampler="heun", num_steps=25, grid="uniform")
     return _cifar10(
@@ -103,11 +103,11 @@ def dit_cifar10() -> RunConfig:
 
 
 def ncsnpp_ffhq256() -> RunConfig:
-    """NCSN++ at 256x256 by the VE SDE (Song et al. 2021): as many images as 2.4M steps of 64, here in batches of 32.
+    """NCSN++ at 256x256 with the VE SDE (Song et al. 2021): the images of 2.4M steps of 64, here in batches of 32.
 
-    The paper's noise levels, 0.01 to 348, are for pixels in [0, 1]. Ours are in [-1, 1], twice as far apart, so the
-    levels double; the network is shown the same numbers. As there, it sees x_t itself and not scaled to unit variance.
-    Half of the images are turned by up to 10 degrees, and the network is conditioned on by how much.
+    The paper's noise levels, 0.01 to 348, are for pixels in [0, 1]; here pixels are in [-1, 1], so the levels are
+    doubled, and the network is conditioned on the same numbers. As in the paper, its input is x_t without rescaling.
+    Half of the images are rotated by up to 10 degrees, and the network is conditioned on the angle.
     """
     process = row(PROCESSES, "ve", sigma_min=0.02, sigma_max=696.0)
     sampling = SamplingConfig(sampler="pc:r=0.075", num_steps=2000, grid="uniform")
@@ -130,9 +130,9 @@ def ncsnpp_ffhq256() -> RunConfig:
 
 
 def ddpm_bedroom64() -> RunConfig:
-    """The diffusion next to ``dcgan-bedroom64``: the same data, images and as many parameters (15.0M to its 15.4M).
+    """The diffusion counterpart of ``dcgan-bedroom64``: the same data and images, 15.0M parameters (DCGAN: 15.4M).
 
-    DDPM with the linear schedule, at half resolution as all small recipes here, so that equal seconds are a fair race.
+    DDPM with the linear schedule, at half resolution like all small recipes, for a comparison at equal training time.
     """
     return bedroom64(
         "ddpm-bedroom64",

@@ -1,6 +1,6 @@
-"""About how long a training takes, before anything is measured: what its recipe is known to take, scaled.
+"""Estimated duration of a training run without measuring: the recipe's known duration, scaled.
 
-Reads nothing and imports no torch. ``undiffuse train --dry-run`` measures it.
+Reads no files and does not import torch. ``undiffuse train --dry-run`` measures the duration.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from undiffuse.recipes.proposal import GPU_FACTOR, IMAGES_PER_HOUR, Hardware
 from undiffuse.training.config import RunConfig, differences
 from undiffuse.wording import format_names
 
-#: Minutes of two cores for the recipes that are proposed, as they stand, and the side of the images meant.
+#: Minutes on two cores, and image side, of the proposed recipes without overrides.
 _KNOWN = {
     **{f"photos-{size}": (60.0, size) for size in IMAGES_PER_HOUR},
     "flow-mnist": (10.0, 28),
     "flow-fashion": (10.0, 28),
     "ddpm-digits": (2.0, 8),
 }
-#: Keys, and sections, that change what is learned and next to nothing of what a step costs.
+#: Keys and sections that hardly change the cost of a step.
 _FREE = (
     *("recipe", "seed", "num_images", "ema", "random_flip", "augment", "train_items"),
     *("optimizer.learning_rate", "optimizer.warmup_images", "optimizer.decay", "optimizer.final_fraction"),
@@ -25,22 +25,24 @@ _FREE = (
 
 
 def estimate_duration(recipe: RunConfig, config: RunConfig, side: int, hardware: Hardware) -> str:
-    """In words, how long ``config`` takes; empty where nothing is known.
+    """The estimated duration of ``config`` as text; empty if it is unknown.
 
-    Images seen and pixels of an image scale it; of another network, batch or number format it is not known.
+    The duration scales with the number of images and of pixels; it is unknown for another network, batch size or
+    precision.
 
     Args:
-        recipe: what the run began as.
-        config: the same with what the data, the hardware and the user say.
-        side: pixels of the square to train on, where ``config`` says no size.
+        recipe: the recipe's configuration.
+        config: the same with the overrides for the data, the hardware and by the user.
+        side: image side in pixels, if ``config`` does not set a size.
+        hardware: where it is trained.
     """
     if recipe.recipe not in _KNOWN:
         return ""
     if changed := _changed(recipe, config):
         return f"how long it takes with another {format_names(changed)} is measured by --dry-run"
     if hardware.gpu:
-        whole = config.num_images == GPU_FACTOR * recipe.num_images
-        return f"on a GPU it sees {GPU_FACTOR} times the images of an hour on two cores" if whole else ""
+        is_scaled = config.num_images == GPU_FACTOR * recipe.num_images
+        return f"on a GPU it sees {GPU_FACTOR} times the images of an hour on two cores" if is_scaled else ""
     minutes, known_side = _KNOWN[recipe.recipe]
     height, width = getattr(config.data, "target", None) or (side, side)
     minutes *= config.num_images / recipe.num_images * height * width / known_side**2
@@ -51,7 +53,7 @@ def estimate_duration(recipe: RunConfig, config: RunConfig, side: int, hardware:
 
 
 def format_minutes(minutes: float) -> str:
-    """``about 10 minutes``, ``about an hour``, ``about 3 hours``: no more than a guess is worth."""
+    """A rounded duration: ``about 10 minutes``, ``about an hour``, ``about 3 hours``."""
     if minutes < 1:
         return "less than a minute"
     if minutes < 10:
@@ -66,7 +68,7 @@ def format_minutes(minutes: float) -> str:
 
 
 def _changed(recipe: RunConfig, config: RunConfig) -> list[str]:
-    """Keys that differ and change what an image costs."""
+    """Keys that differ and change the cost per image."""
     lines = differences(recipe.model_dump(mode="json"), config.model_dump(mode="json"))
     keys = (line.partition(":")[0] for line in lines)
     return [key for key in keys if not any(f"{key}.".startswith(f"{free}.") for free in _FREE)]

@@ -1,4 +1,4 @@
-"""What several recipes share."""
+"""Building blocks shared by several recipes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def row(registry: dict[str, Any], name: str, **options: Any) -> ComponentConfig:
 
 
 def bedroom64(recipe: str, system: ComponentConfig, **more: Any) -> RunConfig:
-    """LSUN bedrooms at 64x64, or any folder of images, at equal images for all that learn from them."""
+    """LSUN bedrooms at 64x64, or any folder of images, with the same number of images for every system."""
     return RunConfig(
         recipe=recipe,
         data=FolderConfig(path="data/bedroom", size=64, channels=3, labels="none", validation_fraction=0.02),
@@ -40,7 +40,7 @@ def bedroom64(recipe: str, system: ComponentConfig, **more: Any) -> RunConfig:
 def ddpm(
     network: ComponentConfig, *, num_steps: int = 1000, sampling: SamplingConfig | None = None, **more: Any
 ) -> DiffusionConfig:
-    """Ho et al. 2020: linear betas, noise prediction, L_simple, times drawn from the chain's knots."""
+    """Ho et al. 2020: linear betas, noise prediction, L_simple, times drawn from the discrete steps."""
     return DiffusionConfig(
         process=row(PROCESSES, "ddpm_linear", num_steps=num_steps),
         parameterization="eps",

@@ -1,7 +1,7 @@
-"""Recipes for photographs of one's own on a laptop: colour, a small network, classes where folders are classes.
+"""Recipes for a user's own photographs on a laptop: colour, a small network, class-conditional if folders are classes.
 
-All three are one network at half resolution with 2.6 million parameters, trained for about an hour of two cores.
-What differs is the size, and with it how many images an hour holds.
+All three have the same network, at half resolution with 2.6 million parameters, and train for about an hour on two
+cores. They differ in the image size and therefore in the number of images per hour.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from undiffuse.recipes.parts import flow, row
 from undiffuse.recipes.proposal import IMAGES_PER_HOUR
 from undiffuse.training.config import EMAConfig, OptimizerConfig, RunConfig
 
-#: Between what was best for two bundled models: 4 for flowers, 2 for emoji (``benchmarks/guidance.py``).
+#: Between the best weights for two bundled models: 4 for flowers, 2 for emoji (``benchmarks/guidance.py``).
 GUIDANCE = 3.0
 
 _NETWORK = UNetConfig(channels=48, multipliers=(1, 2, 2), num_blocks=1, patch_size=2, attention_levels=())
-#: Rare and mild, and the network is conditioned on it, so that few images can be seen often and no sample is turned.
+#: Mild and infrequent; the network is conditioned on it, so that it reduces overfitting without leaking into samples.
 _AUGMENT = NoAugmentConfig(scale=0.12, rotate=0.12, rotate_degrees=20.0, stretch=0.12, translate=0.12)
 
 

@@ -1,7 +1,7 @@
-"""Recipes for points in the plane: every family of diffusion on one Swiss roll, a minute or two each on one core.
+"""Recipes for 2-D points: every diffusion family on a Swiss roll, a minute or two each on one core.
 
-They share data, network, optimizer and length, and differ in the process, in what the network predicts, and in how the
-loss weighs noise levels; so their samples can be compared, and ``undiffuse study theory`` compares each with the truth.
+They share data, network, optimizer and length, and differ in the process, the parameterization and the loss weighting,
+so their samples can be compared; ``undiffuse study theory`` compares each with the exact distribution.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from undiffuse.recipes.parts import ddpm, edm, flow, row, score_sde
 from undiffuse.training.config import EMAConfig, OptimizerConfig, RunConfig
 
 _NETWORK = MLPConfig(width=128, num_blocks=4)
-#: Noise levels for data of unit variance: the largest hides it, the smallest is half the roll's own noise.
+#: Noise levels for data of unit variance: the largest hides it, the smallest is half the noise of the data.
 _LEVELS = {"sigma_min": 0.01, "sigma_max": 10.0}
-#: The same largest sigma / alpha for the SDEs whose signal fades. With the papers' 20 it is 150, and x_0-hat divides a
-#: small network's error of the noise by alpha: one sample in some hundreds then lands far off.
+#: Gives the VP and sub-VP SDEs the same largest sigma / alpha. With the papers' 20 it is 150, and x_0-hat divides the
+#: network's error in the noise by alpha: then one sample in some hundreds is an outlier.
 _BETA_MAX = 9.0
 
 

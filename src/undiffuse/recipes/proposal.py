@@ -1,4 +1,4 @@
-"""Which recipe fits data and hardware: a recipe's name with the reasons. Reads nothing and imports no torch."""
+"""Proposes a recipe for data and hardware, with reasons. Reads no files and does not import torch."""
 
 from __future__ import annotations
 
@@ -8,41 +8,41 @@ from typing import NamedTuple
 
 from undiffuse.wording import counted
 
-#: Images that two cores without products in bfloat16 see in an hour, by the size of the recipe for photographs.
+#: Images per hour on two cores without native bfloat16, by the image size of the photo recipes.
 IMAGES_PER_HOUR = {64: 115_000, 48: 200_000, 32: 460_000}
 
-#: Every recipe that is ever proposed, and what is said of those for photographs of few images.
+#: All recipes that can be proposed, and the overrides of the photo recipes for small data sets.
 PROPOSED = (
     *(f"photos-{size}" for size in IMAGES_PER_HOUR),
     *("flow-mnist", "flow-fashion", "ddpm-digits", "flow-swissroll"),
 )
 FEW_IMAGES_OVERRIDES = ("random_flip=false", "augment=document")
 
-#: Grey images up to this side are taken for digits, letters and their kin, which ``flow-mnist`` is made for.
+#: Grey images up to this side are treated as digits, letters and the like, which ``flow-mnist`` is designed for.
 _SMALL_GREY = 32
-#: Fewer images than this are soon memorised; ``augment=document`` is made for about so many.
+#: Smaller data sets are soon memorised; ``augment=document`` is designed for about this size.
 _FEW = 1_000
-#: Of images without this side the recipes for photographs can make nothing; they are enlarged to it.
+#: The smallest side that the photo recipes can train on; smaller images are enlarged to it.
 SMALLEST_SIDE = 8
 #: A GPU gets this many times the images of an hour on two cores.
 GPU_FACTOR = 10
 
 
 class DataSummary(NamedTuple):
-    """What is known of data before anything of it is decoded.
+    """Properties of a data set that are known before it is decoded.
 
     Args:
-        source: its name among the data sources.
-        points: vectors rather than images.
-        side: pixels of the square to train on that the user asked for, or of the shorter side that half of them reach.
-        requested: the user asked for that side.
-        smallest: the shortest side of any image; ``None`` where only some were looked at.
-        grey: all images are, or the user asked for grey ones.
-        num_items: images or points.
-        num_classes: 0 where they have none.
-        path: where they lie, as the user wrote it.
-        as_files: the items were found and not decoded yet; some may turn out to be damaged.
-        unreadable: so many of them are known not to be images.
+        source: name of the data source.
+        points: whether the items are vectors, not images.
+        side: the image side in pixels that the user requested, or the median of the shorter sides.
+        requested: whether the user requested this side.
+        smallest: the shortest side of any image; ``None`` if only a subset was examined.
+        grey: whether all images are grey, or the user requested grey.
+        num_items: number of images or points.
+        num_classes: number of classes; 0 without classes.
+        path: the location, as the user wrote it.
+        as_files: whether the items were only listed, not decoded; some may be corrupt.
+        unreadable: number of items that are known not to be images.
     """
 
     source: str
@@ -59,7 +59,7 @@ class DataSummary(NamedTuple):
 
 
 class Hardware(NamedTuple):
-    """What there is to compute with: cores that may be used, and whether a GPU will be."""
+    """The number of available cores, and whether a GPU will be used."""
 
     cores: int
     gpu: bool = False
@@ -70,7 +70,7 @@ class Proposal(NamedTuple):
 
     Attributes:
         reasons: for the recipe, a line each.
-        override_reasons: the reasons for some of the overrides, which fall with them.
+        override_reasons: override -> reason; it applies only if the user keeps the override.
     """
 
     recipe: str
@@ -80,7 +80,7 @@ class Proposal(NamedTuple):
 
 
 def propose(data: DataSummary, hardware: Hardware) -> Proposal:
-    """The recipe to begin with on this data and this hardware.
+    """Propose a recipe for this data and hardware.
 
     Example:
         >>> propose(DataSummary("folder", side=96, smallest=96, num_items=3670, num_classes=5), Hardware(2)).recipe
@@ -91,7 +91,7 @@ def propose(data: DataSummary, hardware: Hardware) -> Proposal:
             "flow-swissroll", (), (f"{counted(data.num_items, 'point')}, not images: flow matching by a perceptron",)
         )
     if data.source == "digits":
-        return Proposal("ddpm-digits", (), ("the 8x8 digits that come along have a recipe of their own",))
+        return Proposal("ddpm-digits", (), ("the bundled 8x8 digits have their own recipe",))
     if data.grey and data.side <= _SMALL_GREY:
         return _small_grey(data)
     return _photographs(data, hardware)
@@ -100,12 +100,12 @@ def propose(data: DataSummary, hardware: Hardware) -> Proposal:
 def _small_grey(data: DataSummary) -> Proposal:
     recipe = "flow-fashion" if "fashion" in data.path.lower() else "flow-mnist"
     overrides = (f"data.size={data.side}",) if data.requested else ()
-    what = f"{_counted(data)} of {data.side}x{data.side}, small like digits and letters"
+    what = f"{_describe_count(data)} of {data.side}x{data.side}, small like digits and letters"
     return Proposal(recipe, overrides, (what,))
 
 
 def _photographs(data: DataSummary, hardware: Hardware) -> Proposal:
-    size, why = _recipe_size(data, hardware)
+    size, size_reasons = _recipe_size(data, hardware)
     side = data.side if data.requested else max(min(size, data.side), SMALLEST_SIDE)
     overrides, override_reasons = [], {}
     if side != size:
@@ -121,11 +121,11 @@ def _photographs(data: DataSummary, hardware: Hardware) -> Proposal:
         override_reasons[overrides[-1]] = f"fewer than {_FEW:,} images: {overrides[-1]} keeps it from memorising them"
     elif hardware.gpu:
         overrides.append(f"num_images={GPU_FACTOR * IMAGES_PER_HOUR[size]}")
-    return Proposal(f"photos-{size}", tuple(overrides), (_described(data), *why), override_reasons)
+    return Proposal(f"photos-{size}", tuple(overrides), (_describe_data(data), *size_reasons), override_reasons)
 
 
 def _recipe_size(data: DataSummary, hardware: Hardware) -> tuple[int, list[str]]:
-    """The largest size that the images reach and one core can bear, and why it is not a larger one."""
+    """The largest size that the images reach, reduced on a single core, and the reason for a reduction."""
     sizes = sorted(IMAGES_PER_HOUR, reverse=True)
     reached = next((size for size in sizes if data.side >= size), sizes[-1])
     if reached == sizes[0] and hardware.cores == 1 and not hardware.gpu and not data.requested:
@@ -133,11 +133,11 @@ def _recipe_size(data: DataSummary, hardware: Hardware) -> tuple[int, list[str]]
     return reached, []
 
 
-def _described(data: DataSummary) -> str:
+def _describe_data(data: DataSummary) -> str:
     classes = f" in {counted(data.num_classes, 'class')}" if data.num_classes else " without classes"
-    return f"{_counted(data)}, {counted(data.side, 'pixel')} across{classes}"
+    return f"{_describe_count(data)}, {counted(data.side, 'pixel')} across{classes}"
 
 
-def _counted(data: DataSummary) -> str:
+def _describe_count(data: DataSummary) -> str:
     kind, count = "grey" if data.grey else "colour", data.num_items - data.unreadable
     return f"{counted(count, 'file')} of {kind} images" if data.as_files else counted(count, f"{kind} image")

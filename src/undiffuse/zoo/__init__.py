@@ -1,7 +1,7 @@
-"""Models that ship with the package, each a folder like any saved model: trained by this project, read without network.
+"""Bundled models: trained by this project, shipped with the package, each a folder like any saved model.
 
 A folder holds ``config.json``, which has a section ``card`` (see ``zoo.card``), ``model.safetensors`` in bfloat16,
-``model_card.md`` and ``samples.png``. Made by ``tools/make_zoo_model.py``.
+``model_card.md`` and ``samples.png``. ``tools/make_zoo_model.py`` creates it.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ def bundled_models() -> dict[str, Path]:
 
 
 def bundled_folder(name: str) -> Path:
-    """The folder of the bundled model of this name.
+    """The folder of the bundled model ``name``.
 
     Raises:
-        UsageError: no such model; the nearest is named.
+        UsageError: no such model; the message suggests the closest name.
     """
     folders = bundled_models()
     if name not in folders:

@@ -1,4 +1,4 @@
-"""What is said of a bundled model: kept as values in its ``config.json``, shown as ``model_card.md`` and in lists."""
+"""Model cards of bundled models: stored as values in ``config.json``, rendered as ``model_card.md`` and in lists."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from undiffuse.sealed import read_sealed
 from undiffuse.wording import counted
 from undiffuse.zoo import bundled_folder
 
-#: What the weights of the largest bundled model may take, and all models with their cards: ``tools/budgets.toml``.
+#: Size limits of one model's weights, and of all bundled models with their cards: ``tools/budgets.toml``.
 MODEL_BYTES, ALL_BYTES = 4_000_000, 26_000_000
 
 _STORED = {"bfloat16": "bfloat16", "int8": "int8 with a scale per output channel (small ones bfloat16)"}
@@ -25,12 +25,12 @@ class Measured(FrozenModel):
     """One number of an evaluation.
 
     Args:
-        metric: as ``undiffuse evaluate`` calls it.
-        value: the number; none where nothing was found.
+        metric: its name in ``undiffuse evaluate``.
+        value: the number; None if nothing was found.
         uncertainty: one standard error.
-        unit: of the value.
-        better: which way, in words.
-        protocol: what it was measured on, in a few words.
+        unit: unit of the value.
+        better: which direction is better, as text.
+        protocol: a short description of the data and the number of samples.
     """
 
     metric: Text
@@ -42,12 +42,12 @@ class Measured(FrozenModel):
 
 
 class TrainedOn(FrozenModel):
-    """A set of images that a model learned from, and on what terms its publishers give it.
+    """A training data set and its licence.
 
     Args:
-        name: as in ``undiffuse data get``.
-        about: the set in a few words.
-        licence: of the images.
+        name: its name in ``undiffuse data get``.
+        about: a short description.
+        licence: licence of the images.
         url: where they were published.
     """
 
@@ -61,22 +61,22 @@ class Card(FrozenModel):
     """The section ``card`` of a bundled model's ``config.json``.
 
     Args:
-        title: what it makes, in a few words.
-        sets: of images that it was trained on.
-        licence: of the weights.
-        terms: what a user should know about the data's terms.
-        command: that trains it again, and what was done then.
-        images: that training saw.
-        parameters: of the network.
-        sampler, steps, grid: that it samples by as a default.
-        evaluations: NFE of such a sample.
-        temperature: that it samples at.
-        guidance: by its classes, as a default; 1 is none.
-        guidance_interval: log-SNRs that are guided; everywhere where it is empty.
-        metrics: measured on the weights as they ship.
-        stored: how ``model.safetensors`` keeps parameters: all in bfloat16, or large weights as 8-bit integers.
-        weights_sha256: of that file.
-        made_with: versions that it was made with.
+        title: what the model generates, in a few words.
+        sets: the training data sets.
+        licence: licence of the weights.
+        terms: notes on the terms of use of the data.
+        command: the training command, and the steps after it.
+        images: number of images seen in training.
+        parameters: number of parameters of the network.
+        sampler, steps, grid: the default sampler, number of steps and time grid.
+        evaluations: NFE of a sample with these defaults.
+        temperature: default sampling temperature.
+        guidance: default weight of classifier-free guidance; 1 is none.
+        guidance_interval: log-SNR interval with guidance; the whole range if empty.
+        metrics: measured on the shipped weights.
+        stored: parameter format in ``model.safetensors``: all in bfloat16, or large weights as 8-bit integers.
+        weights_sha256: SHA-256 of that file.
+        made_with: software versions used to train and export it.
     """
 
     title: Text
@@ -100,20 +100,20 @@ class Card(FrozenModel):
 
     @property
     def headline(self) -> str:
-        """The first metric in a few words; empty where none was taken."""
+        """The first metric as text; empty if there is none."""
         return metric_text(self.metrics[0]) if self.metrics else ""
 
 
 class Bundled(FrozenModel):
-    """A bundled model as a list shows it.
+    """Summary of a bundled model for lists.
 
     Args:
-        name: what it is called on the command line.
-        folder: where it lies.
-        shape: of one sample.
-        class_names: that samples can be drawn of.
-        num_bytes: of the folder.
-        card: see there.
+        name: its name on the command line.
+        folder: its location.
+        shape: shape of one sample.
+        class_names: classes that it can be conditioned on.
+        num_bytes: size of the folder.
+        card: its model card.
     """
 
     name: str
@@ -125,10 +125,10 @@ class Bundled(FrozenModel):
 
 
 def bundled(name: str) -> Bundled:
-    """What there is to say of a bundled model.
+    """The summary of the bundled model ``name``.
 
     Raises:
-        UsageError: no such model; the nearest is named.
+        UsageError: no such model; the message suggests the closest name.
     """
     folder = bundled_folder(name)
     record = read_sealed(folder / "config.json", "reinstall undiffuse")
@@ -164,7 +164,7 @@ def card_text(name: str, card: Card, record: Mapping[str, Any]) -> str:
         "seen in training": f"{card.images:,} images, seed {config['seed']}",
         "system": f"{config['system']['name']}, recipe `{config['recipe']}`",
         "parameters": f"{card.parameters:,}, {_STORED[card.stored]} in the file, float32 when read",
-        "samples by": _way(card),
+        "samples by": _sampling_text(card),
         "SHA-256 of the weights": f"`{card.weights_sha256}`",
         "made with": card.made_with,
     }
@@ -180,12 +180,12 @@ def card_text(name: str, card: Card, record: Mapping[str, Any]) -> str:
     )
 
 
-def _way(card: Card) -> str:
+def _sampling_text(card: Card) -> str:
     temperature = f", temperature {card.temperature:g}" if card.temperature != 1 else ""
     within = f" within log-SNR {card.guidance_interval}" if card.guidance_interval else ""
     guidance = f", guidance {card.guidance:g}{within}" if card.guidance != 1 else ""
-    way = f"`{card.sampler}`, {counted(card.steps, 'step')} on the grid `{card.grid}`{temperature}{guidance}"
-    return f"{way}: NFE {card.evaluations}"
+    text = f"`{card.sampler}`, {counted(card.steps, 'step')} on the grid `{card.grid}`{temperature}{guidance}"
+    return f"{text}: NFE {card.evaluations}"
 
 
 def _metric_lines(metrics: Sequence[Measured]) -> list[str]:
@@ -202,5 +202,5 @@ def _metric_lines(metrics: Sequence[Measured]) -> list[str]:
 
 
 def _reworded(text: str) -> str:
-    """A text of a card in the words of today; what earlier cards hold stays as it is."""
+    """A card's text in current terms; the stored text of older cards is not changed."""
     return text.replace("picture", "image")  # data
