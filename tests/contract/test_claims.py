@@ -161,13 +161,13 @@ def test_without_locks_one_line_says_so_and_folders_are_still_one_each(
     with caplog.at_level(logging.WARNING), new_folder(tmp_path, "x") as folder, new_folder(tmp_path, "x") as other:
         assert (folder.name, other.name) == ("x-001", "x-002")
         assert sorted(path.name for path in tmp_path.iterdir()) == ["x-001", "x-002"]
-    assert len(caplog.records) == 2 and "no locks on this system" in caplog.text
+    assert len(caplog.records) == 2 and "no file locks on this system" in caplog.text
 
 
 def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "precious").write_text("kept")
     (tmp_path / ".x.json.lock").symlink_to(tmp_path / "precious")
-    with pytest.raises(UsageError, match=r"cannot write .*x\.json: a link stands where"), claimed(tmp_path / "x.json"):
+    with pytest.raises(UsageError, match=r"cannot write .*x\.json: a symbolic link is where"), claimed(tmp_path / "x.json"):
         pass
     assert (tmp_path / "precious").read_text() == "kept"
 

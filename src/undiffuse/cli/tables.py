@@ -32,7 +32,7 @@ _MAX_DROPPED = 5  # dropped images listed on the terminal
 
 
 def results_table(evaluation: Mapping[str, Any], title: str | None = None) -> None:
-    """Print the results of an evaluation as a table, and their verdicts as text."""
+    """Print the results of an evaluation as a table, and their conclusions as text."""
     rows = []
     for result in evaluation["results"]:
         error = "" if result["uncertainty"] is None else f" ± {result['uncertainty']:.3g}"
