@@ -68,7 +68,7 @@ def test_the_same_images_have_the_same_hashes_in_either_file(tmp_path: Path) -> 
 
 def test_ambiguous_axes_are_asked_for(tmp_path: Path) -> None:
     path = saved(tmp_path / "set.npy", noise(4, 3, 8, 3))
-    with pytest.raises(UsageError, match="4x3x8x3: the channels may be first or last; say it with data\.axes="):
+    with pytest.raises(UsageError, match=r"4x3x8x3: the channels may be first or last; set data\.axes="):
         load(path)
     assert load(path, axes="NHWC").shape == (3, 3, 8) and load(path, axes="NCHW").shape == (3, 8, 3)
     with pytest.raises(UsageError, match="does not fit axes=NCHW"):
@@ -81,10 +81,10 @@ def test_ambiguous_axes_are_asked_for(tmp_path: Path) -> None:
         (noise(9, 8), "9x8; expected images as NxHxW"),
         (noise(9, 8, 8, 4), "no axis of 1 or 3 channels"),
         (noise(0, 8, 8), "0x8x8; expected images"),
-        (np.zeros((9, 8, 8)), r"numbers of type float64; expected unsigned bytes 0\.\.255; they go from 0 to 0: say "),
+        (np.zeros((9, 8, 8)), r"numbers of type float64; expected unsigned bytes 0\.\.255; they go from 0 to 0: decl"),
         (
             noise(9, 8, 8) / 255,
-            r"from 0 to 1: say what they mean with data.levels=0\.\.1, or save x \* 255, rounded",
+            r"from 0 to 1: declare them with data.levels=0\.\.1, or save x \* 255, rounded",
         ),
         (noise(9, 8, 8) / 127.5 - 1, r"levels=-1\.\.1, or save \(x \+ 1\) \* 127\.5, rounded, as numpy.uint8"),
         (noise(9, 8, 8) * 1.0, r"from 0 to 255: save x, rounded, as numpy.uint8"),
@@ -110,7 +110,7 @@ def test_floats_are_taken_where_their_range_is_said(tmp_path: Path, levels: str,
     np.savez(tmp_path / "set.npz", x=floats)
     for path in (saved(tmp_path / "set.npy", floats), tmp_path / "set.npz"):
         assert np.array_equal(images(load(path, levels=levels))[:, 0], whole)
-        with pytest.raises(UsageError, match=f"say what they mean with data.levels={levels}"):
+        with pytest.raises(UsageError, match=f"declare them with data.levels={levels}"):
             load(path)
     floats[290, 0, 0] = np.nan
     np.savez(tmp_path / "set.npz", x=floats)
@@ -118,7 +118,7 @@ def test_floats_are_taken_where_their_range_is_said(tmp_path: Path, levels: str,
         load(tmp_path / "set.npz", levels=levels)
     with pytest.raises(UsageError, match=f"outside levels={levels}"):
         load(saved(tmp_path / "set.npy", floats + 1), levels=levels).hashes()
-    with pytest.raises(UsageError, match="is for floating-point ones"):
+    with pytest.raises(UsageError, match="is for floating-point numbers"):
         load(saved(tmp_path / "set.npy", whole), levels=levels)
 
 
@@ -146,8 +146,8 @@ def test_labels_of_every_usual_name(tmp_path: Path) -> None:
         ({"images": noise(6, 4, 4), "labels": np.ones((6, 2), int)}, {}, "int64 of 6x2; expected one whole"),
         ({"images": noise(6, 4, 4), "labels": np.full(6, -1)}, {}, r"labels -1\.\.-1; expected class numbers"),
         ({"images": noise(6, 4, 4), "labels": np.full(6, 2**40)}, {}, "expected class numbers"),
-        ({"one": noise(6, 4, 4), "two": noise(6, 4, 4)}, {}, "2 arrays that may be of images.*array="),
-        ({"one": noise(6, 4)}, {}, "0 arrays that may be of images"),
+        ({"one": noise(6, 4, 4), "two": noise(6, 4, 4)}, {}, "2 arrays that may be images.*array="),
+        ({"one": noise(6, 4)}, {}, "0 arrays that may be images"),
         ({"images": noise(6, 4, 4)}, {"array": "image"}, "no array 'image' for array; did you mean 'images'"),
         ({"images": noise(6, 4, 4)}, {"labels": "classes"}, "no array 'classes' for labels"),
     ],

@@ -157,14 +157,14 @@ BAD: dict[str, tuple[dict[str, Content], str]] = {
     "no text": ({"a.txt": "x", "b.txt": "y", "c.txt": b"\xff\xfe\xff"}, r"c\.txt: not UTF-8"),
     "no JSON": ({"a.json": "{}", "b.json": "{}", "c.json": "{'x': 1}"}, r"c\.json: not valid JSON"),
     "deep JSON": ({"c.json": "[" * 100_000}, r"c\.json: its JSON is nested too deep"),
-    "half a character": ({"c.json": '{"caption": "\\ud83d"}'}, r"c\.json: not UTF-8 text, or half a character"),
-    "half a class": ({"c.json": '{"label": "\\uDC00"}'}, r"c\.json: not UTF-8 text, or half a character"),
+    "half a character": ({"c.json": '{"caption": "\\ud83d"}'}, r"c\.json: not UTF-8 text, or with an unpaired"),
+    "half a class": ({"c.json": '{"label": "\\uDC00"}'}, r"c\.json: not UTF-8 text, or with an unpaired surrogate"),
     "a list": ({"c.json": "[1]"}, r"c\.json: holds a list; expected an object"),
     "caption of numbers": ({"c.json": '{"caption": 3}'}, r"c\.json: its caption is a number"),
-    "vector": ({"c.json": '{"label": [0.1, 0.9]}'}, r"c\.json: its label \[0.1, 0.9\] is no class"),
-    "negative": ({"c.json": '{"label": -1}'}, r"c\.json: its label -1 is no class"),
-    "huge": ({"c.json": '{"label": 1000000000000}'}, r"label 1000000000000 is no class; expected a number in 0\.\."),
-    "truth": ({"c.json": '{"label": true}'}, r"its label True is no class"),
+    "vector": ({"c.json": '{"label": [0.1, 0.9]}'}, r"c\.json: its label \[0.1, 0.9\] is not a class"),
+    "negative": ({"c.json": '{"label": -1}'}, r"c\.json: its label -1 is not a class"),
+    "huge": ({"c.json": '{"label": 1000000000000}'}, r"label 1000000000000 is not a class; expected a number in 0\.\."),
+    "truth": ({"c.json": '{"label": true}'}, r"its label True is not a class"),
 }  # fmt: skip
 
 
@@ -186,13 +186,13 @@ def test_names_and_numbers_do_not_mix(load: Load) -> None:
 
 
 ORPHANS: dict[str, tuple[dict[str, Content], str]] = {
-    "text": ({"d.txt": "x"}, r"d\.txt: lies among notes on images without its image"),
-    "line": ({"metadata.jsonl": jsonl({"file_name": "d.png", "text": "x"})}, r"names d\.png, and there is no such"),
+    "text": ({"d.txt": "x"}, r"d\.txt: an annotation file without an image"),
+    "line": ({"metadata.jsonl": jsonl({"file_name": "d.png", "text": "x"})}, r"lists d\.png, but there is no such"),
     "way out": ({"metadata.jsonl": jsonl({"file_name": "../d.png"})}, r"line 1: '\.\./d\.png' leads out"),
     "absolute": ({"metadata.jsonl": jsonl({"file_name": "/etc/d.png"})}, r"line 1: '/etc/d\.png' leads out"),
     "no name": ({"metadata.jsonl": jsonl({"text": "x"})}, r"metadata\.jsonl line 1: names no image"),
     "no JSON": ({"metadata.jsonl": "file_name,text\n"}, r"metadata\.jsonl line 1: not valid JSON"),
-    "label": ({"dataset.json": '{"labels": [["d.png", 1]]}'}, r"dataset\.json: names d\.png, and there is no such"),
+    "label": ({"dataset.json": '{"labels": [["d.png", 1]]}'}, r"dataset\.json: lists d\.png, but there is no such"),
 }
 
 
@@ -221,7 +221,7 @@ def test_dataset_json_of_the_stylegan_tools(load: Load) -> None:
     assert labels_of(found) == ["0", "1", "2", "0"] and is_of(found, 2, 2)
     named = load({**files, "dataset.json": json.dumps({"labels": labels, "class_names": ["x", "y", "z", "unused"]})})
     assert named.class_names == ("x", "y", "z", "unused") and labels_of(named) == ["x", "y", "z", "x"]
-    with pytest.raises(UsageError, match=r"label 2, but only 2 names of classes"):
+    with pytest.raises(UsageError, match=r"label 2, but only 2 class names"):
         load({**files, "dataset.json": json.dumps({"labels": labels, "class_names": ["x", "y"]})})
     assert load({"x/1.png": png(0), "y/1.png": png(1), "dataset.json": '{"labels": null}'}).labels is None
 
@@ -229,12 +229,12 @@ def test_dataset_json_of_the_stylegan_tools(load: Load) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"labels": [["a.png", [0.5, 0.5]]]}', r"a\.png: its label \[0\.5, 0\.5\] is no class; expected one whole"),
-        ('{"labels": [["a.png", 0.5]]}', r"a\.png: its label 0\.5 is no class"),
+        ('{"labels": [["a.png", [0.5, 0.5]]]}', r"a\.png: its label \[0\.5, 0\.5\] is not a class; expected one whole"),
+        ('{"labels": [["a.png", 0.5]]}', r"a\.png: its label 0\.5 is not a class"),
         ('{"labels": [["a.png"]]}', r'dataset\.json: its labels are not of the form \[\["name\.png", 3\]'),
         ('{"labels": 3}', "are not of the form"),
         ('{"labels": [["../a.png", 3]]}', "leads out of its folder"),
-        ('{"labels": null, "class_names": "x"}', "class_names are no list"),
+        ('{"labels": null, "class_names": "x"}', "class_names are not a list"),
         ("", r"dataset\.json: not valid JSON"),
     ],
 )

@@ -75,7 +75,7 @@ def test_the_split_of_the_partition(tmp_path: Path) -> None:
     assert len(load(tmp_path)) == COUNT and "splits" not in load(tmp_path, split="train").provenance
     (tmp_path / "list_eval_partition.txt").unlink()
     assert len(load_dataset(CelebaConfig(path=str(tmp_path)))) == COUNT
-    with pytest.raises(UsageError, match=r"split=test, but no list_eval_partition\.txt \(or \.csv\) lies there"):
+    with pytest.raises(UsageError, match=r"split=test, but there is no list_eval_partition\.txt \(or \.csv\)"):
         load(tmp_path, split="test")
 
 
@@ -106,9 +106,9 @@ def test_an_attribute_that_is_not_there_is_reported(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("12\n", "twelve\n", "begins with 'twelve'"),
-        ("12\n", "13\n", "12 faces where its first line says 13"),
-        ("12\n", "", "begins with '5_o_Clock_Shadow"),
+        ("12\n", "twelve\n", "starts with 'twelve'"),
+        ("12\n", "13\n", "12 faces, but its first line states 13"),
+        ("12\n", "", "starts with '5_o_Clock_Shadow"),
     ],
 )
 def test_a_damaged_list_is_reported(tmp_path: Path, old: str, new: str, message: str) -> None:
@@ -123,7 +123,7 @@ def test_a_damaged_list_is_reported(tmp_path: Path, old: str, new: str, message:
     [
         ("list_attr_celeba.txt", "000004.jpg   1 ", "000004.jpg ", "line 6: expected a file and 1 or -1"),
         ("list_attr_celeba.txt", "000004.jpg   1", "000004.jpg   7", "line 6: expected a file and 1 or -1"),
-        ("list_attr_celeba.txt", "000004.jpg", "000003.jpg", r"line 6: 000003\.jpg is there twice"),
+        ("list_attr_celeba.txt", "000004.jpg", "000003.jpg", r"line 6: 000003\.jpg is listed twice"),
         ("list_eval_partition.txt", "000004.jpg 0", "000004.jpg 3", "line 4: expected a file and 0"),
         ("list_eval_partition.txt", "000004.jpg 0\n", "", r"000004\.jpg: not in list_eval_partition"),
     ],
@@ -153,9 +153,9 @@ def test_images_without_lines_and_lines_without_images(tmp_path: Path) -> None:
 def test_two_sets_in_one_folder_are_not_guessed_at(tmp_path: Path) -> None:
     files = celeba_files()
     files["img_celeba/000001.jpg"] = encoded(1, "jpeg")
-    with pytest.raises(UsageError, match="are of one number; name the folder of one"):
+    with pytest.raises(UsageError, match="have the same number; name the folder of one"):
         load(write_tree(tmp_path / "two", files))
-    with pytest.raises(UsageError, match="no images of CelebA's"):
+    with pytest.raises(UsageError, match="no CelebA images"):
         load(write_tree(tmp_path / "other", {"cat.png": encoded(1, "png")}))
 
 

@@ -133,8 +133,8 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "0 bytes are no whole number"),
-        (bytes(3073 * 2 - 1), "6145 bytes are no whole number of CIFAR records"),
+        (b"", "0 bytes are not a whole number"),
+        (bytes(3073 * 2 - 1), "6145 bytes are not a whole number of CIFAR records"),
         (b"\x0a" + bytes(3072), r"record 0 has the label 10; expected 0\.\.9"),
         (bytes(3073) + b"\xff" + bytes(3072), "record 1 has the label 255"),
         (b"\x14\x00" + bytes(3072), r"label 20; expected 0\.\.19"),
@@ -170,7 +170,7 @@ def test_python_batches_of_another_form_are_reported(tmp_path: Path, changes: di
 def test_names_of_classes_that_do_not_fit_are_reported(tmp_path: Path) -> None:
     cifar10_binary(tmp_path)
     (tmp_path / "batches.meta.txt").write_text("cat\ndog\n")
-    with pytest.raises(UsageError, match=r"batches\.meta\.txt: 2 names of classes; expected 10"):
+    with pytest.raises(UsageError, match=r"batches\.meta\.txt: 2 class names; expected 10"):
         load(tmp_path)
 
 
@@ -332,5 +332,5 @@ def test_a_batch_that_comes_twice_in_an_archive_is_said(tmp_path: Path, caplog: 
             file.add(path, f"cifar-10-batches-bin/{path.name}")
     found = load(archive)
     assert found.fingerprint == load(whole).fingerprint
-    line = "1 file of a name that comes again later: old/data_batch_1.bin"
+    line = "1 file whose name is repeated later: old/data_batch_1.bin"
     assert found.provenance["left_out"] == line and line in caplog.text

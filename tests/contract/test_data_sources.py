@@ -236,7 +236,7 @@ def test_idx_splits_of_a_folder_and_of_a_file(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no IDX images of the split 'test'"):
         load_dataset(IdxConfig(path=str(tmp_path), split="test"))
     train = tmp_path / "train-images-idx3-ubyte.gz"
-    with pytest.raises(UsageError, match="no 'test' file lies next to it"):
+    with pytest.raises(UsageError, match="there is no 'test' file next to it"):
         load_dataset(IdxConfig(path=str(train), split="test"))
     write_idx(tmp_path / "t10k-images-idx3-ubyte", some_images(4))
     assert len(load_dataset(IdxConfig(path=str(tmp_path), split="test"))) == 4
@@ -312,10 +312,10 @@ def spoil(path: Path, how: str) -> None:
         ("wrong magic", "begins with 89504e47"),
         ("floats", "type 0x0d; expected unsigned bytes"),
         ("huge claim", "cut short: its header says"),
-        ("no images", "empty: its sizes are"),
-        ("one axis", "looks like the file of labels"),
+        ("no images", "empty: its shape is"),
+        ("one axis", "looks like the label file"),
         ("labels fewer", "11 labels for 12 images"),
-        ("labels are images", "expected the 1 of a label file"),
+        ("labels are images", "expected 1 for a label file"),
     ],
 )
 def test_damaged_idx_files_are_named_and_explained(tmp_path: Path, how: str, message: str) -> None:

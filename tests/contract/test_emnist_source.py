@@ -54,7 +54,7 @@ def test_a_mapping_that_counts_from_one_and_has_two_codes(tmp_path: Path) -> Non
         ("0 48\none 49\n", "row 2: expected a label"),
         ("0 48\n1 49 50 51\n", "row 2: expected a label"),
         ("0 48\n1 7\n", "row 2: expected a label"),
-        ("0 48\n0 49\n", "label 0 is there twice"),
+        ("0 48\n0 49\n", "label 0 is listed twice"),
         ("0 48\n1 49\n", "label 2 is not in the mapping of 2"),
         ("0 48\n5 49\n", "label 2 is not in the mapping of 2"),
     ],

@@ -67,10 +67,10 @@ def test_the_first_sixty_thousand_are_for_training(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("thumbnails128x128/00000/cat.png", "no image of FFHQ's"),
-        ("thumbnails128x128/70000/70000.png", "no image of FFHQ's"),
-        ("thumbnails128x128/00000/01500.png", "lies among others; expected it in the folder 01000"),
-        ("thumbnails128x128/00003.png", "two images of the number 00003"),
+        ("thumbnails128x128/00000/cat.png", "not an FFHQ image"),
+        ("thumbnails128x128/70000/70000.png", "not an FFHQ image"),
+        ("thumbnails128x128/00000/01500.png", "is in the wrong folder; expected it in 01000"),
+        ("thumbnails128x128/00003.png", "two images with the number 00003"),
     ],
 )
 def test_what_is_not_of_the_set_is_reported_or_skipped(tmp_path: Path, name: str, message: str) -> None:

@@ -205,7 +205,7 @@ def test_order_is_sorted_and_hidden_and_other_files_are_passed_over(tmp_path: Pa
     dataset = load_dataset(FolderConfig(path=str(tmp_path)))
     found = [Path(dataset.item_name(index)).relative_to(tmp_path).as_posix() for index in range(len(dataset))]
     assert found == ["a.PNG", "b.png", "sub/deep/c.png"]
-    assert dataset.provenance["passed_over"].startswith("1 file without an image's ending: notes.txt; 3 hidden")
+    assert dataset.provenance["passed_over"].startswith("1 file without an image extension: notes.txt; 3 hidden")
     assert dataset.num_classes == 0
 
 

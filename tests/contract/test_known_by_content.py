@@ -24,7 +24,7 @@ def test_every_published_set_is_known_without_its_name(tmp_path: Path, name: str
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_each_source_says_what_is_not_there(tmp_path: Path, name: str) -> None:
     path = tmp_path / "nothing"
-    with pytest.raises(UsageError, match=r"no such file|no LMDB there") as caught:
+    with pytest.raises(UsageError, match=r"no such file|no LMDB database") as caught:
         load_dataset(source_config_for(f"{name}:{path}"))
     assert str(caught.value).startswith(str(path)) and "expected" in str(caught.value)
     with pytest.raises(UsageError, match="needs a path"):

@@ -115,10 +115,10 @@ def test_other_files_are_named_by_kind_and_those_one_may_miss_are_said(
         "1 image of a format that is not read: ",
         "b.jxl",
         "1 video: walk.mp4",
-        "1 archive",
+        "1 nested archive",
     ):
         assert said in warned
-    assert "2 files without an image's ending" in quiet and "README.md" in quiet and "Thumbs.db" in quiet
+    assert "2 files without an image extension" in quiet and "README.md" in quiet and "Thumbs.db" in quiet
     assert "2 hidden files or folders" in quiet and ".DS_Store" in quiet
     assert [record.message for record in caplog.records] == [f"{path}: {warned}"]
 
@@ -149,8 +149,11 @@ def test_images_and_folders_next_to_shards_are_named(tmp_path: Path) -> None:
     write_tar(tmp_path / "x-0.tar", {"0.png": png(0)})
     write_tree(tmp_path, {"loose.png": png(1), "more/1.png": png(2), "index.json": "{}"})
     about = load_dataset(source_config_for(str(tmp_path))).provenance
-    assert "1 image next to what is read: loose.png" in about["left_out"] and "1 folder next to" in about["left_out"]
-    assert about["passed_over"] == "1 file without an image's ending: index.json"
+    assert (
+        "1 image outside the data that is read: loose.png" in about["left_out"]
+        and "1 folder outside" in about["left_out"]
+    )
+    assert about["passed_over"] == "1 file without an image extension: index.json"
 
 
 NESTED = {
@@ -183,7 +186,9 @@ def test_names_that_are_no_text_are_written_so_that_they_can_be_read(tmp_path: P
         (path / "0.png").write_bytes(png(seed))
     found = load_dataset(FolderConfig(path=str(tmp_path)))
     assert found.class_names == ("caf\\xe9", "the") and found.item_name(0) == f"{tmp_path}/caf\\xe9/0.png"
-    assert is_of(found, 0, 0) and found.provenance["classes_called"].startswith("caf\\xe9: names that are no text")
+    assert is_of(found, 0, 0) and found.provenance["classes_called"].startswith(
+        "caf\\xe9: names that are not valid UTF-8"
+    )
     assert load_dataset(FolderConfig(path=str(tmp_path), classes=("caf\\xe9",))).class_names == ("caf\\xe9",)
     (tmp_path / "the" / "0.png").write_bytes(b"no image")
     (tmp_path / b"caf\xe9".decode("utf-8", "surrogateescape") / "0.png").write_bytes(b"no image")
@@ -208,7 +213,7 @@ def test_two_folders_of_one_look_are_one_class(tmp_path: Path, form: str) -> Non
 
 
 def test_a_path_that_is_no_text_is_refused_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"caf\\xe9: a path that is no text \(UTF-8\), .*; rename it"):
+    with pytest.raises(UsageError, match=r"caf\\xe9: the path is not valid UTF-8 .*; rename it"):
         source_config_for(str(tmp_path / b"caf\xe9".decode("utf-8", "surrogateescape")))
 
 
@@ -224,5 +229,7 @@ def test_a_folder_of_test_digits_alone_says_which_file_to_name(tmp_path: Path) -
 def test_what_a_prepared_archive_says_of_its_source(tmp_path: Path) -> None:
     write_tree(tmp_path / "x", {"train/0.png": png(0), "test/1.png": png(1), "train/b.jxl": "x"})
     source = prepare(source_config_for(str(tmp_path / "x")), tmp_path / "x.zip", workers=1)["source"]
-    assert source["num_pictures"] == 1 and source["splits"].startswith("images by part: train (1) taken, test (1) left")
+    assert source["num_pictures"] == 1 and source["splits"].startswith(
+        "images by split: train (1) taken, test (1) left"
+    )
     assert source["left_out"].startswith("1 image of a format that is not read: train/b.jxl")

@@ -62,9 +62,9 @@ def test_an_image_with_two_labels_is_refused_with_both_lines(load: Load, name: s
 
 
 def test_one_key_with_two_values_is_refused(load: Load) -> None:
-    with pytest.raises(UsageError, match=r"'a\.png' is there twice, with 0 and 1"):
+    with pytest.raises(UsageError, match=r"'a\.png' occurs twice, with 0 and 1"):
         load({**IMAGES, "dataset.json": '{"labels": {"a.png": 0, "b.png": 0, "c.png": 1, "a.png": 1}}'})
-    with pytest.raises(UsageError, match=r"line 1: not valid JSON .*'label' is there twice"):
+    with pytest.raises(UsageError, match=r"line 1: not valid JSON .*'label' occurs twice"):
         load({**IMAGES, "metadata.jsonl": '{"file_name": "a.png", "label": 1, "label": 2}'})
 
 
@@ -94,7 +94,7 @@ def test_lists_and_captions_in_the_encodings_of_windows(load: Load, encoding: st
 
 def test_a_text_that_is_not_what_its_mark_says_is_reported(load: Load) -> None:
     for name in ("metadata.jsonl", "metadata.csv"):
-        with pytest.raises(UsageError, match=rf"{name}: begins with the mark of a Unicode text and is not one"):
+        with pytest.raises(UsageError, match=rf"{name}: starts with a byte order mark, but is not valid Unicode text"):
             load({**IMAGES, name: b"\xff\xfea\x00b"})
 
 
@@ -118,7 +118,7 @@ def test_metadata_csv(load: Load, delimiter: str) -> None:
 def test_a_line_of_a_csv_that_is_damaged_is_reported_and_another_table_is_left_alone(load: Load) -> None:
     with pytest.raises(UsageError, match=r"metadata\.csv line 3: 1 values; expected 2: file_name, text"):
         load({**IMAGES, "metadata.csv": "file_name,text\na.png,x\nb.png\nc.png,z\n"})
-    with pytest.raises(UsageError, match=r"names d\.png, and there is no such image"):
+    with pytest.raises(UsageError, match=r"lists d\.png, but there is no such image"):
         load({**IMAGES, "metadata.csv": "file_name,text\nd.png,x\n"})
     other = load({**IMAGES, "metadata.csv": "id,name\n1,x\n"})
     assert other.captions is None and "metadata.csv" in other.provenance["passed_over"]
@@ -157,7 +157,7 @@ def test_classes_are_chosen_by_how_their_names_look(load: Load) -> None:
 def test_captions_called_after_the_whole_name_of_the_image(load: Load) -> None:
     found = load({**IMAGES, **{f"{name}.png.txt": name for name in "abc"}})
     assert found.captions == ["a", "b", "c"] and "passed_over" not in found.provenance
-    with pytest.raises(UsageError, match="lies among notes on images without its image"):
+    with pytest.raises(UsageError, match="an annotation file without an image"):
         load({**IMAGES, **{f"{name}.png.txt": name for name in "abcd"}})
 
 
@@ -189,7 +189,7 @@ def test_celebas_lists_as_kaggle_has_them() -> None:
     table = b"image_id,Smiling,Young\r\n000001.jpg,1,-1\r\n000002.jpg,-1,1\r\n000001.jpg,-1,-1\r\n"
     found = read_attributes(table, "list_attr_celeba.csv", errors.append)
     assert found.names == ["Smiling", "Young"] and found.caption(0) == "smiling" and found.caption(1) == "young"
-    assert [str(error) for error in errors] == ["list_attr_celeba.csv line 4: 000001.jpg is there twice"]
+    assert [str(error) for error in errors] == ["list_attr_celeba.csv line 4: 000001.jpg is listed twice"]
     parts = read_partition(b"image_id,partition\n000001.jpg,0\n000002.jpg,2\n000001.jpg,1\n", "p.csv", errors.append)
     assert parts == {"000001.jpg": "train", "000002.jpg": "test"}
-    assert str(errors[1]) == "p.csv line 4: 000001.jpg is of validation, and above of train"
+    assert str(errors[1]) == "p.csv line 4: 000001.jpg is in validation, but in train above"

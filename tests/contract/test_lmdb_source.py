@@ -115,7 +115,7 @@ def test_what_is_no_database_is_reported(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match=message) as caught:
             load(path.parent)
         assert str(caught.value).startswith(str(path))
-    with pytest.raises(UsageError, match="no LMDB there"):
+    with pytest.raises(UsageError, match="no LMDB database"):
         load(tmp_path / "nothing")
     with pytest.raises(UsageError, match="no images in the database"):
         load(database(tmp_path / "empty_train_lmdb", {}))

@@ -123,8 +123,8 @@ def test_columns_are_found_or_named(tmp_path: Path) -> None:
     for options, message in [
         ({"label_column": "fin"}, "no column 'fin'; did you mean 'fine'"),
         ({"image_column": "title"}, r"no column of images \(title\)"),
-        ({"caption_column": "coarse"}, "caption_column=coarse is no column of texts"),
-        ({"label_column": "thumb"}, "values of type binary are no classes"),
+        ({"caption_column": "coarse"}, "caption_column=coarse is not a column of text"),
+        ({"label_column": "thumb"}, "values of type binary are not classes"),
     ]:
         with pytest.raises(UsageError, match=message) as caught:
             load(path, **options)
@@ -151,7 +151,7 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "no bytes": (
         {"image": [{"bytes": png(n) if n != 5 else None, "path": "5.png"} for n in range(COUNT)]},
-        "its image lies in a file of its own",
+        "its image is in a separate file",
     ),
     "damaged": (
         {"image": [{"bytes": png(n) if n != 5 else png(n)[:60], "path": None} for n in range(COUNT)]},
@@ -184,7 +184,7 @@ def test_a_row_that_cannot_be_used_is_reported_or_skipped(tmp_path: Path, how: s
 
 def test_labels_that_do_not_fit_the_names_are_reported(tmp_path: Path) -> None:
     path = written(tmp_path / "set.parquet", table(label=[7] * COUNT))
-    with pytest.raises(UsageError, match="label 7, but only 3 names"):
+    with pytest.raises(UsageError, match="label 7, but only 3 class names"):
         load(path)
     with pytest.raises(UsageError, match="label -2; expected class numbers"):
         load(written(path, table(label=[-2] * COUNT)))
@@ -196,7 +196,7 @@ def test_labels_that_do_not_fit_the_names_are_reported(tmp_path: Path) -> None:
 )
 def test_metadata_of_another_form_is_reported(tmp_path: Path, metadata: bytes) -> None:
     path = written(tmp_path / "set.parquet", table().replace_schema_metadata({b"huggingface": metadata}))
-    with pytest.raises(UsageError, match=r"metadata of Hugging Face|no list of texts") as caught:
+    with pytest.raises(UsageError, match=r"Hugging Face metadata|not a list of strings") as caught:
         load(path)
     assert str(caught.value).startswith(str(path)) and "\n" not in str(caught.value)
 
@@ -358,7 +358,7 @@ def test_of_a_list_of_captions_one_is_taken_and_the_others_are_counted(tmp_path:
     assert load(only).captions == ["a", "b", "c"] and "left_out" not in load(only).provenance
     bare = written(tmp_path / "bare.parquet", pyarrow.table({"image": images()}))
     with pytest.raises(
-        UsageError, match=r"caption_column=image is no column of texts; it has none; take data\.captions=none"
+        UsageError, match=r"caption_column=image is not a column of text; it has none; set data\.captions=none"
     ):
         load(bare, caption_column="image")
 

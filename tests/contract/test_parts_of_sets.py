@@ -68,9 +68,9 @@ def test_parts_without_one_for_training_and_parts_that_are_not_there_are_refused
     ):
         load(["test/0.png", "val/0.png"])
     assert len(load(["test/0.png", "val/0.png"], split="validation")) == 1
-    with pytest.raises(UsageError, match="no part 'dev' among test"):
+    with pytest.raises(UsageError, match="no split 'dev' among test"):
         load(["test/0.png", "train/0.png"], split="dev")
-    with pytest.raises(UsageError, match=r"data\.split=test, but no folder is called test"):
+    with pytest.raises(UsageError, match=r"data\.split=test, but no folder is named test"):
         load(["a/0.png", "b/0.png"], split="test")
 
 
@@ -120,7 +120,7 @@ def test_shards_of_parts(tmp_path: Path, place: str) -> None:
         write_tar(tmp_path / place.format(part), {f"{part}.png": png(seed)})
     root = str(tmp_path / "x")
     found = load_dataset(source_config_for(root))
-    assert len(found) == 1 and is_of(found, 0, 0) and "shards by part: " in found.provenance["splits"]
+    assert len(found) == 1 and is_of(found, 0, 0) and "shards by split: " in found.provenance["splits"]
     assert "classes" not in found.provenance["splits"]
     for part, seed in (("val", 1), ("validation", 1), ("test", 2)):
         assert is_of(load_dataset(source_config_for(root).model_copy(update={"split": part})), 0, seed)

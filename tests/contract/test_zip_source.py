@@ -34,7 +34,7 @@ def test_stored_and_deflated_members_are_read(tmp_path: Path, method: int) -> No
     found = load(write_zip(tmp_path / "set.zip", {**IMAGES, "notes.md": "x", "empty/": ""}, method))
     assert len(found) == 4 and all(is_of(found, item, item) for item in range(4))
     assert found.item_name(2) == f"{tmp_path}/set.zip!2.png"
-    assert found.provenance["passed_over"] == "1 file without an image's ending: notes.md"
+    assert found.provenance["passed_over"] == "1 file without an image extension: notes.md"
 
 
 def test_names_are_sorted_as_the_stylegan_tools_sort_them(tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_hidden_members_links_and_archives_within_are_passed_over(tmp_path: Path
     assert len(found) == 4
     assert found.provenance["passed_over"] == "2 hidden files or folders: .hidden.png, __MACOSX/._a.png"
     left_out = found.provenance["left_out"].split("; ")
-    assert left_out[0].startswith("1 archive within: more.zip") and left_out[1].startswith("1 link: link.png")
+    assert left_out[0].startswith("1 link: link.png") and left_out[1].startswith("1 nested archive: more.zip")
 
 
 def test_zip64_comments_streams_and_what_stands_before_an_archive(tmp_path: Path) -> None:
@@ -178,14 +178,14 @@ MEMBERS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "backslashes": (unsafe("..\\..\\1.png"), "leads out of the archive"),
     "drive": (unsafe("C:\\xxx1.png"), "leads out of the archive"),
     "zero byte": (unsafe("nas\0y/1.png"), "leads out of the archive"),
-    "twice": (unsafe("sound/0.png"), "two members of this name"),
-    "pixel flipped": (flip_pixel, r"nasty/1\.png: damaged or cut short \(its checksum is another\)"),
-    "checksum": (in_entry(16, b"\1\2\3\4"), "its checksum is another"),
+    "twice": (unsafe("sound/0.png"), "two members with this name"),
+    "pixel flipped": (flip_pixel, r"nasty/1\.png: damaged or cut short \(wrong checksum\)"),
+    "checksum": (in_entry(16, b"\1\2\3\4"), "wrong checksum"),
     "encrypted": (in_entry(8, b"\1\0"), "encrypted; unpack the archive with its password"),
     "bzip2": (in_entry(10, b"\x0c\0"), "compressed by method 12"),
     "not deflated": (in_entry(10, b"\x08\0"), "damaged or cut short"),
     "claims more": (in_entry(24, struct.pack("<L", 2**31)), "claims 2147483648 bytes out of"),
-    "another place": (in_entry(42, struct.pack("<L", 3)), "the member is not where it says"),
+    "another place": (in_entry(42, struct.pack("<L", 3)), "the member is not at its offset"),
 }
 
 
@@ -209,7 +209,7 @@ def test_bombs_are_refused_before_they_are_unpacked(tmp_path: Path, monkeypatch:
     assert len(bomb) < 1100
     path = write_zip(tmp_path / "set.zip", {**IMAGES, "bomb.png": bytes(10**6)}, zipfile.ZIP_DEFLATED)
     monkeypatch.setattr("undiffuse.data.sources.zip.MAX_MEMBER_BYTES", 10**5)
-    with pytest.raises(UsageError, match=r"bomb\.png: 1000000 bytes are more than the 100000"):
+    with pytest.raises(UsageError, match=r"bomb\.png: 1000000 bytes exceed the limit of 100000"):
         load(path)
     assert len(load(path, on_error="skip")) == 4
     content = path.read_bytes()
@@ -219,7 +219,7 @@ def test_bombs_are_refused_before_they_are_unpacked(tmp_path: Path, monkeypatch:
         load(path)
     monkeypatch.setattr("undiffuse.data.sources.layout.captions.MAX_SIDECAR_BYTES", 100)
     path = write_zip(tmp_path / "notes.zip", {**IMAGES, "0.txt": "x" * 101})
-    with pytest.raises(UsageError, match=r"0\.txt: 101 bytes are more than the 100 that are read of a text"):
+    with pytest.raises(UsageError, match=r"0\.txt: 101 bytes exceed the limit of 100 for a text file"):
         load(path)
 
 

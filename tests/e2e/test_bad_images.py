@@ -153,8 +153,8 @@ def test_a_crop_larger_than_the_image_is_refused_with_both_sizes(tmp_path: Path)
     ("content", "message"),
     [
         ([], r"\(no files\); expected .*\.png"),
-        (["notes.txt"], r"\(1 file without an image's ending: notes\.txt\); expected .*\.png"),
-        (["notes.txt", "set.zip"], r"\(1 archive within: set\.zip; 1 file .*\); name what is in it: .*/set\.zip"),
+        (["notes.txt"], r"\(1 file without an image extension: notes\.txt\); expected .*\.png"),
+        (["notes.txt", "set.zip"], r"\(1 nested archive: set\.zip; 1 file .*\); name what is in it: .*/set\.zip"),
     ],
 )
 def test_a_folder_without_images(tmp_path: Path, content: list[str], message: str) -> None:
@@ -174,7 +174,7 @@ def test_no_folder_and_a_file_for_a_folder(tmp_path: Path) -> None:
 
 def test_folder_labels_need_folders(tmp_path: Path) -> None:
     valid(tmp_path)
-    with pytest.raises(UsageError, match="lies in no sub-folder"):
+    with pytest.raises(UsageError, match="is not in a sub-folder"):
         load_dataset(FolderConfig(path=str(tmp_path), labels="folders"))
 
 

@@ -104,7 +104,7 @@ def test_a_sample_set_is_read_without_its_sheets_and_with_a_record_that_is_sound
     undiffuse.fine("sample", trained, "-n", 6, "--steps", 2, "--progressive", "--out", out)
     dataset = load_dataset(source_config_for(str(out)))
     assert len(dataset) == 6 and dataset.shape == (1, 8, 8)
-    assert "2 sheets of samples: grid.png, progressive.png" in dataset.provenance["passed_over"]
+    assert "2 sample grids: grid.png, progressive.png" in dataset.provenance["passed_over"]
     assert len(survey_folder(FolderConfig(path=str(out))).entries) == 6
     record = out / "samples.json"
     valid = record.read_text(encoding="utf-8")
@@ -127,7 +127,7 @@ def test_a_sample_set_is_read_without_its_sheets_and_with_a_record_that_is_sound
     record.write_text(valid, encoding="utf-8")
     _pack(out, packed)
     dataset = load_dataset(source_config_for(str(packed)))
-    assert len(dataset) == 6 and "2 sheets of samples" in dataset.provenance["passed_over"]
+    assert len(dataset) == 6 and "2 sample grids" in dataset.provenance["passed_over"]
     record.write_text('{"images": [], "by": "somebody else"}', encoding="utf-8")
     assert len(load_dataset(source_config_for(str(out)))) == 6  # of before checksums
 

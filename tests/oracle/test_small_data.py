@@ -11,7 +11,7 @@ import pytest
 
 from undiffuse.api.training import split_data
 from undiffuse.data import DigitsConfig, load_dataset
-from undiffuse.data.split import few_by_content, split_by_content
+from undiffuse.data.split import split_by_content, subset_by_content
 from undiffuse.errors import UsageError
 from undiffuse.experiments import small_data
 from undiffuse.recipes import get_recipe
@@ -96,13 +96,13 @@ def test_the_conclusion_says_no_more_than_the_intervals() -> None:
 
 def test_few_items_are_chosen_by_content_and_independently_of_the_split() -> None:
     training, held_out = split_by_content(load_dataset(DigitsConfig()), 0.1)
-    few, more = few_by_content(training, 100), few_by_content(training, 200)
-    assert len(few) == 100 and len(more) == 200 and few_by_content(training, None) is training
+    few, more = subset_by_content(training, 100), subset_by_content(training, 200)
+    assert len(few) == 100 and len(more) == 200 and subset_by_content(training, None) is training
     hashes = [{item.tobytes() for item in part.hashes()} for part in (few, more, held_out)]
     assert hashes[0] <= hashes[1] and not hashes[1] & hashes[2]
     counts = np.bincount(more.labels, minlength=10)  # a random choice has all classes
     assert counts.min() >= 8
-    assert few_by_content(training, 10_000) is training
+    assert subset_by_content(training, 10_000) is training
     config = get_recipe("ddpm-digits").model_copy(update={"train_items": 50})
     assert [len(part) for part in split_data(config)] == [50, len(held_out)]
 

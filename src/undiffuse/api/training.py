@@ -21,7 +21,7 @@ from undiffuse.cancellation import Cancel
 from undiffuse.claims import chosen_folder, claimed
 from undiffuse.data import load_dataset, source_config_for, split_by_content
 from undiffuse.data.dataset import Dataset
-from undiffuse.data.split import few_by_content
+from undiffuse.data.split import subset_by_content
 from undiffuse.errors import StoppedError, UsageError
 from undiffuse.evaluation.quality import quality_measure
 from undiffuse.models.files.record import changed_data_part
@@ -61,7 +61,7 @@ def split_data(config: RunConfig) -> tuple[Dataset, Dataset]:
         raise UsageError(f"no such file or folder: {location}; say where the data lies with --data")
     fraction: float = config.data.validation_fraction  # type: ignore[attr-defined]
     training, held_out = split_by_content(load_dataset(config.data), fraction)  # type: ignore[arg-type]
-    return few_by_content(training, config.train_items), held_out
+    return subset_by_content(training, config.train_items), held_out
 
 
 @dataclass(frozen=True)

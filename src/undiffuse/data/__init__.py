@@ -1,6 +1,6 @@
-"""Sources of images and points behind one contract, their split, and the order in which training sees them.
+"""Data sets of images and points with a common interface, their split, and the order in which training reads them.
 
-Importing this package costs nothing; what is named below is imported when it is first asked for.
+Importing this package is cheap: the names below are imported lazily, on first access.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ __all__ = [
     "split_by_content",
 ]
 
-#: Where those lie that are no configuration.
+#: Import paths of the names that are not configuration models.
 _LAZY = {
     "Batch": "undiffuse.data.dataset:Batch",
     "Dataset": "undiffuse.data.dataset:Dataset",

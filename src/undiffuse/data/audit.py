@@ -1,4 +1,4 @@
-"""A look at a data set before anything is trained on it: its properties in a table, its items in an image grid."""
+"""Inspection of a data set before training: its properties as a table, its items as an image grid."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from undiffuse.data.readers.decoding.image import from_array
 from undiffuse.data.split import split_by_content
 from undiffuse.errors import UsageError
 
-_LOOKED_AT = 4096  # items read for the range of values, at least
-_READ_BYTES = 2**26  # or so many bytes of them
+_MIN_ITEMS_READ = 4096  # items read for the range of values, at least
+_READ_BYTES = 2**26  # or as many items as fit in this many bytes, if that is more
 _CHUNK = 512
-_SHOWN = 3  # captions
-_TILE_SIDE = 32  # smaller images are enlarged in whole steps in the grid
+_NUM_CAPTIONS = 3
+_TILE_SIDE = 32  # smaller images are enlarged by an integer factor in the grid
 _PLOT_SIDE = 512
 _TEXT_SIDE = 12
 
 
 def describe(dataset: Dataset, config: SourceConfig) -> dict[str, Any]:
-    """What ``undiffuse data info`` prints, in plain values that JSON takes.
+    """Summarize a data set as JSON-serializable values, as ``undiffuse data info`` prints it.
 
     Returns:
         name, kind (``images`` or ``points``), num_items, shape, classes (name -> count), split (``train`` and
-        ``validation`` counts), num_duplicates, value_range (of ``num_looked_at`` evenly spaced items), captions (of a
-        few, none where the set has none), fingerprint and provenance.
+        ``validation`` counts), num_duplicates, value_range (of ``num_looked_at`` evenly spaced items), captions (a
+        few examples; empty if the set has none), fingerprint and provenance.
     """
     captions = dataset.captions
     train, validation = split_by_content(dataset, config.validation_fraction)
-    rows = evenly_spaced(len(dataset), max(_LOOKED_AT, _READ_BYTES // math.prod(dataset.shape)))
+    rows = evenly_spaced(len(dataset), max(_MIN_ITEMS_READ, _READ_BYTES // math.prod(dataset.shape)))
     low, high = _value_range(dataset, rows)
     return {
         "name": dataset.name,
@@ -47,7 +47,7 @@ def describe(dataset: Dataset, config: SourceConfig) -> dict[str, Any]:
         "num_duplicates": len(dataset) - count_distinct(dataset.hashes()),
         "value_range": [low, high],
         "num_looked_at": len(rows),
-        "captions": [captions[row] for row in evenly_spaced(len(dataset), _SHOWN)] if captions else [],
+        "captions": [captions[row] for row in evenly_spaced(len(dataset), _NUM_CAPTIONS)] if captions else [],
         "fingerprint": dataset.fingerprint,
         "provenance": dict(dataset.provenance),
     }
@@ -60,7 +60,7 @@ def _value_range(dataset: Dataset, rows: npt.NDArray[np.int64]) -> tuple[float, 
 
 
 def class_counts(dataset: Dataset) -> dict[str, int]:
-    """How many items each class has; empty where there are no labels."""
+    """Number of items of each class; empty if there are no labels."""
     if dataset.labels is None:
         return {}
     counts = Counter(dataset.labels.tolist())
@@ -68,20 +68,20 @@ def class_counts(dataset: Dataset) -> dict[str, int]:
 
 
 def evenly_spaced(size: int, count: int) -> npt.NDArray[np.int64]:
-    """``count`` positions from 0 to size-1, or all of them where there are fewer."""
+    """``count`` evenly spaced positions from 0 to size-1, or all of them if there are fewer."""
     return np.linspace(0, size - 1, min(size, count)).round().astype(np.int64)
 
 
 def preview_grid(dataset: Dataset, num: int = 64) -> Image.Image:
-    """Evenly spaced items of a set on one image: rows of images, or a scatter plot of points.
+    """Render evenly spaced items of a data set as one image: a grid of images, or a density plot of points.
 
     Args:
-        dataset: a non-empty set of images, or of points of two coordinates or more (the first two are drawn).
-        num: how many images (at least 1); points are all drawn, up to a hundred thousand. Where images have
-            captions, those of the first row are listed below.
+        dataset: a non-empty set of images, or of points (the first two coordinates are drawn).
+        num: number of images (at least 1); points are all drawn, up to a hundred thousand. If the images have
+            captions, those of the first row are listed below the grid.
     """
     if len(dataset) == 0 or num < 1:
-        raise UsageError(f"a contact sheet of {num} of {len(dataset)} items has nothing on it; expected at least one")
+        raise UsageError(f"cannot preview {num} of {len(dataset)} items; expected at least one")
     if not dataset.space.is_image:
         return _scatter(dataset.items(evenly_spaced(len(dataset), 100_000)))
     rows = evenly_spaced(len(dataset), num)
@@ -90,7 +90,7 @@ def preview_grid(dataset: Dataset, num: int = 64) -> Image.Image:
 
 
 def _with_captions(grid: Image.Image, captions: list[str]) -> Image.Image:
-    """The grid with the captions of its first row in a list below."""
+    """Add the captions of the first row in a list below the grid."""
     columns = int(np.ceil(np.sqrt(len(captions))))
     font = ImageFont.load_default(_TEXT_SIDE)
     lines = [f"{number}  {text}" for number, text in enumerate(captions[:columns], start=1)]
@@ -103,24 +103,24 @@ def _with_captions(grid: Image.Image, captions: list[str]) -> Image.Image:
 
 
 def tile(images: npt.NDArray[np.uint8], gap: int = 2) -> Image.Image:
-    """(N, C, H, W) uint8 images in rows, as near to a square as may be, on grey."""
+    """Arrange (N, C, H, W) uint8 images in a nearly square grid on a grey background."""
     num, channels, height, width = images.shape
     zoom = max(1, _TILE_SIDE // max(height, width))
     columns = int(np.ceil(np.sqrt(num)))
     rows = -(-num // columns)
-    down, across = height * zoom + gap, width * zoom + gap
-    grid = np.full((channels, rows * down + gap, columns * across + gap), 128, dtype=np.uint8)
+    step_y, step_x = height * zoom + gap, width * zoom + gap
+    grid = np.full((channels, rows * step_y + gap, columns * step_x + gap), 128, dtype=np.uint8)
     for index, image in enumerate(images.repeat(zoom, axis=2).repeat(zoom, axis=3)):
-        top, left = gap + index // columns * down, gap + index % columns * across
+        top, left = gap + index // columns * step_y, gap + index % columns * step_x
         grid[:, top : top + height * zoom, left : left + width * zoom] = image
     return from_array(grid)
 
 
 def _scatter(points: npt.NDArray[np.float32]) -> Image.Image:
-    """Density of the first two coordinates, dark on white, equal scales, the second axis upwards."""
+    """Density plot of the first two coordinates: dark on white, equal scales, second axis upwards."""
     plane = points[:, :2] if points.shape[1] > 1 else np.stack([points[:, 0], np.zeros(len(points))], axis=1)
-    centre, reach = (plane.min(0) + plane.max(0)) / 2, float(np.ptp(plane, axis=0).max()) / 2 or 1.0
-    edges = [np.linspace(c - 1.05 * reach, c + 1.05 * reach, _PLOT_SIDE + 1) for c in centre]
+    centre, half_range = (plane.min(0) + plane.max(0)) / 2, float(np.ptp(plane, axis=0).max()) / 2 or 1.0
+    edges = [np.linspace(c - 1.05 * half_range, c + 1.05 * half_range, _PLOT_SIDE + 1) for c in centre]
     counts, _, _ = np.histogram2d(plane[:, 0], plane[:, 1], bins=edges)
     shade = np.minimum(counts / max(np.quantile(counts[counts > 0], 0.9), 1), 1)
     return Image.fromarray((255 * (1 - shade)).astype(np.uint8).T[::-1].copy())

@@ -1,7 +1,7 @@
-"""What a data set is: a fixed sequence of items with optional class labels, fetched by index.
+"""Data sets: fixed sequences of items with optional class labels and captions, accessed by index.
 
-Images are uint8 (C, H, W) until they are on the device; points are float32 (D,). Every item has a hash of its
-content, on which the split into training and validation parts rests.
+Images stay uint8 (C, H, W) until they are on the device; points are float32 (D,). Every item has a content hash,
+which decides whether it is in the training or the validation split.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ HASH_BYTES = 16
 
 @dataclass(frozen=True)
 class Batch:
-    """Some items of a data set.
+    """A batch of items of a data set.
 
     Args:
         items: uint8 (B, C, H, W) images or float32 (B, D) points.
-        given: labels and captions, where the set has them.
-        indices: (B,) int64 positions in the data set they were fetched from.
+        given: labels and captions, if the set has them.
+        indices: (B,) int64 positions of the items in the data set.
     """
 
     items: Tensor
@@ -50,31 +50,31 @@ class Batch:
         return len(self.items)
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same batch on another device; images are still uint8."""
+        """Move the batch to another device; images stay uint8."""
         return Batch(self.items.to(device), self.given.to(device), self.indices.to(device))
 
     @property
     def captions(self) -> Sequence[str]:
-        """One text per item, or none where the set has no captions."""
+        """One text per item; empty if the set has no captions."""
         return self.given.captions or ()
 
     @property
     def x_0(self) -> Tensor:
-        """float32: images as u / 127.5 - 1 in [-1, 1], points as they are."""
+        """Items as float32: images scaled to [-1, 1] by u / 127.5 - 1, points unchanged."""
         return self.items.float() / 127.5 - 1 if self.items.dtype == torch.uint8 else self.items
 
 
 class Dataset(ABC):
-    """A fixed sequence of items behind one contract, whatever it is read from.
+    """Base class of data sets: a fixed sequence of items with the same interface for every source.
 
     Args:
-        name: the registry name of its source.
+        name: registry name of the source.
         shape: (C, H, W) of uint8 images or (D,) of float32 points.
-        class_names: one name per class; empty where there are no labels.
-        provenance: where it comes from, its licence where known, counts and options, as text.
+        class_names: one name per class; empty if there are no labels.
+        provenance: origin of the data, its licence if known, counts and options, as text.
     """
 
-    #: What ``labels`` and ``captions`` are, for a set that has any.
+    #: Values of the properties ``labels`` and ``captions``, if the set has any.
     _labels: Indices | None = None
     _captions: Sequence[str] | None = None
 
@@ -83,12 +83,12 @@ class Dataset(ABC):
     ) -> None:
         self.name = name
         self.shape = tuple(int(side) for side in shape)
-        self.class_names = _apart(class_names)
+        self.class_names = _unique_names(class_names)
         self.provenance = dict(provenance)
 
     @property
     def space(self) -> Space:
-        """What its items are: images of 256 levels or points."""
+        """Space of the items: images with 256 levels, or points."""
         return Space.of_data(self.shape)
 
     @abstractmethod
@@ -101,42 +101,42 @@ class Dataset(ABC):
 
     @property
     def captions(self) -> Sequence[str] | None:
-        """One text per item, or ``None`` where the set has none."""
+        """One text per item, or ``None`` if the set has none."""
         return self._captions
 
     @abstractmethod
     def hashes(self) -> Hashes:
-        """(N, 16) uint8: a hash of each item's content, as it was found and so the same for every training size."""
+        """(N, 16) uint8: a content hash of each item, taken before resizing and so the same for every training size."""
 
     @abstractmethod
     def items(self, indices: Indices) -> npt.NDArray[Any]:
-        """(B, *shape) uint8 or float32, a fresh array; ``indices`` are known to be in range."""
+        """Items as a new (B, *shape) uint8 or float32 array; ``indices`` must be in range."""
 
     @property
     def decodes(self) -> bool:
-        """Whether items are decoded each time they are fetched, so that it pays to fetch them ahead."""
+        """Whether items are decoded on every access, so that prefetching them saves time."""
         return False
 
     @property
     def num_classes(self) -> int:
-        """How many classes there are; 0 where there are no labels."""
+        """Number of classes; 0 if there are no labels."""
         return len(self.class_names)
 
     def item_name(self, index: int) -> str:
-        """What to call one item in a message: its number, or its file."""
+        """Name of an item in messages: its number, or its file."""
         return f"item {index}"
 
     def fetch(self, indices: npt.ArrayLike) -> Batch:
-        """The items at these positions, in this order.
+        """Load the items at these positions, in this order.
 
         Raises:
-            UsageError: an index outside 0..len-1.
+            UsageError: if an index is outside 0..len-1.
         """
         rows = self._checked(indices)
         return self.batch_of(rows, torch.from_numpy(self.items(rows)))
 
     def batch_of(self, rows: Indices, items: Tensor) -> Batch:
-        """These items, which were fetched from the positions ``rows``, with their labels and captions."""
+        """Create a batch from the items loaded from the positions ``rows``, with their labels and captions."""
         labels = self.labels
         label = None if labels is None else torch.from_numpy(labels[rows])
         captions = self.captions
@@ -144,12 +144,12 @@ class Dataset(ABC):
         return Batch(items, Given(label=label, captions=texts), torch.from_numpy(rows))
 
     def subset(self, indices: npt.ArrayLike) -> Dataset:
-        """A view of the items at these positions; nothing is copied."""
+        """View of the items at these positions, without copying."""
         return _Subset(self, self._checked(indices))
 
     @cached_property
     def fingerprint(self) -> str:
-        """32 hex digits that change with any item, label, caption, their order or the options that shape them."""
+        """Hash (32 hex digits) that changes with any item, label or caption, with their order, and with the options."""
         digest = hashlib.blake2b(digest_size=16)
         digest.update(repr((self.shape, self.class_names, self.provenance.get("options", ""))).encode())
         digest.update(np.ascontiguousarray(self.hashes()).data)
@@ -169,13 +169,13 @@ class Dataset(ABC):
 
 
 class ArrayDataset(Dataset):
-    """Items that lie in memory as one array.
+    """Data set held in memory as one array.
 
     Args:
         array: (N, C, H, W) uint8 or (N, D) float32.
         labels: (N,) class indices, or ``None``.
-        hashes: (N, 16) uint8, each item's hash where it was taken of something else than the array's rows.
-        item_names: what to call the items in messages.
+        hashes: (N, 16) uint8, content hash of each item; by default that of the array's rows.
+        item_names: names of the items in messages; their numbers by default.
         captions: one text per item, or ``None``.
     """
 
@@ -206,7 +206,7 @@ class ArrayDataset(Dataset):
         return self._hashes
 
     def items(self, indices: Indices) -> npt.NDArray[Any]:
-        return self._array.take(indices, axis=0)  # four times faster than by brackets
+        return self._array.take(indices, axis=0)  # four times faster than indexing with brackets
 
     def item_name(self, index: int) -> str:
         return self._item_names[index] if self._item_names is not None else super().item_name(index)
@@ -221,22 +221,22 @@ class _Subset(Dataset):
         return len(self._rows)
 
     @cached_property
-    def _own_labels(self) -> Indices | None:
+    def _subset_labels(self) -> Indices | None:
         labels = self._base.labels
         return None if labels is None else labels[self._rows]
 
     @property
     def labels(self) -> Indices | None:
-        return self._own_labels
+        return self._subset_labels
 
     @cached_property
-    def _own_captions(self) -> StringArray | None:
+    def _subset_captions(self) -> StringArray | None:
         captions = self._base.captions
         return None if captions is None else StringArray.of(captions).select(self._rows)
 
     @property
     def captions(self) -> Sequence[str] | None:
-        return self._own_captions
+        return self._subset_captions
 
     @property
     def decodes(self) -> bool:
@@ -252,67 +252,65 @@ class _Subset(Dataset):
         return self._base.item_name(int(self._rows[index]))
 
 
-class _OfClasses(_Subset):
-    """The items of some classes, numbered anew."""
+class _ClassSubset(_Subset):
+    """The items of selected classes, with labels renumbered from 0."""
 
-    def __init__(self, base: Dataset, labels: Indices, kept: Indices) -> None:
-        super().__init__(base, np.flatnonzero(np.isin(labels, kept)))
-        self.class_names = tuple(base.class_names[number] for number in kept)
-        self._renumbered = np.searchsorted(kept, labels[self._rows])
+    def __init__(self, base: Dataset, labels: Indices, selected: Indices) -> None:
+        super().__init__(base, np.flatnonzero(np.isin(labels, selected)))
+        self.class_names = tuple(base.class_names[number] for number in selected)
+        self._renumbered = np.searchsorted(selected, labels[self._rows])
 
     @property
     def labels(self) -> Indices | None:
         return self._renumbered
 
 
-def of_classes(dataset: Dataset, names: Sequence[str]) -> Dataset:
-    """The items of the classes called ``names``, which keep the set's own order; all items where none is named.
+def select_classes(dataset: Dataset, names: Sequence[str]) -> Dataset:
+    """Select the items of the classes ``names``, which keep their order in the set; all items if ``names`` is empty.
 
     Raises:
-        UsageError: a set without classes, an unknown class, or no item of the classes.
+        UsageError: if the set has no classes, a class is unknown, or the classes have no items.
     """
     if not names:
         return dataset
     if dataset.labels is None:
         raise UsageError(f"classes={','.join(names)}, but the data has no classes; leave the option out")
-    # a name that is typed has its accents composed, a folder of macOS has them apart
-    looks, known = set(map(composed, names)), [composed(name) for name in dataset.class_names]
+    # typed names have composed accents (NFC), folder names of macOS decomposed ones (NFD)
+    requested, known = set(map(composed, names)), [composed(name) for name in dataset.class_names]
     for name in names:
         if composed(name) not in known:
             commas = """; in JSON a name may hold commas: '["a, b"]'""" if "," in "".join(dataset.class_names) else ""
             raise UsageError(f"the data has no class {name!r}; {nearest(name, dataset.class_names)}{commas}")
-    kept = np.array([number for number, name in enumerate(known) if name in looks], dtype=np.int64)
-    chosen = _OfClasses(dataset, dataset.labels, kept)
-    if len(chosen) == 0:
-        raise UsageError(f"classes={','.join(names)}: the data has no item of them; name others")
-    return chosen
+    selected = np.array([number for number, name in enumerate(known) if name in requested], dtype=np.int64)
+    subset = _ClassSubset(dataset, dataset.labels, selected)
+    if len(subset) == 0:
+        raise UsageError(f"classes={','.join(names)}: the data has no items of these classes; select others")
+    return subset
 
 
 def hash_item(content: bytes | memoryview) -> bytes:
-    """16 bytes that stand for the content of one item."""
+    """Content hash of one item, 16 bytes."""
     return hashlib.blake2b(content, digest_size=HASH_BYTES).digest()
 
 
 def hash_rows(array: npt.NDArray[Any]) -> Hashes:
-    """(N, 16) uint8: the hash of each row of an array; rows that are equal have equal hashes."""
+    """(N, 16) uint8: hash of each row of an array; equal rows have equal hashes."""
     hashes = b"".join(hash_item(row.tobytes()) for row in array)
     return np.frombuffer(hashes, dtype=np.uint8).reshape(-1, HASH_BYTES)
 
 
-def _apart(names: Sequence[str]) -> tuple[str, ...]:
-    """The names with a number behind each that came before: of two classes of one name only the first could be asked
-    for.
-    """
-    apart: dict[str, None] = {}
+def _unique_names(names: Sequence[str]) -> tuple[str, ...]:
+    """Make class names unique by appending a number to repeated ones, so that each class can be selected by name."""
+    unique: dict[str, None] = {}
     for name in names:
-        number, own = 1, name
-        while own in apart:
+        number, candidate = 1, name
+        while candidate in unique:
             number += 1
-            own = f"{name} ({number})"
-        apart[own] = None
-    return tuple(apart)
+            candidate = f"{name} ({number})"
+        unique[candidate] = None
+    return tuple(unique)
 
 
 def count_distinct(hashes: Hashes) -> int:
-    """How many different hashes there are among (N, 16)."""
+    """Number of distinct hashes among (N, 16)."""
     return len(np.unique(np.ascontiguousarray(hashes).view(f"V{HASH_BYTES}")))

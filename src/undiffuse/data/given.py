@@ -1,4 +1,4 @@
-"""What a data set says of the items of a batch."""
+"""Per-item conditioning information of a batch: labels, augmentation parameters, captions."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from undiffuse.core.per_sample import PerRow, PerSample
 
 @dataclass(frozen=True)
 class Given(PerSample):
-    """Tensors and texts, one per item; absent is what the set does not say.
+    """Tensors and texts, one per item; ``None`` if the data set does not have them.
 
     Args:
-        label: (B,) int64, the number of its class.
-        augment: (B, A) how the training image was transformed.
+        label: (B,) int64 class indices.
+        augment: (B, A) parameters of the augmentation applied to each training image.
         captions: one text per item.
     """
 

@@ -1,9 +1,9 @@
-"""From a configuration to the set that it describes, by the table of sources."""
+"""Loading the data set that a configuration describes, with the loader registered for its source."""
 
 from __future__ import annotations
 
 from undiffuse.data.config import EncodedConfig, ImageConfig, SourceConfig
-from undiffuse.data.dataset import Dataset, of_classes
+from undiffuse.data.dataset import Dataset, select_classes
 from undiffuse.data.registry import SOURCES
 from undiffuse.data.storage.cache import open_cached, stamped
 from undiffuse.data.storage.listing import listing
@@ -12,25 +12,25 @@ from undiffuse.registry import resolve
 
 
 def load_dataset(config: SourceConfig) -> Dataset:
-    """The whole set that a configuration describes, before any split.
+    """Load the whole data set that a configuration describes, before any split.
 
     Raises:
-        UsageError: a missing, empty or damaged file, or options (classes among them) that do not fit it.
+        UsageError: if a file is missing, empty or damaged, or options (such as classes) do not fit it.
     """
     dataset = _read_encoded(config) if isinstance(config, EncodedConfig) else _read(config)
     if len(dataset) == 0:
         raise UsageError(f"the data source {config.name!r} is empty; expected at least one item")
-    return of_classes(dataset, config.classes) if isinstance(config, ImageConfig) else dataset
+    return select_classes(dataset, config.classes) if isinstance(config, ImageConfig) else dataset
 
 
 def list_source(config: ImageConfig) -> Dataset:
-    """All images of a source, of whatever class and of the size that they are found in.
+    """List all images of a source: all classes, at their original size.
 
     Returns:
-        ``FileListing`` where they are encoded files; else a set whose items are the images.
+        ``FileListing`` for encoded files; otherwise a data set of the images.
 
     Raises:
-        UsageError: as ``load_dataset``, but for what is found out by decoding.
+        UsageError: as ``load_dataset``, except for errors that only decoding finds.
     """
     with listing():
         return _read(config.model_copy(update={"size": None, "channels": None}))
@@ -42,8 +42,8 @@ def _read(config: SourceConfig) -> Dataset:
 
 
 def _read_encoded(config: EncodedConfig) -> Dataset:
-    """The set from the cache of decoded images, where it is there."""
-    if (kept := open_cached(config)) is not None:
-        return kept
+    """Open the cache of decoded images if there is one; otherwise read the source."""
+    if (cached := open_cached(config)) is not None:
+        return cached
     with stamped(config):
         return _read(config)

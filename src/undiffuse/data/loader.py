@@ -1,9 +1,9 @@
-"""The data as training sees it: an endless stream of shuffled epochs, a function of (seed, epoch, index) alone.
+"""Data loader for training: an infinite stream of shuffled epochs that depends only on (seed, epoch, index).
 
-Position p of the stream is item ``order(seed, p // N)[p % N]``. The loader holds no state that matters: any run of
-positions may be asked for at any time, in any cut, on any rank, with any number of workers, and a resumed run goes on
-where it was. Several ranks share the one stream: each global batch is cut into as many parts, so that all ranks
-together see what one process would, every item once an epoch, nothing padded and nothing dropped.
+Position p of the stream is item ``order(seed, p // N)[p % N]``. The loader is stateless: any range of positions may be
+requested at any time, with any batch size, on any rank and with any number of workers, and a resumed run continues
+where it stopped. All ranks share one stream: each global batch is divided among them, so that together they read the
+same items as a single process, every item once per epoch, without padding or dropping.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ _MAX_WORKERS = 8
 
 
 class Loader:
-    """Batches of a data set by position in its shuffled, endless stream.
+    """Batches of a data set by position in its shuffled, infinite stream.
 
     Args:
         dataset: a non-empty set.
-        seed: of the shuffle, in [0, 2**64).
-        config: how items get to the device.
-        device: where batches are wanted; the items of a batch may be there already when it is handed out.
-        rank, num_ranks: which part of each batch is this process's.
-        kept: batches handed out last that may be asked for again.
+        seed: seed of the shuffle, in [0, 2**64).
+        config: number of workers, prefetching, and whether the data stay resident on the device.
+        device: device that the batches are used on; the returned items may already be on it.
+        rank, num_ranks: rank of this process and number of processes; each reads its part of every batch.
+        kept: number of most recent batches that can be requested again without refetching.
 
     Raises:
-        UsageError: an empty set, a seed or rank out of range, a set that does not fit where it is to be resident.
+        UsageError: if the set is empty, the seed or rank is out of range, or a resident set does not fit into memory.
     """
 
     def __init__(
@@ -62,12 +62,14 @@ class Loader:
         self._resident = Resident(dataset, self.device) if resident else None
         workers = 0 if resident else num_workers(dataset, config)
         pin = self.device.type == "cuda"
-        self._ahead = Prefetcher(dataset, self._stream.rows, workers, config.prefetch, kept, pin) if workers else None
+        self._prefetcher = (
+            Prefetcher(dataset, self._stream.rows, workers, config.prefetch, kept, pin) if workers else None
+        )
 
     def indices(self, start: int, count: int) -> Indices:
-        """Item numbers at this rank's share of the positions start .. start+count-1 of the stream.
+        """Item indices at this rank's part of the stream positions start .. start+count-1.
 
-        The shares of the ranks follow each other and differ by one item at most; they are equal where ``num_ranks``
+        The parts of the ranks are consecutive and differ in size by at most one item; they are equal if ``num_ranks``
         divides ``count``.
         """
         if start < 0 or count < 0:
@@ -75,16 +77,16 @@ class Loader:
         return self._stream.rows(start, count)
 
     def batch(self, start: int, count: int) -> Batch:
-        """The items at this rank's share of the positions start .. start+count-1 of the stream.
+        """Load the items at this rank's part of the stream positions start .. start+count-1.
 
         Raises:
-            UsageError: an image that cannot be read (any more); the message names it.
-            RunError: a worker was killed.
+            UsageError: if an image cannot be read (any more); the message names it.
+            RunError: if a worker was killed.
         """
         if self._resident is not None:
             return self._resident.fetch(self.indices(start, count))
-        if self._ahead is not None:
-            batch = self.dataset.batch_of(*self._ahead.fetch(start, count))
+        if self._prefetcher is not None:
+            batch = self.dataset.batch_of(*self._prefetcher.fetch(start, count))
         else:
             batch = self.dataset.fetch(self.indices(start, count))
         if self.device.type != "cuda":
@@ -92,13 +94,13 @@ class Loader:
         return replace(batch, items=batch.items.pin_memory().to(self.device, non_blocking=True))
 
     def close(self) -> None:
-        """End the workers; the next batch would start them again."""
-        if self._ahead is not None:
-            self._ahead.close()
+        """Stop the workers; the next batch starts them again."""
+        if self._prefetcher is not None:
+            self._prefetcher.close()
 
 
 def num_workers(dataset: Dataset, config: LoaderConfig) -> int:
-    """How many worker processes a set is fetched by."""
+    """Number of worker processes that load a data set."""
     if config.workers != "auto":
         return config.workers
     return min(_MAX_WORKERS, max(1, num_cores() - 1)) if dataset.decodes else 0

@@ -1,6 +1,6 @@
-"""The table of sources: of each the model of its configuration, and the function that loads what one describes.
+"""Registry of data sources: the configuration model and the loader function of each source.
 
-A new source is one module in ``formats`` and one row here. Imports neither torch nor Pillow.
+A new source is one module in ``sources`` and one entry here. Imports neither torch nor Pillow.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from undiffuse.data.config import (
 
 
 class Source(NamedTuple):
-    """A row of the table.
+    """Registry entry of a data source.
 
     Attributes:
-        config: the model of its configuration.
-        load: ``module:function`` that makes the ``Dataset`` of such a configuration.
+        config: configuration model.
+        load: ``module:function`` that creates the ``Dataset`` from a configuration.
     """
 
     config: type[SourceConfig]
@@ -63,5 +63,5 @@ SOURCES: dict[str, Source] = {
     "emoji": Source(EmojiConfig, "undiffuse.data.sources.emoji:load"),
 }
 
-#: The models alone, by the name of their source.
+#: Configuration models by source name.
 SOURCE_CONFIGS: dict[str, type[SourceConfig]] = {name: source.config for name, source in SOURCES.items()}

@@ -1,4 +1,4 @@
-"""What ``--data SRC`` on the command line means. Imports neither torch nor Pillow."""
+"""Parsing of ``--data SRC`` on the command line. Imports neither torch nor Pillow."""
 
 from __future__ import annotations
 
@@ -15,26 +15,27 @@ from undiffuse.errors import UsageError
 
 
 def source_config_for(spec: str) -> SourceConfig:
-    """The configuration that a short text stands for.
+    """Create the configuration for a short data specification.
 
     Args:
-        spec: a registry name that needs no path (``digits``), ``name:path`` (``folder:images``), a folder or a file
-            of a kind that is known by its content (else a folder is of images), or a pattern of tar shards
-            (``x-{000..009}.tar``). A name wins over a folder of that name; write ``./digits`` for the folder.
+        spec: a registry name that needs no path (``digits``), ``name:path`` (``folder:images``), a folder or file whose
+            kind is detected from its content (a folder of no known kind is read as images), or a pattern of tar
+            shards (``x-{000..009}.tar``). A registry name takes precedence over a folder of the same name; write
+            ``./digits`` for the folder.
 
     Raises:
-        UsageError: nothing of the kind is there; the message says what would do.
+        UsageError: if nothing matches; the message lists what is expected.
     """
     if readable(spec) != spec:
         raise UsageError(
-            f"{readable(spec)}: a path that is no text (UTF-8), which no configuration can hold; rename it"
+            f"{readable(spec)}: the path is not valid UTF-8 and cannot be stored in a configuration; rename it"
         )
     name, colon, path = spec.partition(":")
     if name in SOURCE_CONFIGS and (not colon or path):
         return _named(name, path)
     location = Path(spec).expanduser()
     if spec and location.is_dir():
-        return _with_path(next((model for recognises, model in FOLDERS if recognises(location)), FolderConfig), spec)
+        return _with_path(next((model for matches, model in FOLDERS if matches(location)), FolderConfig), spec)
     if spec and location.is_file():
         return _with_path(_kind_of_file(spec, location), spec)
     if names_shards(spec):
@@ -53,11 +54,11 @@ def _named(name: str, path: str) -> SourceConfig:
 
 
 def _kind_of_file(spec: str, location: Path) -> type[SourceConfig]:
-    for recognises, model in FILES:
-        if recognises(location):
+    for matches, model in FILES:
+        if matches(location):
             return model
-    packed = location.suffix.lower() in {".gz", ".bz2", ".xz", ".zst", ".7z", ".rar"}
-    hint = "unpack it and name the folder" if packed else "name its folder"
+    compressed = location.suffix.lower() in {".gz", ".bz2", ".xz", ".zst", ".7z", ".rar"}
+    hint = "unpack it and name the folder" if compressed else "name its folder"
     raise UsageError(f"{spec} is a file but not an IDX (MNIST-format), zip or tar file of images; {hint}")
 
 

@@ -1,7 +1,7 @@
-"""The split into training and validation parts, by hash of content.
+"""Train/validation split by content hash.
 
-Each item goes where its own hash says, whatever else is in the set: adding or removing images moves no other one
-across, and duplicates, having one hash, are always on the same side.
+The split of an item depends only on its hash: adding or removing images does not move any other image to the other
+split, and duplicates, which have equal hashes, are always in the same one.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ if TYPE_CHECKING:
 
 
 def split_by_content(dataset: Dataset, validation_fraction: float) -> tuple[Dataset, Dataset]:
-    """(training part, validation part) of a set.
+    """Split a data set into (training set, validation set).
 
-    An item is held out where its hash, read as a number in [0, 1), is below ``validation_fraction``; that share is
-    therefore met on average only, and a small set may have an empty validation part. The training part of a non-empty
-    set is never empty: were all items held out, those with the largest hash are moved to it.
+    An item is held out if its hash, read as a number in [0, 1), is below ``validation_fraction``; the fraction is
+    therefore met only on average, and a small data set may have an empty validation set. The training set of a
+    non-empty data set is never empty: if all items were held out, those with the largest hash are moved to it.
 
     Args:
         dataset: any data set.
         validation_fraction: in [0, 1); 0 holds out nothing.
 
     Raises:
-        UsageError: a fraction outside [0, 1).
+        UsageError: if the fraction is outside [0, 1).
     """
     held_out = held_out_rows(dataset.hashes(), validation_fraction)
     return dataset.subset(np.flatnonzero(~held_out)), dataset.subset(np.flatnonzero(held_out))
 
 
 def held_out_rows(hashes: Hashes, validation_fraction: float) -> npt.NDArray[np.bool_]:
-    """(N,) whether each item of these hashes (N, 16) is held out; see ``split_by_content``."""
+    """(N,) mask of the held-out items, given the hashes (N, 16) of all; see ``split_by_content``."""
     if not 0 <= validation_fraction < 1:
         raise UsageError(f"validation_fraction must be in [0, 1), got {validation_fraction}")
     leading = np.ascontiguousarray(hashes[:, :8]).view(">u8")[:, 0]
@@ -47,11 +47,11 @@ def held_out_rows(hashes: Hashes, validation_fraction: float) -> npt.NDArray[np.
     return held_out
 
 
-def few_by_content(dataset: Dataset, count: int | None) -> Dataset:
-    """``count`` items of a set in their order, or all where there are no more: a random choice, by hash of content.
+def subset_by_content(dataset: Dataset, count: int | None) -> Dataset:
+    """Pseudo-random subset of ``count`` items, chosen by content hash, in their original order; all if there are fewer.
 
-    It rests on the half of each hash that the split does not look at, so it is independent of that; a larger count
-    keeps the items of a smaller one.
+    It uses the half of each hash that the split does not use, so it is independent of the split; a larger ``count``
+    includes the items of a smaller one.
     """
     if count is None or count >= len(dataset):
         return dataset

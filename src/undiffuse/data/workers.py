@@ -1,7 +1,7 @@
-"""Worker processes that fetch the batches to come.
+"""Worker processes that prefetch batches.
 
-What they fetch is decided here, in the training process, and handed to them as item numbers; what they bring is put
-back in order. So neither their number nor their speed has any part in the result, and none of their state is saved.
+The training process decides which items are fetched and sends their indices to the workers; results are returned in
+order. The batches therefore do not depend on the number or speed of the workers, and no worker state is saved.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ from undiffuse.data.storage import encoded
 from undiffuse.errors import RunError, UndiffuseError
 
 Rows = Callable[[int, int], Indices]
-Found = tuple[Indices, Tensor]
-#: Ctrl-C, a job manager, a terminal that hangs up.
-_TO_THE_GROUP = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
+Fetched = tuple[Indices, Tensor]
+#: Signals sent to the whole process group: Ctrl-C, a job manager, a closed terminal.
+_GROUP_SIGNALS = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
 
 
 class Prefetcher:
-    """The items of batches that follow each other, fetched ahead of their being asked for.
+    """Prefetches the items of consecutive batches.
 
-    Any batch may be asked for; one that neither follows the last nor is among those kept makes the workers begin anew
-    from there.
+    Any batch may be requested; if it neither follows the last one nor is among the most recent ones, the workers
+    restart from there.
 
     Args:
-        dataset: where to fetch from.
-        rows: item numbers of (start, count).
-        workers: how many processes, at least 1.
-        prefetch: batches that each has ready.
-        kept: batches handed out last that may be asked for again.
-        pin: put the items into pinned memory, from which a GPU copies while it computes.
-        start_method: of the processes; ``None`` for Python's own choice.
+        dataset: data set to fetch from.
+        rows: function from (start, count) to item indices.
+        workers: number of processes, at least 1.
+        prefetch: number of batches that each worker loads in advance.
+        kept: number of most recent batches that can be requested again without refetching.
+        pin: put the items into pinned memory, which allows asynchronous copies to a GPU.
+        start_method: multiprocessing start method; ``None`` for Python's default.
     """
 
     def __init__(
@@ -56,70 +56,70 @@ class Prefetcher:
         pin: bool = False,
         start_method: str | None = None,
     ) -> None:
-        self._places = _Places(rows)
-        self._kept: deque[tuple[tuple[int, int], Found]] = deque(maxlen=kept)
+        self._sampler = _BatchSampler(rows)
+        self._kept: deque[tuple[tuple[int, int], Fetched]] = deque(maxlen=kept)
         self._next = (0, 0)
-        self._running: Iterator[Any] | None = None
+        self._iterator: Iterator[Any] | None = None
         self._loader = DataLoader(
-            _Fetched(dataset),
+            _FetchDataset(dataset),
             batch_size=None,
-            sampler=self._places,
+            sampler=self._sampler,
             num_workers=workers,
-            collate_fn=_as_it_is,
+            collate_fn=_identity,
             pin_memory=pin,
             worker_init_fn=_start_worker,
             prefetch_factor=prefetch,
             multiprocessing_context=start_method,
-            generator=torch.Generator(),  # torch would draw from the global one
+            generator=torch.Generator(),  # otherwise torch draws from the global generator
         )
         self._at_exit = partial(_close, weakref.ref(self))
 
-    def fetch(self, start: int, count: int) -> Found:
-        """Item numbers of positions start .. start+count-1 (this rank's share of them), and the items.
+    def fetch(self, start: int, count: int) -> Fetched:
+        """Fetch the item indices of positions start .. start+count-1 (this rank's part of them), and the items.
 
         Raises:
-            UndiffuseError: what went wrong in a worker, as it was there.
-            RunError: a worker was killed.
+            UndiffuseError: an error raised in a worker, unchanged.
+            RunError: if a worker was killed.
         """
         for place, found in self._kept:
             if place == (start, count):
                 return found
-        if self._running is None or self._next != (start, count):
-            self._begin(start, count)
-        found = self._places.sent[0], self._received()
-        self._places.sent.popleft()
+        if self._iterator is None or self._next != (start, count):
+            self._start(start, count)
+        found = self._sampler.sent[0], self._next_items()
+        self._sampler.sent.popleft()
         self._kept.append(((start, count), found))
         self._next = (start + count, count)
         return found
 
     def close(self) -> None:
-        """End the processes."""
-        self._running = None  # the last to hold on to them
+        """Stop the worker processes."""
+        self._iterator = None  # the last reference to them
         self._kept.clear()
         atexit.unregister(self._at_exit)
 
-    def _begin(self, start: int, count: int) -> None:
+    def _start(self, start: int, count: int) -> None:
         self.close()
-        self._places.first = (start, count)
+        self._sampler.first = (start, count)
         atexit.register(self._at_exit)
-        with _signals_kept(), _explained():
-            self._running = iter(self._loader)
+        with _signals_blocked(), _explain_worker_death():
+            self._iterator = iter(self._loader)
 
-    def _received(self) -> Tensor:
-        assert self._running is not None
-        running, self._running = self._running, None  # begun anew after an error
-        with _explained():
-            found = next(running)
+    def _next_items(self) -> Tensor:
+        assert self._iterator is not None
+        iterator, self._iterator = self._iterator, None  # restarted after an error
+        with _explain_worker_death():
+            found = next(iterator)
         if isinstance(found, UndiffuseError):
-            del running  # or the error's traceback would hold on to the workers, and the program's end wait for them
+            del iterator  # otherwise the traceback keeps the workers alive, and exiting waits for them
             raise found
-        self._running = running
+        self._iterator = iterator
         items: Tensor = found
         return items
 
 
-class _Places(Sampler[Indices]):
-    """The item numbers of one batch after the other, without end; those that were sent out are kept until taken."""
+class _BatchSampler(Sampler[Indices]):
+    """Infinite sampler of the item indices of consecutive batches; indices sent to workers are kept until fetched."""
 
     def __init__(self, rows: Rows) -> None:
         self._rows, self.first, self.sent = rows, (0, 0), deque[Indices]()
@@ -133,8 +133,8 @@ class _Places(Sampler[Indices]):
             start += count
 
 
-class _Fetched(TorchDataset[Any]):
-    """Items by item numbers; what is wrong with one is handed on as it is, for torch would put a page around it."""
+class _FetchDataset(TorchDataset[Any]):
+    """Batches of items by their indices; errors are returned, because torch wraps raised ones in a long traceback."""
 
     def __init__(self, dataset: Dataset) -> None:
         self._dataset = dataset
@@ -146,58 +146,59 @@ class _Fetched(TorchDataset[Any]):
             return error
 
 
-def _as_it_is(found: Any) -> Any:
+def _identity(found: Any) -> Any:
     return found
 
 
 def _start_worker(number: int) -> None:
-    """In a worker: leave it to the training process what to do about a signal sent to the whole group."""
-    for signal_number in _TO_THE_GROUP:
+    """Initialize a worker: ignore signals sent to the process group, which the training process handles."""
+    for signal_number in _GROUP_SIGNALS:
         signal.signal(signal_number, signal.SIG_IGN)
     encoded.num_threads = 1
 
 
-def _close(ahead: weakref.ref[Prefetcher]) -> None:
-    """At the end of the program, where Python would send a signal to the workers and wait for them."""
-    if (alive := ahead()) is not None:
+def _close(prefetcher: weakref.ref[Prefetcher]) -> None:
+    """Stop the workers at exit, where Python would send them a signal and wait for them."""
+    if (alive := prefetcher()) is not None:
         alive.close()
 
 
 @contextmanager
-def _signals_kept() -> Iterator[None]:
-    """While workers are started: none of them is met by a signal before it has settled.
+def _signals_blocked() -> Iterator[None]:
+    """Block signals while workers start, so that none receives one before it is initialized.
 
-    Also, torch would raise a dead worker's error from a signal handler, anywhere in the training step; here it is
-    raised where its batch is waited for.
+    Also restores the handler of SIGCHLD: torch's would raise the error of a dead worker anywhere in the training step;
+    without it, the error is raised where the worker's batch is awaited.
     """
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    before, mask = signal.getsignal(signal.SIGCHLD), signal.pthread_sigmask(signal.SIG_BLOCK, _TO_THE_GROUP)
+    before, mask = signal.getsignal(signal.SIGCHLD), signal.pthread_sigmask(signal.SIG_BLOCK, _GROUP_SIGNALS)
     try:
         yield
     finally:
-        with suppress(ValueError):  # not the main thread, where torch sets no handler
+        with suppress(ValueError):  # not in the main thread, where torch sets no handler
             signal.signal(signal.SIGCHLD, before)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 @contextmanager
-def _explained() -> Iterator[None]:
+def _explain_worker_death() -> Iterator[None]:
+    """Turn the errors that torch raises for a dead worker into a ``RunError``."""
     try:
         yield
     except (RuntimeError, ConnectionError, EOFError) as error:
-        if not _is_by_death(error):
+        if not _is_worker_death(error):
             raise
         raise RunError(
-            "a process that loads data was killed, perhaps because memory or /dev/shm ran out; free some and go on, "
+            "a process that loads data was killed, perhaps because memory or /dev/shm ran out; free some and resume, "
             "or load in the training process with loader.workers=0"
         ) from None
 
 
-def _is_by_death(error: Exception) -> bool:
-    """Whether a worker's end is behind an error; torch says so, unless it was about to fetch a tensor from it."""
+def _is_worker_death(error: Exception) -> bool:
+    """Whether an error is due to a dead worker; torch states so, unless it was receiving a tensor from the worker."""
     text = str(error)
     if isinstance(error, RuntimeError):
         return "DataLoader worker" in text and "exited unexpectedly" in text
-    return not text.startswith("Caught ")  # torch's word for what was raised in a worker that lives
+    return not text.startswith("Caught ")  # torch's prefix for an error raised in a live worker

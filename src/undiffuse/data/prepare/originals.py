@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from undiffuse.data.config import ImageConfig, SourceConfig
-from undiffuse.data.dataset import Dataset, Indices, hash_item, of_classes
+from undiffuse.data.dataset import Dataset, Indices, hash_item, select_classes
 from undiffuse.data.load import list_source
 from undiffuse.data.readers.decoding.image import Header, decode_image, from_array, read_header
 from undiffuse.data.sources.layout.left_out import LEFT_OUT
@@ -149,7 +149,7 @@ def open_originals(config: SourceConfig) -> Originals:
     found = list_source(config)
     if len(found) == 0:
         raise UsageError(f"the data source {config.name!r} is empty; expected at least one image")
-    chosen = of_classes(found, config.classes)
+    chosen = select_classes(found, config.classes)
     if isinstance(found, FileListing):
         return EncodedOriginals(found, chosen, config)
     return ArrayOriginals(chosen, config)

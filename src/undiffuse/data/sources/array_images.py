@@ -1,4 +1,4 @@
-"""From an array of images, all of one size, to a data set with the options of ``ImageConfig`` applied."""
+"""Data set from an array of images of equal size, with the options of ``ImageConfig`` applied."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def image_dataset(
     class_names: Sequence[str],
     provenance: Mapping[str, str],
 ) -> Dataset:
-    """The set of these images (N, C, H, W) at the size and number of channels that ``config`` asks for.
+    """Create the data set of these images (N, C, H, W), converted to the size and number of channels in ``config``.
 
-    Hashes are taken before any of that, so that the split is the same at every training size.
+    Hashes are computed before the conversion, so that the split is the same at every training size.
     """
     channels = config.channels or images.shape[1]
     size = config.target or images.shape[2:]
@@ -47,15 +47,15 @@ def _fit_all(
 ) -> npt.NDArray[np.uint8]:
     from undiffuse.data.readers.decoding.image import fit_image, from_array, to_array, with_channels
 
-    wanted = len(images) * channels * size[0] * size[1]
-    if wanted > MAX_BYTES:
+    num_bytes = len(images) * channels * size[0] * size[1]
+    if num_bytes > MAX_BYTES:
         raise UsageError(
-            f"{len(images)} images of {size[0]}x{size[1]} make {wanted} bytes, more than the {MAX_BYTES} that are "
+            f"{len(images)} images of {size[0]}x{size[1]} make {num_bytes} bytes, more than the {MAX_BYTES} that are "
             f"held in memory; take a smaller size than {config.size}"
         )
 
-    def one(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    def fit(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         fitted = fit_image(from_array(image), size, config.fit, config.upscale, config.background)
         return to_array(with_channels(fitted, channels))
 
-    return np.stack([one(image) for image in images])
+    return np.stack([fit(image) for image in images])

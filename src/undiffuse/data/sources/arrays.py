@@ -1,7 +1,7 @@
-"""Images in NumPy's files: ``.npy``, which is read in place and may be larger than memory, and ``.npz``.
+"""Images in NumPy files: ``.npy``, which is memory-mapped and may be larger than memory, and ``.npz``.
 
-Known are the names that ``numpy.savez`` gives (``arr_0``, ``arr_1``) and those of Keras (``x_train``, ``y_train``) and
-MedMNIST (``train_images``, ``train_labels``).
+Arrays are recognized by the names that ``numpy.savez`` writes (``arr_0``, ``arr_1``) and by those of Keras
+(``x_train``, ``y_train``) and MedMNIST (``train_images``, ``train_labels``).
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ _LABELS = ("labels", "y", "label", "targets", "arr_1")
 
 
 class _Mapped(Dataset):
-    """Images of a file that is read where it is looked at; (N, H, W), (N, H, W, C) or (N, C, H, W)."""
+    """Images of a memory-mapped file; (N, H, W), (N, H, W, C) or (N, C, H, W)."""
 
     def __init__(self, config: ArraysConfig, array: Array, axes: str, provenance: Mapping[str, str]) -> None:
         self._config, self._stored, self._axes = config, array, axes
-        channels, height, width = self._found(np.zeros(0, dtype=np.int64)).shape[1:]
+        channels, height, width = self._read(np.zeros(0, dtype=np.int64)).shape[1:]
         size = config.target or (height, width)
         shape = (config.channels or channels, *size)
         self._as_found = shape == (channels, height, width)
         options = "as found" if self._as_found else config.options_text
         super().__init__(config.name, shape, (), {**provenance, "options": options})
         self._hashes: Hashes | None = None
-        self.items(np.zeros(1, dtype=np.int64))  # options that do not fit are refused now
+        self.items(np.zeros(1, dtype=np.int64))  # raises now if the options do not fit
 
     def __len__(self) -> int:
         return len(self._stored)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_stored": None}  # what is sent to another process maps the file anew there
+        return {**self.__dict__, "_stored": None}  # another process maps the file again
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update({**state, "_stored": map_npy(state["_config"].location)})
@@ -60,19 +60,19 @@ class _Mapped(Dataset):
             found = bytearray()
             for start in range(0, len(self), _CHUNK):
                 rows = np.arange(start, min(start + _CHUNK, len(self)))
-                found += b"".join(hash_item(image.tobytes()) for image in self._found(rows))
+                found += b"".join(hash_item(image.tobytes()) for image in self._read(rows))
             self._hashes = np.frombuffer(bytes(found), dtype=np.uint8).reshape(len(self), -1)
         return self._hashes
 
     def items(self, indices: Indices) -> npt.NDArray[Any]:
-        found = self._found(indices)
+        found = self._read(indices)
         if self._as_found:
             return found
         return np.stack([self._fitted(image) for image in found]) if len(found) else np.zeros((0, *self.shape), "u1")
 
-    def _found(self, rows: Indices) -> npt.NDArray[np.uint8]:
-        """(B, C, H, W) of some images as they are in the file."""
-        return to_bytes(in_planes(np.asarray(self._stored[rows]), self._axes), self._config, str(self._config.location))
+    def _read(self, rows: Indices) -> npt.NDArray[np.uint8]:
+        """Images (B, C, H, W) at these rows, as stored in the file."""
+        return to_bytes(to_nchw(np.asarray(self._stored[rows]), self._axes), self._config, str(self._config.location))
 
     def _fitted(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         config, size = self._config, (self.shape[1], self.shape[2])
@@ -81,11 +81,11 @@ class _Mapped(Dataset):
 
 
 def load(config: ArraysConfig) -> Dataset:
-    """The images of the file, with labels where a ``.npz`` has them.
+    """Load the images of a file, with labels if a ``.npz`` has them.
 
     Raises:
-        UsageError: no such file, a damaged one, one of objects, no array that can be one of images, numbers that are
-            no levels, or labels that do not fit.
+        UsageError: if the file is missing or damaged, holds Python objects, no array that can be images, or values
+            that are not levels, or if the labels do not fit.
     """
     path = config.location
     if not path.is_file():
@@ -110,7 +110,7 @@ def _load_npz(config: ArraysConfig, path: Path) -> Dataset:
     title = archive.title(name)
     check_levels(config, archive.headers[name].dtype, lambda: archive.read(name), title)
     axes = axes_of(config, archive.headers[name], title)
-    images = to_bytes(in_planes(archive.read(name), axes), config, title)
+    images = to_bytes(to_nchw(archive.read(name), axes), config, title)
     label_name = _labels_name(config, archive, name)
     labels = None if label_name is None else _labels(archive, label_name, len(images))
     names = [] if labels is None else [str(number) for number in range(int(labels.max()) + 1)]
@@ -121,69 +121,73 @@ def _load_npz(config: ArraysConfig, path: Path) -> Dataset:
 
 
 def _provenance(source: str, axes: str) -> dict[str, str]:
-    said = f"{axes} (data.axes=NHW, NHWC or NCHW says else)"
-    return {"source": source, "licence": "not stated in the file", "axes": said}
+    text = f"{axes} (set data.axes=NHW, NHWC or NCHW to override)"
+    return {"source": source, "licence": "not stated in the file", "axes": text}
 
 
 def _images_name(config: ArraysConfig, archive: Npz) -> str:
     if config.array != "auto":
-        return _known(config.array, archive, "array")
+        return _check_name(config.array, archive, "array")
     split = config.split
     likely = [f"x_{split}", f"{split}_images", f"{split}_x", *_IMAGES]
     name = next((name for name in likely if name in archive.headers), None)
-    able = [name for name, header in archive.headers.items() if len(header.shape) in (3, 4)]
-    if name is None and len(able) != 1:
+    candidates = [name for name, header in archive.headers.items() if len(header.shape) in (3, 4)]
+    if name is None and len(candidates) != 1:
         raise UsageError(
-            f"{archive.path}: {len(able)} arrays that may be of images for split={split}; name one with "
+            f"{archive.path}: {len(candidates)} arrays that may be images for split={split}; name one with "
             f"data.array=NAME, of: {', '.join(archive.headers)}"
         )
-    return name or able[0]
+    return name or candidates[0]
 
 
 def _labels_name(config: ArraysConfig, archive: Npz, images: str) -> str | None:
     if config.labels not in ("auto", "none") or config.labels == "none" in archive.headers:
-        return _known(config.labels, archive, "labels")
+        return _check_name(config.labels, archive, "labels")
     split = config.split
     likely = [f"y_{split}", f"{split}_labels", f"{split}_y", *_LABELS]
     return next((n for n in likely if n in archive.headers and n != images), None) if config.labels == "auto" else None
 
 
-def _known(name: str, archive: Npz, option: str) -> str:
+def _check_name(name: str, archive: Npz, option: str) -> str:
     if name not in archive.headers:
         raise UsageError(f"{archive.path}: no array {name!r} for {option}; {nearest(name, archive.headers)}")
     return name
 
 
 def _labels(archive: Npz, name: str, count: int) -> npt.NDArray[np.int64]:
-    """Class indices: whole numbers from 0, one per image, also (N, 1)."""
+    """Class indices: integers from 0, one per image; the shape (N, 1) is accepted too."""
     labels, title = archive.read(name), archive.title(name)
     if labels.dtype.kind not in "iu" or labels.size != len(labels):
-        raise UsageError(f"{title}: {labels.dtype} of {_text(labels.shape)}; expected one whole number per image")
+        raise UsageError(
+            f"{title}: {labels.dtype} of {_format_shape(labels.shape)}; expected one whole number per image"
+        )
     if len(labels) != count:
-        raise UsageError(f"{title}: {len(labels)} labels for {count} images; they must be as many")
+        raise UsageError(f"{title}: {len(labels)} labels for {count} images; expected one label per image")
     if labels.min() < 0 or labels.max() >= _MAX_CLASSES:
         raise UsageError(f"{title}: labels {labels.min()}..{labels.max()}; expected class numbers from 0")
     return labels.reshape(-1).astype(np.int64)
 
 
 def axes_of(config: ArraysConfig, header: Header, title: str) -> str:
-    """What the axes of an array are: as said, or by the axis that is 1 or 3 long.
+    """Axes of an array of images: as configured, or inferred from the axis of length 1 or 3.
 
     Raises:
-        UsageError: an array that cannot be one of images, or whose axes are ambiguous.
+        UsageError: if the array cannot be images, or its axes are ambiguous.
     """
     shape = header.shape
     if len(shape) not in (3, 4) or 0 in shape:
-        raise UsageError(f"{title}: {_text(shape)}; expected images as NxHxW, NxHxWxC or NxCxHxW, at least one")
-    able = [a for a in (("NHW",) if len(shape) == 3 else ("NHWC", "NCHW")) if _channels(shape, a) in (1, 3)]
+        raise UsageError(f"{title}: {_format_shape(shape)}; expected images as NxHxW, NxHxWxC or NxCxHxW, at least one")
+    candidates = [a for a in (("NHW",) if len(shape) == 3 else ("NHWC", "NCHW")) if _channels(shape, a) in (1, 3)]
     if config.axes != "auto":
-        if config.axes not in able:
-            raise UsageError(f"{title}: {_text(shape)} does not fit axes={config.axes}; expected 1 or 3 channels")
+        if config.axes not in candidates:
+            raise UsageError(
+                f"{title}: {_format_shape(shape)} does not fit axes={config.axes}; expected 1 or 3 channels"
+            )
         return config.axes
-    if len(able) != 1:
-        why = "no axis of 1 or 3 channels" if not able else "the channels may be first or last"
-        raise UsageError(f"{title}: {_text(shape)}: {why}; say it with data.axes=NHWC or data.axes=NCHW")
-    return able[0]
+    if len(candidates) != 1:
+        why = "no axis of 1 or 3 channels" if not candidates else "the channels may be first or last"
+        raise UsageError(f"{title}: {_format_shape(shape)}: {why}; set data.axes=NHWC or data.axes=NCHW")
+    return candidates[0]
 
 
 def _channels(shape: Sequence[int], axes: str) -> int:
@@ -191,37 +195,37 @@ def _channels(shape: Sequence[int], axes: str) -> int:
 
 
 def check_levels(config: ArraysConfig, dtype: np.dtype[Any], read: Callable[[], Array], title: str) -> None:
-    """Raise where the numbers are not what ``levels`` says; ``read`` gives them, to say what they might be."""
+    """Raise ``UsageError`` if the dtype does not match ``levels``; ``read`` returns the values for the advice."""
     if config.levels == "0..255" and dtype != np.uint8:
         advice = _advice(read()) if dtype.kind in "fiub" else "save them as numpy.uint8"
         raise UsageError(f"{title}: numbers of type {dtype}; expected unsigned bytes 0..255; {advice}")
     if config.levels != "0..255" and dtype.kind != "f":
-        raise UsageError(f"{title}: numbers of type {dtype}; levels={config.levels} is for floating-point ones")
+        raise UsageError(f"{title}: numbers of type {dtype}; levels={config.levels} is for floating-point numbers")
 
 
 def _advice(array: Array) -> str:
-    """What to do, by the first numbers."""
+    """Advice on the conversion, from the first values."""
     part = array[:_CHUNK]
     if part.size == 0:
         return "save them as numpy.uint8"
     low, high = float(part.min()), float(part.max())
     declared = array.dtype.kind == "f" and low >= -1 and high <= 1
-    levels = f"say what they mean with data.levels={'-1..1' if low < 0 else '0..1'}, or " if declared else ""
+    levels = f"declare them with data.levels={'-1..1' if low < 0 else '0..1'}, or " if declared else ""
     return f"they go from {low:.4g} to {high:.4g}: {levels}save {as_bytes_advice(low, high)}, as numpy.uint8"
 
 
-def in_planes(array: Array, axes: str) -> Array:
-    """(N, C, H, W) of any of the axes; a view."""
+def to_nchw(array: Array, axes: str) -> Array:
+    """View an array with any of the axes as (N, C, H, W)."""
     if axes == "NHW":
         return array[:, None]
     return array.transpose(0, 3, 1, 2) if axes == "NHWC" else array
 
 
 def to_bytes(array: Array, config: ArraysConfig, title: str) -> npt.NDArray[np.uint8]:
-    """Levels 0..255, a fresh contiguous array.
+    """Convert to levels 0..255 in a new contiguous array.
 
     Raises:
-        UsageError: a number outside the declared range.
+        UsageError: if a value is outside the declared range.
     """
     if array.dtype == np.uint8:
         return np.array(array, order="C")
@@ -235,5 +239,5 @@ def to_bytes(array: Array, config: ArraysConfig, title: str) -> npt.NDArray[np.u
     return levels
 
 
-def _text(shape: Sequence[int]) -> str:
+def _format_shape(shape: Sequence[int]) -> str:
     return "x".join(map(str, shape)) or "one number"

@@ -1,8 +1,8 @@
 """CelebA (``img_align_celeba/000001.jpg`` ...) and CelebA-HQ (``CelebA-HQ-img/0.jpg`` ...) with their attributes.
 
 Published by Liu, Luo, Wang and Tang ("Deep Learning Face Attributes in the Wild", 2015, arXiv:1411.7766), and as
-CelebAMask-HQ by Lee, Liu, Wu and Luo (2020, arXiv:1907.11922); both for non-commercial research alone. The lists, see
-``attributes``, lie next to the folder or archive of images, or in it.
+CelebAMask-HQ by Lee, Liu, Wu and Luo (2020, arXiv:1907.11922); both for non-commercial research only. The
+lists (see ``celeba_lists``) are next to the folder or archive of images, or in it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _LICENCE = "non-commercial research alone, as its authors say"
 
 
 class _Faces(NamedTuple):
-    """The images by the last part of their names, in order, and what is listed of them."""
+    """Images by base name, in order, with their attributes and the names of the selected split."""
 
     tree: Tree
     images: dict[str, str]
@@ -44,12 +44,12 @@ class _Faces(NamedTuple):
 
 
 def load(config: CelebaConfig) -> Dataset:
-    """The faces in the order of their numbers, with a class by one attribute and all attributes as the caption.
+    """Load the faces in the order of their numbers, with one attribute as the class and all attributes as the caption.
 
     Raises:
-        UsageError: nothing of the kind there, an attribute or split without its list, a list that is damaged, or
-            (unless ``on_error=skip``) an image that is damaged or lacks its line, or a line that lacks its image;
-            the message names it.
+        UsageError: if there are no such images, the list for the attribute or split is missing or damaged, or (unless
+            ``on_error=skip``) an image is damaged or missing from a list, or a listed image is missing; the message
+            names it.
     """
     skips = Skips(config.on_error)
     faces = _faces(config, skips)
@@ -67,7 +67,7 @@ def load(config: CelebaConfig) -> Dataset:
 
 
 def _left_out(faces: _Faces) -> LeftOut:
-    """What else lies there; the lists of the faces are no part of it."""
+    """Record the other files at the location, except for CelebA's own lists."""
     found, taken = faces.tree.names.left_out, set(faces.images.values())
     for name in faces.tree.names.images:
         if name not in taken:
@@ -93,17 +93,19 @@ def _faces(config: CelebaConfig, skips: Skips) -> _Faces:
 
 
 def _images(tree: Tree) -> dict[str, str]:
-    """Name in the set -> name in the tree, in the order of the numbers; images of other names are skipped."""
+    """Map base name -> name in the tree, in the order of the numbers; images with other names are ignored."""
     found: dict[str, str] = {}
     for name in tree.names.images:
         basename = name.rpartition("/")[2]
         if not _NUMBERED.fullmatch(basename):
             continue
         if basename in found:
-            raise UsageError(f"{tree.location}: {found[basename]} and {name} are of one number; name the folder of one")
+            raise UsageError(
+                f"{tree.location}: {found[basename]} and {name} have the same number; name the folder of one"
+            )
         found[basename] = name
     if not found:
-        raise UsageError(f"{tree.location}: no images of CelebA's; expected names such as 000001.jpg or 0.jpg")
+        raise UsageError(f"{tree.location}: no CelebA images; expected names such as 000001.jpg or 0.jpg")
     return dict(sorted(found.items(), key=lambda pair: int(pair[0].partition(".")[0])))
 
 
@@ -120,7 +122,7 @@ def _attributes(config: CelebaConfig, tree: Tree, skips: Skips) -> Attributes | 
 
 
 def _read_list(tree: Tree, basename: str) -> tuple[str, bytes] | None:
-    """(title, content) of a list in the tree or next to it."""
+    """(title, content) of a list in the tree or next to it, if there is one."""
     inside = find_list(tree, basename)
     if inside is not None:
         return tree.title_of(inside), tree.read_sidecar(inside, MAX_BYTES)
@@ -129,18 +131,18 @@ def _read_list(tree: Tree, basename: str) -> tuple[str, bytes] | None:
         return None
     file = FileAt(path)
     if file.size > MAX_BYTES:
-        raise UsageError(f"{path}: {file.size} bytes are more than the {MAX_BYTES} that are read of a list")
+        raise UsageError(f"{path}: {file.size} bytes exceed the limit of {MAX_BYTES} for a list")
     return str(path), file.read(0, file.size)
 
 
 def _of_split(config: CelebaConfig, tree: Tree, images: Mapping[str, str], skips: Skips) -> tuple[str, list[str]]:
-    """The split that is meant, and the names of its images."""
+    """Name of the requested split, and the names of its images."""
     requested = config.split or "train"
     listed = next((found for name in PARTITIONS if (found := _read_list(tree, name))), None)
     if requested == "all" or (listed is None and config.split is None):
         return "all", list(images)
     if listed is None:
-        raise UsageError(f"{config.location}: split={requested}, but no {PARTITIONS[0]} (or .csv) lies there")
+        raise UsageError(f"{config.location}: split={requested}, but there is no {PARTITIONS[0]} (or .csv)")
     split_of = read_partition(listed[1], listed[0], skips.take)
     if config.split is None and "train" not in map(split_of.get, images):
         return "all", list(images)
@@ -153,7 +155,7 @@ def _of_split(config: CelebaConfig, tree: Tree, images: Mapping[str, str], skips
 def _classes(
     config: CelebaConfig, attributes: Attributes, rows: list[int]
 ) -> tuple[npt.NDArray[np.int64] | None, tuple[str, ...]]:
-    """Two classes: those without the attribute and those with it."""
+    """Labels and names of two classes: faces without the attribute and faces with it."""
     if config.attribute is None or config.labels == "none":
         return None, ()
     known = {name.lower(): place for place, name in enumerate(attributes.names)}

@@ -1,4 +1,4 @@
-"""The files of CIFAR, in a folder, in the published archive or alone, and which of them make a split."""
+"""CIFAR's files, in a folder, in the published archive or as a single file, and the batches of each split."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from undiffuse.data.sources.layout.published_files import CIFAR_BINARY, CIFAR_NA
 from undiffuse.data.sources.layout.tree import open_tar
 from undiffuse.errors import UsageError
 
-MAX_BYTES = 2**28  # of one file; the largest is 155 MB
+MAX_BYTES = 2**28  # limit for one file; the largest is 155 MB
 
 
 class Store(ABC):
-    """SplitName files of a folder or an archive; the names have no folders."""
+    """Files of a folder or an archive, accessed by base name."""
 
     location: Path
     names: list[str]
@@ -27,15 +27,15 @@ class Store(ABC):
 
     @abstractmethod
     def title(self, name: str) -> str:
-        """What to call a file in a message."""
+        """Name of a file in messages."""
 
     @abstractmethod
     def read(self, name: str) -> bytes:
-        """The content of a file."""
+        """Read the content of a file."""
 
 
 class FolderStore(Store):
-    """Files that lie directly in a folder."""
+    """Files directly in a folder."""
 
     def __init__(self, folder: Path) -> None:
         self.location, self.left_out = folder, LeftOut()
@@ -51,32 +51,32 @@ class FolderStore(Store):
 
 
 class TarStore(Store):
-    """Members of an archive, by the last part of their names, which are nowhere written to; of one name the last."""
+    """Members of an archive by base name, read without unpacking; the last member of a repeated name is used."""
 
     def __init__(self, path: Path) -> None:
         self.location, self._place, self.left_out = path, open_tar(path), LeftOut()
-        self._where, full = dict[str, tuple[int, int]](), dict[str, str]()
+        self._location_of, full_name_of = dict[str, tuple[int, int]](), dict[str, str]()
         for member in read_members(self._place):
             name = member.name.rpartition("/")[2]
             if not member.is_plain:
                 self.left_out.add(LINK, member.name)
                 continue
-            if name in full:
-                self.left_out.add(REPEATED, full[name])
-            self._where[name], full[name] = (member.offset, member.size), member.name
-        self.names = sorted(self._where)
+            if name in full_name_of:
+                self.left_out.add(REPEATED, full_name_of[name])
+            self._location_of[name], full_name_of[name] = (member.offset, member.size), member.name
+        self.names = sorted(self._location_of)
 
     def title(self, name: str) -> str:
         return f"{self.location}!{name}"
 
     def read(self, name: str) -> bytes:
-        offset, size = self._where[name]
+        offset, size = self._location_of[name]
         _check_size_limit(self.title(name), size)
         return self._place.read(offset, size)
 
 
 class CifarFiles(NamedTuple):
-    """The batches of a split in their order; all binary or all Python's."""
+    """Batches of a split in order, all in the binary or all in the Python layout."""
 
     store: Store
     batches: list[str]
@@ -84,25 +84,27 @@ class CifarFiles(NamedTuple):
 
 
 def find_batches(location: Path, split: str | None) -> CifarFiles:
-    """The batches that a path and a split mean.
+    """Find the batches of a split at a path.
 
     Raises:
-        UsageError: nothing there, no batch of that split, or both layouts side by side.
+        UsageError: if the path does not exist, there is no batch of the split, or both layouts are present.
     """
     if location.is_file() and not location.name.lower().endswith((".tar.gz", ".tgz", ".tar")):
         return _single(location, split)
     store = _store(location)
-    wanted = split or "train"
+    requested = split or "train"
     found = {
-        binary: _in_order(name for name in store.names if _split_of(name, pattern) == wanted)
+        binary: _natural_order(name for name in store.names if _split_of(name, pattern) == requested)
         for binary, pattern in ((True, CIFAR_BINARY), (False, CIFAR_PYTHON))
     }
     if found[True] and found[False]:
-        raise UsageError(f"{location}: holds CIFAR in the binary and the Python layout; name a folder of one of them")
+        raise UsageError(
+            f"{location}: contains both the binary and the Python layout of CIFAR; name a folder with one of them"
+        )
     binary = bool(found[True])
     if not found[binary]:
-        expected = "test_batch.bin or test" if wanted == "test" else "data_batch_1.bin, data_batch_1 or train"
-        raise UsageError(f"{location}: no batch of the split {wanted!r}; expected {expected}")
+        expected = "test_batch.bin or test" if requested == "test" else "data_batch_1.bin, data_batch_1 or train"
+        raise UsageError(f"{location}: no batch of the split {requested!r}; expected {expected}")
     _check_consecutive(store, found[binary])
     return CifarFiles(store, found[binary], binary)
 
@@ -117,12 +119,12 @@ def _store(location: Path) -> Store:
         return store
     inner = sorted(path for path in location.glob("cifar-10*-*") if path.is_dir())
     if len(inner) > 1:
-        raise UsageError(f"{location}: holds {' and '.join(path.name for path in inner)}; name one of them")
+        raise UsageError(f"{location}: contains {' and '.join(path.name for path in inner)}; name one of them")
     return FolderStore(inner[0]) if inner else store
 
 
 def _single(path: Path, split: str | None) -> CifarFiles:
-    """One file, whatever it is called."""
+    """A single file with any name."""
     pattern = CIFAR_BINARY if path.suffix == ".bin" else CIFAR_PYTHON
     known = _split_of(path.name, pattern)
     if split is not None and known and known != split:
@@ -137,18 +139,20 @@ def _split_of(name: str, pattern: re.Pattern[str]) -> str:
     return "test" if match["split"].startswith("test") else "train"
 
 
-def _in_order(names: Iterable[str]) -> list[str]:
+def _natural_order(names: Iterable[str]) -> list[str]:
     return sorted(names, key=lambda name: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)])
 
 
 def _check_consecutive(store: Store, batches: list[str]) -> None:
-    """A batch that is missing among those that are numbered was not fetched."""
+    """Raise ``UsageError`` if a numbered batch is missing."""
     numbers = [int(match[1]) for name in batches if (match := re.fullmatch(r"data_batch_(\d+)(\.bin)?", name))]
     missing = sorted(set(range(1, max(numbers, default=0) + 1)) - set(numbers))
     if missing:
-        raise UsageError(f"{store.location}: data_batch_{missing[0]} is missing among {len(numbers)}; fetch it again")
+        raise UsageError(
+            f"{store.location}: data_batch_{missing[0]} is missing among {len(numbers)} batches; fetch it again"
+        )
 
 
 def _check_size_limit(title: str, size: int) -> None:
     if size > MAX_BYTES:
-        raise UsageError(f"{title}: {size} bytes are more than the {MAX_BYTES} of CIFAR's largest file")
+        raise UsageError(f"{title}: {size} bytes are more than the {MAX_BYTES} allowed for a CIFAR file")

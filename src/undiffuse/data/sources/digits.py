@@ -1,4 +1,4 @@
-"""The handwritten digits that come with scikit-learn: real scans, no download."""
+"""The handwritten digits bundled with scikit-learn: real scans, no download."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from undiffuse.data.sources.array_images import image_dataset
 
 
 def load(config: DigitsConfig) -> Dataset:
-    """1,797 grey images of 8x8 with ten classes; the levels 0..16 become round(level * 255 / 16)."""
+    """Load 1,797 grey images of 8x8 in ten classes; levels 0..16 are scaled to round(level * 255 / 16)."""
     from sklearn.datasets import load_digits  # takes a second to import
 
     found = load_digits()

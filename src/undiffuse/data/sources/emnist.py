@@ -1,8 +1,8 @@
-"""EMNIST's MATLAB files: handwritten letters and digits of 28x28, the training and the test part in one file.
+"""EMNIST's MATLAB files: handwritten letters and digits of 28x28, with the training and test splits in one file.
 
 Published by Cohen, Afshar, Tapson and van Schaik (2017, arXiv:1702.05373). Layout (MATLAB 5.0): a struct ``dataset``
 with ``train`` and ``test``, each with ``images`` (N, 784) uint8, ``labels`` (N, 1) and ``writers``; and ``mapping``
-(K, 2) or (K, 3), see ``emnist_mapping``. An image is stored by columns and put upright here.
+(K, 2) or (K, 3), see ``emnist_mapping``. Images are stored column-major and are transposed here.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _SIDE = 28
 
 
 def load(config: EmnistConfig) -> Dataset:
-    """The images (1, 28, 28) of one split with their classes.
+    """Load the images (1, 28, 28) of one split with their classes.
 
     Raises:
-        UsageError: a file that is missing, damaged, not MATLAB 5.0, or without EMNIST's fields; counts that disagree.
+        UsageError: if the file is missing, damaged, not MATLAB 5.0 or without EMNIST's fields, or counts disagree.
     """
     path = config.location
     dataset = _field(read_variables(path), "dataset", str(path))
@@ -35,10 +35,10 @@ def load(config: EmnistConfig) -> Dataset:
     images = _images(_field(part, "images", where), where)
     labels = np.asarray(_field(part, "labels", where)).reshape(-1)
     if len(labels) != len(images) or labels.dtype.kind not in "uif":
-        raise UsageError(f"{where}: {len(labels)} labels for {len(images)} images; they must be as many numbers")
+        raise UsageError(f"{where}: {len(labels)} labels for {len(images)} images; expected one number per image")
     rows = np.asarray(_field(dataset, "mapping", f"{path} dataset"))
     if rows.ndim != 2 or rows.dtype.kind not in "uif":
-        raise UsageError(f"{path} dataset.mapping: no matrix of numbers; expected a label and a code in a row")
+        raise UsageError(f"{path} dataset.mapping: not a numeric matrix; expected rows of a label and a code")
     mapping = mapping_of(np.asarray(rows, dtype=np.int64).tolist(), f"{path} dataset.mapping")
     provenance = {"source": f"{path} ({config.split})", "licence": "not stated in the file", "transposed": "yes"}
     classes = mapping.classes(labels.astype(np.int64), f"{where}.labels")
@@ -46,17 +46,17 @@ def load(config: EmnistConfig) -> Dataset:
 
 
 def _images(images: Any, where: str) -> npt.NDArray[np.uint8]:
-    """(N, 1, 28, 28) upright, of (N, 784) by columns."""
+    """Convert column-major images (N, 784) to upright images (N, 1, 28, 28)."""
     array = np.asarray(images)
     if array.dtype != np.uint8 or array.ndim != 2 or array.shape[1] != _SIDE**2 or not len(array):
         raise UsageError(
-            f"{where}.images: {array.dtype} of {'x'.join(map(str, array.shape))}; expected unsigned bytes of Nx784"
+            f"{where}.images: {array.dtype} of {'x'.join(map(str, array.shape))}; expected unsigned bytes, Nx784"
         )
     return np.ascontiguousarray(array.reshape(-1, 1, _SIDE, _SIDE).swapaxes(2, 3))
 
 
 def _field(found: Any, name: str, where: str) -> Any:
-    """A field of a struct."""
+    """Get a field of a struct."""
     if not isinstance(found, dict) or found.get(name) is None:
         raise UsageError(f"{where}: has no field {name!r}; expected EMNIST's dataset.train.images and so on")
     return found[name]

@@ -1,9 +1,9 @@
 """Emoji in the layout of npm's ``emoji-datasource`` packages (Cal Henderson): images with names and categories.
 
 Layout: ``img/twitter/64/1f600.png`` and so on (also ``apple``, ``google``, ``facebook``), and ``emoji.json``, a list of
-objects with ``name`` ("GRINNING FACE"), ``category``, ``image`` ("1f600.png"), ``has_img_twitter`` and so on, and where
-there are tones of skin ``skin_variations``: code of the tones -> an object with ``image`` and ``has_img_...`` again.
-The package itself is a tar with the folder ``package``. The images are under their vendors' licences.
+objects with ``name`` ("GRINNING FACE"), ``category``, ``image`` ("1f600.png"), ``has_img_twitter`` and so on, and for
+skin tones ``skin_variations``: code of the tones -> an object that again has ``image`` and ``has_img_...``. The package
+is a tar archive with the folder ``package``. The images are under their vendors' licences.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from undiffuse.data.storage.string_array import StringArray
 from undiffuse.errors import UsageError
 from undiffuse.registry import nearest
 
-MAX_BYTES = 2**26  # of emoji.json; published ones have 1.5 MB
+MAX_BYTES = 2**26  # limit for emoji.json; published ones have 1.5 MB
 _SHEETS = re.compile(r"(?P<root>.*?)img/(?P<vendor>[^/]+)/(?P<size>\d+)/(?P<image>[^/]+)")
 _TONES = {"1F3FB": "light", "1F3FC": "medium-light", "1F3FD": "medium", "1F3FE": "medium-dark", "1F3FF": "dark"}
 
 
 class Emoji(NamedTuple):
-    """One image of the list."""
+    """Image of the list with its caption and category."""
 
     image: str
     caption: str
@@ -41,12 +41,12 @@ class Emoji(NamedTuple):
 
 
 def load(config: EmojiConfig) -> Dataset:
-    """The images of one vendor in the order of the list.
+    """Load the images of one vendor in the order of the list.
 
     Raises:
-        UsageError: no such package, no images of the vendor, several vendors of which none is named, a list of
-            another form, or (unless ``on_error=skip``) an image that is damaged, or that the list has and the package
-            lacks; the message names it.
+        UsageError: if the package or the vendor's images are missing, there are several vendors and none is selected,
+            the list has another form, or (unless ``on_error=skip``) an image is damaged or listed but missing; the
+            message names it.
     """
     skips = Skips(config.on_error)
     tree = open_tree(config.location, skips, "an emoji-datasource package")
@@ -55,7 +55,7 @@ def load(config: EmojiConfig) -> Dataset:
     wanted = [emoji for emoji in every if config.skin_tones == "all" or not emoji.has_tone]
     for emoji in wanted:
         if emoji.image not in name_of:
-            skips.take(UsageError(f"{tree.location}: emoji.json lists {emoji.image} for {vendor}, and it is not there"))
+            skips.take(UsageError(f"{tree.location}: emoji.json lists {emoji.image} for {vendor}, but it is missing"))
     kept = [emoji for emoji in wanted if emoji.image in name_of]
     skips.check_images_left(len(kept), len(every))
     about = {
@@ -81,7 +81,7 @@ def _classes(config: EmojiConfig, kept: Sequence[Emoji]) -> Classes:
 
 
 def _images(config: EmojiConfig, tree: Tree) -> tuple[str, dict[str, str]]:
-    """The vendor, and the name in the package of each of its images at the largest size there is."""
+    """The vendor, and the name in the package of each of its images at the largest available size."""
     found: dict[str, dict[int, dict[str, str]]] = {}
     for name in tree.names.images:
         match = _SHEETS.fullmatch(name)
@@ -89,7 +89,7 @@ def _images(config: EmojiConfig, tree: Tree) -> tuple[str, dict[str, str]]:
             sizes = found.setdefault(match["vendor"], {})
             sizes.setdefault(int(match["size"]), {})[match["image"]] = name
     if not found:
-        raise UsageError(f"{tree.location}: no images of emoji; expected names such as img/twitter/64/1f600.png")
+        raise UsageError(f"{tree.location}: no emoji images; expected names such as img/twitter/64/1f600.png")
     if config.vendor is not None and config.vendor not in found:
         raise UsageError(f"{tree.location}: no images of vendor={config.vendor}; {nearest(config.vendor, found)}")
     if config.vendor is None and len(found) > 1:
@@ -99,25 +99,25 @@ def _images(config: EmojiConfig, tree: Tree) -> tuple[str, dict[str, str]]:
 
 
 def _listed(tree: Tree, vendor: str, skips: Skips) -> Iterator[Emoji]:
-    """What the list has for a vendor; an entry of another form is given to ``skips``."""
+    """Listed images of a vendor; entries of another form are reported to ``skips``."""
     name = find_list(tree, "emoji.json")
     if name is None:
         raise UsageError(f"{tree.location}: no emoji.json; expected the whole emoji-datasource package")
     title = tree.title_of(name)
     entries = parse_json(tree.read_sidecar(name, MAX_BYTES), title)
     if not isinstance(entries, list):
-        raise UsageError(f"{title}: no list of emoji; expected emoji-datasource's")
+        raise UsageError(f"{title}: not a list of emoji; expected that of emoji-datasource")
     for number, entry in enumerate(entries):
         try:
-            found = list(_of_entry(entry, vendor))
+            found = list(_parse_entry(entry, vendor))
         except (KeyError, TypeError, AttributeError, ValueError):
-            skips.take(UsageError(f"{title}: entry {number} has not the form of an emoji (name, category, image)"))
+            skips.take(UsageError(f"{title}: entry {number} is not an emoji with name, category and image"))
         else:
             yield from found
 
 
-def _of_entry(entry: dict[str, Any], vendor: str) -> Iterator[Emoji]:
-    """The base image, and those in tones of skin."""
+def _parse_entry(entry: dict[str, Any], vendor: str) -> Iterator[Emoji]:
+    """Images of an entry: the base image, and those with skin tones."""
     name, category = entry["name"] or entry["short_name"].replace("_", " "), entry["category"]
     _check_text(name, category, entry["image"])
     if entry.get(f"has_img_{vendor}"):

@@ -1,9 +1,9 @@
 """FFHQ (Flickr-Faces-HQ): faces numbered 00000 to 69999, in folders of a thousand each.
 
 Published by Karras, Laine and Aila ("A Style-Based Generator Architecture for GANs", 2019, arXiv:1812.04948):
-``images1024x1024/00000/00000.png``, ``thumbnails128x128/00000/00000.png`` and ``in-the-wild-images``, the folder being
-the number rounded down to a thousand; some copies have no folders. The first 60,000 are for training, the rest for
-validation. The set as a whole is under CC BY-NC-SA 4.0; each photograph has a licence of its own.
+``images1024x1024/00000/00000.png``, ``thumbnails128x128/00000/00000.png`` and ``in-the-wild-images``, where the folder
+is the number rounded down to a thousand; some copies have no folders. The first 60,000 images are for training, the
+rest for validation. The data set is under CC BY-NC-SA 4.0; each photograph has its own licence.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ _LICENCE = "CC BY-NC-SA 4.0 (the set); each photograph as its author says, see f
 
 
 def load(config: FfhqConfig) -> Dataset:
-    """The faces of a folder or archive, in the order of their numbers.
+    """Load the faces of a folder or archive, in the order of their numbers.
 
     Raises:
-        UsageError: nothing of the kind there, several of its sets, or (unless ``on_error=skip``) an image that is
-            damaged, has no number of FFHQ's or lies in the folder of others; the message names it.
+        UsageError: if there are no such images or several of the sets, or (unless ``on_error=skip``) an image is
+            damaged, has no FFHQ number or is in the wrong folder; the message names it.
     """
     skips = Skips(config.on_error)
     tree = open_tree(config.location, skips, "FFHQ's folders or a zip of them")
@@ -38,14 +38,16 @@ def load(config: FfhqConfig) -> Dataset:
         try:
             number, inside = _number(name)
             if number in found and inside in sets and len(sets) == 1:
-                raise UsageError(f"there are two images of the number {number:05}")
+                raise UsageError(f"there are two images with the number {number:05}")
         except UsageError as error:
             skips.take(UsageError(f"{tree.title_of(name)}: {error}"))
             continue
         sets.add(inside)
         found[number] = name
     if len(sets) > 1:
-        raise UsageError(f"{config.location}: holds several sets ({', '.join(sorted(sets))}); name the folder of one")
+        raise UsageError(
+            f"{config.location}: contains several sets ({', '.join(sorted(sets))}); name the folder of one"
+        )
     split = config.split or ("train" if any(_is_of("train", number) for number in found) else "all")
     kept = [found[number] for number in sorted(found) if _is_of(split, number)]
     if not kept:
@@ -58,13 +60,13 @@ def load(config: FfhqConfig) -> Dataset:
 
 
 def _number(name: str) -> tuple[int, str]:
-    """(the number of an image, the folder of its set)"""
+    """(number of an image, folder of its set)."""
     match = _NAME.fullmatch(name)
     if match is None or int(match["number"]) >= NUM_IMAGES:
-        raise UsageError("no image of FFHQ's; expected a name from 00000.png to 69999.png")
+        raise UsageError("not an FFHQ image; expected a name from 00000.png to 69999.png")
     number = int(match["number"])
     if match["folder"] is not None and int(match["folder"]) != number - number % 1000:
-        raise UsageError(f"lies among others; expected it in the folder {number - number % 1000:05}")
+        raise UsageError(f"is in the wrong folder; expected it in {number - number % 1000:05}")
     return number, match["set"] or "."
 
 

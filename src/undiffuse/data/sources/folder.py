@@ -22,7 +22,7 @@ class FolderFiles(EncodedFiles):
 
     Args:
         root: the folder.
-        names: paths below it, with slashes.
+        names: relative paths, with slashes.
     """
 
     def __init__(self, root: Path, names: StringArray) -> None:
@@ -46,7 +46,7 @@ class FolderFiles(EncodedFiles):
 
 
 class FolderSidecars(SidecarReader):
-    """Small files below a folder."""
+    """Annotation files below a folder."""
 
     def __init__(self, root: Path) -> None:
         self.location, self._prefix = root, _prefix_of(root)
@@ -58,27 +58,26 @@ class FolderSidecars(SidecarReader):
         path, title = self.location / name, self.title_of(name)
         try:
             if not path.is_file():
-                raise UsageError(f"{title}: no plain file; expected a text")
+                raise UsageError(f"{title}: not a regular file; expected a text file")
             if path.stat().st_size > most:
-                raise UsageError(
-                    f"{title}: {path.stat().st_size} bytes are more than the {most} that are read of a text"
-                )
+                raise UsageError(f"{title}: {path.stat().st_size} bytes exceed the limit of {most} for a text file")
             return path.read_bytes()
         except OSError as error:
             raise UsageError(f"{title}: cannot be read ({error.strerror})") from None
 
 
 def _prefix_of(root: Path) -> str:
-    """What stands before a name in the path of its file. A ``Path`` per image would fill Python's table of names."""
+    """Prefix of the file names. (A ``Path`` per image would intern every name and cost memory.)"""
     return str(root / "x")[:-1]
 
 
 def load(config: FolderConfig) -> Dataset:
-    """The images of a folder, in the sorted order of their relative paths.
+    """Load the images of a folder, sorted by relative path.
 
     Raises:
-        UsageError: no images, options that do not fit them, or (unless ``on_error=skip``) a file that is damaged,
-            too large or smaller than the training size, or lacks what others have; the message names the file.
+        UsageError: if there are no images, the options do not fit, or (unless ``on_error=skip``) a file is damaged, too
+            large or smaller than the training size, or lacks a label or caption that others have; the message names
+            the file.
     """
     root, skips = config.location, Skips(config.on_error)
     reader = FolderSidecars(root)

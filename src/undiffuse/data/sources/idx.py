@@ -1,8 +1,8 @@
-"""Sets in MNIST's own format, IDX: images and their labels.
+"""Data sets in MNIST's IDX format: images and their labels.
 
 Source: LeCun, Cortes and Burges, "The MNIST database of handwritten digits" (1998). EMNIST (Cohen et al., 2017,
-arXiv:1702.05373) stores each image with rows and columns exchanged; it is put upright here, and the mapping file
-next to it names its classes.
+arXiv:1702.05373) stores its images transposed; they are transposed back here, and the mapping file next to them has the
+class names.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from undiffuse.data.sources.emnist_mapping import find_mapping, read_mapping
 from undiffuse.data.sources.idx_files import find_idx_files
 from undiffuse.errors import UsageError
 
-_MERGED_LETTERS = "abdefghnqrt"  # the lower-case letters that EMNIST keeps apart from their capitals
+_MERGED_LETTERS = "abdefghnqrt"  # the lower-case letters that EMNIST does not merge with their capitals
 _DIGITS, _CAPITALS = "0123456789", "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 EMNIST_CLASSES = {
     "byclass": _DIGITS + _CAPITALS + _CAPITALS.lower(),
@@ -33,10 +33,10 @@ EMNIST_CLASSES = {
 
 
 def load(config: IdxConfig) -> Dataset:
-    """The images (1, H, W) of one split, with labels where a label file lies next to them.
+    """Load the images (1, H, W) of one split, with labels if a label file is next to them.
 
     Raises:
-        UsageError: a file that is missing, damaged, of another type, or counts that disagree.
+        UsageError: if a file is missing, damaged or of another type, or counts disagree.
     """
     files = find_idx_files(config.location, config.split)
     images = _images(files.images)
@@ -56,23 +56,25 @@ def load(config: IdxConfig) -> Dataset:
 def _images(path: Path) -> Bytes:
     images = read_idx(path)
     if images.ndim != 3:
-        hint = "; this looks like the file of labels" if images.ndim == 1 else ""
+        hint = "; this looks like the label file" if images.ndim == 1 else ""
         raise UsageError(f"{path}: {images.ndim} axes; expected 3 (count, rows, columns) of an image file{hint}")
     if 0 in images.shape:
-        raise UsageError(f"{path}: empty: its sizes are {images.shape}; expected at least one image")
+        raise UsageError(f"{path}: empty: its shape is {images.shape}; expected at least one image")
     return images
 
 
 def _labels(path: Path, images: Path, count: int) -> tuple[npt.NDArray[np.int64], list[str]]:
-    """Class indices and names; EMNIST's letters are numbered from 1 in the file and from 0 here.
+    """Class indices and class names; EMNIST's letters are numbered from 1 in the file and from 0 here.
 
-    A mapping file next to the images takes precedence over what is known of sets by their names.
+    A mapping file next to the images takes precedence over the classes inferred from the file name.
     """
     labels = read_idx(path).astype(np.int64)
     if labels.ndim != 1:
-        raise UsageError(f"{path}: {labels.ndim} axes; expected the 1 of a label file")
+        raise UsageError(f"{path}: {labels.ndim} axes; expected 1 for a label file")
     if len(labels) != count:
-        raise UsageError(f"{path}: {len(labels)} labels for {count} images in {images.name}; they must be as many")
+        raise UsageError(
+            f"{path}: {len(labels)} labels for {count} images in {images.name}; expected one label per image"
+        )
     mapping = find_mapping(images)
     if mapping is not None:
         table = read_mapping(mapping)

@@ -1,7 +1,7 @@
-"""LSUN's LMDB folders: ``church_outdoor_train_lmdb/data.mdb`` and the like, whose values are encoded images.
+"""LSUN's LMDB folders, such as ``church_outdoor_train_lmdb/data.mdb``, whose values are encoded images.
 
-Published by Yu, Seff, Zhang, Song, Funkhouser and Xiao (2015, arXiv:1506.03365): a database for each category and
-split, the key a hash of the image in hex, the value the file (WebP; JPEG in some copies).
+Published by Yu, Seff, Zhang, Song, Funkhouser and Xiao (2015, arXiv:1506.03365): one database per category
+and split; keys are hashes of the images in hex, values the files (WebP; JPEG in some copies).
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class LmdbFiles(EncodedFiles):
     """Values of several databases, one database after another.
 
     Args:
-        location: what the user named.
+        location: path given by the user.
         files: the databases.
-        values: the index of each.
+        values: index of the values of each database.
     """
 
     def __init__(self, location: Path, files: Sequence[FileAt], values: Sequence[Values]) -> None:
@@ -51,7 +51,7 @@ class LmdbFiles(EncodedFiles):
         number, row = self._place(index)
         start, size = self._values[number].places[row].tolist()
         if size > MAX_IMAGE_BYTES:
-            raise UsageError(f"{self.title(index)}: {size} bytes are more than the {MAX_IMAGE_BYTES} of an image")
+            raise UsageError(f"{self.title(index)}: {size} bytes exceed the limit of {MAX_IMAGE_BYTES} for an image")
         content = self._files[number].read(start, size)
         if len(content) != size:
             raise UsageError(f"{self.title(index)}: cut short; fetch the file again")
@@ -67,14 +67,14 @@ class LmdbFiles(EncodedFiles):
 
 
 def load(config: LmdbConfig) -> Dataset:
-    """The images of a database in the order of their keys, or of several, which are the classes then.
+    """Load the images of one database in the order of their keys, or of several, whose categories are the classes.
 
     Raises:
-        UsageError: no database there, or (unless ``on_error=skip``) a damaged one or a damaged image; the message
-            names file and key.
+        UsageError: if there is no database, or (unless ``on_error=skip``) a database or an image is damaged; the
+            message names file and key.
     """
     skips = Skips(config.on_error)
-    found = [(path, *opened) for path in _databases(config) if (opened := _opened(path, skips)) is not None]
+    found = [(path, *database) for path in _databases(config) if (database := _open(path, skips)) is not None]
     if not found or not any(len(values.keys) for _, _, values in found):
         skips.check_images_left(0, 0) if skips.count else None
         raise UsageError(f"{config.location}: no images in the database; expected LSUN's keys and images")
@@ -83,17 +83,17 @@ def load(config: LmdbConfig) -> Dataset:
     labels, classes = _labels([len(values.keys) for *_, values in found], names)
     if config.labels == "none" or len(classes) < 2:
         labels, classes = None, ()
-    about = {"categories": ", ".join(sorted(set(names))), **_others(config, [path for path, *_ in found])}
+    about = {"categories": ", ".join(sorted(set(names))), **_unread_note(config, [path for path, *_ in found])}
     return load_encoded(config, files, labels, classes, None, about, skips)
 
 
-def _others(config: LmdbConfig, taken: Sequence[Path]) -> dict[str, str]:
-    """What to say of the databases of a folder that are not read."""
-    others = sorted(set(_inner(config.location)) - set(taken)) if len(_inner(config.location)) > 1 else []
-    named = ", ".join(path.name for path in others)
+def _unread_note(config: LmdbConfig, taken: Sequence[Path]) -> dict[str, str]:
+    """Provenance note on the databases of a folder that are not read."""
+    others = sorted(set(_subfolders(config.location)) - set(taken)) if len(_subfolders(config.location)) > 1 else []
+    unread = ", ".join(path.name for path in others)
     read = ", ".join(path.name for path in taken)
     return (
-        {"splits": f"databases by split: {read} taken, {named} left out (data.split= takes others)"} if others else {}
+        {"splits": f"databases by split: {read} taken, {unread} left out (data.split= takes others)"} if others else {}
     )
 
 
@@ -102,7 +102,7 @@ def _labels(counts: Sequence[int], names: Sequence[str]) -> tuple[npt.NDArray[np
     return np.repeat([classes.index(name) for name in names], counts).astype(np.int64), classes
 
 
-def _opened(path: Path, skips: Skips) -> tuple[FileAt, Values] | None:
+def _open(path: Path, skips: Skips) -> tuple[FileAt, Values] | None:
     try:
         file = FileAt(path / "data.mdb" if path.is_dir() else path)
         return file, read_values(file)
@@ -112,25 +112,31 @@ def _opened(path: Path, skips: Skips) -> tuple[FileAt, Values] | None:
 
 
 def _databases(config: LmdbConfig) -> list[Path]:
-    """The database that is named, or those of a split in the folder that is."""
+    """The database at the location, or the databases of a split in that folder."""
     location = config.location
     if location.is_file() or (location / "data.mdb").is_file():
         known = _split(location if location.is_dir() else location.parent)
         if config.split is not None and known and known != config.split:
             raise UsageError(f"{location}: is of the split {known!r}, not {config.split!r}; name another folder")
         return [location]
-    inner = _inner(location)
-    if not inner:
-        raise UsageError(f"{location}: no LMDB there; expected data.mdb, or folders such as church_outdoor_train_lmdb")
-    wanted = config.split or ("train" if any(_split(path) == "train" for path in inner) else _split(inner[0]))
-    chosen = [path for path in inner if _split(path) == wanted]
+    subfolders = _subfolders(location)
+    if not subfolders:
+        raise UsageError(
+            f"{location}: no LMDB database; expected data.mdb, or folders such as church_outdoor_train_lmdb"
+        )
+    requested = config.split or (
+        "train" if any(_split(path) == "train" for path in subfolders) else _split(subfolders[0])
+    )
+    chosen = [path for path in subfolders if _split(path) == requested]
     if not chosen:
-        raise UsageError(f"{location}: no folder of the split {wanted!r}; it has {', '.join(p.name for p in inner)}")
+        raise UsageError(
+            f"{location}: no folder of the split {requested!r}; it has {', '.join(p.name for p in subfolders)}"
+        )
     return chosen
 
 
-def _inner(location: Path) -> list[Path]:
-    """The databases in a folder of several."""
+def _subfolders(location: Path) -> list[Path]:
+    """Databases in the subfolders of a folder."""
     return sorted(path.parent for path in location.glob("*_lmdb/data.mdb")) if location.is_dir() else []
 
 

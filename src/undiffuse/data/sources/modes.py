@@ -1,4 +1,4 @@
-"""The modes that a synthetic distribution is known to have, and how far points lie from them."""
+"""Known modes of the synthetic distributions, and the distances of points from them."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class PointModes:
     """Equally likely modes of points in the plane.
 
     Attributes:
-        num: how many there are, K; numbered as the labels of the data are.
-        std: standard deviation of the data about its mode, along each coordinate; 0 for none.
-        words: what a mode is.
+        num: number of modes K; modes are numbered like the labels of the data.
+        std: standard deviation of the data around its mode, along each coordinate; may be 0.
+        words: what a mode is, as a plural noun.
         offset: distances (B, K) of points (B, 2) from the modes' centres or curves, in units of the data.
     """
 
@@ -36,7 +36,7 @@ class PointModes:
 
 
 def known_modes(config: SourceConfig) -> PointModes | None:
-    """The modes of a source of points, ``None`` for a source whose modes are not known."""
+    """Modes of a source of points; ``None`` if they are not known."""
     if isinstance(config, GaussiansConfig):
         return PointModes(config.side**2, config.noise, "Gaussians", _from_centres(grid_centres(config.side)))
     if isinstance(config, GaussianRingConfig):

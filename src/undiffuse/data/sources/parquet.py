@@ -1,8 +1,8 @@
 """Parquet and Arrow tables with a column of encoded images, as Hugging Face's ``datasets`` writes them.
 
-Layout: a column of structs (``bytes``, ``path``), and in the schema's metadata, under ``huggingface``, JSON that tells
-which columns are images and which are classes, with the names of those: ``{"info": {"features": {"image": {"_type":
-"Image"}, "label": {"_type": "ClassLabel", "names": [...]}}}}``. Plain columns of bytes do without.
+Layout: a column of structs (``bytes``, ``path``), and in the schema's metadata, under ``huggingface``, JSON that
+declares the columns of images and classes, with the class names: ``{"info": {"features": {"image": {"_type": "Image"},
+"label": {"_type": "ClassLabel", "names": [...]}}}}``. Plain columns of bytes need no metadata.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from undiffuse.errors import UsageError
 from undiffuse.registry import nearest
 
 MAX_IMAGE_BYTES = 2**28
-_TYPE_SHOWN = 40  # letters of a type in a message
+_TYPE_SHOWN = 40  # characters of a type in messages
 _IMAGES, _LABELS, _CAPTIONS = (
     ("image", "img", "jpg", "png", "picture"),  # data
     ("label", "labels", "class"),
@@ -42,12 +42,12 @@ FURTHER_CAPTIONS = Kind(
 
 
 class TableFiles(EncodedFiles):
-    """Cells of the column of images.
+    """Images in a column of a table.
 
     Args:
         tables: the files.
-        column: its name.
-        rows: (N,) the rows that are kept.
+        column: name of the column.
+        rows: (N,) selected rows.
     """
 
     def __init__(self, tables: Tables, column: str, rows: Indices) -> None:
@@ -66,11 +66,11 @@ class TableFiles(EncodedFiles):
         content = cell["bytes"] if names and cell.is_valid else cell
         if not content.is_valid:
             elsewhere = "path" in names and cell.is_valid and cell["path"].is_valid
-            hint = "its image lies in a file of its own, which is not read" if elsewhere else "the cell is empty"
+            hint = "its image is in a separate file, which is not read" if elsewhere else "the cell is empty"
             raise UsageError(f"{title}: has no bytes in {self._column!r}: {hint}")
         buffer = content.as_buffer()
         if buffer.size > MAX_IMAGE_BYTES:
-            raise UsageError(f"{title}: {buffer.size} bytes are more than the {MAX_IMAGE_BYTES} read of an image")
+            raise UsageError(f"{title}: {buffer.size} bytes exceed the limit of {MAX_IMAGE_BYTES} for an image")
         return buffer.to_pybytes()  # type: ignore[no-any-return]
 
     def release(self) -> None:
@@ -78,13 +78,13 @@ class TableFiles(EncodedFiles):
 
 
 def row_title(tables: Tables, row: int) -> str:
-    """What to call a row in a message: its file, and its number there counted from 0."""
+    """Name of a row in messages: its file, and its number in the file, from 0."""
     place = tables.place(row)
     return f"{readable(str(tables.paths[place.table]))} row {place.row_in_table}"
 
 
 class Columns(NamedTuple):
-    """The names of the columns that are read, and of classes where the table declares them."""
+    """Names of the columns that are read, and class names if the table declares them."""
 
     image: str
     label: str | None
@@ -94,12 +94,12 @@ class Columns(NamedTuple):
 
 
 def load(config: ParquetConfig) -> Dataset:
-    """The images of a table's rows, in the order of its shards.
+    """Load the images of a table's rows, in the order of its shards.
 
     Raises:
-        UsageError: pyarrow is not installed; no such table, no column of images, shards that differ, or (unless
-            ``on_error=skip``) a missing shard, a damaged one or a damaged image, or a row that lacks what others
-            have; the message names the file and the row.
+        UsageError: if pyarrow is not installed; the table or a column of images is missing; the columns of shards
+            differ; or (unless ``on_error=skip``) a shard is missing or damaged, an image is damaged, or a row lacks a
+            label or caption that others have; the message names the file and the row.
     """
     arrow()
     skips, left_out = Skips(config.on_error), LeftOut()
@@ -112,32 +112,32 @@ def load(config: ParquetConfig) -> Dataset:
         raise UsageError(f"{config.location}: the table has no rows; expected at least one image")
     codes, labels = _labels(config, tables, columns)
     captions, caption_of = _captions(tables, columns, config.caption_index, left_out)
-    nobody = np.zeros(len(tables), dtype=bool)
-    rows = complete_rows({"label": codes, "caption": caption_of}, nobody, lambda row: row_title(tables, row), skips)
+    rejected = np.zeros(len(tables), dtype=bool)
+    rows = complete_rows({"label": codes, "caption": caption_of}, rejected, lambda row: row_title(tables, row), skips)
     classes = labels.classes(codes, columns.class_names, str(config.location))
-    kept = None if classes.labels is None else classes.labels[rows]
+    selected_labels = None if classes.labels is None else classes.labels[rows]
     texts = captions.select(caption_of[rows]) if len(captions) else None
     about = {"source": str(config.location), "shards": str(len(tables.paths)), **columns.notes, **labels.notes}
     about |= {**found.notes, **left_out.notes}
     files = TableFiles(tables, columns.image, rows)
-    return load_encoded(config, files, kept, classes.names, texts, about, skips)
+    return load_encoded(config, files, selected_labels, classes.names, texts, about, skips)
 
 
 def _valid(paths: Sequence[Any], skips: Skips) -> list[Any]:
-    """The files that can be opened and whose columns are those of the first; the rest is given to ``skips``."""
-    kept, schema = list[Any](), None
+    """Files that can be opened and have the columns of the first; the others are reported to ``skips``."""
+    valid, schema = list[Any](), None
     for path in paths:
         try:
             found = Tables([path]).tables[0].schema
             if schema is not None and _plain_columns(found) != _plain_columns(schema):
-                raise UsageError(f"{path}: its columns are not those of {kept[0].name}; name one table at a time")
+                raise UsageError(f"{path}: its columns are not those of {valid[0].name}; name one table at a time")
         except UsageError as error:
             skips.take(error)
             continue
         schema = schema or found
-        kept.append(path)
-    skips.check_images_left(len(kept), len(paths))
-    return kept
+        valid.append(path)
+    skips.check_images_left(len(valid), len(paths))
+    return valid
 
 
 def _plain_columns(schema: Any) -> list[tuple[str, Any]]:
@@ -148,31 +148,31 @@ def _columns(config: ParquetConfig, tables: Tables) -> Columns:
     schema, where = tables.tables[0].schema, str(tables.paths[0])
     declared = _declared(schema.metadata or {}, where)
     types = dict(_plain_columns(schema))
-    images = [name for name, kind in types.items() if _may_be_image(kind)]
+    images = [name for name, kind in types.items() if _can_be_image(kind)]
     texts = [name for name, kind in types.items() if is_text(kind)]
-    several = [name for name, kind in types.items() if is_texts(kind)]
+    text_lists = [name for name, kind in types.items() if is_texts(kind)]
     classes = [name for name in schema.names if declared.get(name, {}).get("_type") == "ClassLabel"]
     declared_images = [name for name in images if declared.get(name, {}).get("_type") == "Image"]
-    image = _chosen(
+    image = _select_column(
         config.image_column, [*declared_images, *(n for n in _IMAGES if n in images), *images[:1]], schema, where
     )
     if image is None or image not in images:
-        held = ", ".join(f"{name} ({_short(kind)})" for name, kind in types.items())
+        held = ", ".join(f"{name} ({_short_type(kind)})" for name, kind in types.items())
         what = f"no column of images ({config.image_column})"
-        raise UsageError(f"{where}: {what}; expected bytes, or a struct with bytes, one image a row, among: {held}")
-    label = _chosen(config.label_column, [*classes, *(n for n in _LABELS if n in schema.names)], schema, where)
+        raise UsageError(f"{where}: {what}; expected bytes, or a struct with bytes, one image per row, among: {held}")
+    label = _select_column(config.label_column, [*classes, *(n for n in _LABELS if n in schema.names)], schema, where)
     label = None if config.labels == "none" else label
-    likely = [
+    candidates = [
         *(name for name in _CAPTIONS if name in texts),
         *(texts if len(texts) == 1 and texts[0] != label else ()),
-        *(name for name in _CAPTIONS if name in several),
+        *(name for name in _CAPTIONS if name in text_lists),
     ]
-    caption = _chosen(config.caption_column, [name for name in likely if name != label], schema, where)
+    caption = _select_column(config.caption_column, [name for name in candidates if name != label], schema, where)
     caption = None if config.captions == "none" else caption
-    if caption is not None and caption not in (*texts, *several):
-        instead = ", ".join((*texts, *several))
-        hint = f"expected one of: {instead}" if instead else "it has none; take data.captions=none"
-        raise UsageError(f"{where}: caption_column={caption} is no column of texts; {hint}")
+    if caption is not None and caption not in (*texts, *text_lists):
+        instead = ", ".join((*texts, *text_lists))
+        hint = f"expected one of: {instead}" if instead else "it has none; set data.captions=none"
+        raise UsageError(f"{where}: caption_column={caption} is not a column of text; {hint}")
     names = tuple(declared.get(label, {}).get("names", ())) if label is not None else ()
     notes = {"image_column": image, "label_column": label, "caption_column": caption}
     others = [name for name in classes if name != label]
@@ -182,44 +182,44 @@ def _columns(config: ParquetConfig, tables: Tables) -> Columns:
     return Columns(image, label, caption, names, {**{k: v for k, v in notes.items() if v is not None}, **also})
 
 
-def _chosen(requested: str, likely: Sequence[str], schema: Any, where: str) -> str | None:
-    """The column that is asked for, or the first of those that are likely."""
+def _select_column(requested: str, candidates: Sequence[str], schema: Any, where: str) -> str | None:
+    """The requested column, or the first candidate."""
     if requested == "auto":
-        return next(iter(likely), None)
+        return next(iter(candidates), None)
     if requested not in schema.names:
         raise UsageError(f"{where}: no column {requested!r}; {nearest(requested, schema.names)}")
     return requested
 
 
-def _short(kind: Any) -> str:
-    """A type as it is named in a message."""
+def _short_type(kind: Any) -> str:
+    """Abbreviated type for messages."""
     text = str(kind)
     return text if len(text) <= _TYPE_SHOWN else f"{text[:_TYPE_SHOWN]}..."
 
 
-def _may_be_image(kind: Any) -> bool:
+def _can_be_image(kind: Any) -> bool:
     types = arrow().types
     if types.is_struct(kind):
-        return any(field.name == "bytes" and _may_be_image(field.type) for field in kind)
+        return any(field.name == "bytes" and _can_be_image(field.type) for field in kind)
     return bool(types.is_binary(kind) or types.is_large_binary(kind))
 
 
 def _declared(metadata: dict[bytes, bytes], where: str) -> dict[str, dict[str, Any]]:
-    """What Hugging Face's metadata says of each column; nothing where there is none."""
+    """Features of the columns in Hugging Face's metadata; empty if there is none."""
     try:
         features = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {})
         found = {name: feature for name, feature in features.items() if isinstance(feature, dict)}
         for name, feature in found.items():
             names = feature.get("names", [])
             if not isinstance(names, list) or not all(isinstance(text, str) for text in names):
-                raise UsageError(f"{where}: the names of the classes in {name!r} are no list of texts")
+                raise UsageError(f"{where}: the class names of {name!r} are not a list of strings")
     except (ValueError, AttributeError, RecursionError):
-        raise UsageError(f"{where}: its metadata of Hugging Face's is not of the form that datasets writes") from None
+        raise UsageError(f"{where}: its Hugging Face metadata does not have the form that datasets writes") from None
     return found
 
 
 def _labels(config: ParquetConfig, tables: Tables, columns: Columns) -> tuple[Indices, LabelColumn]:
-    """(N,) codes of a label column, -1 where there is none: whole numbers (-1 is none too) or texts."""
+    """(N,) codes of a label column of integers or text; -1 for a missing label (also stored as -1 or empty)."""
     found, codes = LabelColumn(), np.full(len(tables), -1, dtype=np.int64)
     if columns.label is None:
         return codes, found
@@ -242,11 +242,13 @@ def _codes(column: Any, found: LabelColumn, title: str) -> Indices:
     if is_text(column.type) or types.is_boolean(column.type):
         texts = column.cast(arrow().string()).to_pylist()
         return np.array([found.code(text, title) if text else -1 for text in texts], dtype=np.int64)
-    raise UsageError(f"{title}: values of type {column.type} are no classes; name another with data.label_column")
+    raise UsageError(
+        f"{title}: values of type {column.type} are not classes; select another column with data.label_column"
+    )
 
 
 def _captions(tables: Tables, columns: Columns, index: int, left_out: LeftOut) -> tuple[StringArray, Indices]:
-    """The texts, and (N,) which of them is whose, -1 for none; of a list of them that of ``index``, else its last."""
+    """Captions, and (N,) each row's caption, -1 for none; of a list of captions, entry ``index`` or else the last."""
     texts, caption_of, start = StringArray(), np.full(len(tables), -1, dtype=np.int64), 0
     for column in tables.each(columns.caption) if columns.caption is not None else ():
         for place, text in enumerate(column.to_pylist()):

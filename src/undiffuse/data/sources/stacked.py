@@ -1,7 +1,7 @@
 """Stacked MNIST: three random digits as the channels of one image, so that its 1,000 modes can be counted.
 
-Stack i is a function of (seed, i) and the digits alone. What a generator drops shows as missing classes: each channel
-of a sample can be named by a classifier of digits.
+Stack i depends only on (seed, i) and the digits. Modes that a generator drops are missing classes: a digit classifier
+classifies each channel of a sample.
 
 Source: Metz et al. 2016, "Unrolled generative adversarial networks", arXiv:1611.02163, sec. 3.3.1; Srivastava et al.
 2017, arXiv:1705.07761.
@@ -22,15 +22,15 @@ from undiffuse.data.sources.idx import load as load_idx
 from undiffuse.errors import UsageError
 
 CHANNELS = 3
-#: Classes of one channel at most: their cube is the number of class names.
-MOST_CLASSES = 21
+#: Maximal number of classes of a channel; the number of class names is its cube.
+MAX_CLASSES = 21
 
 
 class StackedDataset(Dataset):
-    """Stacks of three images of another set; made when they are fetched.
+    """Stacks of three images of another data set, created when they are loaded.
 
     Args:
-        name: the registry name of the source.
+        name: registry name of the source.
         base: grey images (1, H, W).
         triples: (N, 3) positions in ``base``: red, green and blue.
         provenance: see ``Dataset``.
@@ -50,11 +50,11 @@ class StackedDataset(Dataset):
         return self._labels
 
     def hashes(self) -> Hashes:
-        """The first half is the red digit's, on which the split rests; the second stands for all three."""
+        """Hashes whose first half is the red digit's, which decides the split; the second half depends on all three."""
         if self._hashes is None:
             base = self._base.hashes()
-            whole = b"".join(hash_item(row.tobytes()) for row in base[self._triples].reshape(len(self), -1))
-            hashes = np.frombuffer(whole, dtype=np.uint8).reshape(-1, HASH_BYTES).copy()
+            combined = b"".join(hash_item(row.tobytes()) for row in base[self._triples].reshape(len(self), -1))
+            hashes = np.frombuffer(combined, dtype=np.uint8).reshape(-1, HASH_BYTES).copy()
             hashes[:, : HASH_BYTES // 2] = base[self._triples[:, 0], : HASH_BYTES // 2]
             self._hashes = hashes
         return self._hashes
@@ -65,19 +65,17 @@ class StackedDataset(Dataset):
 
 
 def load(config: StackedMnistConfig) -> Dataset:
-    """The stacks (3, H, W); their class is the three digits, ``"407"``, where the digits have labels.
+    """Load the stacks (3, H, W); if the digits have labels, the class is the three digits, such as ``"407"``.
 
     Raises:
-        UsageError: as the IDX source does; grey stacks asked for, or too many classes to cube.
+        UsageError: as the IDX source; if grey stacks are requested, or there are too many classes.
     """
     if config.channels == 1:
-        raise UsageError("stacked images have 3 channels, got channels=1; take the source 'idx' for grey ones")
+        raise UsageError("stacked images have 3 channels, got channels=1; use the source 'idx' for grey images")
     keys = ("path", "split", "size", "fit", "upscale", "background")
     base = load_idx(IdxConfig(channels=1, **{key: getattr(config, key) for key in keys}))
-    if base.num_classes > MOST_CLASSES:
-        raise UsageError(
-            f"{config.path} has {base.num_classes} classes, stacks are of at most {MOST_CLASSES}; take digits"
-        )
+    if base.num_classes > MAX_CLASSES:
+        raise UsageError(f"{config.path} has {base.num_classes} classes, expected at most {MAX_CLASSES}; use digits")
     held_out = base.hashes()[:, :8].copy().view(">u8")[:, 0] < np.uint64(int(config.validation_fraction * 2**64))
     triples = draw_triples(held_out, config.num_pictures, config.seed)  # data
     provenance = {
@@ -90,13 +88,13 @@ def load(config: StackedMnistConfig) -> Dataset:
 
 
 def draw_triples(held_out: npt.NDArray[np.bool_], num: int, seed: int) -> Indices:
-    """Positions (num, 3) of images; row i is a function of (seed, i) and of which images are held out.
+    """Draw the positions (num, 3) of the stacked images; row i depends only on (seed, i) and ``held_out``.
 
-    The first of a row is any image, the others are drawn from its side, so that no digit is on both sides of the
-    split.
+    The first image of a row is drawn from all, the others from the same side of the split, so that no digit is used on
+    both sides.
 
     Args:
-        held_out: (M,) whether each image is kept from training.
+        held_out: (M,) mask of the images held out from training.
     """
     rng = np.random.Generator(np.random.Philox(key=np.array([seed, 1], dtype=np.uint64)))
     u = rng.random((num, CHANNELS))
@@ -108,7 +106,7 @@ def draw_triples(held_out: npt.NDArray[np.bool_], num: int, seed: int) -> Indice
 
 
 def _codes(labels: Indices, num_classes: int) -> Indices:
-    """(N, 3) labels as one number each, 407 of 4, 0, 7 with ten classes."""
+    """Combine (N, 3) labels into one number each, such as 407 for 4, 0, 7 with ten classes."""
     codes: Indices = labels @ np.array([num_classes**2, num_classes, 1], dtype=np.int64)
     return codes
 

@@ -1,8 +1,8 @@
-"""Points drawn from known distributions: small sets on which a model can be looked at in the plane.
+"""Points drawn from known distributions: small two-dimensional data sets on which a model is easy to inspect.
 
 Each is a curve or a set of centres whose mean variance is exactly 1, plus Gaussian noise, so its density is a mixture
-of Gaussians: a sum over centres, or an integral along a curve. ``curve`` functions are public for the one that needs
-that density (``studies.theory.ground_truth``).
+of Gaussians: a sum over centres, or an integral along a curve. The functions for
+curves and centres are public for ``studies.theory.ground_truth``, which computes that density.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ Labels = npt.NDArray[np.int64]
 
 
 def load_swissroll(config: SwissrollConfig) -> Dataset:
-    """The data set of a ``SwissrollConfig``; it has no labels."""
+    """Create the data set of a ``SwissrollConfig``; it has no labels."""
     points = swissroll(config.num_points, config.noise, config.seed)
     return _dataset("a two-dimensional Swiss roll", points, config)
 
 
 def load_rings(config: RingsConfig) -> Dataset:
-    """The data set of a ``RingsConfig``; labels number the circles from the inside."""
+    """Create the data set of a ``RingsConfig``; labels number the circles from the inside."""
     points, labels = labelled_rings(config.num_points, config.num_rings, config.noise, config.seed)
     return _dataset("concentric circles", points, config, labels, config.num_rings)
 
 
 def load_gaussians(config: GaussiansConfig) -> Dataset:
-    """The data set of a ``GaussiansConfig``; labels number the Gaussians as ``grid_centres`` does."""
-    points, labels = _around(grid_centres(config.side), config.num_points, config.noise, config.seed)
+    """Create the data set of a ``GaussiansConfig``; labels number the Gaussians as ``grid_centres`` does."""
+    points, labels = _gaussian_points(grid_centres(config.side), config.num_points, config.noise, config.seed)
     return _dataset("Gaussians on a square grid", points, config, labels, config.side**2)
 
 
 def load_gaussian_ring(config: GaussianRingConfig) -> Dataset:
-    """The data set of a ``GaussianRingConfig``; labels number the Gaussians as ``ring_centres`` does."""
-    points, labels = _around(ring_centres(config.num_modes), config.num_points, config.noise, config.seed)
+    """Create the data set of a ``GaussianRingConfig``; labels number the Gaussians as ``ring_centres`` does."""
+    points, labels = _gaussian_points(ring_centres(config.num_modes), config.num_points, config.noise, config.seed)
     return _dataset("Gaussians on a circle", points, config, labels, config.num_modes)
 
 
@@ -61,57 +61,57 @@ def _dataset(
 def swissroll(num_points: int, noise: float = 0.02, seed: int = 0) -> Points:
     """Points (t cos t, t sin t) with t uniform in [3 pi/2, 9 pi/2], centred and scaled, plus Gaussian noise.
 
-    The exact mean is taken off, and the scale makes the mean of the two variances exactly 1 before the noise, so that
-    the distribution does not depend on how many points are drawn.
+    The exact mean is subtracted, and the scale makes the mean of the two variances exactly 1 before the noise, so that
+    the distribution does not depend on the number of points.
 
     Returns:
-        (num_points, 2) float32, a function of the arguments alone.
+        (num_points, 2) float32, determined by the arguments.
     """
     rng = _rng(seed)
-    return _noisy(roll_curve(rng.random(num_points)), noise, rng)
+    return _add_noise(roll_curve(rng.random(num_points)), noise, rng)
 
 
 def rings(num_points: int, num_rings: int = 3, noise: float = 0.05, seed: int = 0) -> Points:
     """Points on circles of radii proportional to 1 ... ``num_rings``, each equally likely, plus Gaussian noise.
 
     Returns:
-        (num_points, 2) float32, a function of the arguments alone.
+        (num_points, 2) float32, determined by the arguments.
     """
     return labelled_rings(num_points, num_rings, noise, seed)[0]
 
 
 def labelled_rings(num_points: int, num_rings: int, noise: float, seed: int) -> tuple[Points, Labels]:
-    """The points of ``rings`` and the circle (num_points,) that each is of, the innermost 0."""
+    """The points of ``rings`` and the index (num_points,) of each one's circle, from 0 for the innermost."""
     rng = _rng(seed)
     ring = rng.integers(num_rings, size=num_points)
     angle = 2 * math.pi * rng.random(num_points)
     circle = np.stack([np.cos(angle), np.sin(angle)], axis=1)
-    return _noisy(ring_radii(num_rings)[ring, None] * circle, noise, rng), ring
+    return _add_noise(ring_radii(num_rings)[ring, None] * circle, noise, rng), ring
 
 
 def gaussians(num_points: int, side: int = 5, noise: float = 0.05, seed: int = 0) -> Points:
     """Points of ``side`` x ``side`` equally likely Gaussians of standard deviation ``noise`` on a grid.
 
     Returns:
-        (num_points, 2) float32, a function of the arguments alone.
+        (num_points, 2) float32, determined by the arguments.
     """
-    return _around(grid_centres(side), num_points, noise, seed)[0]
+    return _gaussian_points(grid_centres(side), num_points, noise, seed)[0]
 
 
 def gaussian_ring(num_points: int, num_modes: int = 8, noise: float = 0.05, seed: int = 0) -> Points:
     """Points of ``num_modes`` equally likely Gaussians of standard deviation ``noise`` on a circle.
 
     Returns:
-        (num_points, 2) float32, a function of the arguments alone.
+        (num_points, 2) float32, determined by the arguments.
     """
-    return _around(ring_centres(num_modes), num_points, noise, seed)[0]
+    return _gaussian_points(ring_centres(num_modes), num_points, noise, seed)[0]
 
 
-def _around(centres: Array, num_points: int, noise: float, seed: int) -> tuple[Points, Labels]:
-    """Points of equally likely Gaussians, and the number of the centre (num_points,) of each."""
+def _gaussian_points(centres: Array, num_points: int, noise: float, seed: int) -> tuple[Points, Labels]:
+    """Points of equally likely Gaussians, and the index (num_points,) of each one's centre."""
     rng = _rng(seed)
     number = rng.integers(len(centres), size=num_points)
-    return _noisy(centres[number], noise, rng), number
+    return _add_noise(centres[number], noise, rng), number
 
 
 def roll_curve(u: npt.ArrayLike) -> Array:
@@ -149,5 +149,5 @@ def _rng(seed: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=np.array([seed, 0], dtype=np.uint64)))
 
 
-def _noisy(points: npt.NDArray[Any], noise: float, rng: np.random.Generator) -> Points:
+def _add_noise(points: npt.NDArray[Any], noise: float, rng: np.random.Generator) -> Points:
     return np.asarray(points + noise * rng.standard_normal(points.shape), dtype=np.float32)

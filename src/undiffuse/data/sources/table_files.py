@@ -1,4 +1,4 @@
-"""Which shards of a table a path and a split mean. Imports neither pyarrow nor numpy.
+"""Finding the shards of a table for a path and a split. Imports neither pyarrow nor numpy.
 
 Hugging Face's names are ``train-00000-of-00002.parquet`` (a hash may follow the count), ``data-00000-of-00001.arrow``
 in a folder for each split, and ``mnist-train.arrow`` in its cache.
@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from undiffuse.data.sources.layout.published_files import TABLES, is_table, table_folders
-from undiffuse.data.sources.layout.splits import ALL, TRAIN, means
+from undiffuse.data.sources.layout.splits import ALL, TRAIN, matches_split
 from undiffuse.errors import UsageError
 
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(-[0-9a-f]+)?")
 
 
 class Shard(NamedTuple):
-    """A file of a table, by what its name says; a file alone is number 0 of 1."""
+    """File of a table with the split and number from its name; a single file is number 0 of 1."""
 
     path: Path
     split: str
@@ -29,7 +29,7 @@ class Shard(NamedTuple):
 
 
 class Found(NamedTuple):
-    """The shards that are read in their order, those of other splits, and what to say of the choice."""
+    """Shards that are read, in order; those of other splits; and provenance notes on the selection."""
 
     paths: list[Path]
     others: list[Path]
@@ -37,16 +37,16 @@ class Found(NamedTuple):
 
 
 def find_tables(location: Path, split: str | None, take: Callable[[UsageError], None]) -> Found:
-    """The shards of a split, in their order; a file is itself.
+    """Find the shards of a split, in order; a file is its only shard.
 
     Args:
         location: a file or folder.
-        split: as its shards call it, in any case, or by what that means (``validation`` is ``val``), or ``all``;
-            ``None`` takes ``train``, or the only one.
-        take: is given what is missing among numbered shards.
+        split: name of the split, case-insensitive, a synonym (``validation`` for ``val``), or ``all``; ``None``
+            selects ``train``, or the only split.
+        take: called with an error if numbered shards are missing.
 
     Raises:
-        UsageError: nothing there, or no such split.
+        UsageError: if there is no table, or no such split.
     """
     if location.is_file():
         return Found([location], [], {})
@@ -56,41 +56,41 @@ def find_tables(location: Path, split: str | None, take: Callable[[UsageError], 
     if not shards:
         raise UsageError(f"{location}: no tables in this folder; expected files that end in {' or '.join(TABLES)}")
     counts = Counter(shard.split for shard in shards)
-    wanted = _wanted(counts, split, location)
-    chosen = sorted((s for s in shards if s.split in wanted), key=lambda s: (s.split, s.of, s.number, s.path))
-    for name in sorted(wanted):
+    selected = _selected_splits(counts, split, location)
+    chosen = sorted((s for s in shards if s.split in selected), key=lambda s: (s.split, s.of, s.number, s.path))
+    for name in sorted(selected):
         _note_missing(location, [shard for shard in chosen if shard.split == name], take)
-    others = [shard.path for shard in shards if shard.split not in wanted]
-    return Found([shard.path for shard in chosen], others, _notes(counts, wanted))
+    others = [shard.path for shard in shards if shard.split not in selected]
+    return Found([shard.path for shard in chosen], others, _notes(counts, selected))
 
 
-def _wanted(counts: Mapping[str, int], split: str | None, location: Path) -> set[str]:
-    """The names of the splits that are taken."""
+def _selected_splits(counts: Mapping[str, int], split: str | None, location: Path) -> set[str]:
+    """Names of the selected splits."""
     if split == ALL and ALL not in counts:
         return set(counts)
     if split is None and len(counts) == 1:
         return set(counts)
     name = split or TRAIN
-    alike = [
+    matches_by_rule = [
         {found for found in counts if matches(found)}
         for matches in (
             lambda found: found == name,
             lambda found: found.casefold() == name.casefold(),
-            lambda found: means(found, name),
+            lambda found: matches_split(found, name),
         )
     ]
-    wanted = next(filter(None, alike), None)
-    if wanted is None:
+    selected = next(filter(None, matches_by_rule), None)
+    if selected is None:
         choices = ", ".join(sorted(counts))
         raise UsageError(f"{location}: no table of the split {name!r}; take one of data.split={choices}")
-    return wanted
+    return selected
 
 
-def _notes(counts: Mapping[str, int], wanted: set[str]) -> dict[str, str]:
+def _notes(counts: Mapping[str, int], selected: set[str]) -> dict[str, str]:
     if len(counts) < 2:
         return {}
     taken, left = (
-        ", ".join(f"{name} ({counts[name]:,})" for name in sorted(counts) if (name in wanted) is there)
+        ", ".join(f"{name} ({counts[name]:,})" for name in sorted(counts) if (name in selected) is there)
         for there in (True, False)
     )
     text = f"tables by split: {taken} taken" + (
@@ -104,7 +104,7 @@ def _tables_in(folder: Path) -> list[Path]:
 
 
 def _shard(path: Path, folder: Path, root: Path) -> Shard:
-    """In a folder of its own, a split is called like the folder."""
+    """Parse the file name; in a subfolder, the split is named like the folder."""
     match = _SHARD.fullmatch(path.stem)
     stem = path.stem if match is None else match["stem"]
     named = folder.name if folder not in (root, root / "data") else stem.rpartition("-")[2]

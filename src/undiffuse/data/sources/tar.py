@@ -1,8 +1,8 @@
-"""Tar shards of images as a data set, read in place.
+"""Tar shards of images as a data set, read without unpacking.
 
-The convention is WebDataset's: members that share a key (all of the name before the first dot of its last part) are
-one sample, whether they follow each other or not: the image (``.jpg``, ``.png`` ...), its class (``.cls``), its
-caption (``.txt``) and more of either in ``.json``. See ``tar_samples`` for samples of several images.
+The convention is that of WebDataset: members with the same key (the path up to the first dot of the base name) are one
+sample, whether they are adjacent or not: the image (``.jpg``, ``.png`` ...), its class (``.cls``), its caption
+(``.txt``) and a ``.json`` file with either. See ``tar_samples`` for samples of several images.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from undiffuse.data.sources.layout.metadata import (
     caption_text,
     parse_json,
 )
-from undiffuse.data.sources.layout.splits import Folders, take_shards
-from undiffuse.data.sources.layout.tar_files import find_shards, names_each
-from undiffuse.data.sources.layout.tar_sample_sets import NotingRecords, sample_sets_in, samples_alone
+from undiffuse.data.sources.layout.splits import Folders, select_shards
+from undiffuse.data.sources.layout.tar_files import find_shards, is_explicit
+from undiffuse.data.sources.layout.tar_sample_sets import RecordCollector, sample_sets_in, without_grids_and_records
 from undiffuse.data.sources.layout.tar_samples import (
-    NOTES,
+    SIDECAR_ENDINGS,
     Members,
     Sample,
     image_of,
@@ -51,17 +51,17 @@ from undiffuse.errors import UsageError
 from undiffuse.progress import ProgressLine
 
 MAX_IMAGE_BYTES = 2**28
-_MOST_OPEN = 256  # shards; more are opened for each reading
+_MOST_OPEN = 256  # shards; if there are more, each is opened for every read
 
 
 class TarFiles(EncodedFiles):
     """The images of samples in shards.
 
     Args:
-        location: what the user named.
-        shards: where to read.
-        names: of the members.
-        table: (N, 3) int64: number of the shard, offset, size.
+        location: path given by the user.
+        shards: the shards.
+        names: names of the members.
+        table: (N, 3) int64: shard index, offset, size.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class TarFiles(EncodedFiles):
 
 
 class _Samples:
-    """The samples of all shards, in columns: 24 bytes of place, 16 of label and caption, and the names."""
+    """Samples of all shards in columns: 24 bytes per sample for the location, 16 for label and caption, and names."""
 
     def __init__(self, config: TarConfig, skips: Skips) -> None:
         self._skips, self._image_column, self.left_out = skips, config.image_column, LeftOut()
@@ -98,14 +98,14 @@ class _Samples:
         self.places, self.codes, self.caption_of = array("q"), array("q"), array("q")
 
     def add_shard(self, number: int, shard: Place) -> None:
-        """Take up the samples of one shard; those before its damage where it is skipped."""
+        """Add the samples of one shard; if it is damaged and skipped, those before the damage."""
         seen: set[int] = set()
         try:
-            headers = NotingRecords(Headers(shard))
+            headers = RecordCollector(Headers(shard))
             scattered = _scattered(headers)
             sets = sample_sets_in(shard, headers.records, headers, self._skips)
             members = relevant(iter(headers), shard.path, self._skips, self.left_out)
-            members = samples_alone(members, sets, self.left_out) if sets else members
+            members = without_grids_and_records(members, sets, self.left_out) if sets else members
             for sample in samples_of(members, self._image_column, scattered):
                 try:
                     if hash(sample.key) in seen:
@@ -122,7 +122,7 @@ class _Samples:
         image = image_of(sample, readable(f"{shard.path}!{sample.key}"), self._image_column, self.left_out)
         title = readable(f"{shard.path}!{image.name}")
         if image.size > MAX_IMAGE_BYTES:
-            raise UsageError(f"{title}: {image.size} bytes are more than the {MAX_IMAGE_BYTES} read of an image")
+            raise UsageError(f"{title}: {image.size} bytes exceed the limit of {MAX_IMAGE_BYTES} for an image")
         annotation = _annotation(shard, sample.sidecars)
         code = self.column.code(annotation.label, title) if self._wants_labels and annotation.label is not None else -1
         self.names.append(image.name)
@@ -135,7 +135,7 @@ class _Samples:
 
 
 def _scattered(headers: Iterable[Member]) -> frozenset[str]:
-    """See ``scattered_keys``; damage is left to the reading itself, which says it."""
+    """Return ``scattered_keys``; a damaged shard gives none here, as reading the samples reports the error."""
     try:
         return scattered_keys(headers)
     except UsageError:
@@ -143,13 +143,13 @@ def _scattered(headers: Iterable[Member]) -> frozenset[str]:
 
 
 def _annotation(shard: Place, sidecars: Members) -> Annotation:
-    """Class and caption of a sample; ``.cls`` and ``.txt`` count before ``.json``."""
+    """Class and caption of a sample; ``.cls`` and ``.txt`` take precedence over ``.json``."""
     annotation, texts = Annotation(None, None), dict[str, bytes]()
-    for ending in NOTES:
+    for ending in SIDECAR_ENDINGS:
         for member in sidecars.get(ending, []):
             title = readable(f"{shard.path}!{member.name}")
             if member.size > MAX_SIDECAR_BYTES or ending in texts:
-                what = "is there twice" if ending in texts else f"has {member.size} bytes; expected a short text"
+                what = "occurs twice" if ending in texts else f"has {member.size} bytes; expected a short text"
                 raise UsageError(f"{title}: {what}")
             texts[ending] = shard.read(member.offset, member.size)
     base = readable(f"{shard.path}!")
@@ -167,12 +167,12 @@ def _annotation(shard: Place, sidecars: Members) -> Annotation:
 
 
 def load(config: TarConfig) -> Dataset:
-    """The images of all samples, in the order of the shards and of the samples in them.
+    """Load the images of all samples, in the order of the shards and of the samples in them.
 
     Raises:
-        UsageError: no such file, no sample with an image, options that do not fit, or (unless ``on_error=skip``) a
-            damaged shard or image, a sample of a key seen before, without an image, or that lacks what others have;
-            the message names shard and member.
+        UsageError: if a file is missing, no sample has an image, the options do not fit, or (unless ``on_error=skip``)
+            a shard or image is damaged, or a sample repeats a key, has no image or lacks a label or caption that
+            others have; the message names shard and member.
     """
     skips = Skips(config.on_error)
     samples, shards = _Samples(config, skips), list[Place]()
@@ -189,33 +189,33 @@ def load(config: TarConfig) -> Dataset:
         raise UsageError(f"{where}: no image in the shards ({found}); expected members such as 000001.jpg")
     table = np.frombuffer(samples.places, dtype=np.int64).reshape(-1, 3)
     codes, caption_of = (np.frombuffer(column, dtype=np.int64) for column in (samples.codes, samples.caption_of))
-    every = TarFiles(config.location, shards, samples.names, table)
-    parts = Folders(samples.names, None if about else config.split, config.location)
-    absent = np.zeros(len(every), dtype=bool)
-    if not parts.all_taken:
-        absent = np.fromiter((not parts.takes(name) for name in samples.names), np.bool_)
-    rows = complete_rows({"label": codes, "caption": caption_of}, absent, every.title, skips)
-    classes, notes = _classes(config, samples, codes, rows, parts)
+    all_files = TarFiles(config.location, shards, samples.names, table)
+    split_folders = Folders(samples.names, None if about else config.split, config.location)
+    absent = np.zeros(len(all_files), dtype=bool)
+    if not split_folders.all_taken:
+        absent = np.fromiter((not split_folders.takes(name) for name in samples.names), np.bool_)
+    rows = complete_rows({"label": codes, "caption": caption_of}, absent, all_files.title, skips)
+    classes, notes = _classes(config, samples, codes, rows, split_folders)
     captions = samples.captions.select(caption_of[rows]) if len(samples.captions) else None
     files = TarFiles(config.location, shards, samples.names.select(rows), table[rows])
-    about |= {**parts.notes, **notes, **samples.column.notes, **samples.left_out.notes}
+    about |= {**split_folders.notes, **notes, **samples.column.notes, **samples.left_out.notes}
     return load_encoded(config, files, classes.labels, classes.names, captions, about, skips)
 
 
 def _paths(config: TarConfig, left_out: LeftOut) -> tuple[list[Path], dict[str, str]]:
-    """The shards that are read, and what to say of their choice; shards that were named each are all read."""
+    """Shards that are read, and a provenance note on their selection; shards named explicitly are all read."""
     location = config.location
     paths = find_shards(location)
     if location.is_dir():
         add_unread(left_out, location, paths)
-    if names_each(location):
+    if is_explicit(location):
         return paths, {}
-    chosen, note = take_shards(paths, config.split, location)
+    chosen, note = select_shards(paths, config.split, location)
     return chosen, {"splits": note} if note else {}
 
 
 def _shards(paths: Sequence[Path], skips: Skips) -> Iterator[Place]:
-    """What can be opened, one after another; what is unpacked into memory is limited over all of them."""
+    """Open the shards one after another; the memory for unpacked shards is limited in total."""
     left = encoded.MAX_BYTES_IN_MEMORY
     for path in paths:
         try:
@@ -233,14 +233,14 @@ def _shards(paths: Sequence[Path], skips: Skips) -> Iterator[Place]:
 
 
 def _classes(
-    config: TarConfig, samples: _Samples, codes: Indices, rows: Indices, parts: Folders
+    config: TarConfig, samples: _Samples, codes: Indices, rows: Indices, split_folders: Folders
 ) -> tuple[Classes, dict[str, str]]:
-    """The classes of the kept samples, from their folders where that is asked for or nothing else tells."""
+    """Classes of the selected samples, from their folders if requested or if there are no other labels."""
     if config.labels == "none" or (config.labels == "auto" and (codes >= 0).any()):
-        kept = samples.column.classes(codes, (), config.location) if config.labels == "auto" else Classes(None, ())
-        return (Classes(kept.labels[rows], kept.names) if kept.labels is not None else kept), {}
+        classes = samples.column.classes(codes, (), config.location) if config.labels == "auto" else Classes(None, ())
+        return (Classes(classes.labels[rows], classes.names) if classes.labels is not None else classes), {}
     names = samples.names.select(rows)
-    names = names if parts.all_taken else StringArray(map(parts.class_path, names))
+    names = names if split_folders.all_taken else StringArray(map(split_folders.class_path, names))
     folders = folder_classes(names, config.labels, config.location)
     if folders is None:
         return Classes(None, ()), depth_note(names)

@@ -1,8 +1,8 @@
-"""A zip archive of images as a data set, read in place.
+"""A zip archive of images as a data set, read without unpacking.
 
-Any archive will do, with classes, labels and captions as in a folder; so will one of the StyleGAN and EDM tools, with
-their ``dataset.json``. A member that is stored, not compressed (so those tools and ``data prepare`` write), is read by
-its place in the file.
+Any archive is supported, with classes, labels and captions as in a folder, including those of the StyleGAN and EDM
+tools with their ``dataset.json``. A member that is stored without compression (as those tools and ``data prepare``
+write it) is read directly at its offset in the file.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ from undiffuse.data.storage.skips import Skips
 from undiffuse.data.storage.string_array import StringArray, StringIndex, sorted_rows
 from undiffuse.errors import UsageError
 
-MAX_MEMBER_BYTES = 2**28  # of one image; a larger one is no image to train on
-_DEFLATE_BEST_RATIO = 1040  # deflate cannot do better than about 1032:1
+MAX_MEMBER_BYTES = 2**28  # limit for one image
+_DEFLATE_BEST_RATIO = 1040  # deflate compresses by at most about 1032:1
 _LOCAL_HEADER = 30
 ORIGINAL_HASHES, MANIFEST = "hashes.bin", "manifest.json"
 _MAX_MANIFEST_BYTES = 2**20
-_ORIGINAL = np.dtype([("hash", "u1", 8), ("crc", "<u4")])  # of each image, in the order of the names
+_ORIGINAL = np.dtype([("hash", "u1", 8), ("crc", "<u4")])  # per image, in the order of the names
 _READ = (".txt", ".json", ".jsonl", ".csv", ORIGINAL_HASHES)
 
 
@@ -52,9 +52,9 @@ class ZipFiles(EncodedFiles):
 
     Args:
         file: the archive.
-        names: of the members.
-        table: where they lie.
-        hashes: (N, 8) uint8, the leading bytes of the hashes of the images that these were made of, if known.
+        names: names of the members.
+        table: offsets and sizes of the members.
+        hashes: (N, 8) uint8, the leading bytes of the hashes of the original images, if known.
     """
 
     def __init__(self, file: FileAt, names: StringArray, table: MemberTable, hashes: Hashes | None = None) -> None:
@@ -78,24 +78,24 @@ class ZipFiles(EncodedFiles):
 
 
 def read_member(file: FileAt, table: MemberTable, row: int, title: str) -> bytes:
-    """The content of one member, its checksum compared.
+    """Read the content of one member and verify its checksum.
 
     Raises:
-        UsageError: damaged, cut short, or of another size than the directory says.
+        UsageError: if the member is damaged, truncated, or of another size than the directory states.
     """
     offset, stored, size = table.offsets[row], table.stored[row], table.sizes[row]
     header = file.read(offset, _LOCAL_HEADER)
     if len(header) < _LOCAL_HEADER or header[:4] != b"PK\3\4":
-        raise UsageError(f"{title}: the archive is damaged or was changed: the member is not where it says")
+        raise UsageError(f"{title}: the archive is damaged or was changed: the member is not at its offset")
     content = file.read(offset + _LOCAL_HEADER + sum(struct.unpack_from("<2H", header, 26)), stored)
     if len(content) == stored and table.methods[row] == DEFLATED:
-        content = _inflated(content, size, title)
+        content = _inflate(content, size, title)
     if len(content) != size or zlib.crc32(content) != table.crcs[row]:
-        raise UsageError(f"{title}: damaged or cut short (its checksum is another)")
+        raise UsageError(f"{title}: damaged or cut short (wrong checksum)")
     return content
 
 
-def _inflated(content: bytes, size: int, title: str) -> bytes:
+def _inflate(content: bytes, size: int, title: str) -> bytes:
     try:
         return zlib.decompressobj(-zlib.MAX_WBITS).decompress(content, size + 1)
     except zlib.error as error:
@@ -103,24 +103,24 @@ def _inflated(content: bytes, size: int, title: str) -> bytes:
 
 
 class Members:
-    """Names, and in the same order where the members lie."""
+    """Names of members, with their offsets and sizes in the same order."""
 
     def __init__(self) -> None:
         self.names, self.table = StringArray(), MemberTable()
         self._index = StringIndex(self.names)
 
     def add(self, entry: Entry) -> None:
-        """One more member."""
+        """Add a member."""
         self.names.append(entry.name)
         self.table.add(entry)
         self._index.add()
 
     def row_of(self, name: str) -> int | None:
-        """Where a name stands; ``None`` if there is none such."""
+        """Row of the member with this name; ``None`` if there is none."""
         return self._index.first(name)
 
     def sort(self) -> None:
-        """Bring them in the order of their names."""
+        """Sort the members by name."""
         rows = sorted_rows(self.names)
         self._index = StringIndex(StringArray())
         self.names = self.names.select(rows)
@@ -128,7 +128,7 @@ class Members:
 
 
 class ZipSidecars(SidecarReader):
-    """Small members of an archive."""
+    """Annotation files of an archive."""
 
     def __init__(self, file: FileAt, members: Members) -> None:
         self.location, self._file, self._members = file.path, file, members
@@ -141,12 +141,12 @@ class ZipSidecars(SidecarReader):
         if row is None:
             raise UsageError(f"{title}: no such member")
         if table.sizes[row] > most:
-            raise UsageError(f"{title}: {table.sizes[row]} bytes are more than the {most} that are read of a text")
+            raise UsageError(f"{title}: {table.sizes[row]} bytes exceed the limit of {most} for a text file")
         return read_member(self._file, table, row, title)
 
 
 class ZipIndex:
-    """The members that may be read, images in sorted order, and those that are left out."""
+    """Members that can be read, with the images sorted by name, and those that are left out."""
 
     def __init__(self, file: FileAt, skips: Skips) -> None:
         self.images, self.others, self.left_out = Members(), Members(), LeftOut()
@@ -154,22 +154,22 @@ class ZipIndex:
             if is_image_file(entry.name) or entry.name.lower().endswith(_READ):
                 self._take(entry, file.path, skips)
             else:
-                self.left_out.add(kind_of(entry.name) if _all_shown(entry.name) else HIDDEN, entry.name)
+                self.left_out.add(kind_of(entry.name) if _is_visible(entry.name) else HIDDEN, entry.name)
         if has_another_before(file):
             self.left_out.add(ARCHIVE_BEFORE, file.path.name)
         self.images.sort()
 
     @property
     def names(self) -> Names:
-        """Of the images, and of the others that may be read."""
+        """Names of the images, and of the other members that can be read."""
         return Names(self.images.names, self.others.names, self.left_out)
 
     def _take(self, entry: Entry, location: Path, skips: Skips) -> None:
-        if _is_unsafe(entry.name):
+        if _is_unsafe_name(entry.name):
             where = f"{location}!{entry.name!r}"
-            skips.take(UsageError(f"{where}: the member's name leads out of the archive; expected a name below it"))
+            skips.take(UsageError(f"{where}: the member's name leads out of the archive; expected a path inside it"))
             return
-        if entry.is_link or not _all_shown(entry.name):
+        if entry.is_link or not _is_visible(entry.name):
             self.left_out.add(LINK if entry.is_link else HIDDEN, entry.name)
             return
         members = self.images if is_image_file(entry.name) else self.others
@@ -180,33 +180,33 @@ class ZipIndex:
 
     def _error_of(self, entry: Entry, members: Members, title: str) -> UsageError | None:
         if members.row_of(entry.name) is not None:
-            return UsageError(f"{title}: there are two members of this name")
+            return UsageError(f"{title}: there are two members with this name")
         if entry.flags & ENCRYPTED:
             return UsageError(f"{title}: encrypted; unpack the archive with its password and name the folder")
         if entry.method not in (STORED, DEFLATED):
             return UsageError(f"{title}: compressed by method {entry.method}; expected stored (0) or deflated (8)")
         if entry.size > entry.stored * _DEFLATE_BEST_RATIO + 1024:
-            return UsageError(f"{title}: claims {entry.size} bytes out of {entry.stored}, more than there can be")
+            return UsageError(f"{title}: claims {entry.size} bytes out of {entry.stored}, more than deflate can store")
         if is_image_file(entry.name) and entry.size > MAX_MEMBER_BYTES:
-            return UsageError(f"{title}: {entry.size} bytes are more than the {MAX_MEMBER_BYTES} of the largest image")
+            return UsageError(f"{title}: {entry.size} bytes exceed the limit of {MAX_MEMBER_BYTES} for an image")
         return None
 
 
-def _is_unsafe(name: str) -> bool:
+def _is_unsafe_name(name: str) -> bool:
     return name.startswith("/") or name[1:2] == ":" or "\0" in name or ".." in name.split("/")
 
 
-def _all_shown(name: str) -> bool:
+def _is_visible(name: str) -> bool:
     return all(is_shown(part) for part in name.split("/") if part)
 
 
 def load(config: ZipConfig) -> Dataset:
-    """The images of an archive, in the sorted order of their names.
+    """Load the images of an archive, sorted by name.
 
     Raises:
-        UsageError: not an archive, a damaged one, no images in it, options that do not fit them, or (unless
-            ``on_error=skip``) a member that is damaged, encrypted, too large, of an unsafe name, smaller than the
-            training size, or that lacks what others have; the message names archive and member.
+        UsageError: if the file is not an archive, is damaged or has no images, the options do not fit, or (unless
+            ``on_error=skip``) a member is damaged, encrypted, too large, smaller than the training size, has an unsafe
+            name or lacks a label or caption that others have; the message names archive and member.
     """
     file, skips = FileAt(config.location), Skips(config.on_error)
     index = ZipIndex(file, skips)
@@ -218,7 +218,7 @@ def load(config: ZipConfig) -> Dataset:
     reader = ZipSidecars(file, index.others)
     names, kept = without_grids(reader, names, skips)
     found = annotate(reader, names, config, skips)
-    hashes, prepared = _original_hashes(file, index), _prepared(file, index)
+    hashes, prepared = _original_hashes(file, index), _manifest_notes(file, index)
     index.left_out.add_others(name for name in found.unread if name not in (ORIGINAL_HASHES, MANIFEST))
     about = {**found.notes, **index.left_out.notes, **prepared}
     files = zip_files(file, index.images, kept[found.rows], hashes)
@@ -226,13 +226,13 @@ def load(config: ZipConfig) -> Dataset:
 
 
 def zip_files(file: FileAt, members: Members, rows: Indices, hashes: Hashes | None = None) -> ZipFiles:
-    """The members at these rows, in this order; the others are let go of.
+    """Select the members at these rows, in this order; ``members`` is modified and the others are freed.
 
     Args:
         file: the archive.
-        members: of which some are chosen.
-        rows: which.
-        hashes: of all the members, if known; see ``ZipFiles``.
+        members: members to select from.
+        rows: rows of the selected members.
+        hashes: hashes of all members, if known; see ``ZipFiles``.
     """
     if not np.array_equal(rows, np.arange(len(members.names))):
         members.names = members.names.select(rows)
@@ -242,17 +242,17 @@ def zip_files(file: FileAt, members: Members, rows: Indices, hashes: Hashes | No
 
 
 def _original_hashes(file: FileAt, index: ZipIndex) -> Hashes | None:
-    """(N, 8) from the ``hashes.bin`` that ``data prepare`` writes, if its checksums are those of the images."""
+    """(N, 8) from the ``hashes.bin`` that ``data prepare`` writes, if its checksums match the images."""
     row, table = index.others.row_of(ORIGINAL_HASHES), index.others.table
     if row is None or table.sizes[row] != len(index.images.names) * _ORIGINAL.itemsize:
         return None
     known = np.frombuffer(read_member(file, table, row, f"{file.path}!{ORIGINAL_HASHES}"), dtype=_ORIGINAL)
-    same = np.array_equal(known["crc"], np.asarray(index.images.table.crcs))
-    return known["hash"].copy() if same else None
+    is_match = np.array_equal(known["crc"], np.asarray(index.images.table.crcs))
+    return known["hash"].copy() if is_match else None
 
 
-def _prepared(file: FileAt, index: ZipIndex) -> dict[str, str]:
-    """What the manifest of ``data prepare`` says of the source, for a set's provenance; nothing where there is none."""
+def _manifest_notes(file: FileAt, index: ZipIndex) -> dict[str, str]:
+    """Provenance of the source from the manifest of ``data prepare``; empty if there is none."""
     row, table = index.others.row_of(MANIFEST), index.others.table
     if row is None or table.sizes[row] > _MAX_MANIFEST_BYTES:
         return {}
@@ -260,7 +260,7 @@ def _prepared(file: FileAt, index: ZipIndex) -> dict[str, str]:
         found = parse_json(read_member(file, table, row, f"{file.path}!{MANIFEST}"), MANIFEST)
         source = {key: str(value) for key, value in found["source"].items()}
         about = f"{source['location'] or source['kind']}, {source['num_pictures']} images, {source['fingerprint']}"
-    except (UsageError, TypeError, KeyError, AttributeError):  # somebody else's manifest
+    except (UsageError, TypeError, KeyError, AttributeError):  # not a manifest of ``data prepare``
         return {}
     licence = {"licence": source["licence"]} if "licence" in source else {}
     return {"prepared_from": about, **licence, **{key: str(text) for key, text in storage_record(found).items()}}

@@ -1,9 +1,9 @@
-"""Captions and labels of images, from the files next to them.
+"""Captions and labels of images, from annotation files next to them.
 
-For each image the nearest word counts: its caption is that of the ``.txt`` file of its name (``x.txt`` or
-``x.png.txt``), else of the ``.json`` file of its name, else of its line in ``metadata.jsonl`` or ``metadata.csv``; its
-label that of its ``.json`` file, else of its line in ``metadata.jsonl`` or ``metadata.csv``, else in ``dataset.json``.
-A list that gives an image two labels is refused; of two captions the last is taken, and the others are counted.
+The most specific source takes precedence: the caption of an image is that of its ``.txt`` file (``x.txt`` or
+``x.png.txt``), else of its ``.json`` file, else of its line in ``metadata.jsonl`` or ``metadata.csv``; its label is
+that of its ``.json`` file, else of its line in ``metadata.jsonl`` or ``metadata.csv``, else in ``dataset.json``. A list
+with two labels for an image is an error; of two captions in a list the last is used, and the others are counted.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from undiffuse.errors import UsageError
 _DOCUMENTS = frozenset(
     {"readme", "license", "licence", "copying", "copyright", "notice", "changelog", "citation", "authors"}
 )
-_LISTS = (DATASET, METADATA_CSV, METADATA)  # the last one counts
+_LISTS = (DATASET, METADATA_CSV, METADATA)  # in ascending precedence
 _TABLES = frozenset({METADATA, DATASET, "metadata.json", "manifest.json", "package.json", "info.json", "config.json"})
 
 
@@ -53,41 +53,41 @@ EARLIER_CAPTION = Kind("caption of an image that has a later one", "captions of 
 
 
 class SidecarReader(ABC):
-    """Where the small texts among some images are read from: a folder, or an archive of one."""
+    """Reads the annotation files next to images, in a folder or an archive."""
 
     location: Path
 
     @abstractmethod
     def read_sidecar(self, name: str, most: int) -> bytes:
-        """The content of the file of this name.
+        """Read the content of the file with this name.
 
         Raises:
-            UsageError: it cannot be read, or is longer than ``most`` bytes; the message begins with its title.
+            UsageError: if it cannot be read, or is longer than ``most`` bytes; the message starts with its title.
         """
 
     @abstractmethod
     def title_of(self, name: str) -> str:
-        """What to call the file in a message."""
+        """Name of the file in messages."""
 
 
 class AnnotatedFiles(NamedTuple):
-    """The images that are kept, by their place in the listing, and what is known of them."""
+    """Selected images, by their index in the listing, with their labels and captions."""
 
     rows: Indices
     classes: Classes
     captions: StringArray | None
     notes: dict[str, str]
-    unread: StringArray  # names of other files that tell nothing of an image
+    unread: StringArray  # names of other files that annotate no image
 
 
 def annotate(reader: SidecarReader, names: Names, config: TreeConfig, skips: Skips) -> AnnotatedFiles:
-    """Labels and captions of listed images, as the configuration asks for them.
+    """Read the labels and captions of listed images, as configured.
 
-    An image without the caption or label that others have, and a caption or label without its image, is given to
+    Images without the caption or label that others have, and captions or labels without an image, are reported to
     ``skips``.
 
     Raises:
-        UsageError: what ``skips`` does not take; labels that are asked for and not there; a damaged list.
+        UsageError: if ``skips`` raises; if requested labels are missing; if a list is damaged.
     """
     parts = Folders(names.images, config.split, reader.location)
     chosen = np.fromiter(map(parts.takes, names.images), np.bool_) if not parts.all_taken else None
@@ -96,9 +96,9 @@ def annotate(reader: SidecarReader, names: Names, config: TreeConfig, skips: Ski
     if config.labels == "metadata" and not annotations.labelled:
         raise UsageError(
             f"{reader.location}: labels=metadata, but neither {DATASET} nor {METADATA} nor a .json file next to an "
-            "image gives a label; take another, data.labels=folders, leaf, prefix or none"
+            "image gives a label; choose another, data.labels=folders, leaf, prefix or none"
         )
-    if config.labels in ("folders", "leaf") or (config.labels == "auto" and not annotations.decided):
+    if config.labels in ("folders", "leaf") or (config.labels == "auto" and not annotations.has_labels_source):
         paths = annotations.paths if parts.all_taken else StringArray(map(parts.class_path, annotations.paths))
         folders = folder_classes(paths, config.labels, reader.location)
         if folders is not None:
@@ -124,7 +124,7 @@ def _prefixes(images: Sequence[str]) -> Iterator[str | UsageError]:
 
 
 class _Annotations:
-    """What is found, by the image's place in the listing: -1 where nothing is."""
+    """Labels and captions by index of the image in the listing; -1 if there is none."""
 
     def __init__(
         self,
@@ -142,7 +142,7 @@ class _Annotations:
         self._rejected = self._absent.copy()
         self.class_names: tuple[str, ...] = ()
         self._others, self._was_read = names.others, np.zeros(len(names.others), dtype=bool)
-        self.decided = False  # there is a list of labels, which may say that there are none
+        self.has_labels_source = False  # a label or a list of labels was found; the list may be empty
         self._wants_labels = config.labels in ("auto", "metadata")
         self._wants_captions = config.captions == "auto"
         if self._wants_labels or self._wants_captions:
@@ -155,42 +155,42 @@ class _Annotations:
 
     @property
     def labelled(self) -> bool:
-        """Whether a label is known of any image."""
+        """Whether any image has a label."""
         return bool((self.codes >= 0).any())
 
     @property
     def paths(self) -> StringArray:
-        """The names of the images that are wanted."""
+        """Names of the images of the selected split."""
         return self._images.select(np.flatnonzero(~self._absent)) if self._absent.any() else self._images
 
     def label_all(self, labels: Iterable[str | UsageError]) -> None:
-        """Give each image that is wanted the label that its own name says, or reject it."""
+        """Label each image of the selected split from its name, or reject it."""
         self.column = LabelColumn()
-        for place, label in zip(np.flatnonzero(~self._absent).tolist(), labels, strict=True):
-            title = self._title(place)
+        for index, label in zip(np.flatnonzero(~self._absent).tolist(), labels, strict=True):
+            title = self._title(index)
             if isinstance(label, UsageError):
-                self._reject(place, UsageError(f"{title}: {label}"))
+                self._reject(index, UsageError(f"{title}: {label}"))
             else:
-                self.codes[place] = self.column.code(label, title)
+                self.codes[index] = self.column.code(label, title)
 
     def complete_rows(self) -> Indices:
-        """The places of the images that have all that others have."""
+        """Indices of the images that have a label and a caption if any image has one."""
         columns = {"label": self.codes, "caption": self.caption_of}
         return complete_rows(columns, self._rejected, self._title, self._skips)
 
-    def _title(self, place: int) -> str:
-        return self._reader.title_of(self._images[place])
+    def _title(self, index: int) -> str:
+        return self._reader.title_of(self._images[index])
 
-    def _reject(self, place: int, error: UsageError) -> None:
+    def _reject(self, index: int, error: UsageError) -> None:
         self._skips.take(error)
-        self._rejected[place] = True
+        self._rejected[index] = True
 
     def _read(self) -> None:
-        """From the farthest to the nearest, so that the nearest word is the last."""
+        """Read from the least to the most specific source, so that the most specific one is applied last."""
         lists = [row for row, name in enumerate(self._others) if name.rpartition("/")[2] in _LISTS]
-        place_of = StringIndex.of(self._images if lists else (), composed)
+        index_of = StringIndex.of(self._images if lists else (), composed)
         for row in sorted(lists, key=self._rank_of_list):
-            self._was_read[row] = self._read_list(self._others[row], place_of)
+            self._was_read[row] = self._read_list(self._others[row], index_of)
         for ending in (".json", ".txt"):
             self._read_sidecars(ending)
 
@@ -198,35 +198,35 @@ class _Annotations:
         name = self._others[row]
         return _LISTS.index(name.rpartition("/")[2]), name.count("/"), name
 
-    def _read_list(self, name: str, place_of: StringIndex) -> bool:
-        """Take up what a list says; ``False`` where it is a file of another kind."""
+    def _read_list(self, name: str, index_of: StringIndex) -> bool:
+        """Apply the entries of a list; ``False`` if it is a file of another kind."""
         folder, _, basename = name.rpartition("/")
         title = self._reader.title_of(name)
         lines = self._lines(basename, self._reader.read_sidecar(name, MAX_LIST_BYTES), folder, title)
-        listed = _Listed(len(self._images)) if lines is not None else None
+        entries = _ListEntries(len(self._images)) if lines is not None else None
         for line in lines or ():
-            place = self._place(line.image, place_of)
-            if place is None:
-                self._skips.take(UsageError(f"{title}: names {line.image}, and there is no such image"))
-            elif not self._absent[place] and listed is not None and self._agrees(place, line, listed, title):
-                self._note(place, line.annotation, f"{title}: {line.image}")
-                listed.add(place, line, int(self.codes[place]), int(self.caption_of[place]))
+            index = self._index_of(line.image, index_of)
+            if index is None:
+                self._skips.take(UsageError(f"{title}: lists {line.image}, but there is no such image"))
+            elif not self._absent[index] and entries is not None and self._agrees(index, line, entries, title):
+                self._add_annotation(index, line.annotation, f"{title}: {line.image}")
+                entries.add(index, line, int(self.codes[index]), int(self.caption_of[index]))
         return lines is not None
 
-    def _place(self, image: str, place_of: StringIndex) -> int | None:
-        """Of the image of this name, else of one whose name looks the same."""
-        alike = list(place_of.all_of(composed(image)))
-        return next((place for place in alike if self._images[place] == image), alike[0] if alike else None)
+    def _index_of(self, image: str, index_of: StringIndex) -> int | None:
+        """Index of the image with this name, else of one whose name differs only in Unicode normalization."""
+        alike = list(index_of.all_of(composed(image)))
+        return next((index for index in alike if self._images[index] == image), alike[0] if alike else None)
 
-    def _agrees(self, place: int, line: Line, listed: _Listed, title: str) -> bool:
-        """Whether an earlier line of the list, if any, gives no other label; an image with two is rejected."""
-        earlier, code, caption = listed.of(place)
+    def _agrees(self, index: int, line: Line, entries: _ListEntries, title: str) -> bool:
+        """Whether no earlier line of the list gives another label; an image with two labels is rejected."""
+        earlier, code, caption = entries.of(index)
         word = "entry" if title.endswith(DATASET) else "line"
         if self._wants_labels and code >= 0 and line.annotation.label is not None:
             label = self.column.label_of(code)
             if composed(str(label)) != composed(str(line.annotation.label)):
                 where = f"{label!r} in {word} {earlier}, {line.annotation.label!r} in {word} {line.number}"
-                self._reject(place, UsageError(f"{title}: gives {line.image} two labels: {where}"))
+                self._reject(index, UsageError(f"{title}: gives {line.image} two labels: {where}"))
                 return False
         if self._wants_captions and caption >= 0 and line.annotation.caption not in (None, self.captions[caption]):
             self._left_out.add(EARLIER_CAPTION, f"{line.image} ({word}s {earlier} and {line.number} of {title})")
@@ -240,31 +240,29 @@ class _Annotations:
         found = read_dataset_json(content, folder, title) if self._wants_labels else None
         if found is None:
             return None
-        self.decided, self.class_names = True, found.class_names
+        self.has_labels_source, self.class_names = True, found.class_names
         return found.labels
 
     def _read_sidecars(self, ending: str) -> None:
-        """Files of the images' own names; another such file among them lacks its image."""
+        """Read the annotation files named like images; such a file without an image is an error."""
         if not self._wants_captions and ending != ".json":
             return
         rows = [row for row, name in enumerate(self._others) if name.lower().endswith(ending) and not is_document(name)]
-        notes = [self._others[row][: -len(ending)] for row in rows]
-        by_stem = StringIndex.of(self._images if notes else (), lambda name: composed(_stem(name)))
-        by_name = StringIndex.of(self._images if any(map(is_image_file, notes)) else (), composed)
-        owners = [[*by_stem.all_of(composed(note)), *by_name.all_of(composed(note))] for note in notes]
-        used = {note.rpartition("/")[0] for note, places in zip(notes, owners, strict=True) if places}
-        for row, note, places in zip(rows, notes, owners, strict=True):
+        targets = [self._others[row][: -len(ending)] for row in rows]
+        by_stem = StringIndex.of(self._images if targets else (), lambda name: composed(_stem(name)))
+        by_name = StringIndex.of(self._images if any(map(is_image_file, targets)) else (), composed)
+        owners = [[*by_stem.all_of(composed(target)), *by_name.all_of(composed(target))] for target in targets]
+        used = {target.rpartition("/")[0] for target, indices in zip(targets, owners, strict=True) if indices}
+        for row, target, indices in zip(rows, targets, owners, strict=True):
             name = self._others[row]
-            if not places and note.rpartition("/")[0] in used:
-                self._skips.take(
-                    UsageError(f"{self._reader.title_of(name)}: lies among notes on images without its image")
-                )
-            self._was_read[row] = bool(places)
-            for place in places:
-                self._read_note(place, name)
+            if not indices and target.rpartition("/")[0] in used:
+                self._skips.take(UsageError(f"{self._reader.title_of(name)}: an annotation file without an image"))
+            self._was_read[row] = bool(indices)
+            for index in indices:
+                self._read_annotation(index, name)
 
-    def _read_note(self, place: int, name: str) -> None:
-        if self._absent[place]:
+    def _read_annotation(self, index: int, name: str) -> None:
+        if self._absent[index]:
             return
         title = self._reader.title_of(name)
         try:
@@ -274,40 +272,40 @@ class _Annotations:
             else:
                 annotation = annotation_in(parse_json(content, title), title)
         except UsageError as error:
-            self._reject(place, error)
+            self._reject(index, error)
         else:
-            self._note(place, annotation, title)
+            self._add_annotation(index, annotation, title)
 
-    def _note(self, place: int, annotation: Annotation, title: str) -> None:
+    def _add_annotation(self, index: int, annotation: Annotation, title: str) -> None:
         if self._wants_captions and annotation.caption is not None:
-            self.caption_of[place] = len(self.captions)
+            self.caption_of[index] = len(self.captions)
             self.captions.append(annotation.caption)
         if self._wants_labels and annotation.label is not None:
             try:
-                self.codes[place] = self.column.code(annotation.label, title)
-                self.decided = True
+                self.codes[index] = self.column.code(annotation.label, title)
+                self.has_labels_source = True
             except UsageError as error:
-                self._reject(place, error)
+                self._reject(index, error)
 
 
-class _Listed:
-    """Which line of a list spoke of each image last, and its annotation: twelve bytes per image."""
+class _ListEntries:
+    """Last line of a list for each image, with its label and caption: twelve bytes per image."""
 
     def __init__(self, count: int) -> None:
-        self._lines = np.zeros((count, 3), dtype=np.int32)  # of nothing: memory that is not touched is not taken
+        self._lines = np.zeros((count, 3), dtype=np.int32)  # zeros: untouched memory is not allocated
 
-    def add(self, place: int, line: Line, code: int, caption: int) -> None:
-        """A line that was taken up, with the numbers that stand for its label and its caption."""
+    def add(self, index: int, line: Line, code: int, caption: int) -> None:
+        """Record an applied line, with the codes of its label and caption."""
         annotation = line.annotation
-        self._lines[place] = (
+        self._lines[index] = (
             line.number,
-            code + 1 if annotation.label is not None else self._lines[place, 1],
-            caption + 1 if annotation.caption is not None else self._lines[place, 2],
+            code + 1 if annotation.label is not None else self._lines[index, 1],
+            caption + 1 if annotation.caption is not None else self._lines[index, 2],
         )
 
-    def of(self, place: int) -> tuple[int, int, int]:
-        """(number of the line, number of its label, of its caption) of an image; -1 where it had none."""
-        number, code, caption = self._lines[place].tolist()
+    def of(self, index: int) -> tuple[int, int, int]:
+        """(line number, code of the label, index of the caption) of an image; -1 if it has none."""
+        number, code, caption = self._lines[index].tolist()
         return number, code - 1, caption - 1
 
 
@@ -317,21 +315,21 @@ def complete_rows(
     title_of: Callable[[int], str],
     skips: Skips,
 ) -> Indices:
-    """The places of the images that have all that others have; the rest is given to ``skips``.
+    """Indices of the images that have every annotation that any image has; the others are reported to ``skips``.
 
     Args:
-        columns: of each thing that an image may have, (N,) numbers that are -1 where it has none.
-        rejected: (N,) which are left out already.
-        title_of: what to call an image.
-        skips: what takes the others.
+        columns: (N,) codes of each kind of annotation, -1 if an image has none.
+        rejected: (N,) mask of images that are already left out.
+        title_of: name of an image in messages.
+        skips: receives the errors of incomplete images.
     """
     missing = np.zeros(len(rejected), dtype=bool)
     for what, numbers in columns.items():
         lacking = (numbers < 0) & ~rejected & ~missing if (numbers >= 0).any() else missing[:0]
-        for place in np.flatnonzero(lacking):
-            title = title_of(int(place))
+        for index in np.flatnonzero(lacking):
+            title = title_of(int(index))
             skips.take(UsageError(f"{title}: has no {what} though others have one (data.{what}s=none reads none)"))
-            missing[place] = True
+            missing[index] = True
     rows = np.flatnonzero(~rejected & ~missing)
     skips.check_images_left(len(rows), len(rejected))
     return rows
@@ -342,6 +340,6 @@ def _stem(name: str) -> str:
 
 
 def is_document(name: str) -> bool:
-    """Whether a file tells of the whole set, by its name."""
+    """Whether a file documents the whole data set, judged by its name."""
     basename = name.rpartition("/")[2].lower()
     return basename in _TABLES or basename.rpartition(".")[0] in _DOCUMENTS

@@ -1,4 +1,4 @@
-"""What kind of data a file or a folder is, found out by what is in it. Imports neither torch nor Pillow."""
+"""Detection of the kind of data in a file or folder, from its content. Imports neither torch nor Pillow."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from undiffuse.data.sources.layout import published_files as published
 from undiffuse.data.sources.layout.tar_files import looks_like_tar, shards_in
 from undiffuse.data.sources.layout.zip_files import looks_like_zip
 
-#: What a file or folder is, found out in this order by what is in it; a folder is of images where nothing else fits.
+#: Detectors of files and folders, tried in this order; a folder that none matches is a folder of images.
 FILES: tuple[tuple[Callable[[Path], bool], type[SourceConfig]], ...] = (
     (looks_like_idx, IdxConfig),
     (published.looks_like_arrays, ArraysConfig),

@@ -1,4 +1,4 @@
-"""The image files below a folder, in sorted order, and what else lies there. Opens no file."""
+"""Listing of the image files below a folder, in sorted order, and of other files. Opens no file."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ EXTENSIONS = frozenset(
 
 
 class Names(NamedTuple):
-    """Names relative to a folder or archive, with slashes: of images, in sorted order, and of other files.
+    """Names relative to a folder or archive, with slashes: images, in sorted order, and other files.
 
-    ``left_out`` has what is neither.
+    ``left_out`` counts what is neither.
     """
 
     images: StringArray
@@ -35,31 +35,31 @@ class Names(NamedTuple):
 
 
 def list_names(root: Path) -> Names:
-    """All files below ``root``; those with an image's extension are images. Hidden ones are left out.
+    """List all files below ``root``; those with an image extension are images. Hidden files are left out.
 
-    Links to folders are followed, each real folder once, so that a loop of links ends.
+    Links to folders are followed, each real folder once, so that a cycle of links terminates.
 
     Raises:
-        UsageError: no such folder, not a folder, unreadable, or no image in it.
+        UsageError: if ``root`` is not a readable folder or contains no image.
     """
     if not root.is_dir():
         raise UsageError(f"{root}: {'a file' if root.is_file() else 'no such folder'}; expected a folder of images")
     found = Names(StringArray(), StringArray(), LeftOut())
-    seen = {os.path.realpath(root)}
-    waiting = [""]  # folders, each with its slash; the next one last
-    while waiting:
-        here = waiting.pop()
+    visited = {os.path.realpath(root)}
+    pending = [""]  # stack of folders, each with its slash
+    while pending:
+        here = pending.pop()
         folders = _take_files(root, here, found)
-        new = [name for name in sorted(folders) if _is_new(root / here / name, seen)]
+        new = [name for name in sorted(folders) if _is_new(root / here / name, visited)]
         for name in sorted(set(folders) - set(new)):
             found.left_out.add(FOLDER_AGAIN, f"{here}{name}")
-        waiting.extend(f"{here}{name}/" for name in reversed(new))
+        pending.extend(f"{here}{name}/" for name in reversed(new))
     check_has_images(found, root, "folder", "" if found.images else sources_within(root))
     return found._replace(images=found.images.select(sorted_rows(found.images)))
 
 
 def _take_files(root: Path, here: str, found: Names) -> list[str]:
-    """Put the files of one folder among those found; its sub-folders are returned."""
+    """Add the files of one folder to ``found`` and return its sub-folders."""
     folders = []
     try:
         with os.scandir(root / here) as entries:
@@ -79,12 +79,12 @@ def _take_files(root: Path, here: str, found: Names) -> list[str]:
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link that leads in circles
+    except OSError:  # a cyclic link
         return False
 
 
 def check_has_images(names: Names, location: Path, noun: str, advice: str = "") -> None:
-    """Raise where there is no image among the names; the message says what there is, and ``advice`` where given."""
+    """Raise ``UsageError`` if there are no images; the message lists the other files, and ``advice`` if given."""
     if names.images:
         return
     names.left_out.add_others(names.others)
@@ -96,26 +96,26 @@ def check_has_images(names: Names, location: Path, noun: str, advice: str = "") 
 
 
 def is_image_file(name: str) -> bool:
-    """Whether a file's name ends as an image's does."""
+    """Whether a file name has an image extension."""
     stem, dot, ending = name.rpartition(".")
     ending = ending.lower()
     return bool(stem) and (f"{dot}{ending}" in EXTENSIONS or (ending in heic.ENDINGS and heic.is_installed()))
 
 
 def is_shown(name: str) -> bool:
-    """Whether a file or folder is neither hidden nor what macOS puts into archives."""
+    """Whether a file or folder is neither hidden nor metadata that macOS adds to archives."""
     return not name.startswith(".") and name != "__MACOSX"
 
 
-def _is_new(folder: Path, seen: set[str]) -> bool:
+def _is_new(folder: Path, visited: set[str]) -> bool:
     real = os.path.realpath(folder)
-    new = real not in seen
-    seen.add(real)
+    new = real not in visited
+    visited.add(real)
     return new
 
 
 def add_unread(left_out: LeftOut, folder: Path, taken: Iterable[Path]) -> None:
-    """What lies directly in a folder and is neither one of the files that are read nor a folder of them."""
+    """Record the entries of a folder that are neither files that are read nor folders with such files."""
     known = {name for path in taken for name in (path, path.parent)}
     for path in sorted(folder.iterdir()):
         if path in known:

@@ -1,8 +1,8 @@
-"""What a reader finds and does not take, counted and named by kind: one account for all sources.
+"""Counts of the files that a reader ignores, by kind, for all sources.
 
-What may be missed (images of a format that is not read, further images of a sample, archives within) is warned of
-when a set is opened, under ``left_out`` of its provenance; what nobody misses (texts, hidden files) stands
-under ``passed_over`` and is shown by ``data info`` alone. What is wrong with the data is an error, see ``skips``.
+Files that a user may expect to be read (images of an unsupported format, further images of a sample, nested archives)
+cause a warning when a data set is opened, and are listed under ``left_out`` in its provenance; other files (texts,
+hidden files) are listed under ``passed_over``, which only ``data info`` shows. Invalid data is an error, see ``skips``.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from undiffuse.data.readers.decoding import heic
 from undiffuse.data.readers.text import readable
 
 LEFT_OUT, PASSED_OVER = "left_out", "passed_over"
-_NAMED = 3  # of each kind; the rest is counted
+_NUM_NAMES = 3  # listed per kind; the others are counted
 
 
 class Kind(NamedTuple):
-    """What to say of some files of one kind.
+    """Description of a kind of files.
 
     Args:
-        one, several: what they are.
-        advice: what to do, if anything.
-        warned: whether a warning names it when a set is opened.
+        one, several: singular and plural of the description.
+        advice: what the user can do, if anything.
+        warned: whether opening a data set warns about such files.
     """
 
     one: str
@@ -37,17 +37,19 @@ OTHER_FORMAT = Kind("image of a format that is not read", "images of formats tha
 HEIC = Kind("HEIC image", "HEIC images", heic.ADVICE)
 VIDEO = Kind("video", "videos", "save its frames as images")
 LIST = Kind("list that is not read", "lists that are not read", "save it as metadata.csv or metadata.jsonl")
-ARCHIVE = Kind("archive within", "archives within", "unpack them here, or name one alone, if images are in them")
-ARCHIVE_BEFORE = Kind(
-    "archive before the last in the file", "archives before the last", "keep them in files of their own"
-)
+ARCHIVE = Kind("nested archive", "nested archives", "unpack them here, or name one of them, if they contain images")
+ARCHIVE_BEFORE = Kind("archive before the last in the file", "archives before the last", "store them in separate files")
 FURTHER = Kind("further image of a sample", "further images of samples", "data.image_column=ENDING takes another")
-REPEATED = Kind("file of a name that comes again later", "files of names that come again later")
-UNREAD_IMAGE = Kind("image next to what is read", "images next to what is read", "folder:PATH reads images alone")
-UNREAD_FOLDER = Kind("folder next to what is read", "folders next to what is read", "name it alone to read it")
-NOT_OF_THE_SET = Kind("image that is none of the set's", "images that are none of the set's", "folder:PATH takes all")
-FOLDER_AGAIN = Kind("link to a folder that is read already", "links to folders that are read already", warned=False)
-OTHER = Kind("file without an image's ending", "files without an image's ending", warned=False)
+REPEATED = Kind("file whose name is repeated later", "files whose names are repeated later")
+UNREAD_IMAGE = Kind(
+    "image outside the data that is read", "images outside the data that is read", "folder:PATH reads only images"
+)
+UNREAD_FOLDER = Kind(
+    "folder outside the data that is read", "folders outside the data that is read", "name it to read it"
+)
+NOT_OF_THE_SET = Kind("image not of the data set", "images not of the data set", "folder:PATH reads all")
+FOLDER_AGAIN = Kind("link to a folder that is already read", "links to folders that are already read", warned=False)
+OTHER = Kind("file without an image extension", "files without an image extension", warned=False)
 HIDDEN = Kind("hidden file or folder", "hidden files or folders", warned=False)
 LINK = Kind("link", "links", "links in archives are not followed")
 
@@ -89,7 +91,7 @@ _ARCHIVES = frozenset({"zip", "tar", "tgz", "gz", "7z", "rar", "bz2", "tbz2", "x
 
 
 def kind_of(name: str) -> Kind:
-    """What a file is that no reader takes, by its name."""
+    """Kind of a file that no reader reads, judged by its name."""
     stem, _, ending = name.rpartition("/")[2].lower().rpartition(".")
     if stem == "metadata" and ending in ("parquet", "tsv", "xlsx"):
         return LIST
@@ -101,36 +103,36 @@ def kind_of(name: str) -> Kind:
 
 
 class LeftOut:
-    """Counts and names what is left out, by kind; a few names per kind are kept, however many files there are."""
+    """Counts ignored files by kind, with the first few names of each kind."""
 
     def __init__(self) -> None:
         self._counts: dict[Kind, int] = {}
         self._names: dict[Kind, list[str]] = {}
 
     def add(self, kind: Kind, name: str) -> None:
-        """One more file."""
+        """Add a file."""
         self._counts[kind] = self._counts.get(kind, 0) + 1
         names = self._names.setdefault(kind, [])
-        insort(names, name)  # the first by name, in whatever order a file system lists them
-        del names[_NAMED:]
+        insort(names, name)  # the first by name, independent of the order of the file system
+        del names[_NUM_NAMES:]
 
     def add_others(self, names: Iterable[str]) -> None:
-        """Files that are no images to any reader, each of the kind that its name says."""
+        """Add files that no reader reads, each with the kind given by its name."""
         for name in names:
             self.add(kind_of(name), name)
 
     def count_of(self, kind: Kind) -> int:
-        """How many there are of a kind."""
+        """Number of files of a kind."""
         return self._counts.get(kind, 0)
 
     def text(self, warned: bool, advice: bool = True) -> str:
-        """What is warned of, or what is not: each kind with its count, some names and what to do about it."""
+        """Description of the kinds with or without a warning: each with its count, a few names and advice."""
         kinds = sorted((kind for kind in self._counts if kind.warned == warned), key=lambda kind: kind.several)
         return "; ".join(self._of_kind(kind, advice) for kind in kinds)
 
     @property
     def notes(self) -> dict[str, str]:
-        """For a set's provenance."""
+        """Notes for the provenance of a data set."""
         texts = {LEFT_OUT: self.text(warned=True), PASSED_OVER: self.text(warned=False)}
         return {key: text for key, text in texts.items() if text}
 

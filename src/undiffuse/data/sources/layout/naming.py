@@ -1,4 +1,4 @@
-"""How data that is named and not there is spoken of. Imports nothing heavy."""
+"""Error message for an unknown data source. Imports no heavy modules."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from undiffuse.registry import nearest
 
 
 def no_source(spec: str, sources: Iterable[str]) -> UsageError:
-    """``spec`` is neither one of the sources nor a path."""
+    """Error for a ``spec`` that is neither one of the sources nor a path."""
     return UsageError(
-        f"no data source {spec!r}: neither a source by that name ({nearest(spec, sources)}) nor an existing folder of "
-        "images or file of them; check the path"
+        f"no data source {spec!r}: neither the name of a source ({nearest(spec, sources)}) nor an existing folder or "
+        "file of images; check the path"
     )

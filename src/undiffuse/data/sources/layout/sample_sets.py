@@ -1,7 +1,7 @@
-"""Sample sets, as ``undiffuse sample`` writes them, among the files of a source: their grids are no samples.
+"""Sample sets, as written by ``undiffuse sample``, among the files of a source: their grids are not samples.
 
-``samples.json`` says of each image how it was made. It bears on no pixel, but a set whose record was changed is not
-measured as if nothing had happened.
+``samples.json`` records how each image was generated. It does not affect the pixels, but a sample set whose record was
+changed is an error.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from undiffuse.errors import UsageError
 from undiffuse.sealed import CHECKSUM, is_changed, parse_json
 
 RECORD, FIRST = "samples.json", "000000.png"
-SHEETS = frozenset({"grid.png", "progressive.png"})
-SHEET = Kind("sheet of samples", "sheets of samples", warned=False)
+GRIDS = frozenset({"grid.png", "progressive.png"})
+GRID = Kind("sample grid", "sample grids", warned=False)
 
-#: Half a million rows; more are not parsed for a checksum.
-_MOST_BYTES = 2**28
-#: A record that has this key was written with a checksum.
+#: Half a million rows; the checksum of a larger record is not verified.
+_MAX_BYTES = 2**28
+#: A record with this key was written with a checksum.
 _SEALED_SINCE = "computed_with"
-#: Of a row, what is its own.
-_OWN = frozenset({"file", "row", "seed", "class"})
-_NAMED = 3
+#: Keys of a row that differ between the samples.
+_PER_SAMPLE = frozenset({"file", "row", "seed", "class"})
+_NUM_NAMED = 3
 
 _log = logging.getLogger("undiffuse.data")
 
 
 def without_grids(reader: SidecarReader, names: Names, skips: Skips) -> tuple[Names, Indices]:
-    """The listing without the grids of the sample sets in it, and the places of the images that are kept.
+    """Remove the grids of sample sets from a listing; also return the indices of the remaining images.
 
     Raises:
-        UsageError: unless ``skips`` takes it, a record that was changed after it was written; says which value.
+        UsageError: unless ``skips`` skips it, if a record was changed after it was written.
     """
     every = np.arange(len(names.images))
     recorded = {name.removesuffix(RECORD) for name in names.others if split_name(name)[1] == RECORD}
@@ -50,22 +50,22 @@ def without_grids(reader: SidecarReader, names: Names, skips: Skips) -> tuple[Na
     kept = np.ones(len(every), dtype=bool)
     for row, name in enumerate(names.images):
         if is_grid(name, sets):
-            names.left_out.add(SHEET, name)
+            names.left_out.add(GRID, name)
             kept[row] = False
     return names._replace(images=names.images.select(every[kept])), every[kept]
 
 
 def valid_sets(reader: SidecarReader, images: Iterable[str], recorded: Set[str], skips: Skips) -> set[str]:
-    """The folders, with their slash, that hold a sample set.
+    """Folders, with their slash, that contain a sample set.
 
     Args:
-        reader: of the records.
+        reader: reads the records.
         images: names of all images.
-        recorded: folders with a file called as the record is.
+        recorded: folders with a file named like a record.
     Raises:
-        UsageError: unless ``skips`` takes it, a record that was changed after it was written; says which value.
+        UsageError: unless ``skips`` skips it, if a record was changed after it was written.
     """
-    known = {FIRST, *SHEETS}
+    known = {FIRST, *GRIDS}
     sets = {folder for folder, file in map(split_name, images) if file in known} & recorded
     for folder in sorted(sets):
         try:
@@ -77,27 +77,27 @@ def valid_sets(reader: SidecarReader, images: Iterable[str], recorded: Set[str],
 
 
 def is_grid(name: str, sets: Set[str]) -> bool:
-    """Whether an image is a grid of one of the sample sets in these folders."""
+    """Whether an image is the grid of a sample set in one of these folders."""
     folder, file = split_name(name)
-    return file in SHEETS and folder in sets
+    return file in GRIDS and folder in sets
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """The folder, with its slash, and the file."""
+    """Split a name into the folder, with its slash, and the file."""
     folder, slash, file = name.rpartition("/")
     return folder + slash, file
 
 
 def _is_valid(reader: SidecarReader, name: str) -> bool:
-    """Whether the record is one of ours, as it was written.
+    """Whether the record is that of a sample set, unchanged.
 
     Raises:
-        UsageError: it is damaged, or was changed.
+        UsageError: if it is damaged, or was changed.
     """
     try:
-        content = reader.read_sidecar(name, _MOST_BYTES)
+        content = reader.read_sidecar(name, _MAX_BYTES)
     except UsageError as error:
-        _log.warning("%s; it is not compared with its checksum", error)
+        _log.warning("%s; its checksum is not verified", error)
         return True
     try:
         record = parse_json(content)
@@ -107,28 +107,28 @@ def _is_valid(reader: SidecarReader, name: str) -> bool:
         raise UsageError(f"{reader.title_of(name)}: damaged: expected a JSON object, got {type(record).__name__}")
     unsealed = CHECKSUM not in record and _SEALED_SINCE in record
     if unsealed or is_changed(record):
-        odd = list(_odd_values(record))
-        more = f"; and {len(odd) - _NAMED} more" if len(odd) > _NAMED else ""
-        named = f" ({'; '.join(odd[:_NAMED])}{more})" if odd else ""
+        inconsistent = list(_inconsistent_values(record))
+        more = f"; and {len(inconsistent) - _NUM_NAMED} more" if len(inconsistent) > _NUM_NAMED else ""
+        named = f" ({'; '.join(inconsistent[:_NUM_NAMED])}{more})" if inconsistent else ""
         raise UsageError(
             f"{reader.title_of(name)}: changed after it was written{named}: it does not match its checksum"
         )
     return "images" in record
 
 
-def _odd_values(record: Mapping[str, Any]) -> Iterator[str]:
-    """``images[3].steps: 50 -> 51`` where a value is not what the rest of the record says it was.
+def _inconsistent_values(record: Mapping[str, Any]) -> Iterator[str]:
+    """Values that are inconsistent with the rest of the record, such as ``images[3].steps: 50 -> 51``.
 
-    All that the samples have in common stands in every row too, and seeds ascend by one.
+    Values common to all samples are repeated in every row, and seeds ascend by one.
     """
     rows = record.get("images")
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
         return
-    for key in sorted(set().union(*rows) - _OWN):
+    for key in sorted(set().union(*rows) - _PER_SAMPLE):
         (usual, _), *_ = Counter(repr(row.get(key)) for row in rows).most_common(1)
         records = [("", record), *((f"images[{number}].", row) for number, row in enumerate(rows))]
         yield from (
-            f"{where}{key}: {usual} -> {said.get(key)!r}" for where, said in records if repr(said.get(key)) != usual
+            f"{where}{key}: {usual} -> {item.get(key)!r}" for where, item in records if repr(item.get(key)) != usual
         )
     for number, row in enumerate(rows):
         if row.get("file") != f"{number:06d}.png":

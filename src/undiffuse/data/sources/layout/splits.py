@@ -1,9 +1,9 @@
-"""The parts that a set is published in, by the names of its folders or files: for training, validation, test; masks.
+"""Splits of a published data set (training, validation, test) and masks, by the names of folders or files.
 
-A level of folders names the parts where **every** folder of it is called after one (``train``, ``Val``, ``test2017``,
-``DIV2K_valid_HR``) and there are two different ones: a class called ``test`` among other classes is no part. What else
-the names say must be the same in all parts, and is a class where it differs (``trainA``, ``trainB``, ``testA``,
-``testB``). A level of ``images`` and ``masks`` (``labels``, ``annotations``) is of pairs: the images alone are taken.
+A level of folders consists of splits if **every** folder is named after a split (``train``, ``Val``, ``test2017``,
+``DIV2K_valid_HR``) and there are at least two different ones: a class named ``test`` among other classes is not a
+split. The rest of the names must be the same in all splits, and is a class if it differs (``trainA``, ``trainB``,
+``testA``, ``testB``). At a level of ``images`` and ``masks`` (``labels``, ``annotations``) only the images are read.
 Imports neither torch nor numpy.
 """
 
@@ -48,22 +48,22 @@ _MASKS = frozenset(
     }
 )
 _TOKEN = re.compile(rf"(?P<word>{'|'.join(_WORDS)})(?P<filler>set|data|images)?(?P<year>\d*)(?P<domain>[a-d]?)")
-_MASK_FILE = re.compile(  # what ends in a mask's word, and the image that it is of
+_MASK_FILE = re.compile(  # a name with the suffix of a mask, and the stem of its image
     r"(?P<stem>.*[^/])[-_. ](masks?|seg|segmentation|gt|groundtruth|trimap|matte)([-_. ]?\d+)?\.[^./]+", re.IGNORECASE
 )
-_DEEPEST = 4  # levels of folders that are looked at
+_MAX_LEVELS = 4  # levels of folders that are inspected
 _NAMED = 8
 
 
 class SplitName(NamedTuple):
-    """What the name of a folder or file says: which part, and what else."""
+    """Split given by the name of a folder or file, and the rest of the name."""
 
     role: str
     rest: str
 
 
 def split_of(name: str) -> SplitName | None:
-    """The part that a name tells of, or ``None`` where it tells of none or of several."""
+    """Split given by a name, or ``None`` if it names none or several."""
     folded = re.sub(r"(hold|held)[-_ ]out", r"\1out", name.casefold())
     tokens = re.split(r"[-_. ]+", folded)
     matches = [(place, match) for place, token in enumerate(tokens) if (match := _TOKEN.fullmatch(token))]
@@ -75,14 +75,14 @@ def split_of(name: str) -> SplitName | None:
     return SplitName(_WORDS[match["word"]], "-".join(filter(None, rest)))
 
 
-def means(name: str, requested: str) -> bool:
-    """Whether a name is that of the part that is asked for, by what both mean: ``val`` is ``validation``."""
+def matches_split(name: str, requested: str) -> bool:
+    """Whether a name is that of the requested split, up to synonyms: ``val`` matches ``validation``."""
     found, role = split_of(name), _WORDS.get(requested.casefold())
     return found is not None and found.role == role
 
 
 def are_splits(names: Iterable[str]) -> bool:
-    """Whether names are those of the parts of one set: all tell of a part, of two or more, and else say the same."""
+    """Whether names are the splits of one data set: all name a split, at least two differ, and the rests agree."""
     rests: dict[str, set[str]] = {}
     for name in names:
         found = split_of(name)
@@ -93,45 +93,45 @@ def are_splits(names: Iterable[str]) -> bool:
     return len(rests) > 1 and all(rest <= largest for rest in rests.values())
 
 
-class TakenSplit(NamedTuple):
-    """The names that are taken, and what to say of it."""
+class SelectedSplit(NamedTuple):
+    """Selected names, and a provenance note."""
 
     names: frozenset[str]
     note: str
 
 
-def take_split(
+def select_split(
     counts: Mapping[str, int], requested: str | None, location: Path, noun: str = "images"
-) -> TakenSplit | None:
-    """Which of the names are those of the part that is wanted; ``None`` where they are no parts, or none is wanted.
+) -> SelectedSplit | None:
+    """Select the names of the requested split; ``None`` if the names are not splits, or none is requested.
 
     Args:
-        counts: by name, how many there are of what is counted.
-        requested: a name, ``train``, ``validation`` or ``test``, ``all``, ``none``; ``None``: the training part.
-        location: of all, for messages.
+        counts: number of images (or shards) by name.
+        requested: a name, ``train``, ``validation`` or ``test``, ``all``, ``none``; ``None`` for the training split.
+        location: path of the data, for messages.
         noun: what is counted.
 
     Raises:
-        UsageError: no part for training among them, or not the one that is asked for.
+        UsageError: if there is no training split, or not the requested one.
     """
-    if requested == NONE or not (are_splits(counts) or (requested and _wanted(counts, requested))):
+    if requested == NONE or not (are_splits(counts) or (requested and _matching_names(counts, requested))):
         return None
-    wanted = frozenset(counts) if requested == ALL else _wanted(counts, requested or TRAIN)
-    if not wanted:
-        what = f"no part {requested!r}" if requested else "parts, and none for training"
+    selected = frozenset(counts) if requested == ALL else _matching_names(counts, requested or TRAIN)
+    if not selected:
+        what = f"no split {requested!r}" if requested else "splits, but none for training"
         raise UsageError(f"{readable(str(location))}: {what} among {_listed(counts)}; take {_choices(counts)}")
-    others = {name: count for name, count in counts.items() if name not in wanted}
-    taken = f"{_listed({name: counts[name] for name in wanted})} taken"
+    others = {name: count for name, count in counts.items() if name not in selected}
+    taken = f"{_listed({name: counts[name] for name in selected})} taken"
     left = f", {_listed(others)} left out" if others else ""
     as_classes = "; with data.split=none the names are classes" if noun == "images" else ""
     advice = f"{_choices(others or counts)} takes others{as_classes}"
-    return TakenSplit(wanted, f"{noun} by part: {taken}{left} ({advice})")
+    return SelectedSplit(selected, f"{noun} by split: {taken}{left} ({advice})")
 
 
-def _wanted(counts: Mapping[str, int], requested: str) -> frozenset[str]:
-    """The names that are asked for, literally or by what they mean."""
+def _matching_names(counts: Mapping[str, int], requested: str) -> frozenset[str]:
+    """Names that match the request, literally or as synonyms."""
     literal = frozenset(name for name in counts if name.casefold() == requested.casefold())
-    meant = frozenset(name for name in counts if means(name, requested))
+    meant = frozenset(name for name in counts if matches_split(name, requested))
     images = frozenset(name for name in meant if not _MASKS & set(re.split(r"[-_. ]+", name.casefold())))
     return literal or images or meant
 
@@ -147,7 +147,7 @@ def _choices(counts: Mapping[str, int]) -> str:
 
 
 def common_depth(folders: Iterable[str]) -> int:
-    """How many folders paths have in common, counted from the root; 0 for no paths."""
+    """Number of leading folders that all paths share; 0 for no paths."""
     first, *others = [folder.split("/") if folder else [] for folder in folders] or [[]]
     depth = len(first)
     for parts in others:
@@ -158,85 +158,90 @@ def common_depth(folders: Iterable[str]) -> int:
 
 
 class Folders:
-    """Which folders of a set are taken, and what the path to an image says of its class once they are.
+    """Selection of the folders of a split, and the paths of images without the folders that name splits.
 
     Args:
-        images: the names of all images, with slashes.
-        requested: see ``take_split``; ``none`` takes all.
-        location: for messages.
+        images: relative paths of all images, with slashes.
+        requested: see ``select_split``; ``none`` selects all.
+        location: path of the data, for messages.
 
     Raises:
-        UsageError: as ``take_split``.
+        UsageError: as ``select_split``.
     """
 
     def __init__(self, images: Sequence[str], requested: str | None, location: Path) -> None:
-        self._kept = dict(Counter(name.rpartition("/")[0] for name in images))
+        self._selected = dict(Counter(name.rpartition("/")[0] for name in images))
         self._requested, self._location = requested, location
-        self._instead: dict[tuple[int, str], str] = {}  # what a folder of a level counts for in the path to a class
+        self._replacements: dict[tuple[int, str], str] = {}  # replacement of a folder at a level in class paths
         self.notes: dict[str, str] = {}
         self._has_mask_files = False
         if requested != NONE:
             self._find_mask_files(images)
-            self._take_part()
-            self._take_images()
+            self._select_split()
+            self._select_images()
             if "splits" not in self.notes:
-                self._take_part()
+                self._select_split()
         if requested not in (None, ALL, NONE) and "splits" not in self.notes:
-            what = f"no folder is called {requested}, and none after a part such as train or test"
+            what = f"no folder is named {requested}, and none after a split such as train or test"
             raise UsageError(f"{readable(str(location))}: data.split={requested}, but {what}; leave it out")
 
     @property
     def all_taken(self) -> bool:
-        """Whether every image is taken, by its own path."""
-        return not self._instead and not self._has_mask_files
+        """Whether all images are selected, with unchanged paths."""
+        return not self._replacements and not self._has_mask_files
 
     def takes(self, image: str) -> bool:
-        """Whether an image lies in a folder that is taken, and is no mask of one next to it."""
+        """Whether an image is in a selected folder, and not the mask of an image next to it."""
         is_mask = self._has_mask_files and _MASK_FILE.fullmatch(image) is not None
-        return image.rpartition("/")[0] in self._kept and not is_mask
+        return image.rpartition("/")[0] in self._selected and not is_mask
 
     def class_path(self, image: str) -> str:
-        """The name of an image without the folders that name parts."""
+        """Path of an image without the folders that name splits."""
         *folders, basename = image.split("/")
-        kept = (self._instead.get((level, folder), folder) for level, folder in enumerate(folders))
+        kept = (self._replacements.get((level, folder), folder) for level, folder in enumerate(folders))
         return "/".join([*filter(None, kept), basename])
 
-    def _take_part(self) -> None:
+    def _select_split(self) -> None:
         for level, counts, loose in self._levels():
             if loose and not self._requested and level > self._common:
                 continue
-            found = take_split(counts, self._requested, self._location)
+            found = select_split(counts, self._requested, self._location)
             if found is not None:
                 self.notes["splits"] = found.note + (f"; {loose:,} outside them left out" if loose else "")
-                rests = {part.rest for name in found.names if (part := split_of(name))}
+                rests = {split_name.rest for name in found.names if (split_name := split_of(name))}
                 for name in counts:
-                    part = split_of(name)
-                    self._instead[level, name] = part.rest if part and len(rests) > 1 else ""
+                    split_name = split_of(name)
+                    self._replacements[level, name] = split_name.rest if split_name and len(rests) > 1 else ""
                 self._keep(level, found.names)
                 return
 
-    def _take_images(self) -> None:
-        """Of folders called images and masks, the images."""
+    def _select_images(self) -> None:
+        """Select the folders named images at a level of images and masks."""
         for level, counts, loose in self._levels():
-            images = frozenset(name for name in counts if _plain(name) in _IMAGES)
-            if images and len(counts) > len(images) and not loose and all(_is_of_pairs(name) for name in counts):
+            images = frozenset(name for name in counts if _normalized(name) in _IMAGES)
+            if (
+                images
+                and len(counts) > len(images)
+                and not loose
+                and all(_is_image_or_mask_folder(name) for name in counts)
+            ):
                 masks = {name: count for name, count in counts.items() if name not in images}
                 self.notes["masks"] = (
                     f"{_listed({name: counts[name] for name in images})} taken, {_listed(masks)} left out as masks or "
                     "labels of these images (with data.split=none the names are classes)"
                 )
-                self._instead |= {(level, name): "" for name in images}
+                self._replacements |= {(level, name): "" for name in images}
                 self._keep(level, images)
                 return
 
     def _find_mask_files(self, images: Sequence[str]) -> None:
-        """Masks next to their images, ``x.png`` and ``x_mask.png``: all that are called so must have one."""
+        """Detect masks next to their images (``x.png``, ``x_mask.png``), if every file named like one has an image."""
         matches = filter(None, map(_MASK_FILE.fullmatch, images))
         owners = Counter(match["stem"] for match in matches)
         if not owners:
             return
-        there = {stem for name in images if (stem := name.rpartition(".")[0]) in owners}
-        if len(there) == len(owners):
+        stems = {stem for name in images if (stem := name.rpartition(".")[0]) in owners}
+        if len(stems) == len(owners):
             self._has_mask_files = True
             shown = readable(next(iter(owners)))
             self.notes["masks"] = (
@@ -245,16 +250,16 @@ class Folders:
 
     @property
     def _common(self) -> int:
-        """How many folders all the images that are kept have in common."""
-        return common_depth(self._kept)
+        """Number of leading folders that all selected images share."""
+        return common_depth(self._selected)
 
     def _levels(self) -> list[tuple[int, dict[str, int], int]]:
-        """(level, images by the name of its folder, images that lie above it) of each level that is looked at."""
+        """(level, number of images by folder name, number of images above the level) of each inspected level."""
         start = 0 if self._requested not in (None, ALL) else self._common
         found = []
-        for level in range(start, start + _DEEPEST):
+        for level in range(start, start + _MAX_LEVELS):
             counts, loose = Counter[str](), 0
-            for folder, count in self._kept.items():
+            for folder, count in self._selected.items():
                 parts = folder.split("/") if folder else []
                 if len(parts) > level:
                     counts[parts[level]] += count
@@ -265,38 +270,38 @@ class Folders:
         return found
 
     def _keep(self, level: int, names: frozenset[str]) -> None:
-        self._kept = {
+        self._selected = {
             folder: count
-            for folder, count in self._kept.items()
+            for folder, count in self._selected.items()
             if len(parts := folder.split("/")) > level and parts[level] in names
         }
 
 
-def _plain(name: str) -> str:
+def _normalized(name: str) -> str:
     return re.sub(r"[-_ ]", "", name.casefold())
 
 
-def _is_of_pairs(name: str) -> bool:
-    return _plain(name) in _IMAGES | _MASKS
+def _is_image_or_mask_folder(name: str) -> bool:
+    return _normalized(name) in _IMAGES | _MASKS
 
 
-def take_shards(paths: Sequence[Path], requested: str | None, location: Path) -> tuple[list[Path], str]:
-    """The shards of the part that is wanted, by their names or folders, and what to say of it; all without parts.
+def select_shards(paths: Sequence[Path], requested: str | None, location: Path) -> tuple[list[Path], str]:
+    """Select the shards of a split, by their names or folders, with a provenance note; all if there are none.
 
     Raises:
-        UsageError: as ``take_split``.
+        UsageError: as ``select_split``.
     """
     by_name = {path: re.sub(r"[-_ .]*\d+$", "", path.name.partition(".")[0]) for path in paths}
     by_folder = {path: path.parent.name for path in paths}
     names = by_folder if are_splits(by_folder.values()) and not are_splits(by_name.values()) else by_name
-    found = take_split(Counter(names.values()), requested, location, "shards")
+    found = select_split(Counter(names.values()), requested, location, "shards")
     if found is None:
         return list(paths), ""
     return [path for path in paths if names[path] in found.names], found.note
 
 
 def split_note(taken: int, count: int, split: str | None) -> dict[str, str]:
-    """What to say where the images for training were taken of a set whose parts its authors list, unasked."""
+    """Provenance note if only the training images were selected by default, for a data set with published splits."""
     if split is not None or taken == count:
         return {}
     text = f"{taken:,} of {count:,} images are for training and are taken; data.split=all takes the others too"

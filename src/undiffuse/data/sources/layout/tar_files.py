@@ -1,6 +1,6 @@
-"""Which tar shards a path or pattern means. Imports neither torch nor numpy.
+"""Finding the tar shards of a path or pattern. Imports neither torch nor numpy.
 
-A pattern has braces, ``x-{000000..000009}.tar`` or ``{a,b}.tar``, as WebDataset writes it, or the wildcards of a shell.
+A pattern contains braces as in WebDataset, ``x-{000000..000009}.tar`` or ``{a,b}.tar``, or shell wildcards.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ _RANGE = re.compile(r"(?P<first>\d+)\.\.(?P<last>\d+)")
 
 
 def find_shards(path: Path) -> list[Path]:
-    """The shards in their order: by name in a folder and for a wildcard, as written for braces.
+    """Find the shards in order: by name for a folder or wildcard, as written for braces.
 
     Raises:
-        UsageError: nothing there.
+        UsageError: if there are none.
     """
     if path.is_dir():
         shards = shards_in(path)
@@ -39,12 +39,12 @@ def find_shards(path: Path) -> list[Path]:
         matches = sorted(glob.glob(text)) if glob.has_magic(text) else [text]  # noqa: PTH207 (absolute patterns)
         found += map(Path, matches)
     if not found:
-        raise UsageError(f"{path}: no file fits this pattern; check it")
+        raise UsageError(f"{path}: no file matches this pattern; check it")
     return found
 
 
 def shards_in(folder: Path) -> list[Path]:
-    """The tar files directly in a folder, by name; without such, those in its folders train, test and so on."""
+    """Tar files directly in a folder, by name; if there are none, those in its folders train, test and so on."""
     direct = _shards_directly_in(folder)
     if direct:
         return direct
@@ -60,34 +60,34 @@ def _shards_directly_in(folder: Path) -> list[Path]:
         return []
 
 
-def names_each(path: Path) -> bool:
-    """Whether a path names one shard, or writes out in braces which."""
+def is_explicit(path: Path) -> bool:
+    """Whether a path names its shards explicitly: one file, or a pattern of braces only."""
     return not path.is_dir() and not (is_pattern(str(path)) and not path.exists() and glob.has_magic(str(path)))
 
 
 def is_pattern(text: str) -> bool:
-    """Whether a text has braces or wildcards."""
+    """Whether a string has braces or wildcards."""
     return bool(_BRACES.search(text)) or glob.has_magic(text)
 
 
 def names_shards(text: str) -> bool:
-    """Whether a text is a pattern of names of tar files."""
+    """Whether a string is a pattern for names of tar files."""
     return is_pattern(text) and text.lower().endswith((*ENDINGS, ".tar}", "*"))
 
 
 def looks_like_tar(path: Path) -> bool:
-    """Whether a file begins as a tar archive does, gzipped or not."""
+    """Whether a file starts like a tar archive, gzipped or not."""
     try:
         with path.open("rb") as raw:
-            zipped = raw.read(2) == b"\x1f\x8b"
-        with gzip.open(path) if zipped else path.open("rb") as file:
+            gzipped = raw.read(2) == b"\x1f\x8b"
+        with gzip.open(path) if gzipped else path.open("rb") as file:
             return has_checksum(file.read(BLOCK))
     except (OSError, EOFError, zlib.error):
-        return _is_shard_name(path.name)  # damaged, but meant as one: the reader will say what is wrong
+        return _is_shard_name(path.name)  # damaged, but named like one: the reader reports the error
 
 
 def has_checksum(block: bytes) -> bool:
-    """Whether a block of 512 bytes is a header of a tar archive: its bytes add up to the number it states."""
+    """Whether a block of 512 bytes is a tar header: the sum of its bytes matches its checksum."""
     stated = block[148:156].strip(b" \0")
     if len(block) < BLOCK or not stated or set(stated) - set(b"01234567"):
         return False
@@ -99,14 +99,14 @@ def _is_shard_name(name: str) -> bool:
 
 
 def _expanded(pattern: str) -> list[str]:
-    """The texts that braces stand for, in the order that a shell gives them."""
+    """Expand the braces of a pattern, in the order of a shell."""
     texts = [pattern]
     while any(map(_BRACES.search, texts)):
         longer: list[str] = []
         for text in texts:
             longer += _first_expanded(text)
             if len(longer) > MAX_SHARDS:
-                raise UsageError(f"{pattern}: more than {MAX_SHARDS} files; name fewer")
+                raise UsageError(f"{pattern}: more than {MAX_SHARDS} files; select fewer")
         texts = longer
     return texts
 
@@ -117,7 +117,7 @@ def _first_expanded(text: str) -> list[str]:
         return [text]
     before, after = text[: match.start()], text[match.end() :]
     if "{" in before:
-        raise UsageError(f"{text}: braces within braces; name the shards by a pattern without")
+        raise UsageError(f"{text}: nested braces; use a pattern without them")
     return [before + option + after for option in _choices(match["inside"], text)]
 
 
@@ -127,5 +127,7 @@ def _choices(inside: str, text: str) -> list[str]:
         return inside.split(",")
     first, last = int(match["first"]), int(match["last"])
     if not 0 <= last - first < MAX_SHARDS:
-        raise UsageError(f"{text}: {{{inside}}} is no range of 1 to {MAX_SHARDS} numbers; write the smaller one first")
+        raise UsageError(
+            f"{text}: {{{inside}}} is not a range of 1 to {MAX_SHARDS} numbers; write the smaller one first"
+        )
     return [f"{number:0{len(match['first'])}}" for number in range(first, last + 1)]

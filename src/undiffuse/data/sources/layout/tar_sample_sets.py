@@ -1,4 +1,4 @@
-"""Sample sets packed into tar shards, whose grids and record are no samples of their own; see ``sample_sets``."""
+"""Sample sets in tar shards: their grids and records are not samples; see ``sample_sets``."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from undiffuse.data.readers.tar_index import Member, Place
 from undiffuse.data.readers.text import readable
 from undiffuse.data.sources.layout.captions import SidecarReader
 from undiffuse.data.sources.layout.left_out import LeftOut
-from undiffuse.data.sources.layout.sample_sets import RECORD, SHEET, is_grid, split_name, valid_sets
+from undiffuse.data.sources.layout.sample_sets import GRID, RECORD, is_grid, split_name, valid_sets
 from undiffuse.data.storage.skips import Skips
 from undiffuse.errors import UsageError
 
 
-class _ShardNotes(SidecarReader):
-    """Members of a shard that are read whole, by their names without ``./``."""
+class _ShardSidecars(SidecarReader):
+    """Annotation files of a shard, by their names without ``./``."""
 
     def __init__(self, shard: Place, members: Mapping[str, Member]) -> None:
         self.location, self._shard, self._members = shard.path, shard, members
@@ -25,14 +25,12 @@ class _ShardNotes(SidecarReader):
     def read_sidecar(self, name: str, most: int) -> bytes:
         member = self._members[name]
         if member.size > most:
-            raise UsageError(
-                f"{self.title_of(name)}: {member.size} bytes are more than the {most} that are read of a text"
-            )
+            raise UsageError(f"{self.title_of(name)}: {member.size} bytes exceed the limit of {most} for a text file")
         return self._shard.read(member.offset, member.size)
 
 
-class NotingRecords:
-    """The headers of a shard as they are, which somebody goes through; what may be records of sample sets is noted."""
+class RecordCollector:
+    """Iterates over the headers of a shard and collects those of possible records of sample sets."""
 
     def __init__(self, headers: Iterable[Member]) -> None:
         self._headers, self.records = headers, dict[str, Member]()
@@ -51,27 +49,27 @@ class NotingRecords:
 def sample_sets_in(
     shard: Place, records: Mapping[str, Member], headers: Iterable[Member], skips: Skips
 ) -> frozenset[str]:
-    """The folders of a shard, with their slash, that hold a sample set.
+    """Folders of a shard, with their slash, that contain a sample set.
 
     Args:
-        records: that ``NotingRecords`` has noted.
-        headers: of the shard; gone through where there are any. Their damage is left to the reading.
+        records: records collected by ``RecordCollector``.
+        headers: headers of the shard, read only if there are records. Reading the samples reports their damage.
     Raises:
-        UsageError: unless ``skips`` takes it, a record that was changed after it was written; says which value.
+        UsageError: unless ``skips`` skips it, if a record was changed after it was written.
     """
     try:
         images = [_clean(member.name) for member in headers] if records else []
     except UsageError:
         return frozenset()
     folders = {split_name(name)[0] for name in records}
-    return frozenset(valid_sets(_ShardNotes(shard, records), images, folders, skips))
+    return frozenset(valid_sets(_ShardSidecars(shard, records), images, folders, skips))
 
 
-def samples_alone(members: Iterable[Member], sets: frozenset[str], left_out: LeftOut) -> Iterator[Member]:
-    """Members, their names cleaned, without the grids and records of sample sets."""
+def without_grids_and_records(members: Iterable[Member], sets: frozenset[str], left_out: LeftOut) -> Iterator[Member]:
+    """Members without the grids and records of sample sets; their names must be cleaned."""
     for member in members:
         if is_grid(member.name, sets):
-            left_out.add(SHEET, member.name)
+            left_out.add(GRID, member.name)
         elif split_name(member.name) not in {(folder, RECORD) for folder in sets}:
             yield member
 

@@ -1,7 +1,7 @@
-"""Images and the lists that tell of them by name, in a folder or in an archive of one, for readers of known layouts.
+"""Uniform access to images and annotation lists in a folder, zip or tar archive, for readers of known layouts.
 
-A reader of a published set asks for names, reads the lists it knows of, and says which images it wants; it need not
-know whether the set was unpacked.
+A reader of a published data set lists the names, reads the lists that it knows, and selects images, whether the data
+set is unpacked or not.
 """
 
 from __future__ import annotations
@@ -30,31 +30,31 @@ from undiffuse.errors import UsageError
 
 
 class Tree(Protocol):
-    """What lies below a folder or in an archive, by names with slashes."""
+    """Files below a folder or in an archive, by names with slashes."""
 
     location: Path
     names: Names
 
     def title_of(self, name: str) -> str:
-        """What to call a file in a message."""
+        """Name of a file in messages."""
 
     def read_sidecar(self, name: str, most: int) -> bytes:
-        """The content of a file of at most ``most`` bytes."""
+        """Read the content of a file of at most ``most`` bytes."""
 
     def files(self, kept: Sequence[str]) -> EncodedFiles:
-        """These images, in this order."""
+        """Create the ``EncodedFiles`` of these images, in this order."""
 
 
 def open_tree(location: Path, skips: Skips, what: str) -> Tree:
-    """The files of a folder, a zip or a tar archive (gzipped or not).
+    """List the files of a folder, a zip or a tar archive (gzipped or not).
 
     Args:
         location: the folder or archive.
-        skips: takes members that cannot be read.
-        what: is expected there, for messages.
+        skips: receives the errors of members that cannot be read.
+        what: description of the expected data, for messages.
 
     Raises:
-        UsageError: nothing there, or a file of another kind.
+        UsageError: if the location does not exist, or is a file of another kind.
     """
     if location.is_dir():
         return _FolderTree(location)
@@ -91,7 +91,7 @@ class _ZipTree(ZipSidecars):
 class _TarTree:
     def __init__(self, place: Place) -> None:
         self.location, self._place, self.names = place.path, place, Names(StringArray(), StringArray(), LeftOut())
-        self._where: dict[str, tuple[int, int]] = {}
+        self._location_of: dict[str, tuple[int, int]] = {}
         for member in read_members(place):
             parts = [part for part in member.name.split("/") if part not in ("", ".")]
             if not member.is_plain:
@@ -100,38 +100,38 @@ class _TarTree:
                 self.names.left_out.add(HIDDEN, member.name)
             elif parts:
                 name = "/".join(parts)
-                if name in self._where:
+                if name in self._location_of:
                     self.names.left_out.add(REPEATED, name)
                 else:
                     (self.names.images if is_image_file(name) else self.names.others).append(name)
-                self._where[name] = (member.offset, member.size)
+                self._location_of[name] = (member.offset, member.size)
         self.names = self.names._replace(images=self.names.images.select(sorted_rows(self.names.images)))
 
     def title_of(self, name: str) -> str:
         return readable(f"{self.location}!{name}")
 
     def read_sidecar(self, name: str, most: int) -> bytes:
-        offset, size = self._where[name]
+        offset, size = self._location_of[name]
         if size > most:
-            raise UsageError(f"{self.title_of(name)}: {size} bytes are more than the {most} that are read of it")
+            raise UsageError(f"{self.title_of(name)}: {size} bytes exceed the limit of {most} for this file")
         return self._place.read(offset, size)
 
     def files(self, kept: Sequence[str]) -> EncodedFiles:
-        table = np.array([(0, *self._where[name]) for name in kept], dtype=np.int64).reshape(-1, 3)
+        table = np.array([(0, *self._location_of[name]) for name in kept], dtype=np.int64).reshape(-1, 3)
         return TarFiles(self.location, [self._place], StringArray(kept), table)
 
 
 def open_tar(path: Path) -> Place:
-    """A tar archive to be read by place; a gzipped one is unpacked into memory.
+    """Open a tar archive for random access; a gzipped one is unpacked into memory.
 
     Raises:
-        UsageError: it cannot be read, or unpacks to more than is held in memory.
+        UsageError: if it cannot be read, or unpacks to more than the memory limit.
     """
     file = FileAt(path)
     return MemoryAt(path, encoded.MAX_BYTES_IN_MEMORY) if file.read(0, 2) == b"\x1f\x8b" else file
 
 
 def find_list(tree: Tree, basename: str) -> str | None:
-    """The name of the shallowest file called ``basename``, or ``None``."""
+    """Name of the least nested file with this base name, or ``None``."""
     found = [name for name in tree.names.others if composed(name.rpartition("/")[2]) == basename]
     return min(found, key=lambda name: (name.count("/"), name), default=None)

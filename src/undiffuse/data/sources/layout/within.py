@@ -1,4 +1,4 @@
-"""What to name instead of a folder that holds no images itself: the data in it that would be known if it were named."""
+"""Suggestions for a folder without images: data sets inside it that could be given instead."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from undiffuse.data.readers.text import readable
 from undiffuse.data.sources.layout.detection import FILES, FOLDERS
 
-_DEEPEST, _MOST_LOOKED_AT, _NAMED = 3, 500, 3
+_MAX_DEPTH, _MAX_FOLDERS, _NUM_NAMED = 3, 500, 3
 _ENDINGS = (
     ".zip",
     ".tar",
@@ -27,38 +27,38 @@ _ENDINGS = (
 
 
 def sources_within(folder: Path) -> str:
-    """``name what is in it: PATH`` of a folder or the folders in it; nothing where nothing is known there."""
+    """Advice ``name what is in it: PATH`` with the data found in a folder or its folders; empty if there is none."""
     found = list(_found(folder))
-    named = " or ".join(readable(str(path)) for path in found[:_NAMED])
-    more = f" or one of {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+    named = " or ".join(readable(str(path)) for path in found[:_NUM_NAMED])
+    more = f" or one of {len(found) - _NUM_NAMED} more" if len(found) > _NUM_NAMED else ""
     return f"name what is in it: {named}{more}" if found else ""
 
 
 def _found(folder: Path) -> Iterator[Path]:
-    """Folders that are known as a whole, else files, the upper ones first; nothing that lies in a known folder."""
-    looked_at, level = 0, [folder]
-    for _ in range(_DEEPEST + 1):
+    """Folders that are data sets, else files, the least nested first; the content of such a folder is not searched."""
+    num_visited, level = 0, [folder]
+    for _ in range(_MAX_DEPTH + 1):
         below: list[Path] = []
         for place in level:
-            inner, files = _entries(place)
-            looked_at += 1
-            if looked_at > _MOST_LOOKED_AT:
+            subfolders, files = _entries(place)
+            num_visited += 1
+            if num_visited > _MAX_FOLDERS:
                 return
-            if place != folder and any(recognises(place) for recognises, _ in FOLDERS):
+            if place != folder and any(matches(place) for matches, _ in FOLDERS):
                 yield place
                 continue
-            likely = (path for path in files if path.name.lower().endswith(_ENDINGS))
-            yield from (path for path in likely if any(recognises(path) for recognises, _ in FILES))
-            below += inner
+            candidates = (path for path in files if path.name.lower().endswith(_ENDINGS))
+            yield from (path for path in candidates if any(matches(path) for matches, _ in FILES))
+            below += subfolders
         level = below
 
 
 def _entries(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Folders and files directly in a folder, hidden ones apart."""
+    """Folders and files directly in a folder, without hidden ones."""
     try:
         with os.scandir(folder) as entries:
             shown = [entry for entry in entries if not entry.name.startswith(".") and entry.name != "__MACOSX"]
-            inner = sorted(Path(entry.path) for entry in shown if entry.is_dir(follow_symlinks=False))
-            return inner, sorted(Path(entry.path) for entry in shown if entry.is_file())
+            subfolders = sorted(Path(entry.path) for entry in shown if entry.is_dir(follow_symlinks=False))
+            return subfolders, sorted(Path(entry.path) for entry in shown if entry.is_file())
     except OSError:
         return [], []
