@@ -166,7 +166,7 @@ def test_a_damaged_one_is_built_anew(images: Path, harm: object, caplog: pytest.
     valid = load_dataset(config).fingerprint
     harm(cache_folder_of(config))  # type: ignore[operator]
     caplog.clear()
-    assert open_cached(config) is None and "built anew" in caplog.text
+    assert open_cached(config) is None and "rebuilt" in caplog.text
     assert load_dataset(config).fingerprint == valid
     assert open_cached(config) is not None
 
@@ -188,7 +188,7 @@ def test_a_bit_that_flips_in_a_kept_set_is_never_silent(images: Path, caplog: py
             flip(place / name, (place / name).stat().st_size // 2)
             caplog.clear()
             kept = load_dataset(config)
-            assert "built anew" in caplog.text, name
+            assert "rebuilt" in caplog.text, name
             assert same(kept, valid)
     flip(place / PIXELS, 192 * 5 + 7)  # of 3 x 8 x 8 bytes per image, in the sixth
     kept = load_dataset(config)
@@ -213,7 +213,7 @@ def test_a_disk_is_not_filled(
     config = FolderConfig(path=str(images))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**9, 0, 2 * size - 1))
     assert load_dataset(config).decodes
-    assert "decoded while training" in caplog.text and not list(cache_root().iterdir())
+    assert "decoded during training" in caplog.text and not list(cache_root().iterdir())
     requested = config.model_copy(update={"cache": str(tmp_path / "mine")})
     assert isinstance(load_dataset(requested), MappedSet)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**9, 0, size - 1))
@@ -265,10 +265,10 @@ def test_a_file_added_while_the_set_is_read_makes_it_anew(images: Path, monkeypa
 
 def test_a_place_that_cannot_be_written_to(images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UsageError, match=r"cannot keep decoded images in data\.cache="):
+    with pytest.raises(UsageError, match=r"cannot cache decoded images in data\.cache="):
         load_dataset(FolderConfig(path=str(images), cache=str(tmp_path / "file")))
     (tmp_path / "cache").write_text("")
-    assert load_dataset(FolderConfig(path=str(images))).decodes and "decoded while training" in caplog.text
+    assert load_dataset(FolderConfig(path=str(images))).decodes and "decoded during training" in caplog.text
 
 
 def test_a_set_that_fits_into_memory_is_kept_only_where_asked(

@@ -199,7 +199,7 @@ def test_what_came_before_the_cuts_is_kept(server: Server, tmp_path: Path) -> No
 
 
 def test_a_wrong_checksum_is_an_error_and_nothing_is_kept(server: Server, tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"its md5 is [0-9a-f]{32}, where 0123 was published; what came was deleted"):
+    with pytest.raises(RunError, match=r"its md5 is [0-9a-f]{32}, where 0123 was published; the download was deleted"):
         get(a_set(remote(server, checksum="md5:0123")), tmp_path)
     assert list(tmp_path.iterdir()) == []
 
@@ -227,7 +227,7 @@ def test_other_content_is_passed_over_where_another_place_has_the_file(
     ]
     (tmp_path / "a.bin").unlink()
     server.files["a.bin"] = CONTENT[1:] + CONTENT[:1]
-    with pytest.raises(RunError, match=r"bad.bin: its md5 is .*; http.*/a.bin: its md5 is .*what came was deleted"):
+    with pytest.raises(RunError, match=r"bad.bin: its md5 is .*; http.*/a.bin: its md5 is .*the download was deleted"):
         get(a_set(Remote(urls, "a.bin", file.size, file.checksum)), tmp_path)
 
 

@@ -224,7 +224,9 @@ def test_tiffs_of_one_channel_have_the_right_black_and_white(order: str, compres
         assert found(LEVELS_16, 16, 0, big=1) == nearest(65535 - np.array(LEVELS_16)).tolist()
         return
     for levels, bits, photometric in [(LEVELS_16, 16, 0), (twelve, 12, 1)]:
-        with pytest.raises(UsageError, match=f"TIFF of {bits} bits, photometric interpretation .*, which is not read"):
+        with pytest.raises(
+            UsageError, match=f"TIFF of {bits} bits, photometric interpretation .*, which is not supported"
+        ):
             found(levels, bits, photometric)
 
 
@@ -426,9 +428,7 @@ HEIC_START = b"\0\0\0\x1cftypheic\0\0\0\0mif1heic"
 
 def test_formats_that_are_not_read_are_known_by_their_content(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("undiffuse.data.readers.decoding.heic.is_installed", lambda: False)
-    with pytest.raises(
-        UsageError, match=r"IMG_1.jpg: a HEIC image, whatever its name says; pip install 'undiffuse\[heic"
-    ):
+    with pytest.raises(UsageError, match=r"IMG_1.jpg: a HEIC image, despite its name; pip install 'undiffuse\[heic"):
         read_image(HEIC_START + bytes(300), title="IMG_1.jpg")
     for start in (b"\xff\x0a\x4f", b"\0\0\0\x0cJXL \r\n\x87\n"):
         with pytest.raises(UsageError, match=r"a.png: a JPEG XL image, .* convert it to PNG or JPEG"):

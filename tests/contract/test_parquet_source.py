@@ -254,7 +254,7 @@ def test_few_groups_are_held_and_threads_and_processes_may_read(
     with ThreadPoolExecutor(8) as pool:
         rows = np.random.default_rng(0).integers(0, 80, 200)
         assert all(pool.map(lambda row: is_of(found, int(row), int(row)), rows))
-    assert len(files._tables._held) <= MAX_GROUPS
+    assert len(files._tables._cached) <= MAX_GROUPS
     assert is_of(copy.deepcopy(found), 70, 70)  # what another process is sent opens the files anew
     with multiprocessing.get_context("fork").Pool(2) as processes:
         assert processes.map(FirstLevel(found), range(8)) == [FirstLevel(found)(row) for row in range(8)]

@@ -287,9 +287,9 @@ def test_a_source_that_changed_meanwhile_is_taken_as_it_is_now(
 
 def test_other_settings_are_refused_until_overwrite(begun: tuple[SourceConfig, Path, bytes]) -> None:
     config, out, _ = begun
-    with pytest.raises(UsageError, match=r"begun with size=12 and not 10; .*--overwrite"):
+    with pytest.raises(UsageError, match=r"started with size=12 and not 10; .*--overwrite"):
         prepare(config.model_copy(update={"size": 10}), out, workers=1)
-    with pytest.raises(UsageError, match="begun with duplicates=drop and not keep"):
+    with pytest.raises(UsageError, match="started with duplicates=drop and not keep"):
         prepare(config, out, PrepareSettings(duplicates="keep"), workers=1)
     prepare(config.model_copy(update={"size": 10}), out, workers=1, overwrite=True)
     assert load_dataset(ZipConfig(path=str(out))).shape == (3, 10, 10)
@@ -393,7 +393,7 @@ def test_a_damaged_file_that_was_mended_is_gone_on_with(many: Path, small_blocks
 
 def test_nothing_left_is_an_error(tmp_path: Path) -> None:
     folder = write_tree(tmp_path / "in", {"a.png": png(1, 16)})
-    with pytest.raises(UsageError, match=r"none of the 1 images is left to be written \(1 below min_side\)"):
+    with pytest.raises(UsageError, match=r"none of the 1 images is left to write \(1 below min_side\)"):
         prepare(config_of(folder), tmp_path / "o.zip", PrepareSettings(filters=Filters(min_side=20)), workers=1)
 
 
@@ -428,7 +428,7 @@ def test_a_manifest_of_somebody_else_is_passed_over(tmp_path: Path, manifest: st
 
 @pytest.mark.parametrize(
     ("out", "message"),
-    [("out.tar", "ending in .zip"), ("in.zip", "is there already"), ("dir.zip", "is a folder"), ("x/y.zip", "")],
+    [("out.tar", "ending in .zip"), ("in.zip", "exists already"), ("dir.zip", "is a folder"), ("x/y.zip", "")],
 )
 def test_places_that_will_not_do(tmp_path: Path, out: str, message: str) -> None:
     write_zip(tmp_path / "in.zip", {"a.png": png(1, 16)})
@@ -551,7 +551,7 @@ def test_results_come_in_order(workers: int) -> None:
 
 
 def test_a_worker_that_dies_or_fails_ends_the_work() -> None:
-    with pytest.raises(RunError, match="worker process was ended"):
+    with pytest.raises(RunError, match="worker process was killed"):
         list(in_order(dies, BLOCKS, 2))
     with pytest.raises(RuntimeError, match="ValueError: at"):
         list(in_order(fails, BLOCKS, 2))
@@ -608,6 +608,6 @@ def test_an_archive_begun_by_a_version_that_decodes_otherwise_is_not_gone_on_wit
         earlier.setattr(running._Task, "_finish", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             prepare(config_of(many), out, workers=1)
-    with pytest.raises(UsageError, match=r"begun by another version, which decodes .*; add --overwrite"):
+    with pytest.raises(UsageError, match=r"started by another version, which decodes .*; add --overwrite"):
         prepare(config_of(many), out, workers=1)
     assert prepare(config_of(many), out, workers=1, overwrite=True)["pictures"]["num"] == 135  # data

@@ -229,11 +229,11 @@ SPOILT: dict[str, tuple[Callable[[bytes], bytes], str, int]] = {
     "header changed": (header_byte, "the shard is damaged at byte", 2),
     "size of nonsense": (
         lambda content: content.replace(b"00000000001\0", b"zzzzzzzzzzz\0", 1),
-        "not a tar archive, whatever its name says",
+        "not a tar archive, despite its name",
         0,
     ),
-    "text": (lambda content: b"<html>404 not found</html>" * 100, "not a tar archive, whatever its name says", 0),
-    "short text": (lambda content: b"404", "not a tar archive, whatever its name says", 0),
+    "text": (lambda content: b"<html>404 not found</html>" * 100, "not a tar archive, despite its name", 0),
+    "short text": (lambda content: b"404", "not a tar archive, despite its name", 0),
     "empty": (lambda content: b"", "the file is empty", 0),
     "zeros": (lambda content: bytes(10240), "no image in the shards", 0),
 }

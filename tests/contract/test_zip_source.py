@@ -134,7 +134,7 @@ SPOILT: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "cut": (lambda content: content[:-40], "cut short: the directory at its end is missing"),
     "cut in half": (lambda content: content[: len(content) // 2], "cut short: the directory at its end is missing"),
     "empty": (lambda content: b"", r"the file is empty"),
-    "text": (lambda content: b"<html>404</html>", "not a zip archive, whatever its name says"),
+    "text": (lambda content: b"<html>404</html>", "not a zip archive, despite its name"),
     "head missing": (lambda content: content[100:], "the archive's directory is damaged"),
     "entry overwritten": (at_last_entry(2, b"\1\3"), "the archive's directory is damaged"),
     "count too high": (

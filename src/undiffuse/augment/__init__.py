@@ -1,6 +1,6 @@
-"""Transformations of training images: a pipeline with a probability for each transformation, and what GANs use.
+"""Data augmentation: a pipeline with a probability for each transformation, and DiffAugment and ADA for GANs.
 
-Importing this package and its ``config`` costs no torch.
+Importing this package and its ``config`` does not import torch.
 """
 
 from __future__ import annotations

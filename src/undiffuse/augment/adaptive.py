@@ -1,4 +1,4 @@
-"""Adaptive discriminator augmentation: how often to transform, steered by how far the discriminator overfits.
+"""Adaptive discriminator augmentation (ADA): the probability is controlled by the discriminator's overfitting.
 
 Source: Karras et al. 2020, "Training Generative Adversarial Networks with Limited Data", arXiv:2006.06676, section 3.
 """
@@ -15,13 +15,13 @@ from undiffuse.config import FrozenModel
 
 
 class AdaptiveConfig(FrozenModel):
-    """How fast the probability moves, and towards what.
+    """Target and speed of the adaptation.
 
     Args:
-        target: mean sign of the discriminator's output on real training images, 0 where it cannot tell them from
-            generated ones and 1 where it always can.
-        speed_images: images in which the probability moves from 0 to 1 at most.
-        start: the probability at first.
+        target: mean sign of the discriminator's output on real training images: 0 if it cannot distinguish them from
+            generated ones, 1 if it always can.
+        speed_images: number of images in which the probability can rise from 0 to 1.
+        start: initial probability.
     """
 
     target: Annotated[float, Field(gt=-1, lt=1)] = 0.6
@@ -30,10 +30,10 @@ class AdaptiveConfig(FrozenModel):
 
 
 class AdaptiveProbability(nn.Module):
-    """p, by which the probabilities of a pipeline are multiplied; a buffer, so it is saved with the weights.
+    """The factor p for the probabilities of a pipeline; a buffer, so it is saved with the weights.
 
-    It rises while r_t = E[sign(D(real))] is above the target and falls while it is below, by images / speed_images, and
-    stays in [0, 1].
+    p increases by images / speed_images while r_t = E[sign(D(real))] is above the target, decreases while it is below,
+    and is clamped to [0, 1].
 
     Example:
         >>> adaptive = AdaptiveProbability()
@@ -51,10 +51,10 @@ class AdaptiveProbability(nn.Module):
 
     @torch.no_grad()
     def update(self, sign_mean: float | Tensor, images: int) -> None:
-        """Move p.
+        """Update p.
 
         Args:
-            sign_mean: r_t over the ``images`` real images since the last call, over all ranks alike.
+            sign_mean: r_t over the ``images`` real images since the last call, averaged over all ranks.
             images: at least 0.
         """
         above = torch.as_tensor(sign_mean, dtype=self.p.dtype, device=self.p.device) - self.config.target

@@ -1,9 +1,9 @@
-"""Transformations of colour as 4 x 4 matrices, in the order in which they are applied.
+"""Colour transformations as 4 x 4 matrices, in the order in which they are applied.
 
-They act on (red, green, blue, 1) with values in [-1, 1]. Brightness and contrast take grey to grey and so serve grey
-images too; the others would change nothing there or bring colour in, and are left out.
+They act on (red, green, blue, 1) with values in [-1, 1]. Brightness and contrast map grey to grey and apply to grey
+images too; the others would change nothing or introduce colour, and are disabled for grey images.
 
-Source: Karras et al. 2020, arXiv:2006.06676, appendix B; luma by ITU-R BT.601, as everybody's saturation takes it.
+Source: Karras et al. 2020, arXiv:2006.06676, appendix B; luma by ITU-R BT.601, as is usual for saturation.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ Entry = Tensor | float
 
 
 def _on_colours(rows: Sequence[Sequence[Entry]], added: Sequence[Entry], like: Tensor) -> Tensor:
-    """(B, 4, 4) of a 3 x 3 matrix and what is added after it."""
-    whole: list[list[Entry]] = [[*row, by] for row, by in zip(rows, added, strict=True)]
-    return matrices([*whole, [0.0, 0.0, 0.0, 1.0]], like)
+    """(B, 4, 4) affine maps of a 3 x 3 matrix and an offset."""
+    top: list[list[Entry]] = [[*row, by] for row, by in zip(rows, added, strict=True)]
+    return matrices([*top, [0.0, 0.0, 0.0, 1.0]], like)
 
 
 def shift(red: Tensor, green: Tensor, blue: Tensor) -> Tensor:
@@ -42,7 +42,7 @@ def spread(factor: Tensor, axis: tuple[float, float, float]) -> Tensor:
 
 
 def grey_axis_rotation(angle: Tensor) -> Tensor:
-    """(B, 4, 4) that turn the RGB cube about its grey diagonal: red to green to blue a third of a turn each."""
+    """(B, 4, 4) that rotate the RGB cube about its grey diagonal; 120 degrees map red to green to blue."""
     near, far = (1 + 2 * angle.cos()) / 3, (1 - angle.cos()) / 3
     lift = angle.sin() / 3**0.5
     rows = [[near, far - lift, far + lift], [far + lift, near, far - lift], [far - lift, far + lift, near]]
@@ -77,12 +77,12 @@ COLOUR: dict[str, Transformation] = {
     "hue": Transformation(("uniform",), _hue, rotation_label, 2, "hue_degrees"),
     "saturation": Transformation(("normal",), _saturation, one_number, 1, "saturation_octaves"),
 }
-#: What grey images do without.
+#: Transformations disabled for grey images.
 NOT_FOR_GREY = ("colour", "hue", "saturation")
 
 
 def recolour(x: Tensor, maps: Tensor) -> Tensor:
-    """Images (B, C, H, W) of 1 or 3 channels under (B, 4, 4); grey ones as colours with three equal values."""
+    """Apply (B, 4, 4) colour maps to images (B, C, H, W) of 1 or 3 channels; grey as three equal channels."""
     if x.shape[1] == 1:
         factor, added = maps[:, 0, :3].sum(1), maps[:, 0, 3]
         return x * factor.to(x)[:, None, None, None] + added.to(x)[:, None, None, None]

@@ -1,4 +1,4 @@
-"""What can be done to training images: the probability and the strength of each transformation. Imports no torch."""
+"""Configuration of data augmentation: probability and strength of each transformation. Does not import torch."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from undiffuse.config import ComponentConfig
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
-Octaves = Annotated[float, Field(gt=0, le=8)]  # much more, and the map cannot be undone in floating point
+Octaves = Annotated[float, Field(gt=0, le=8)]  # for larger values the map cannot be inverted in floating point
 Angle = Annotated[float, Field(gt=0, le=180)]
 Acute = Annotated[float, Field(gt=0, le=60)]
 
 
-#: Names of all transformations, which are the options that hold their probabilities.
+#: Names of all transformations, which are also the names of the probability options.
 TRANSFORMATION_NAMES = (
     *("flip", "flip_vertical", "scale", "rotate", "stretch", "translate", "shear", "tilt"),
     *("brightness", "contrast", "colour", "hue", "saturation", "cutout"),
@@ -23,27 +23,27 @@ TRANSFORMATION_NAMES = (
 
 
 class AugmentConfig(ComponentConfig):
-    """Each transformation has the probability that an image gets it, and a strength whose unit is in its name.
+    """Each transformation has a probability, applied per image, and a strength whose unit is in its name.
 
-    Numbers called a are drawn anew for each image: uniform in [-1, 1], or normal with unit variance.
+    Random numbers a are drawn for each image: uniform in [-1, 1], or normal with unit variance.
 
     Args:
-        condition: give the network what was done to each image, and "nothing" when sampling, so that it learns from
-            the transformed images and draws none of them (Karras et al. 2022); no effect on what is done.
+        condition: condition the network on the transformation of each image, and on "none" when sampling, so that it
+            learns from transformed images without generating them (Karras et al. 2022); does not affect the images.
         flip, flip_vertical: mirror left to right, top to bottom.
-        scale: enlarge by 2^(scale_octaves a), a normal.
-        rotate: by rotate_degrees a, a uniform.
-        stretch: enlarge by 2^(stretch_octaves a) in a direction of its own and shrink as much across it, a normal.
+        scale: scale by 2^(scale_octaves a), a normal.
+        rotate: rotate by rotate_degrees a, a uniform.
+        stretch: scale by 2^(stretch_octaves a) along a random direction and by its inverse across it, a normal.
         translate: by translate_share a of width and of height, a normal.
-        shear: slant by shear_degrees a, a uniform.
-        tilt: turn out of the plane by tilt_degrees a about both axes, seen from twice the image's side, a uniform.
+        shear: by shear_degrees a, a uniform.
+        tilt: rotate out of the plane by tilt_degrees a about both axes, seen from twice the image's side, a uniform.
         brightness: add brightness_shift a to values in [-1, 1], a normal.
         contrast: scale values about mid-grey by 2^(contrast_octaves a), a normal.
         colour: add colour_shift a to each channel, a normal; not for grey images.
-        hue: turn about the grey axis of the RGB cube by hue_degrees a, a uniform; not for grey images.
+        hue: rotate about the grey axis of the RGB cube by hue_degrees a, a uniform; not for grey images.
         saturation: scale the distance from luma by 2^(saturation_octaves a), a normal; not for grey images.
-        cutout: make a rectangle mid-grey of cutout_share of each side, its centre uniform over the image.
-        padding: what lies beyond the border, the image's reflection or its edge.
+        cutout: fill a rectangle of cutout_share of each side with mid-grey, its centre uniform over the image.
+        padding: values beyond the border: reflection of the image or its edge.
     """
 
     condition: bool = True
@@ -77,18 +77,18 @@ class AugmentConfig(ComponentConfig):
 
     @property
     def any(self) -> bool:
-        """Is any transformation asked for?"""
+        """Whether any transformation is enabled."""
         return any(getattr(self, name) > 0 for name in TRANSFORMATION_NAMES)
 
 
 class NoAugmentConfig(AugmentConfig):
-    """Nothing; where to start from to choose transformations one by one."""
+    """No augmentation; the base for enabling transformations one by one."""
 
     name: Literal["none"] = "none"
 
 
 class FlipConfig(AugmentConfig):
-    """Half of the images mirrored, and the network not conditioned on it: mirrored images are as good as any."""
+    """Random horizontal flips, without conditioning: mirrored images are valid samples."""
 
     name: Literal["flip"] = "flip"
     condition: bool = False
@@ -96,7 +96,7 @@ class FlipConfig(AugmentConfig):
 
 
 class DocumentConfig(AugmentConfig):
-    """Some of everything at strengths that leave an image what it is: against overfitting on about 1,000 images."""
+    """All transformations at moderate strengths: against overfitting on about 1,000 images."""
 
     name: Literal["document"] = "document"
     flip: Probability = 0.5
@@ -120,9 +120,9 @@ class DocumentConfig(AugmentConfig):
 
 
 class KarrasConfig(AugmentConfig):
-    """Karras et al. 2022, arXiv:2206.00364, appendix F.2: six geometric ones, each with probability 0.12 but the flip.
+    """Karras et al. 2022, arXiv:2206.00364, appendix F.2: six geometric ones, with probability 0.12 except the flip.
 
-    There a vertical flip is tried with probability 0.12 and then made by a fair coin.
+    In the paper the vertical flip is enabled with probability 0.12 and then applied with probability 1/2.
     """
 
     name: Literal["karras"] = "karras"

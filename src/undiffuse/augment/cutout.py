@@ -1,4 +1,4 @@
-"""A rectangle of mid-grey: the network must not lean on any one place of the image.
+"""Cutout: a rectangle of mid-grey, so that the network does not rely on one region of the image.
 
 Source: DeVries & Taylor 2017, arXiv:1708.04552.
 """
@@ -15,14 +15,14 @@ def _label(numbers: Tensor, share: float) -> Tensor:
     return numbers
 
 
-#: Whether there is one, and its centre from (-1, -1), the upper left corner, to (1, 1).
+#: Whether it is applied, and its centre from (-1, -1), the upper left corner, to (1, 1).
 CUTOUT = Transformation(("uniform", "uniform"), None, _label, 3, "cutout_share")
 
 
 def cut_out(x: Tensor, numbers: Tensor, share: float) -> Tensor:
-    """Images (B, C, H, W) with a rectangle at 0, mid-grey of [-1, 1], where ``numbers`` (B, 3) say so.
+    """Fill a rectangle of images (B, C, H, W) with 0, mid-grey of [-1, 1], according to ``numbers`` (B, 3).
 
-    It has ``share`` of the image's height and of its width, less what lies beyond the border.
+    Its sides are ``share`` of the image's height and width, clipped to the image.
     """
     inside = torch.ones((), dtype=torch.bool)
     for axis, centre in ((2, numbers[:, 2]), (3, numbers[:, 1])):

@@ -1,4 +1,4 @@
-"""DiffAugment: the same kinds of transformation on real and on generated images, with gradients through them.
+"""DiffAugment: the same kinds of differentiable transformations on real and on generated images.
 
 Source: Zhao et al. 2020, "Differentiable Augmentation for Data-Efficient GAN Training", arXiv:2006.10738, section 3.3.
 """
@@ -30,11 +30,11 @@ def random_colour(x: Tensor, u: Tensor) -> Tensor:
 
 
 def random_translation(x: Tensor, u: Tensor, share: float = 1 / 8) -> Tensor:
-    """Move by whole pixels, up to ``share`` of each side either way; zeros come in."""
+    """Translate by whole pixels, up to ``share`` of each side in either direction, with zero padding."""
     for axis, number in ((2, u[:, 0]), (3, u[:, 1])):
         side = x.shape[axis]
-        most = int(side * share + 0.5)
-        by = (number * (2 * most + 1)).floor().long().clamp(max=2 * most) - most  # (B,)
+        limit = int(side * share + 0.5)
+        by = (number * (2 * limit + 1)).floor().long().clamp(max=2 * limit) - limit  # (B,)
         source = torch.arange(side, device=x.device) - by[:, None]  # (B, side)
         shape = (len(x), 1, side, 1) if axis == 2 else (len(x), 1, 1, side)
         index = source.clamp(0, side - 1).reshape(shape).expand_as(x)
@@ -44,7 +44,7 @@ def random_translation(x: Tensor, u: Tensor, share: float = 1 / 8) -> Tensor:
 
 
 def random_cutout(x: Tensor, u: Tensor, share: float = 1 / 2) -> Tensor:
-    """A rectangle of ``share`` of each side at zero, its centre uniform over the pixels."""
+    """Set a rectangle of ``share`` of each side to zero, its centre uniform over the pixels."""
     inside = torch.ones((), dtype=torch.bool, device=x.device)
     for axis, number in ((2, u[:, 0]), (3, u[:, 1])):
         side = x.shape[axis]
@@ -57,9 +57,9 @@ def random_cutout(x: Tensor, u: Tensor, share: float = 1 / 2) -> Tensor:
 
 
 class Step(NamedTuple):
-    """A transformation and how many uniform numbers per image it takes."""
+    """A transformation and the number of uniform random numbers it uses per image."""
 
-    make: Callable[[Tensor, Tensor], Tensor]
+    apply: Callable[[Tensor, Tensor], Tensor]
     num_uniforms: int
 
 
@@ -71,10 +71,10 @@ STEPS: dict[str, Step] = {
 
 
 class DiffAugment:
-    """The steps of a policy, one after the other; every image gets all of them, with its own numbers.
+    """The steps of a policy, in sequence; all are applied to every image, with different random numbers.
 
     Args:
-        policy: names out of ``colour``, ``translation``, ``cutout``, in the order in which they are made.
+        policy: names out of ``colour``, ``translation``, ``cutout``, in the order in which they are applied.
     Raises:
         UsageError: an unknown name.
     Example:
@@ -89,22 +89,22 @@ class DiffAugment:
 
     @property
     def num_uniforms(self) -> int:
-        """Numbers an image takes."""
+        """Random numbers used per image."""
         return sum(step.num_uniforms for step in self._steps)
 
     def draw(self, rng: Uniforms, count: int, what: str) -> Tensor:
-        """(count, num_uniforms) in (0, 1); ``what`` keeps the numbers of real and of generated images apart."""
+        """(count, num_uniforms) in (0, 1); ``what`` selects separate streams for real and generated images."""
         columns = [rng.uniform(count, f"DiffAugment {what} {number}") for number in range(self.num_uniforms)]
         return torch.stack(columns, dim=1) if columns else torch.empty(count, 0)
 
     def __call__(self, x: Tensor, u: Tensor) -> Tensor:
-        """Transform; differentiable in ``x``, twice as well.
+        """Transform the images; twice differentiable in ``x``.
 
         Args:
             x: (B, C, H, W) float.
             u: (B, num_uniforms) in (0, 1).
         Raises:
-            UsageError: another number of numbers.
+            UsageError: ``u`` has another shape.
         """
         if u.shape != (len(x), self.num_uniforms):
             raise UsageError(
@@ -112,6 +112,6 @@ class DiffAugment:
                 f"{','.join(self.policy)}, got {tuple(u.shape)}; take them from draw"
             )
         numbers = torch.split(u.to(x), [step.num_uniforms for step in self._steps], dim=1)
-        for step, own in zip(self._steps, numbers, strict=True):
-            x = step.make(x, own)
+        for step, columns in zip(self._steps, numbers, strict=True):
+            x = step.apply(x, columns)
         return x

@@ -1,10 +1,10 @@
-"""Transformations of the plane as 3 x 3 matrices, in the order in which they are applied.
+"""Geometric transformations as 3 x 3 matrices, in the order in which they are applied.
 
-They move points (x, y, 1), in pixels from the image's centre, x to the right and y down: M takes where something is
-in the given image to where it is in the new one.
+They map points (x, y, 1), in pixels from the image's centre, x to the right and y down, from the input image to the
+output image.
 
 Source: Karras et al. 2020, arXiv:2006.06676, appendix B; Karras et al. 2022, arXiv:2206.00364, appendix F.2. Shear and
-tilt are ours.
+tilt are additions.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from undiffuse.augment.transformation import Transformation, all_numbers, matric
 
 Size = tuple[int, int]
 
-#: The eye is so many times the longer side away from a tilted image.
+#: Distance of the viewer from a tilted image, in units of its longer side.
 VIEWING_DISTANCE = 2.0
 
 
 def linear(xx: Tensor, xy: Tensor, yx: Tensor, yy: Tensor) -> Tensor:
-    """(B, 3, 3) that leave the centre where it is, from entries (B,)."""
+    """(B, 3, 3) linear maps, which fix the centre, from entries (B,)."""
     return matrices([[xx, xy, 0.0], [yx, yy, 0.0], [0.0, 0.0, 1.0]], xx)
 
 
 def rotation(angle: Tensor) -> Tensor:
-    """By angles in radians; with y down a positive one turns clockwise."""
+    """Rotations by angles in radians; with y down a positive angle is clockwise."""
     cos, sin = angle.cos(), angle.sin()
     return linear(cos, -sin, sin, cos)
 
@@ -63,7 +63,7 @@ def _shear(numbers: Tensor, degrees: float, size: Size) -> Tensor:
 
 
 def _tilt(numbers: Tensor, degrees: float, size: Size) -> Tensor:
-    """Depth z = x sin about one axis and y sin about the other; what is at z appears at d / (d + z) of its place."""
+    """Depth z = x sin about one axis and y sin about the other; a point at depth z is scaled by d / (d + z)."""
     distance = VIEWING_DISTANCE * max(size)
     angle = torch.deg2rad(degrees * numbers[:, 1:])
     cos, sin = angle.cos(), angle.sin() / distance

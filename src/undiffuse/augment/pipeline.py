@@ -1,6 +1,6 @@
-"""All transformations of a configuration on a batch: mirrored, moved once, recoloured once, cut out.
+"""The augmentation pipeline on a batch: flips, one combined warp, one combined colour map, cutout.
 
-Numbers are drawn on the CPU, the same for every kind of device; pixels stay where they are.
+Random numbers are drawn on the CPU, identical for every device; pixels stay on their device.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from undiffuse.errors import UsageError
 Draws = Mapping[str, Tensor]
 
 
-def _made(numbers: Tensor, strength: float) -> Tensor:
+def _flip_label(numbers: Tensor, strength: float) -> Tensor:
     return numbers[:, :1]
 
 
-_MIRROR = Transformation((), None, _made, 1, "")
+_MIRROR = Transformation((), None, _flip_label, 1, "")
 #: Axis of each mirror.
 MIRRORS = {"flip": -1, "flip_vertical": -2}
 
-#: Every transformation, in the order in which they are applied and of the numbers that condition a network.
+#: All transformations, in the order in which they are applied and in which their labels are concatenated.
 TRANSFORMATIONS: dict[str, Transformation] = {**dict.fromkeys(MIRRORS, _MIRROR), **GEOMETRY, **COLOUR, "cutout": CUTOUT}
 
 
@@ -42,8 +42,8 @@ class Augmentation:
         config: probabilities and strengths.
         shape: (C, H, W) of an image, C 1 or 3.
     Attributes:
-        transformations: those with a probability above zero; of grey images without those that need colour.
-        left_out: names of those that grey images go without.
+        transformations: those with a probability above zero; for grey images without those that need colour.
+        left_out: names of enabled transformations that are disabled for grey images.
     Raises:
         UsageError: not the shape of an image.
     Example:
@@ -65,7 +65,7 @@ class Augmentation:
 
     @property
     def label_names(self) -> tuple[str, ...]:
-        """A name for each number that conditions a network."""
+        """Names of the components of the conditioning vector."""
         return tuple(
             name if part.num_labels == 1 else f"{name} {number + 1}"
             for name, part in self.transformations.items()
@@ -73,16 +73,16 @@ class Augmentation:
         )
 
     def strength(self, name: str) -> float:
-        """Of one transformation; 1 for those that have none."""
+        """Strength of a transformation; 1 if it has no strength option."""
         option = TRANSFORMATIONS[name].strength
         return float(getattr(self.config, option)) if option else 1.0
 
     def draw(self, rng: Uniforms, count: int, scale: float = 1.0) -> Draws:
-        """What is to be done to ``count`` images: (count, 1 + n) float64 numbers per transformation, on the CPU.
+        """Draw the transformations of ``count`` images: (count, 1 + n) float64 numbers each, on the CPU.
 
         Args:
             rng: draws on the CPU.
-            scale: all probabilities are multiplied by it, as adaptive augmentation does; in [0, 1].
+            scale: factor for all probabilities, in [0, 1], used by adaptive augmentation.
         """
         return {
             name: draw_numbers(name, part, scale * getattr(self.config, name), rng, count)
@@ -90,18 +90,18 @@ class Augmentation:
         }
 
     def label(self, draws: Draws) -> Tensor:
-        """The conditioning vector, (B, len(label_names)) float32; zero for an image left as it is."""
+        """The conditioning vector, (B, len(label_names)) float32; zero for an unchanged image."""
         labels = [TRANSFORMATIONS[name].label(numbers, self.strength(name)) for name, numbers in draws.items()]
         return torch.cat(labels, dim=1).float() if labels else torch.empty(0)
 
     def __call__(self, images: Tensor, draws: Draws) -> Tensor:
-        """Do it.
+        """Transform a batch of images.
 
         Args:
-            images: (B, C, H, W), uint8, or float in [-1, 1], to which gradients then flow.
-            draws: of ``draw``; transformations that are not among them are not made.
+            images: (B, C, H, W), uint8, or float in [-1, 1], through which gradients flow.
+            draws: result of ``draw``; transformations without an entry are not applied.
         Returns:
-            float in [-1, 1]; an image that gets none of them is exactly as it was given.
+            float in [-1, 1]; images without any transformation are returned unchanged, bit for bit.
         """
         x = images.float() / 127.5 - 1 if images.dtype == torch.uint8 else images
         for name, axis in MIRRORS.items():
@@ -113,19 +113,19 @@ class Augmentation:
         return cut_out(x, draws["cutout"], self.config.cutout_share) if "cutout" in draws else x
 
     def _mapped(
-        self, x: Tensor, draws: Draws, parts: Mapping[str, Transformation], make: Callable[[Tensor, Tensor], Tensor]
+        self, x: Tensor, draws: Draws, parts: Mapping[str, Transformation], apply: Callable[[Tensor, Tensor], Tensor]
     ) -> Tensor:
-        """The rows that get any of ``parts`` under the product of their matrices, cut to [-1, 1]; the others as is."""
+        """Apply the product of the matrices of ``parts``, clamped to [-1, 1]; other images stay unchanged."""
         chosen = {name: numbers for name, numbers in draws.items() if name in parts}
         if not chosen:
             return x
-        got = torch.stack([numbers[:, 0] for numbers in chosen.values()]).amax(dim=0)
-        rows = got.nonzero()[:, 0]
+        is_applied = torch.stack([numbers[:, 0] for numbers in chosen.values()]).amax(dim=0)
+        rows = is_applied.nonzero()[:, 0]
         size = (x.shape[-2], x.shape[-1])
         maps = [self._matrix(name, numbers[rows], size) for name, numbers in chosen.items()]
         product = reduce(lambda before, after: after @ before, maps)
         rows = rows.to(x.device)
-        return x.index_copy(0, rows, make(x[rows], product).clamp(-1, 1))
+        return x.index_copy(0, rows, apply(x[rows], product).clamp(-1, 1))
 
     def _matrix(self, name: str, numbers: Tensor, size: tuple[int, int]) -> Tensor:
         matrix = TRANSFORMATIONS[name].matrix

@@ -1,1 +1,1 @@
-"""Conditions: what a user or a data set says as tensors; the only room that knows words and files."""
+"""Conditioning: converts prompts of the user and labels of data sets to tensors."""

@@ -1,4 +1,4 @@
-"""The contract of what turns labels and prompts into the condition of a network."""
+"""Base class of the modules that convert labels and prompts to the condition of a network."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from undiffuse.core.random import StepRandom
 
 
 class Given(Protocol):
-    """What a data set says of the items of a batch; see ``data.given``."""
+    """Labels, augmentation parameters and captions of a batch; see ``data.given``."""
 
     @property
     def label(self) -> Tensor | None: ...
@@ -28,7 +28,7 @@ class Given(Protocol):
 
 
 class Conditioner(nn.Module):
-    """Fills every field of a condition that its spec knows, so that samples of any prompts can be joined.
+    """Fills every field of a condition in its spec, so that samples of different prompts can be batched.
 
     Args:
         spec: what the network is conditioned on.
@@ -40,25 +40,25 @@ class Conditioner(nn.Module):
 
     @property
     def policy(self) -> DropPolicy:
-        """What becomes of each field where a sample is made unconditional."""
+        """How each field is dropped to make a sample unconditional."""
         return {**DROP, **self.spec.drop}
 
     @abstractmethod
     def for_training(self, given: Given, x_0: Tensor, rng: StepRandom) -> Condition:
-        """The condition of a training batch, dropped for some samples as guidance needs it.
+        """The condition of a training batch, dropped for a random subset, as classifier-free guidance requires.
 
         Args:
-            given: what the data set says of the B items.
+            given: labels and captions of the B items.
             x_0: clean data (B, *shape) in [-1, 1].
-            rng: of the step and micro-batch.
+            rng: random numbers of the step and micro-batch.
         """
 
     @abstractmethod
     def encode_prompts(self, prompts: Sequence[Prompt]) -> tuple[Condition, Condition]:
-        """The condition of prompts, and the one that guidance leads away from; both on the CPU.
+        """The condition of prompts and the negative condition for guidance, both on the CPU.
 
         Args:
-            prompts: one a sample.
+            prompts: one per sample.
         Raises:
-            UsageError: a prompt that the model does not know.
+            UsageError: the model does not support a prompt.
         """

@@ -1,4 +1,4 @@
-"""Classes, by name or number; the table that makes vectors of them belongs to the network."""
+"""Class labels, by name or index; the embedding table is part of the network."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from undiffuse.registry import nearest
 
 
 class LabelConditioner(Conditioner):
-    """The class of each sample, and how its training image was transformed.
+    """The class of each sample and the augmentation of its training image.
 
     Args:
         spec: see ``Conditioner``.
-        dropout: share of the training samples that are given no class.
+        dropout: fraction of the training samples whose class is dropped.
     """
 
     def __init__(self, spec: ConditionSpec, dropout: float = 0.0) -> None:
@@ -39,24 +39,25 @@ class LabelConditioner(Conditioner):
     def encode_prompts(self, prompts: Sequence[Prompt]) -> tuple[Condition, Condition]:
         if not self.spec.class_names:
             for prompt in prompts:
-                self._refuse(prompt)
+                self._check_no_class(prompt)
             return Condition(), Condition()
-        count, untouched = len(prompts), self.spec.num_augment
-        wanted = Condition(
+        count, num_augment = len(prompts), self.spec.num_augment
+        positive = Condition(
             label=self._labels([prompt.class_name for prompt in prompts]),
-            augment=torch.zeros(count, untouched) if untouched else None,
+            augment=torch.zeros(count, num_augment) if num_augment else None,
         )
-        without = wanted.drop(torch.ones(count, dtype=torch.bool), self.policy)
-        led = torch.tensor([prompt.negative is not None for prompt in prompts], dtype=torch.bool)
-        away = self._labels([None if prompt.negative is None else prompt.negative.class_name for prompt in prompts])
-        assert without.label is not None
-        return wanted, replace(without, label=torch.where(led, away, without.label))
+        unconditional = positive.drop(torch.ones(count, dtype=torch.bool), self.policy)
+        has_negative = torch.tensor([prompt.negative is not None for prompt in prompts], dtype=torch.bool)
+        negative = self._labels([None if prompt.negative is None else prompt.negative.class_name for prompt in prompts])
+        assert unconditional.label is not None
+        label = torch.where(has_negative, negative, unconditional.label)
+        return positive, replace(unconditional, label=label)
 
     @staticmethod
-    def _refuse(prompt: Prompt) -> None:
-        for one in (prompt, prompt.negative):
-            if one is not None and one.class_name is not None:
-                raise UsageError(f"this model knows no classes, got class {one.class_name!r}; leave the class out")
+    def _check_no_class(prompt: Prompt) -> None:
+        for part in (prompt, prompt.negative):
+            if part is not None and part.class_name is not None:
+                raise UsageError(f"this model knows no classes, got class {part.class_name!r}; leave the class out")
 
     def _labels(self, names: Sequence[str | None]) -> Tensor:
         return torch.tensor([-1 if name is None else self._number(name) for name in names], dtype=torch.int64)

@@ -1,4 +1,4 @@
-"""What a user wants of one sample, in words."""
+"""The prompt of one sample."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ class Prompt:
     """What one sample is conditioned on.
 
     Args:
-        class_name: None for no class in particular.
-        negative: what guidance is to lead away from; None for the unconditional model.
+        class_name: None for no specific class.
+        negative: negative prompt for guidance; None for the unconditional model.
     """
 
     class_name: str | None = None

@@ -1,6 +1,6 @@
 """Configuration of the data sources, one model per source. Imports neither torch nor Pillow.
 
-Which function loads what they describe is said in ``data.sources``.
+The loader of each source is registered in ``data.sources``.
 """
 
 from __future__ import annotations

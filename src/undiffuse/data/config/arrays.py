@@ -1,4 +1,4 @@
-"""Configuration of the sources whose files hold bare arrays of images."""
+"""Configuration of the sources whose files are plain arrays of images."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class IdxConfig(ImageConfig):
 
     Args:
         path: a folder with ``*train-images-idx3-ubyte[.gz]`` and the like, or one file of images.
-        split: which files of the folder, ``train`` or ``test`` (their authors also say ``t10k``); ``None`` means
-            ``train`` for a folder, and for a file that very file.
-        transpose: swap rows and columns; ``None`` does so for files with "emnist" in their name, which store their
-            images lying on the side.
+        split: which files of the folder, ``train`` or ``test`` (also named ``t10k``); ``None`` means ``train`` for a
+            folder, and the given file for a file.
+        transpose: swap rows and columns; ``None`` does so for files with "emnist" in their name, whose images are
+            stored transposed.
     """
 
     name: Literal["idx"] = "idx"
@@ -39,16 +39,15 @@ class IdxConfig(ImageConfig):
 
 
 class StackedMnistConfig(ImageConfig):
-    """Three random images of an IDX set as the red, green and blue of one: 1,000 known modes with MNIST.
+    """Three random images of an IDX set as the red, green and blue channels of one: 1,000 known modes with MNIST.
 
-    The class of a stack is its three digits. Stacks that are held out for validation consist of digits that no
-    training stack has.
+    The class of a stack is its three digits. Held-out stacks consist of digit images that no training stack contains.
 
     Args:
         path: a folder with ``*train-images-idx3-ubyte[.gz]`` and the like, or one file of images.
         split: which files of the folder, ``train`` or ``test``.
-        num_pictures: how many stacks; the first ones are the same whatever their number.
-        seed: which digits meet is a function of it.
+        num_pictures: number of stacks; the first ones do not depend on it.
+        seed: determines which digits are combined.
     """
 
     name: Literal["stacked_mnist"] = "stacked_mnist"

@@ -1,4 +1,4 @@
-"""What the configurations of all sources, and of all sources of images, have in common."""
+"""Base classes of the configurations of data sources and of image sources."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ MAX_SIDE = 8192
 
 
 def _checked_size(value: Any) -> Any:
-    """A side, (height, width) or the text ``48x64``; the message says all three."""
+    """Parse a side, (height, width) or the string ``48x64``."""
     sides = value.lower().split("x") if isinstance(value, str) else value
     sides = [sides] if isinstance(sides, int) else sides
     if value is None:
         return None
     if not isinstance(sides, (list, tuple)) or len(sides) not in (1, 2) or not all(map(_is_side, sides)):
         raise ValueError(f"expected a side of 1..{MAX_SIDE} pixels or HEIGHTxWIDTH such as 48x64, got {value!r}")
-    whole = tuple(int(side) for side in sides)
-    return whole[0] if len(whole) == 1 else whole
+    parsed_sides = tuple(int(side) for side in sides)
+    return parsed_sides[0] if len(parsed_sides) == 1 else parsed_sides
 
 
 def _is_side(value: Any) -> bool:
@@ -31,7 +31,7 @@ def _is_side(value: Any) -> bool:
 
 
 def _checked_colour(value: Any) -> Any:
-    """A grey level or three levels."""
+    """Check a grey level or three levels."""
     levels = [value] if isinstance(value, int) else value
     valid = isinstance(levels, (list, tuple)) and len(levels) in (1, 3)
     if not valid or not all(type(level) is int and 0 <= level <= 255 for level in levels):
@@ -40,9 +40,9 @@ def _checked_colour(value: Any) -> Any:
 
 
 def _checked_classes(value: Any) -> Any:
-    """Names, also as one text with commas, ``3,5``; a number is the name of a class that is called so.
+    """Parse class names, also as a comma-separated string, ``3,5``; a number is the name of a class.
 
-    In a list, which may be JSON in a text, a name is taken as it is, whatever commas or spaces are in it.
+    In a list, which may be given as JSON, names may contain commas and spaces.
     """
     names = _names_in(value) if isinstance(value, str) else value
     names = [names] if isinstance(names, int) and not isinstance(names, bool) else names
@@ -55,12 +55,12 @@ def _checked_classes(value: Any) -> Any:
 
 
 def _names_in(text: str) -> Any:
-    """Of ``3,5`` or ``["a, b", "c"]``."""
+    """The names in ``3,5`` or ``["a, b", "c"]``."""
     if text.lstrip().startswith("["):
         try:
             return parse_json(text)
         except ValueError:
-            pass  # a class may be called [x
+            pass  # a class may be named [x
     return [name for part in text.split(",") if (name := part.strip())]
 
 
@@ -69,28 +69,28 @@ LocationText = Annotated[str, Field(min_length=1)]
 
 
 class SourceConfig(ComponentConfig):
-    """What every source has.
+    """Options of all sources.
 
     Args:
-        validation_fraction: expected share of the items held out for validation, chosen by hash of content, in [0, 1).
+        validation_fraction: expected fraction of items held out for validation, chosen by content hash, in [0, 1).
     """
 
     validation_fraction: float = Field(default=0.1, ge=0, lt=1)
 
 
 class ImageConfig(SourceConfig):
-    """What every source of images has.
+    """Options of all image sources.
 
     Args:
-        size: side of the square to train on, or (height, width), also written ``48x64``; ``None`` keeps the
-            images' own size.
-        channels: 1 (grey) or 3 (RGB); ``None`` takes 1 where every image is grey, else 3.
-        fit: ``crop`` scales to cover the training size and cuts the centre out; ``letterbox`` scales to fit inside
+        size: side of the square to train on, or (height, width), also written ``48x64``; ``None`` keeps the size of
+            the images.
+        channels: 1 (grey) or 3 (RGB); ``None`` takes 1 if every image is grey, else 3.
+        fit: ``crop`` scales to cover the training size and crops the centre; ``letterbox`` scales to fit inside
             and fills the bars with ``background`` (it never enlarges unless ``upscale`` is set).
-        upscale: allow images to be enlarged to ``size``; otherwise one smaller than that is an error.
+        upscale: allow images to be enlarged to ``size``; otherwise a smaller image is an error.
         background: grey level or (red, green, blue), each 0..255, under transparent pixels and in the bars.
-        classes: names of the classes whose images are kept, also written ``3,5``; none named keeps all. The set then
-            has these classes alone, in its own order.
+        classes: names of the classes whose images are used, also written ``3,5``; empty for all. The set then has
+            only these classes, in their original order.
     """
 
     size: Annotated[int | tuple[int, int] | None, BeforeValidator(_checked_size)] = None
@@ -102,28 +102,28 @@ class ImageConfig(SourceConfig):
 
     @property
     def target(self) -> tuple[int, int] | None:
-        """(height, width) asked for, or ``None``."""
+        """The configured (height, width), or ``None``."""
         return (self.size, self.size) if isinstance(self.size, int) else self.size
 
     @property
     def options_text(self) -> str:
-        """The options that decide what an image looks like, for provenance and fingerprints."""
+        """The options that affect the pixels, for provenance and fingerprints."""
         keys = ("size", "channels", "fit", "upscale", "background")
         return " ".join(f"{key}={getattr(self, key)}" for key in keys)
 
 
 class EncodedConfig(ImageConfig):
-    """What every source of encoded image files has, wherever they lie: in a folder, an archive or a table.
+    """Options of all sources of encoded image files, in a folder, an archive or a table.
 
     Args:
         path: the file or folder.
-        labels: where the classes come from; ``auto`` finds out and ``none`` reads none. A source may know more words.
-        captions: ``auto`` reads the texts that go with the images where there are any; ``none`` reads none.
-        on_error: a damaged image, one smaller than ``size``, or one without the label or caption that the others
-            have stops the reading (``fail``) or is left out, counted and reported (``skip``).
-        cache: where the decoded images are kept. ``auto``: in memory where they fit into 2 GiB, else on disk in the
-            user's cache where they take no more than half of what is free there; ``none``: never on disk; a folder:
-            there, whatever their size. No part of what the images are.
+        labels: where the classes come from; ``auto`` detects it and ``none`` reads none. Sources may have more choices.
+        captions: ``auto`` reads the captions of the images if there are any; ``none`` reads none.
+        on_error: whether a corrupt image, one smaller than ``size``, or one without the label or caption that other
+            images have raises an error (``fail``) or is skipped, counted and reported (``skip``).
+        cache: where decoded images are cached. ``auto``: in memory if they fit into 2 GiB, else on disk in the user's
+            cache folder if they take at most half of its free space; ``none``: never on disk; a folder: always there.
+            Does not affect the images.
     """
 
     path: LocationText
@@ -140,5 +140,5 @@ class EncodedConfig(ImageConfig):
 
     @property
     def companions(self) -> tuple[Path, ...]:
-        """Files outside ``location`` that are read too where they are there; a set kept in a cache depends on them."""
+        """Files outside ``location`` that are read if they exist; the stamp of the cache includes them."""
         return ()

@@ -1,4 +1,4 @@
-"""Configuration of the sources of points."""
+"""Configuration of the sources of synthetic points."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ class SwissrollConfig(SourceConfig):
     """Points on a two-dimensional Swiss roll, centred, of unit mean variance.
 
     Args:
-        num_points: how many points.
-        noise: standard deviation of the Gaussian noise added to each coordinate (in units of the finished data).
-        seed: the points are a function of it.
+        num_points: number of points.
+        noise: standard deviation of the Gaussian noise added to each coordinate (in units of the normalised data).
+        seed: random seed of the points.
     """
 
     name: Literal["swissroll"] = "swissroll"
@@ -28,10 +28,10 @@ class RingsConfig(SourceConfig):
     """Points on concentric circles, of unit mean variance; the class of a point is its circle.
 
     Args:
-        num_points: how many points.
-        num_rings: circles, of radii 1, 2, ... before scaling; each holds the same share of the points.
-        noise: standard deviation of the Gaussian noise added to each coordinate (in units of the finished data).
-        seed: the points are a function of it.
+        num_points: number of points.
+        num_rings: number of circles, of radii 1, 2, ... before scaling; each has the same fraction of the points.
+        noise: standard deviation of the Gaussian noise added to each coordinate (in units of the normalised data).
+        seed: random seed of the points.
     """
 
     name: Literal["rings"] = "rings"
@@ -42,13 +42,13 @@ class RingsConfig(SourceConfig):
 
 
 class GaussiansConfig(SourceConfig):
-    """Points of equal Gaussians on a square grid, 5x5 of them, of unit mean variance; the class is the Gaussian.
+    """A mixture of equal Gaussians on a square grid, 5x5 by default, of unit mean variance; the class is the Gaussian.
 
     Args:
-        num_points: how many points.
+        num_points: number of points.
         side: Gaussians along each side of the grid.
-        noise: standard deviation of each Gaussian (in units of the finished data).
-        seed: the points are a function of it.
+        noise: standard deviation of each Gaussian (in units of the normalised data).
+        seed: random seed of the points.
     """
 
     name: Literal["gaussians"] = "gaussians"
@@ -59,14 +59,14 @@ class GaussiansConfig(SourceConfig):
 
 
 class GaussianRingConfig(SourceConfig):
-    """Points of equal Gaussians on one circle, 8 of them, of unit mean variance; the class is the Gaussian.
+    """A mixture of equal Gaussians on one circle, 8 by default, of unit mean variance; the class is the Gaussian.
 
     Args:
-        num_points: how many points.
-        num_modes: Gaussians, evenly spaced over the circle; the first lies to the right.
-        noise: standard deviation of each Gaussian (in units of the finished data). The toy of Metz et al. 2016 has 0.02
-            on a circle of radius 2, here 0.014.
-        seed: the points are a function of it.
+        num_points: number of points.
+        num_modes: Gaussians, evenly spaced over the circle; the first is on the right.
+        noise: standard deviation of each Gaussian (in units of the normalised data). The toy data of Metz et al. 2016
+            have 0.02 on a circle of radius 2, here 0.014.
+        seed: random seed of the points.
     """
 
     name: Literal["gaussian_ring"] = "gaussian_ring"

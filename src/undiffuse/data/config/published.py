@@ -1,4 +1,4 @@
-"""Configuration of the sources that read sets of images as their authors publish them, and tables of images."""
+"""Configuration of the sources that read published data sets in their original layout, and tables of images."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from undiffuse.data.config.base import EncodedConfig, ImageConfig, LocationText
 
 Split = Literal["train", "test"]
 
-#: Names of CelebA's and CelebA-HQ's lists of attributes, and of its list of the parts; Kaggle's are ``.csv``.
+#: File names of the attribute lists of CelebA and CelebA-HQ, and of CelebA's list of splits; Kaggle's are ``.csv``.
 ATTRIBUTE_LISTS = ("list_attr_celeba.txt", "list_attr_celeba.csv", "CelebAMask-HQ-attribute-anno.txt")
 PARTITIONS = ("list_eval_partition.txt", "list_eval_partition.csv")
 
 
 class CifarConfig(ImageConfig):
-    """CIFAR-10 and CIFAR-100 in the binary or the Python layout, unpacked or as the .tar.gz they come in.
+    """CIFAR-10 and CIFAR-100 in the binary or the Python version, unpacked or as the published .tar.gz.
 
     Args:
         path: a folder of ``data_batch_1.bin`` and the like, of ``data_batch_1`` and the like, the published archive,
-            or one file of either layout.
-        split: which files of a folder or archive, ``train`` or ``test``; ``None`` means ``train`` for these, and for
-            a file that very file.
-        label: which of CIFAR-100's two labels is the class: ``fine`` (100 of them) or ``coarse`` (20). CIFAR-10 has
-            one label, whatever is said here.
+            or one file of either version.
+        split: which files of a folder or archive, ``train`` or ``test``; ``None`` means ``train`` for these, and the
+            given file for a file.
+        label: which of CIFAR-100's two labels is the class: ``fine`` (100 classes) or ``coarse`` (20). No effect on
+            CIFAR-10.
     """
 
     name: Literal["cifar"] = "cifar"
@@ -40,11 +40,11 @@ class CifarConfig(ImageConfig):
 
 
 class EmnistConfig(ImageConfig):
-    """EMNIST in its MATLAB layout, such as emnist-letters.mat; its IDX files are the source idx.
+    """EMNIST in its MATLAB format, such as emnist-letters.mat; for its IDX files use the source idx.
 
     Args:
         path: the ``.mat`` file (version 5, as published).
-        split: ``train`` or ``test``, which lie in one file.
+        split: ``train`` or ``test``, both in one file.
     """
 
     name: Literal["emnist"] = "emnist"
@@ -58,18 +58,18 @@ class EmnistConfig(ImageConfig):
 
 
 class ArraysConfig(ImageConfig):
-    """NumPy files of images: .npy (mapped, so it may be larger than memory) or .npz with labels.
+    """NumPy files of images: .npy (memory-mapped, may be larger than memory) or .npz with labels.
 
     Args:
         path: the file.
-        split: of a ``.npz`` that holds both, as Keras writes them (``x_train``, ``x_test``) and MedMNIST
-            (``train_images``, ``test_images``): the arrays of which to take.
+        split: which arrays to use of a ``.npz`` with both splits, as in Keras (``x_train``, ``x_test``) and MedMNIST
+            (``train_images``, ``test_images``).
         array: the name of the array of images in a ``.npz``; ``auto`` takes ``images``, ``x``, ``data``, ``arr_0``
-            or the only array that can be one.
-        labels: the name of the array of class indices; ``auto`` takes ``labels``, ``y``, ``arr_1`` where there is one
-            and ``none`` takes none.
-        axes: ``NHW``, ``NHWC`` or ``NCHW``; ``auto`` looks which axis is 1 or 3 long and says what it took.
-        levels: what the numbers mean: ``0..255`` of bytes, or, for floating-point numbers, ``0..1`` or ``-1..1``.
+            or the only array of a suitable shape.
+        labels: the name of the array of class indices; ``auto`` takes ``labels``, ``y`` or ``arr_1`` if present and
+            ``none`` reads none.
+        axes: ``NHW``, ``NHWC`` or ``NCHW``; ``auto`` looks for an axis of length 1 or 3 and reports its choice.
+        levels: range of the values: ``0..255`` for bytes, or, for floating-point numbers, ``0..1`` or ``-1..1``.
     """
 
     name: Literal["arrays"] = "arrays"
@@ -87,19 +87,19 @@ class ArraysConfig(ImageConfig):
 
 
 class ParquetConfig(EncodedConfig):
-    """Parquet and Arrow tables with a column of images, as Hugging Face's datasets writes them.
+    """Parquet and Arrow tables with a column of images, as written by Hugging Face datasets.
 
     Args:
         path: a file, or a folder of shards such as ``train-00000-of-00002.parquet`` (also in its ``data`` folder, or in
             a folder for each split).
-        split: the shards of which split, as its files are called, or ``all``; ``None`` means ``train``, or the only one
-            there is, and for a file that very file.
-        image_column: the column of images, a struct of ``bytes`` and ``path`` or plain bytes; ``auto`` finds it.
-        label_column: the column of classes; ``auto`` takes the first that the table declares as classes, else one
-            called ``label``, ``labels`` or ``class``.
-        caption_column: the column of texts or of lists of texts; ``auto`` takes one called ``caption``, ``text`` or
-            ``prompt``, also with an s, or ``sentences``, else the only column of texts.
-        caption_index: which of a list of captions is taken, from 0; of a shorter list the last.
+        split: the split, by the names of its files, or ``all``; ``None`` means ``train``, or the only split, and the
+            given file for a file.
+        image_column: the column of images, a struct of ``bytes`` and ``path`` or plain bytes; ``auto`` detects it.
+        label_column: the column of classes; ``auto`` takes the first declared as classes by the table, else one named
+            ``label``, ``labels`` or ``class``.
+        caption_column: the column of strings or of lists of strings; ``auto`` takes one named ``caption``, ``text`` or
+            ``prompt``, also with an s, or ``sentences``, else the only column of strings.
+        caption_index: which caption of a list to use, from 0; the last one of a shorter list.
         labels: ``none`` reads no classes.
     """
 
@@ -117,8 +117,8 @@ class LmdbConfig(EncodedConfig):
 
     Args:
         path: such a folder, its ``data.mdb``, or a folder of several of them.
-        split: the folders of which split, by their names; ``None`` means ``train`` for a folder of several.
-        labels: ``auto`` makes a class of each category where there are several; ``none`` makes none.
+        split: the split, by the names of its folders; ``None`` means ``train`` for a folder of several.
+        labels: ``auto`` uses the categories as classes if there are several; ``none`` reads no classes.
     """
 
     name: Literal["lmdb"] = "lmdb"
@@ -127,16 +127,16 @@ class LmdbConfig(EncodedConfig):
 
 
 class CelebaConfig(EncodedConfig):
-    """CelebA and CelebA-HQ: numbered faces with a list of forty attributes each.
+    """CelebA and CelebA-HQ: numbered faces with forty binary attributes each.
 
     Args:
-        path: the folder that holds the images and the lists, the folder of images with the lists next to it, or
+        path: the folder of the images and the lists, the folder of images with the lists next to it, or
             ``img_align_celeba.zip`` with the lists in or next to it.
-        split: of ``list_eval_partition.txt`` or ``.csv``, or ``all``; ``None`` means ``train`` where that list is there
-            and has any of the images, else all.
-        attribute: the attribute that makes two classes, such as ``Smiling``; none is taken unless named.
-        captions: ``auto`` makes a text of the attributes that an image has.
-        labels: ``none`` reads no classes, whatever ``attribute`` says.
+        split: a split of ``list_eval_partition.txt`` or ``.csv``, or ``all``; ``None`` means ``train`` if that list
+            exists and contains any of the images, else all.
+        attribute: the attribute that defines two classes, such as ``Smiling``; no classes by default.
+        captions: ``auto`` lists the attributes of an image as its caption.
+        labels: ``none`` reads no classes, even if ``attribute`` is set.
     """
 
     name: Literal["celeba"] = "celeba"
@@ -146,7 +146,7 @@ class CelebaConfig(EncodedConfig):
 
     @property
     def companions(self) -> tuple[Path, ...]:
-        """The lists, which may lie next to the folder or archive of images."""
+        """The lists, which may be next to the folder or archive of images."""
         return tuple(self.location.resolve().parent / name for name in (*ATTRIBUTE_LISTS, *PARTITIONS))
 
 
@@ -154,10 +154,10 @@ class FfhqConfig(EncodedConfig):
     """FFHQ: 70,000 numbered faces in numbered folders, or a zip of them.
 
     Args:
-        path: the folder or archive of ``00000/00000.png`` and so on, or the one that holds it as
+        path: the folder or archive of ``00000/00000.png`` and so on, or one that contains it as
             ``images1024x1024`` or ``thumbnails128x128``.
-        split: ``train`` for the numbers below 60,000 and ``validation`` for the rest, as its authors have them,
-            or ``all``; ``None`` means ``train`` where any of it is there.
+        split: ``train`` for the numbers below 60,000 and ``validation`` for the rest, as its authors define them,
+            or ``all``; ``None`` means ``train`` if any of its images are present.
     """
 
     name: Literal["ffhq"] = "ffhq"
@@ -170,10 +170,10 @@ class EmojiConfig(EncodedConfig):
 
     Args:
         path: the folder, zip or tar archive of ``emoji.json`` and ``img/twitter/64`` and the like.
-        vendor: whose images, where there are several: ``apple``, ``google``, ``twitter``, ``facebook``.
-        skin_tones: ``base`` leaves out the images that differ from another in the tone of skin alone; ``all`` keeps
-            them, with the tone in the caption.
-        labels: ``auto`` takes the categories; ``none`` makes no classes.
+        vendor: vendor of the images if there are several: ``apple``, ``google``, ``twitter``, ``facebook``.
+        skin_tones: ``base`` skips images that differ from another only in skin tone; ``all`` keeps them, with the
+            tone in the caption.
+        labels: ``auto`` uses the categories; ``none`` reads no classes.
     """
 
     name: Literal["emoji"] = "emoji"

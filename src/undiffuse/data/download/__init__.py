@@ -1,4 +1,4 @@
-"""Public data sets fetched from their publishers: what lies where, and getting it whole."""
+"""Public data sets downloaded from their publishers: their URLs and a resumable downloader."""
 
 from undiffuse.data.download.get import DownloadResult, get
 from undiffuse.data.download.sets import SETS, PublicSet, Remote

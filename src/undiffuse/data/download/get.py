@@ -1,4 +1,4 @@
-"""A whole public set: what is there already is checked, what is missing fetched, what must be unpacked unpacked."""
+"""Download of a public data set: existing files are verified, missing ones fetched, archives unpacked if needed."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _CHUNK = 1 << 20
 
 @dataclass(frozen=True)
 class DownloadResult:
-    """What came of it.
+    """Result of a download.
 
     Args:
-        data: what ``--data`` takes.
-        fetched: names of the files that were fetched now.
-        missing: files that only a person can bring, or that cannot be reached.
-        reason: why they cannot be reached; empty where a person has to bring them.
+        data: value for ``--data``.
+        fetched: names of the files fetched by this call.
+        missing: files that must be downloaded manually, or that are unreachable.
+        reason: why they are unreachable; empty if they must be downloaded manually.
     """
 
     data: str
@@ -37,11 +37,11 @@ class DownloadResult:
 
 @writes_to("folder")
 def get(public: PublicSet, folder: Path, observer: Observer = SILENT) -> DownloadResult:
-    """Have all files of a set in ``folder``, each of the size and checksum that are known of it.
+    """Download all files of a set to ``folder`` and verify their known sizes and checksums.
 
     Raises:
-        UsageError: a file that is there and is another, or a folder that may not be written to.
-        RunError: a full disk, or a file that came with other content than was published.
+        UsageError: an existing file does not match, or the folder is not writable.
+        RunError: the disk is full, or a downloaded file does not have the published content.
     """
     with translate_os_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -51,8 +51,8 @@ def get(public: PublicSet, folder: Path, observer: Observer = SILENT) -> Downloa
             continue
         target = folder / remote.name
         if target.exists():
-            _check_there(target, remote)
-        elif reason or not remote.urls:  # what cannot be reached now is not tried for every file anew
+            _check_existing(target, remote)
+        elif reason or not remote.urls:  # after one failure the other files are not tried
             missing.append(remote)
             continue
         else:
@@ -73,16 +73,16 @@ def _is_unpacked(remote: Remote, folder: Path) -> bool:
     return bool(remote.unpack) and all((folder / name).is_file() for _, name in remote.unpack)
 
 
-def _check_there(target: Path, remote: Remote) -> None:
+def _check_existing(target: Path, remote: Remote) -> None:
     if not target.is_file():
-        raise UsageError(f"{target}: no plain file; move it away, or name another folder with --out")
+        raise UsageError(f"{target}: not a regular file; move it away, or name another folder with --out")
     problem = check(target, remote)
     if problem:
         raise UsageError(f"{target}: {problem}: damaged or of another version; move it away and run again")
 
 
 def _unpack(archive: Path, member: str, target: Path) -> None:
-    """One member under a name that is ours, never the archive's."""
+    """Extract one member to ``target``; paths in the archive are never used."""
     if target.is_file():
         return
     try:

@@ -1,8 +1,7 @@
-"""The public data sets that ``undiffuse data get`` knows. Imports nothing heavy.
+"""Registry of the public data sets for ``undiffuse data get``. Imports nothing heavy.
 
-Sizes are in bytes. A checksum is one that the publisher states (Fashion-MNIST, CIFAR, npm) or that torchvision or
-TensorFlow Datasets, which fetch the very same file, have recorded. Where none is known the row says ``None``, and the
-file is checked for its size alone, or not at all.
+Sizes are in bytes. Checksums are those stated by the publisher (Fashion-MNIST, CIFAR, npm) or recorded by torchvision
+or TensorFlow Datasets, which download the same files. If a checksum is ``None``, only the size is verified, if known.
 """
 
 from __future__ import annotations
@@ -12,15 +11,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Remote:
-    """One file as it is published.
+    """One published file.
 
     Args:
-        urls: where it lies, the publisher's own place first; none where only a person may fetch it.
-        name: what to call it here.
-        size: in bytes, or ``None`` where it is not known.
+        urls: download URLs, the publisher's first; empty if it must be downloaded manually.
+        name: local file name.
+        size: in bytes, or ``None`` if unknown.
         checksum: ``md5:...`` and the like, or ``None``.
-        page: where a person finds it, for files that cannot be fetched without one.
-        unpack: (member of the zip, name here) of what has to lie unpacked to be read.
+        page: web page for a manual download.
+        unpack: (member of the zip, local name) of the members to unpack.
     """
 
     urls: tuple[str, ...]
@@ -33,14 +32,14 @@ class Remote:
 
 @dataclass(frozen=True)
 class PublicSet:
-    """A set of images.
+    """A public data set of images.
 
     Args:
-        about: what it is, in a few words.
+        about: short description.
         licence: in one line.
-        files: all that it needs.
-        data: what ``--data`` takes, relative to the folder of the set; ``""`` for the folder itself.
-        hint: what else to know in order to use it.
+        files: all its files.
+        data: value for ``--data``, relative to the folder of the set; ``""`` for the folder itself.
+        hint: additional advice for its use.
     """
 
     about: str
@@ -51,12 +50,12 @@ class PublicSet:
 
     @property
     def size(self) -> int:
-        """Bytes to fetch, as far as they are known."""
+        """Total size in bytes of the files whose size is known."""
         return sum(file.size or 0 for file in self.files)
 
     @property
     def manual(self) -> bool:
-        """Whether a person has to fetch some of it."""
+        """Whether any file must be downloaded manually."""
         return any(not file.urls for file in self.files)
 
 

@@ -1,11 +1,11 @@
-"""Images of any source made ready for training once: decoded, fitted, checked for duplicates, and put into one zip.
+"""Preprocess the images of any source once for training: decode, resize, remove duplicates, and write one zip archive.
 
-The archive is of the form that the StyleGAN and EDM tools write: ``00000/img00000000.png`` and so on, not compressed
-any further, with ``dataset.json``; next to it ``metadata.jsonl`` has the captions, ``hashes.bin`` the hashes of the
-images as they were found, and ``manifest.json`` tells what was done. It depends on the source and the settings
-alone: on no clock, on no number of workers, and not on whether it was made in one run.
+The archive has the format of the StyleGAN and EDM tools: ``00000/img00000000.png`` and so on, not compressed further,
+with ``dataset.json``; besides, ``metadata.jsonl`` has the captions, ``hashes.bin`` the hashes of the original images,
+and ``manifest.json`` the settings and statistics. It depends only on the source and the settings: not on the time, the
+number of workers, or interruptions.
 
-Importing this package costs nothing; what is named below is imported when it is first asked for.
+Importing this package is cheap; the names below are imported lazily.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The lists that go into a prepared archive with its images."""
+"""The metadata files of a prepared archive."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from undiffuse.data.readers.decoding.notes import STORED, DecodingNotes
 from undiffuse.version import __version__
 
 FORMAT = "undiffuse prepared pictures, version 1"  # data
-MAX_NAMED = 100  # images left out that the manifest names; the others are counted
+MAX_NAMED = 100  # skipped images listed in the manifest; the others are counted
 
 Write = Callable[[bytes], object]
 
 
 def image_name(number: int) -> str:
-    """What the StyleGAN and EDM tools call the image of this number, counted from 0."""
+    """Name of the image with this number, from 0, as in the StyleGAN and EDM tools."""
     digits = f"{number:08d}"
     return f"{digits[:5]}/img{digits}.png"
 
 
-def kept_rows(rows: Iterable[Row]) -> Iterator[tuple[int, int, Row]]:
-    """(its number among the kept, its number in the source, row) of each image that is kept."""
+def selected_rows(rows: Iterable[Row]) -> Iterator[tuple[int, int, Row]]:
+    """(index in the archive, index in the source, row) of each selected image."""
     number = 0
     for index, row in enumerate(rows):
         if row.reason == KEPT:
@@ -40,38 +40,38 @@ def kept_rows(rows: Iterable[Row]) -> Iterator[tuple[int, int, Row]]:
 
 def members(rows: Iterable[Row]) -> Iterator[Member]:
     """The images in the archive, in order."""
-    for number, _, row in kept_rows(rows):
+    for number, _, row in selected_rows(rows):
         yield Member(image_name(number), row.crc, row.size)
 
 
 def write_dataset_json(write: Write, originals: Originals, rows: Iterable[Row]) -> None:
-    """``{"labels": [[name, class index], ...]}``, or ``null`` for them; the names of the classes besides."""
+    """Write ``{"labels": [[name, class index], ...]}`` (``null`` without labels) and the class names."""
     if originals.labels is None:
         write(b'{"labels": null}\n')
         return
     write(b'{"labels": [')
-    for number, index, _ in kept_rows(rows):
+    for number, index, _ in selected_rows(rows):
         comma = b",\n" if number else b"\n"
         write(comma + f'["{image_name(number)}", {originals.labels[index]}]'.encode())
     write(b'\n], "class_names": ' + json.dumps(list(originals.class_names), ensure_ascii=False).encode() + b"}\n")
 
 
 def write_captions(write: Write, originals: Originals, rows: Iterable[Row]) -> None:
-    """A line per image, as Hugging Face's ``imagefolder`` reads them."""
+    """Write one line per image, in the format of Hugging Face's ``imagefolder``."""
     assert originals.captions is not None
-    for number, index, _ in kept_rows(rows):
+    for number, index, _ in selected_rows(rows):
         line = {"file_name": image_name(number), "text": originals.captions[index]}
         write(json.dumps(line, ensure_ascii=False).encode("utf-8", "surrogateescape") + b"\n")
 
 
 def write_hashes(write: Write, rows: Iterable[Row], count: int) -> None:
-    """12 bytes per image: the first 8 of its hash as it was found, and its checksum in the archive, little-endian.
+    """Write 12 bytes per image: 8 leading bytes of the hash of the original, and its CRC in the archive, little-endian.
 
-    By them the set is split as its source is, whose images look otherwise; the checksum tells whether an image is
-    still the one that was hashed. Images that came out alike have the first one's hash, to be on one side.
+    With these hashes the set is split like its source; the CRC detects images that were replaced. Images with equal
+    pixels share the hash of the first one, so that they are on the same side of the split.
     """
     seen, found = SeenHashes(count), bytearray(8 * count)
-    for number, _, row in kept_rows(rows):
+    for number, _, row in selected_rows(rows):
         first = seen.first(row.pixel_hash)
         seen.add(row.pixel_hash)
         found[8 * number : 8 * number + 8] = row.found_hash[:8]
@@ -80,7 +80,7 @@ def write_hashes(write: Write, rows: Iterable[Row], count: int) -> None:
 
 
 def summary(originals: Originals, rows: Iterable[Row]) -> dict[str, Any]:
-    """The parts of the manifest that describe the images: counts and hash, what was dropped, and the fingerprint."""
+    """The image statistics of the manifest: counts and hash, dropped images, and the fingerprint."""
     reasons, classes, named = Counter[str](), Counter[int](), list[dict[str, str]]()
     found, content, num_kept = hashlib.blake2b(digest_size=16), hashlib.blake2b(digest_size=16), 0
     decoding = DecodingNotes()
@@ -110,14 +110,14 @@ def _caption(originals: Originals, index: int) -> bytes:
     return b"" if originals.captions is None else originals.captions[index].encode("utf-8", "surrogateescape") + b"\0"
 
 
-def make(originals: Originals, rows: Iterable[Row], location: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The whole manifest.
+def build(originals: Originals, rows: Iterable[Row], location: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The complete manifest.
 
     Args:
         originals: the source.
-        rows: what became of its images.
-        location: where the source lies.
-        settings: all that decided on the images, with ``source``, its registry name, and the plan's ``size`` and
+        rows: results for its images.
+        location: path of the source.
+        settings: all settings that affect the images, with ``source``, its registry name, and the plan's ``size`` and
             ``channels``.
     """
     found = summary(originals, rows)
@@ -135,9 +135,9 @@ def make(originals: Originals, rows: Iterable[Row], location: str, settings: Map
 
 
 def write_lists(
-    file: BinaryIO, originals: Originals, rows: Callable[[], Iterable[Row]], made: Mapping[str, Any]
+    file: BinaryIO, originals: Originals, rows: Callable[[], Iterable[Row]], manifest: Mapping[str, Any]
 ) -> None:
-    """All that stands behind the images in the archive: the lists, the manifest and the directory."""
+    """Write the part of the archive after the images: the metadata files and the directory."""
     end = ZipEnd(file)
     with end.member("dataset.json") as write:
         write_dataset_json(write, originals, rows())
@@ -145,7 +145,7 @@ def write_lists(
         with end.member("metadata.jsonl") as write:
             write_captions(write, originals, rows())
     with end.member("hashes.bin") as write:
-        write_hashes(write, rows(), made["pictures"]["num"])  # data
+        write_hashes(write, rows(), manifest["pictures"]["num"])  # data
     with end.member("manifest.json") as write:
-        write(json.dumps(made, indent=1, ensure_ascii=False).encode("utf-8", "surrogateescape") + b"\n")
+        write(json.dumps(manifest, indent=1, ensure_ascii=False).encode("utf-8", "surrogateescape") + b"\n")
     end.write_directory(members(rows()))

@@ -1,4 +1,4 @@
-"""The images of a source as they are found, one at a time, whether they are encoded files or rows of an array."""
+"""Access to the original images of a source, one at a time, from encoded files or arrays."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from undiffuse.data.storage.listing import FileListing
 from undiffuse.errors import UsageError
 
 KEY_BYTES = 8
-#: What a prepared archive says of its source.
+#: Provenance entries of the source that are recorded in a prepared archive.
 _RECORDED = ("licence", "skipped", "splits", "masks", LEFT_OUT, "classes_joined", "classes_called")
 
 
 class FoundImage(NamedTuple):
-    """An image in mode ``L`` or ``RGB``, the 16 bytes that stand for it in its source's ``hashes``, and remarks."""
+    """An image in mode ``L`` or ``RGB``, its 16-byte hash in the source, and the decoder's notes."""
 
     image: Image.Image
     hash: bytes
@@ -33,13 +33,13 @@ class FoundImage(NamedTuple):
 
 
 class Originals(ABC):
-    """A fixed sequence of images with what is known of them; reading is safe after a fork.
+    """A fixed sequence of images with labels and captions; may be read after a fork.
 
     Args:
-        chosen: the images that are wanted by class, as a data set.
+        chosen: a data set of the images of the selected classes.
 
     Attributes:
-        about: what their source says of them, and what its reader left out.
+        about: provenance of the source, with the skipped items.
     """
 
     def __init__(self, chosen: Dataset) -> None:
@@ -53,26 +53,26 @@ class Originals(ABC):
 
     @abstractmethod
     def title(self, index: int) -> str:
-        """What to call one image in a message."""
+        """Name of one image in messages."""
 
     @abstractmethod
     def header(self, index: int) -> Header:
-        """Size and kind.
+        """Size and kind of one image.
 
         Raises:
-            UsageError: it cannot be read.
+            UsageError: the image cannot be read.
         """
 
     @abstractmethod
     def read(self, index: int) -> FoundImage:
-        """The image, upright.
+        """Read one image, upright.
 
         Raises:
-            UsageError: it cannot be read.
+            UsageError: the image cannot be read.
         """
 
     def key(self, index: int) -> bytes:
-        """8 bytes that change with the image's name, place, file, class or caption: is it still the same one?"""
+        """8-byte hash of the image's name, file state, class and caption, to detect changes."""
         title = self.title(index)
         label = "" if self.labels is None else self.class_names[self.labels[index]]
         caption = "" if self.captions is None else self.captions[index]
@@ -80,14 +80,14 @@ class Originals(ABC):
         return hashlib.blake2b(known + self._file_state(title), digest_size=KEY_BYTES).digest()
 
     def _file_state(self, title: str) -> bytes:
-        """Size and time of the file that holds the image; of an archive it is asked for once."""
+        """Size and modification time of the file that contains the image; read once per archive."""
         container = title.partition("!")[0]
         if container != self._container:
             self._container, self._state = container, b""
             try:
                 found = os.stat(container)  # noqa: PTH116 (a million paths cost more than a million calls)
                 self._state = b"%d:%d" % (found.st_size, found.st_mtime_ns)
-            except OSError:  # no file, or a part of one, which its title alone stands for
+            except OSError:  # not a file; the title alone identifies it
                 pass
         return self._state
 
@@ -119,7 +119,7 @@ class EncodedOriginals(Originals):
 
 
 class ArrayOriginals(Originals):
-    """Rows of a set whose images are all of one size."""
+    """Images of an array, all of the same size."""
 
     def __init__(self, chosen: Dataset, config: ImageConfig) -> None:
         super().__init__(chosen)
@@ -139,10 +139,10 @@ class ArrayOriginals(Originals):
 
 
 def open_originals(config: SourceConfig) -> Originals:
-    """The images of a source, those of the classes that it names.
+    """Open the images of the selected classes of a source.
 
     Raises:
-        UsageError: a source of points; an empty, missing or damaged one; an unknown class.
+        UsageError: the source has points, or is empty, missing or corrupt; or a class is unknown.
     """
     if not isinstance(config, ImageConfig):
         raise UsageError(f"the source {config.name!r} has points; expected one of images")

@@ -1,8 +1,8 @@
-"""What has been done so far, a row per image, in a file next to the archive that is being written.
+"""Log of the processed images, one row per image, in a file next to the archive that is being written.
 
-A run that was killed goes on from it, and the archive's directory is made of it, so that memory need hold none of it.
-A first line of JSON says what the rows are about; each row ends with its checksum, and the first that is cut or
-damaged ends the log. A row is written only when its image is on the disk.
+A killed run is resumed from it, and the archive's directory is generated from it, so that it need not be in memory. The
+first line is a JSON header; each row ends with its checksum, and the log ends at the first truncated or corrupt row. A
+row is written only after its image is on the disk.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _sync = getattr(os, "fdatasync", os.fsync)
 
 
 class Row(NamedTuple):
-    """What became of one image: the size and checksum of its PNG, or the text that says why there is none."""
+    """Result for one image: size and checksum of its PNG, or the reason why it was skipped."""
 
     key: bytes
     reason: int
@@ -38,7 +38,7 @@ class Row(NamedTuple):
     text: str
 
     def packed(self) -> bytes:
-        """The row as it stands in the file."""
+        """Encode the row for the file."""
         text = self.text[:_MAX_TEXT].encode("utf-8", "surrogateescape")
         fields = (self.key, self.reason, self.size, self.crc, self.pixel_hash, self.found_hash, len(text))
         content = _FIELDS.pack(*fields) + text
@@ -46,7 +46,7 @@ class Row(NamedTuple):
 
 
 def read_head(path: Path) -> dict[str, Any] | None:
-    """The first line of a log; ``None`` where there is none that is whole and as it was written."""
+    """The header of a log; ``None`` if it is missing or corrupt."""
     try:
         with path.open("rb") as file:
             head = parse_json(file.readline(_MAX_HEAD))
@@ -56,7 +56,7 @@ def read_head(path: Path) -> dict[str, Any] | None:
 
 
 def read_rows(path: Path) -> Iterator[tuple[Row, int]]:
-    """The sound rows of a log, and where each ends in the file."""
+    """The valid rows of a log, each with the offset of its end."""
     with path.open("rb") as file:
         place = len(file.readline())
         while len(content := file.read(_FIELDS.size)) == _FIELDS.size:
@@ -71,13 +71,13 @@ def read_rows(path: Path) -> Iterator[tuple[Row, int]]:
 
 
 class ProgressLog:
-    """The archive's data and the log of what is in it, growing together.
+    """Appends to the archive and to its log.
 
     Args:
-        data: where the archive is written.
-        path: of the log.
-        head: what its rows are about.
-        data_end, log_end: where to go on; what stands behind is cut off. 0 starts a log anew.
+        data: path of the unfinished archive.
+        path: path of the log.
+        head: content of its header.
+        data_end, log_end: offsets to resume from; the rest is truncated. 0 starts a new log.
     """
 
     def __init__(self, data: Path, path: Path, head: dict[str, Any], data_end: int = 0, log_end: int = 0) -> None:
@@ -88,7 +88,7 @@ class ProgressLog:
         self._rows, self._count, self._committed = bytearray(), 0, time.monotonic()
 
     def add(self, row: Row, content: bytes) -> None:
-        """One more image; ``content`` is what the archive has of it."""
+        """Append one image; ``content`` are its bytes in the archive."""
         self._data.write(content)
         self._rows += row.packed()
         self._count += 1
@@ -96,7 +96,7 @@ class ProgressLog:
             self.commit()
 
     def commit(self) -> None:
-        """What was added is on the disk when this returns."""
+        """Flush all added rows to the disk."""
         self._data.flush()
         _sync(self._data.fileno())
         self._file.write(self._rows)
@@ -104,14 +104,14 @@ class ProgressLog:
         self._rows, self._count, self._committed = bytearray(), 0, time.monotonic()
 
     def finish(self, write: Callable[[BinaryIO], None]) -> None:
-        """Commit, have the rest of the archive written, and see that it is on the disk."""
+        """Commit, write the rest of the archive, and flush it to the disk."""
         self.commit()
         write(self._data)
         self._data.flush()
         os.fsync(self._data.fileno())
 
     def close(self) -> None:
-        """Close both files; what was not committed is lost."""
+        """Close both files; uncommitted rows are lost."""
         self._data.close()
         self._file.close()
 

@@ -1,4 +1,4 @@
-"""The whole of ``undiffuse data prepare``: list, plan, work in several processes, write, go on where it was killed."""
+"""Implementation of ``undiffuse data prepare``: list, plan, process in parallel, write; resumable."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _IGNORED = {
     "validation_fraction",
     "on_error",
     "cache",
-}  # of the source: not what the images look like
+}  # options of the source that do not affect the images
 
 
 @writes_to("out")
@@ -54,26 +54,26 @@ def prepare(
     overwrite: bool = False,
     observer: Observer = SILENT,
 ) -> dict[str, Any]:
-    """Write the images of a source into an archive, each as training on the source itself would see it.
+    """Write the images of a source to an archive, preprocessed exactly as for training on the source.
 
-    Killed at any moment, it goes on from there when called again; the archive is the same to the bit.
+    If it is killed at any time, calling it again resumes; the resulting archive is bit-identical.
 
     Args:
         config: the source, with size, channels, fit, upscale and background.
-        out: the archive, ``.zip``. While it is being written, ``.zip.partial`` and its log lie there.
-        settings: what to leave out.
-        workers: processes; all cores by default.
-        overwrite: replace an archive, and what is left of an earlier run with other settings.
-        observer: hears what is going on, and how many images of how many are done.
+        out: the archive, ``.zip``. While it is being written, ``.zip.partial`` and its log are in the same folder.
+        settings: filters and error handling.
+        workers: number of processes; all cores by default.
+        overwrite: replace an existing archive, or an unfinished one with other settings.
+        observer: receives the current phase, the number of processed images and the total.
 
     Returns:
         The manifest.
 
     Raises:
-        UsageError: a source without images, options that do not fit it, an archive that may not be replaced, or
-            (unless ``on_error=skip``) an image that cannot be read or is too small.
-            HeldError, one of them: another process is writing the same archive.
-        RunError: a full disk, or a worker that was killed.
+        UsageError: the source has no images, the options do not match it, the archive must not be replaced, or
+            (unless ``on_error=skip``) an image cannot be read or is too small.
+            Its subclass HeldError: another process is writing the same archive.
+        RunError: the disk is full, or a worker was killed.
     """
     settings = settings or PrepareSettings()
     check_archive(out, overwrite)
@@ -95,7 +95,7 @@ def _check_not_itself(source: Path, out: Path) -> None:
 
 
 class _Start(NamedTuple):
-    """Where to go on."""
+    """State to resume from."""
 
     plan: Preprocessing
     head: dict[str, Any]
@@ -119,7 +119,7 @@ class _Task:
         self._data = out.with_name(out.name + ".partial")
         self._index = out.with_name(out.name + ".partial.journal")  # data
         self._seen = SeenHashes(len(originals))
-        self._kept = array("I", [0]) * len(originals)  # by the number among the kept
+        self._kept = array("I", [0]) * len(originals)  # by the index in the archive
 
     def run(self, overwrite: bool) -> dict[str, Any]:
         if overwrite or not self._data.exists():
@@ -136,7 +136,7 @@ class _Task:
         return found
 
     def _start(self, overwrite: bool) -> _Start:
-        wanted = self._wanted()
+        requested = self._requested()
         digest = hashlib.blake2b(digest_size=16)
         for index in range(len(self._originals)):
             digest.update(self._originals.key(index))
@@ -144,36 +144,36 @@ class _Task:
         old = read_head(self._index)
         if old is None:
             plan = self._plan()
-            return _Start(plan, {"wanted": wanted, "listing": listing, "plan": dataclasses.asdict(plan)})
-        self._check_same_output(old, wanted)
-        # the plan may be another where the source has changed
+            return _Start(plan, {"wanted": requested, "listing": listing, "plan": dataclasses.asdict(plan)})
+        self._check_same_output(old, requested)
+        # the plan may differ if the source has changed
         plan = _plan_of(old["plan"]) if old["listing"] == listing else self._plan()
-        head = {"wanted": wanted, "listing": listing, "plan": dataclasses.asdict(plan)}
+        head = {"wanted": requested, "listing": listing, "plan": dataclasses.asdict(plan)}
         if json.loads(json.dumps(head["plan"])) != old["plan"]:
             return _Start(plan, head)
-        return _Start(plan, head, *self._done_already())
+        return _Start(plan, head, *self._resume_point())
 
-    def _wanted(self) -> dict[str, Any]:
+    def _requested(self) -> dict[str, Any]:
         source = self._config.model_dump(mode="json", exclude=_IGNORED)
         what = {"format": manifest.FORMAT, "decoding": DECODING, "source": self._config.name}
         return {**what, **source, **self._settings.model_dump()}
 
-    def _check_same_output(self, old: dict[str, Any], wanted: dict[str, Any]) -> None:
+    def _check_same_output(self, old: dict[str, Any], requested: dict[str, Any]) -> None:
         before = old.get("wanted", {})
         if before.get("decoding") != DECODING:
             raise UsageError(
-                f"{self._data} was begun by another version, which decodes some images otherwise; add --overwrite to "
-                "start anew, or name another --out"
+                f"{self._data} was started by another version, which decodes some images differently; add --overwrite "
+                "to start over, or name another --out"
             )
-        for key, value in json.loads(json.dumps(wanted)).items():
-            if key != "on_error" and before.get(key) != value:  # a fault is met anew, see _done_already
+        for key, value in json.loads(json.dumps(requested)).items():
+            if key != "on_error" and before.get(key) != value:  # faults are handled in _resume_point
                 raise UsageError(
-                    f"{self._data} was begun with {key}={before.get(key)} and not {value}; go on with that, name "
-                    "another --out, or add --overwrite to start anew"
+                    f"{self._data} was started with {key}={before.get(key)} and not {value}; resume with that, name "
+                    "another --out, or add --overwrite to start over"
                 )
 
-    def _done_already(self) -> tuple[int, int, int]:
-        """How many images need not be done again, and where the archive's data and the log go on."""
+    def _resume_point(self) -> tuple[int, int, int]:
+        """(number of finished images, end of the archive's data, end of the log)."""
         size = self._data.stat().st_size
         done = data_end = log_end = 0
         for row, end in read_rows(self._index):
@@ -190,7 +190,7 @@ class _Task:
         return done, data_end, log_end
 
     def _plan(self) -> Preprocessing:
-        """As for training: from the headers, unless size and channels are given."""
+        """The plan as for training: from the image headers, unless size and channels are given."""
         config = self._config
         if config.target is not None and config.channels is not None:
             return Preprocessing(config.target, config.channels, config.fit, config.upscale, config.background)
@@ -216,28 +216,28 @@ class _Task:
         work = PrepareBlocks(self._originals, start.plan, self._settings.filters)
         results = in_order(work, blocks, self._workers)
         try:
-            for (first, end), made in zip(blocks, results, strict=True):
-                for index, one in enumerate(made, start=first):
-                    self._take(index, one, log)
+            for (first, end), prepared in zip(blocks, results, strict=True):
+                for index, image in enumerate(prepared, start=first):
+                    self._take(index, image, log)
                 self._observer.progress(end, len(self._originals), "preparing")
         finally:
             log.commit()
             results.close()  # type: ignore[attr-defined]
 
-    def _take(self, index: int, made: PreparedImage, log: ProgressLog) -> None:
-        if made.reason in FAULTS and self._settings.on_error == "fail":
-            raise self._fault(made.text)
-        reason, text, number = made.reason, made.text, len(self._seen)
+    def _take(self, index: int, image: PreparedImage, log: ProgressLog) -> None:
+        if image.reason in FAULTS and self._settings.on_error == "fail":
+            raise self._fault(image.text)
+        reason, text, number = image.reason, image.text, len(self._seen)
         if reason == KEPT and self._settings.duplicates == "drop":
-            first = self._seen.first(made.pixel_hash)
+            first = self._seen.first(image.pixel_hash)
             if first is not None:
                 reason, text = DUPLICATE, self._same_as(index, self._kept[first])
-        crc = zlib.crc32(made.png) if reason == KEPT else 0
-        size = len(made.png) if reason == KEPT else 0
-        row = Row(self._originals.key(index), reason, size, crc, made.pixel_hash, made.found_hash, text)
+        crc = zlib.crc32(image.png) if reason == KEPT else 0
+        size = len(image.png) if reason == KEPT else 0
+        row = Row(self._originals.key(index), reason, size, crc, image.pixel_hash, image.found_hash, text)
         if reason == KEPT:
-            self._remember(made.pixel_hash, index)
-        log.add(row, member_bytes(manifest.image_name(number), made.png, crc) if reason == KEPT else b"")
+            self._remember(image.pixel_hash, index)
+        log.add(row, member_bytes(manifest.image_name(number), image.png, crc) if reason == KEPT else b"")
 
     def _remember(self, pixel_hash: bytes, index: int) -> None:
         self._kept[len(self._seen)] = index
@@ -253,18 +253,18 @@ class _Task:
         return text
 
     def _fault(self, text: str) -> UsageError:
-        return UsageError(f"{text}; mend or remove it and run again, or skip it with data.on_error=skip")
+        return UsageError(f"{text}; fix or remove it and run again, or skip it with data.on_error=skip")
 
     def _finish(self, plan: Preprocessing, log: ProgressLog) -> dict[str, Any]:
         log.commit()
         if not len(self._seen):
             dropped = manifest.summary(self._originals, self._rows())["dropped"]
             reasons = ", ".join(f"{count} {reason}" for reason, count in dropped["reasons"].items())
-            raise UsageError(f"none of the {len(self._originals)} images is left to be written ({reasons})")
-        self._seen, self._kept = SeenHashes(), array("I")  # the lists need the room
-        settings = {**self._wanted(), **dataclasses.asdict(plan)}
+            raise UsageError(f"none of the {len(self._originals)} images is left to write ({reasons})")
+        self._seen, self._kept = SeenHashes(), array("I")  # free memory for the metadata files
+        settings = {**self._requested(), **dataclasses.asdict(plan)}
         location = str(getattr(self._config, "location", ""))
-        found = manifest.make(self._originals, self._rows(), location, settings)
+        found = manifest.build(self._originals, self._rows(), location, settings)
         log.finish(lambda file: manifest.write_lists(file, self._originals, self._rows, found))
         return found
 
@@ -277,7 +277,7 @@ def _blocks(start: int, end: int, size: int) -> list[Block]:
 
 
 def _plan_of(values: dict[str, Any]) -> Preprocessing:
-    """A plan out of JSON, where pairs are lists."""
+    """Decode a plan from JSON, where pairs are lists."""
     background = values["background"]
     ground = tuple(background) if isinstance(background, list) else background
     return Preprocessing(**{**values, "size": tuple(values["size"]), "background": ground})

@@ -1,6 +1,6 @@
-"""Which hashes have been seen, and where first: 16 bytes each and at most 12 for finding them again.
+"""Hash table of seen hashes and their first positions: 16 bytes per hash and at most 12 for the index.
 
-A dictionary of Python's would take about 150.
+A Python dictionary would take about 150 bytes.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ _SMALLEST = 1 << 10
 
 
 class SeenHashes:
-    """Hashes of 16 bytes in the order in which they were added, each once or more.
+    """16-byte hashes in insertion order, with repetitions.
 
     Args:
-        expected: room for so many is made at once; a table that grows leaves holes behind that cost as much again.
+        expected: number of hashes to allocate memory for; growing the table would fragment memory and double its use.
     """
 
     def __init__(self, expected: int = 0) -> None:
@@ -31,12 +31,12 @@ class SeenHashes:
         return self._count
 
     def first(self, value: bytes) -> int | None:
-        """The number of the first hash that was equal, counted from 0; ``None`` if there is none."""
+        """The position of the first equal hash, from 0; ``None`` if there is none."""
         number = self._slots[self._slot(value)]
         return None if number == _EMPTY else number
 
     def add(self, value: bytes) -> None:
-        """One more; an equal one that was added before stays the first."""
+        """Append a hash; an equal one added before stays the first."""
         if (self._count + 1) * 3 > len(self._slots) * 2:
             self._grow()
         slot = self._slot(value)
@@ -46,11 +46,11 @@ class SeenHashes:
         self._count += 1
 
     def at(self, number: int) -> bytes:
-        """The hash that was added as this one."""
+        """The hash at a position."""
         return bytes(self._hashes[number * HASH_BYTES : (number + 1) * HASH_BYTES])
 
     def _slot(self, value: bytes) -> int:
-        """Where the hash is, or the empty place where it belongs."""
+        """The slot of the hash, or the empty slot where it belongs."""
         mask = len(self._slots) - 1
         slot = int.from_bytes(value[:8], "little") & mask
         while (number := self._slots[slot]) != _EMPTY and self.at(number) != value:

@@ -1,4 +1,4 @@
-"""What is left out of a prepared set, and what is done about damage."""
+"""Settings of a prepared set: filters, duplicates and error handling."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from undiffuse.config import FrozenModel
 
 
 class Filters(FrozenModel):
-    """Which images are wanted; the others are left out and counted.
+    """Image filters; rejected images are skipped and counted.
 
     Args:
-        min_side: the least shorter side, in pixels, of the image as found; 0 wants all.
-        max_aspect: the largest ratio of the longer side to the shorter; 0 wants all.
-        min_contrast: the least standard deviation of the levels 0..255 of the image as prepared, which leaves out
-            blank ones; 0 wants all.
+        min_side: minimum shorter side of the original image, in pixels; 0 disables it.
+        max_aspect: maximum ratio of the longer side to the shorter; 0 disables it.
+        min_contrast: minimum standard deviation of the levels 0..255 of the prepared image, to reject blank images; 0
+            disables it.
     """
 
     min_side: int = Field(default=0, ge=0)
@@ -25,12 +25,12 @@ class Filters(FrozenModel):
 
 
 class PrepareSettings(FrozenModel):
-    """What to leave out and what to do about damage.
+    """Settings of ``prepare``.
 
     Args:
-        filters: which images are wanted.
-        duplicates: ``drop`` keeps the first of images that are the same in every pixel once prepared; ``keep`` all.
-        on_error: an image that cannot be read, or is too small, stops the work (``fail``) or is left out (``skip``).
+        filters: image filters.
+        duplicates: ``drop`` keeps only the first of images with identical pixels after preparation; ``keep`` keeps all.
+        on_error: an image that cannot be read or is too small raises an error (``fail``) or is skipped (``skip``).
     """
 
     filters: Filters = Filters()

@@ -1,4 +1,4 @@
-"""From one image as found to one PNG, or the reason why it is left out. This runs in the worker processes."""
+"""Conversion of one original image to a PNG, or the reason why it is skipped. Runs in the worker processes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from undiffuse.data.storage.encoded import Preprocessing
 from undiffuse.errors import UsageError
 
 KEPT, UNREADABLE, TOO_SMALL, SHORT_SIDE, LONG_ASPECT, LOW_CONTRAST, DUPLICATE, NO_CAPTION = range(8)
-#: What the manifest calls each reason.
+#: Names of the reasons in the manifest.
 REASONS = {
     UNREADABLE: "unreadable",
     TOO_SMALL: "smaller than the training size",
@@ -27,13 +27,13 @@ REASONS = {
     DUPLICATE: "duplicate",
     NO_CAPTION: "empty caption",
 }
-#: Reasons that are errors unless ``on_error=skip``; the others were asked for.
+#: Reasons that are errors unless ``on_error=skip``; the others are requested by the settings.
 FAULTS = (UNREADABLE, TOO_SMALL, NO_CAPTION)
-#: An image is compressed where that makes it smaller than this share, and else stored, which is read back three times
-#: as fast. Photographs are stored, a tenth larger than compressed; drawings and digits are compressed.
+#: An image is compressed if that reduces it below this fraction of its size, otherwise stored, which is three times as
+#: fast to read. Photographs are stored, a tenth larger than compressed; drawings and digits are compressed.
 MIN_COMPRESSED_SIZE = 0.75
 
-_SAMPLED_ROWS = 8  # every eighth row tells whether an image is worth it
+_SAMPLED_ROWS = 8  # every eighth row is compressed to estimate the ratio
 
 _NO_HASH = bytes(HASH_BYTES)
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -41,14 +41,14 @@ _COLOUR_TYPES = {1: 0, 3: 2}  # grey, RGB
 
 
 class PreparedImage(NamedTuple):
-    """What became of one image.
+    """Result for one image.
 
     Args:
-        reason: ``KEPT``, or why it is left out.
-        png: the file; empty where it is left out.
-        pixel_hash: of the prepared pixels.
-        found_hash: of the image as found.
-        text: why it is left out; what decoding has to say, a line each, where it is kept.
+        reason: ``KEPT``, or why it is skipped.
+        png: the PNG file; empty if it is skipped.
+        pixel_hash: hash of the prepared pixels.
+        found_hash: hash of the original image.
+        text: why it is skipped; for a kept image the decoder's notes, one per line.
     """
 
     reason: int
@@ -59,23 +59,23 @@ class PreparedImage(NamedTuple):
 
 
 class PrepareBlocks:
-    """All that is done to images, in blocks of them.
+    """Prepares blocks of images.
 
     Args:
         originals: the images.
-        plan: size, channels and the rest.
-        filters: which are wanted.
+        plan: size, channels and other preprocessing options.
+        filters: image filters.
     """
 
     def __init__(self, originals: Originals, plan: Preprocessing, filters: Filters) -> None:
         self._originals, self._plan, self._filters = originals, plan, filters
 
     def __call__(self, start: int, end: int) -> list[PreparedImage]:
-        """What becomes of the images from ``start`` to ``end`` - 1."""
+        """Prepare the images from ``start`` to ``end`` - 1."""
         with without_warnings():
-            return [self._make(index) for index in range(start, end)]
+            return [self._prepare(index) for index in range(start, end)]
 
-    def _make(self, index: int) -> PreparedImage:
+    def _prepare(self, index: int) -> PreparedImage:
         if self._originals.captions is not None and not self._originals.captions[index].strip():
             return PreparedImage(NO_CAPTION, text=f"{self._originals.title(index)}: its caption is empty")
         try:
@@ -99,13 +99,13 @@ class PrepareBlocks:
 
 
 class HeaderScan:
-    """The headers of blocks of images, for choosing size and channels."""
+    """Reads the headers of blocks of images, to choose size and channels."""
 
     def __init__(self, originals: Originals) -> None:
         self._originals = originals
 
     def __call__(self, start: int, end: int) -> list[Header | str]:
-        """Of each image its header, or what is wrong with it."""
+        """The header of each image, or an error message."""
         with without_warnings():
             return [self._header(index) for index in range(start, end)]
 
@@ -117,7 +117,7 @@ class HeaderScan:
 
 
 def unwanted(filters: Filters, height: int, width: int) -> int:
-    """Why an image of this size is not wanted; ``KEPT`` if it is."""
+    """The reason why an image of this size is rejected; ``KEPT`` if it is accepted."""
     if min(height, width) < filters.min_side:
         return SHORT_SIDE
     if filters.max_aspect and max(height, width) > filters.max_aspect * min(height, width):
@@ -126,12 +126,12 @@ def unwanted(filters: Filters, height: int, width: int) -> int:
 
 
 def encode_png(pixels: npt.NDArray[np.uint8]) -> bytes:
-    """A PNG file of (C, H, W) uint8 with 1 or 3 channels, whose rows are all unfiltered (type 0).
+    """Encode (C, H, W) uint8 with 1 or 3 channels as a PNG with unfiltered rows (filter type 0).
 
-    So it is written fast, and read fast by those who know; to all others it is a PNG like any.
+    It is fast to write and fast to read with ``read_plain_png``; to other readers it is an ordinary PNG.
     """
     channels, height, width = pixels.shape
-    rows = np.zeros((height, 1 + width * channels), dtype=np.uint8)  # each row begins with its filter's number
+    rows = np.zeros((height, 1 + width * channels), dtype=np.uint8)  # each row starts with its filter type
     rows[:, 1:] = pixels.transpose(1, 2, 0).reshape(height, -1)
     header = struct.pack(">2I5B", width, height, 8, _COLOUR_TYPES[channels], 0, 0, 0)
     sample = rows[::_SAMPLED_ROWS].tobytes()

@@ -1,4 +1,4 @@
-"""Blocks of work done by several processes, their results in order. Ends by itself when the parent is killed."""
+"""Process pool that returns the results of blocks in order. The workers exit when the parent is killed."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ R = TypeVar("R")
 Job = Callable[[int, int], R]
 Block = tuple[int, int]
 
-_AHEAD = 4  # blocks for each worker that may be under way or wait for their turn
-_AT_ONCE = 2  # blocks that a worker has been given, so that it need not wait for the next
+_AHEAD = 4  # maximum number of unfinished or buffered blocks per worker
+_AT_ONCE = 2  # blocks queued per worker, so that it is never idle
 
 
 def in_order(job: Job[R], blocks: Sequence[Block], workers: int) -> Iterator[R]:
     """``job(start, end)`` of each block, in the order of the blocks.
 
     Args:
-        job: what to do; it must not depend on what was done before.
-        blocks: (start, end) of each.
-        workers: processes; 1 works in this one.
+        job: function of a block; must not depend on earlier calls.
+        blocks: (start, end) of each block.
+        workers: number of processes; 1 runs in this process.
 
     Raises:
         RunError: a worker was killed or failed.
@@ -43,46 +43,47 @@ def in_order(job: Job[R], blocks: Sequence[Block], workers: int) -> Iterator[R]:
 
 class _Pool:
     def __init__(self, job: Job[Any], workers: int) -> None:
-        # a fork shares the listing with the workers; elsewhere it has to be sent to them
+        # a fork shares the listing with the workers; with spawn it is pickled
         context: Any = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-        self._lines: list[Connection] = []
+        self._connections: list[Connection] = []
         self._processes: list[BaseProcess] = []
         for _ in range(workers):
-            ours, theirs = context.Pipe()
-            self._lines.append(ours)
-            inherited = list(self._lines) if sys.platform == "linux" else []
-            process = context.Process(target=_serve, args=(job, theirs, inherited), daemon=True)
+            parent_end, worker_end = context.Pipe()
+            self._connections.append(parent_end)
+            inherited = list(self._connections) if sys.platform == "linux" else []
+            process = context.Process(target=_serve, args=(job, worker_end, inherited), daemon=True)
             process.start()
-            theirs.close()
+            worker_end.close()
             self._processes.append(process)
 
     def results(self, blocks: Sequence[Block]) -> Iterator[Any]:
-        waiting: dict[int, Any] = {}
-        given = dict.fromkeys(self._lines, 0)
+        finished: dict[int, Any] = {}
+        queued = dict.fromkeys(self._connections, 0)
         next_block = due = 0
         while due < len(blocks):
-            for line in self._lines:
-                while given[line] < _AT_ONCE and next_block < min(len(blocks), due + _AHEAD * len(self._lines)):
-                    self._send(line, (next_block, blocks[next_block]))
-                    given[line], next_block = given[line] + 1, next_block + 1
-            if due in waiting:
-                yield waiting.pop(due)
+            end = min(len(blocks), due + _AHEAD * len(self._connections))
+            for connection in self._connections:
+                while queued[connection] < _AT_ONCE and next_block < end:
+                    self._send(connection, (next_block, blocks[next_block]))
+                    queued[connection], next_block = queued[connection] + 1, next_block + 1
+            if due in finished:
+                yield finished.pop(due)
                 due += 1
                 continue
-            for ready in wait(self._lines):
+            for ready in wait(self._connections):
                 number, result = self._receive(ready)  # type: ignore[arg-type]
-                waiting[number] = result
-                given[ready] -= 1  # type: ignore[index]
+                finished[number] = result
+                queued[ready] -= 1  # type: ignore[index]
 
-    def _send(self, line: Connection, message: Any) -> None:
+    def _send(self, connection: Connection, message: Any) -> None:
         try:
-            line.send(message)
+            connection.send(message)
         except OSError:
             raise _lost() from None
 
-    def _receive(self, line: Connection) -> tuple[int, Any]:
+    def _receive(self, connection: Connection) -> tuple[int, Any]:
         try:
-            number, result, failure = line.recv()
+            number, result, failure = connection.recv()
         except (EOFError, OSError):
             raise _lost() from None
         if failure:
@@ -90,27 +91,27 @@ class _Pool:
         return number, result
 
     def close(self) -> None:
-        for line in self._lines:
-            line.close()
+        for connection in self._connections:
+            connection.close()
         for process in self._processes:
             process.join(timeout=1)
-            if process.is_alive():  # in the middle of a block, or sending to one who listens no more
+            if process.is_alive():  # processing a block, or blocked in send
                 process.terminate()
                 process.join()
 
 
 def _lost() -> RunError:
-    return RunError("a worker process was ended, perhaps because memory ran out; take fewer with --workers and go on")
+    return RunError("a worker process was killed, perhaps by lack of memory; run again with fewer --workers to resume")
 
 
-def _serve(job: Job[Any], line: Connection, inherited: list[Connection]) -> None:
-    """The life of a worker, until there is no more to read: with the parent's ends closed, also when it is killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
-    for other in inherited:
-        other.close()
+def _serve(job: Job[Any], connection: Connection, inherited: list[Connection]) -> None:
+    """Main loop of a worker; inherited ends are closed, so that it gets EOF also when the parent is killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
+    for parent_end in inherited:
+        parent_end.close()
     while True:
         try:
-            number, block = line.recv()
+            number, block = connection.recv()
         except (EOFError, OSError):
             return
         try:
@@ -118,6 +119,6 @@ def _serve(job: Job[Any], line: Connection, inherited: list[Connection]) -> None
         except Exception as error:
             message = (number, None, f"{type(error).__name__}: {error}")
         try:
-            line.send(message)
+            connection.send(message)
         except OSError:
             return

@@ -1,8 +1,8 @@
-"""A zip archive written member by member, its directory at the end from what somebody else remembers.
+"""Writer of zip archives, member by member; the caller provides the list of members for the directory.
 
-Members are stored, not compressed. The standard library's writer keeps an object of some hundred bytes per member and
-writes the clock's time; this one keeps nothing of the images and writes the first day that a zip can name. Layout
-after PKWARE's "APPNOTE.TXT" (4.3.7 local header, 4.3.12 directory, 4.3.14-16 its end, 4.5.3 zip64).
+Members are stored, not compressed. The standard library's writer keeps an object of a few hundred bytes per member and
+writes the current time; this one keeps nothing and writes the earliest date of the format. Layout after PKWARE's
+"APPNOTE.TXT" (4.3.7 local header, 4.3.12 directory, 4.3.14-16 its end, 4.5.3 zip64).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _UNIX, _MODE = 3 << 8, 0o100644 << 16
 
 
 class Member(NamedTuple):
-    """What the directory says of one member; its place follows from those before it, or is given."""
+    """Directory entry of one member, without its offset."""
 
     name: str
     crc: int
@@ -30,12 +30,12 @@ class Member(NamedTuple):
 
 
 def member_bytes(name: str, content: bytes, crc: int) -> bytes:
-    """One member as it stands in the archive: its local header and its content."""
+    """The bytes of one member in the archive: local header and content."""
     return _local_header(name, crc, len(content)) + content
 
 
 def member_size(name: str, size: int) -> int:
-    """How many bytes ``member_bytes`` has."""
+    """Length of ``member_bytes``."""
     return _LOCAL.size + len(name) + size
 
 
@@ -44,7 +44,7 @@ def _local_header(name: str, crc: int, size: int) -> bytes:
 
 
 class ZipEnd:
-    """What comes after the images: lists, and the directory of all.
+    """Writes the part after the images: metadata files and the directory.
 
     Args:
         file: open for writing, at the end of the last image.
@@ -56,7 +56,7 @@ class ZipEnd:
 
     @contextmanager
     def member(self, name: str) -> Iterator[Callable[[bytes], object]]:
-        """A function that adds to one more member, of less than 4 GiB in all."""
+        """Start a new member of less than 4 GiB; yields a function that appends to it."""
         start, crc, size = self._file.tell(), 0, 0
 
         def write(content: bytes) -> None:
@@ -73,7 +73,7 @@ class ZipEnd:
         self._lists.append((Member(name, crc, size), start))
 
     def write_directory(self, images: Iterable[Member], first: int = 0) -> None:
-        """The directory of the images, which stand one after the other from ``first`` on, and of the lists."""
+        """Write the directory of the images, stored contiguously from offset ``first``, and of the metadata files."""
         start, count, offset = self._file.tell(), 0, first
         for member in images:
             self._file.write(_entry(member, offset))
@@ -96,7 +96,7 @@ def _entry(member: Member, offset: int) -> bytes:
 
 
 def _end(count: int, start: int, size: int) -> bytes:
-    """The end record, and that of zip64 before it where a number does not fit."""
+    """The end record, preceded by the zip64 end record if a number does not fit."""
     wide = b""
     if count >= _FULL16 or start >= _FULL32 or size >= _FULL32:
         version = _UNIX | _VERSION64

@@ -1,1 +1,1 @@
-"""Readers of file formats and of encoded images, each from bytes to arrays; none knows what a data set is."""
+"""Readers of file formats and encoded images, from bytes to arrays; independent of the data set classes."""

@@ -1,4 +1,4 @@
-"""Reading a file at any place, by several threads and processes at once."""
+"""Random-access reads of a file, safe for several threads and processes."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from undiffuse.errors import UsageError
 
 
 class FileAt:
-    """One open file, read by place: it has no position that threads or forked processes could disturb.
+    """An open file read by offset: it has no position shared between threads or forked processes.
 
-    A copy that is sent to another process opens the file anew there.
+    Unpickling in another process opens the file again.
 
     Args:
-        path: a plain file.
+        path: a regular file.
 
     Raises:
-        UsageError: it cannot be opened.
+        UsageError: the file cannot be opened.
     """
 
     def __init__(self, path: Path) -> None:
@@ -32,7 +32,7 @@ class FileAt:
         self.size = os.fstat(self._descriptor).st_size
 
     def read(self, offset: int, size: int) -> bytes:
-        """``size`` bytes from ``offset``; fewer where the file ends."""
+        """``size`` bytes from ``offset``; fewer at the end of the file."""
         parts: list[bytes] = []
         try:
             while size > 0 and (part := os.pread(self._descriptor, size, offset)):
@@ -43,7 +43,7 @@ class FileAt:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def close(self) -> None:
-        """Let the file go; nothing can be read after."""
+        """Close the file; it cannot be read afterwards."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1

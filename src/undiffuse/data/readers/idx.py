@@ -1,4 +1,4 @@
-"""MNIST's own format: a magic number, the sizes as big-endian 32-bit numbers, then the bytes; gzipped or not.
+"""The IDX format of MNIST: a magic number, the sizes as big-endian 32-bit integers, then the bytes; gzipped or not.
 
 Source: LeCun, Cortes and Burges, "The MNIST database of handwritten digits" (1998).
 """
@@ -19,8 +19,8 @@ from undiffuse.errors import UsageError
 
 Bytes = npt.NDArray[np.uint8]
 
-MAX_BYTES = 4 * 2**30  # more than any published set; stops a gzip bomb
-_GZIP_BEST_RATIO = 1040  # deflate cannot do better than about 1032:1
+MAX_BYTES = 4 * 2**30  # larger than any published set; protects against gzip bombs
+_GZIP_BEST_RATIO = 1040  # the maximum ratio of deflate is about 1032:1
 _UNSIGNED_BYTE = 0x08
 
 
@@ -28,7 +28,7 @@ def read_idx(path: Path) -> Bytes:
     """The array of unsigned bytes in an IDX file, gzipped or not.
 
     Raises:
-        UsageError: not an IDX file, not of bytes, cut short, or longer than its header says.
+        UsageError: not an IDX file, not of bytes, truncated, or longer than its header states.
     """
     try:
         with path.open("rb") as raw:
@@ -58,10 +58,10 @@ def _header(path: Path, file: BinaryIO) -> tuple[int, ...]:
     return struct.unpack(f">{magic[3]}I", sizes)
 
 
-def _body(path: Path, file: BinaryIO, sizes: tuple[int, ...], most: int) -> Bytes:
+def _body(path: Path, file: BinaryIO, sizes: tuple[int, ...], limit: int) -> Bytes:
     expected = math.prod(sizes)
     shape = "x".join(map(str, sizes))
-    if expected > most:  # refused before anything is read: a header may claim any number
+    if expected > limit:  # checked before reading: a header may state any size
         raise UsageError(
             f"{path}: cut short: its header says {shape} = {expected} bytes and the file has fewer; fetch it again"
         )

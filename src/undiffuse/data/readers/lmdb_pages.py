@@ -1,8 +1,8 @@
-"""The keys of an LMDB file and where their values lie, read page by page; the file is neither mapped nor locked.
+"""Index of an LMDB file: its keys and the offsets of their values, read page by page without mapping or locking.
 
 Layout after the OpenLDAP project's LMDB 0.9 (data version 1, 64-bit, little-endian): pages of a size that the two meta
-pages state, a tree of branch pages over leaf pages, and runs of overflow pages that hold large values. The library maps
-a file and trusts what is in it, so that a damaged one may end the process; here each number is checked first.
+pages state, a tree of branch pages over leaf pages, and runs of overflow pages that hold large values. The LMDB library
+maps a file and trusts its content, so that a corrupt file may crash the process; here each number is checked first.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from undiffuse.data.storage.string_array import StringArray
 from undiffuse.errors import UsageError
 
 _MAGIC, _VERSION = 0xBEEFC0DE, 1
-_HEAD = 16  # bytes before a page's own content
+_HEAD = 16  # bytes of a page's header
 _BRANCH, _LEAF, _OVERFLOW = 0x01, 0x02, 0x04
-_ELSEWHERE, _NO_VALUE = 0x01, 0x02 | 0x04  # of a node: the value is on overflow pages; a table of its own, doubles
+_BIG_DATA, _NO_VALUE = 0x01, 0x02 | 0x04  # node flags: value on overflow pages; sub-database or duplicates
 _NO_PAGE = 2**64 - 1
 _MAX_DEPTH = 32
 _NODE = struct.Struct("<4H")  # low and high half of the size (or of the page below), flags, length of the key
 
 
 class Values(NamedTuple):
-    """The keys in their order, and (N, 2) int64: where each value begins in the file, and its length."""
+    """The keys in order, and (N, 2) int64: offset and length of each value in the file."""
 
     keys: StringArray
     places: npt.NDArray[np.int64]
@@ -44,10 +44,10 @@ class _Meta(NamedTuple):
 
 
 def read_values(file: FileAt) -> Values:
-    """The index of the main table.
+    """The index of the main database.
 
     Raises:
-        UsageError: not LMDB's, cut short, or a page that is not what it should be.
+        UsageError: not an LMDB file, truncated, or with an invalid page.
     """
     meta = _meta(file)
     keys, places = StringArray(), array("q")
@@ -66,7 +66,7 @@ def _meta(file: FileAt) -> _Meta:
     try:
         second = _meta_at(file, first.page_size)
     except UsageError:
-        second = first  # a writer was stopped in the middle of it
+        second = first  # a writer was interrupted while writing it
     meta = max(first, second, key=lambda found: found.transaction)
     expected = (meta.last_page + 1) * meta.page_size
     if file.size < expected:
@@ -94,7 +94,7 @@ def _meta_at(file: FileAt, offset: int) -> _Meta:
 
 
 def _leaves(file: FileAt, meta: _Meta, number: int, depth: int, seen: set[int]) -> Iterator[bytes]:
-    """The leaf pages below a page, in the order of their keys."""
+    """The leaf pages below a page, in key order."""
     if number in seen or depth > meta.depth:
         raise _damaged(file, f"page {number} is met twice")
     seen.add(number)
@@ -111,7 +111,7 @@ def _leaves(file: FileAt, meta: _Meta, number: int, depth: int, seen: set[int]) 
 
 
 def _page(file: FileAt, meta: _Meta, number: int) -> bytes:
-    """A page that says that it is the one."""
+    """Read a page and check the number in its header."""
     page = file.read(number * meta.page_size, meta.page_size) if number <= meta.last_page else b""
     if len(page) < meta.page_size or struct.unpack_from("<Q", page)[0] != number:
         raise _damaged(file, f"page {number} is not where it should be")
@@ -119,7 +119,7 @@ def _page(file: FileAt, meta: _Meta, number: int) -> bytes:
 
 
 def _nodes(file: FileAt, meta: _Meta, page: bytes) -> Iterator[int]:
-    """Where the nodes of a page begin."""
+    """Offsets of the nodes of a page."""
     lower = struct.unpack_from("<H", page, 12)[0]
     if not _HEAD <= lower <= meta.page_size:
         raise _damaged(file, "a page that ends before it begins")
@@ -130,22 +130,22 @@ def _nodes(file: FileAt, meta: _Meta, page: bytes) -> Iterator[int]:
 
 
 def _entries(file: FileAt, meta: _Meta, page: bytes) -> Iterator[tuple[str, int, int]]:
-    """(key, where its value begins in the file, the value's length) of a leaf page."""
+    """(key, offset of its value in the file, length of the value) for each entry of a leaf page."""
     offset = struct.unpack_from("<Q", page)[0] * meta.page_size
     for node in _nodes(file, meta, page):
         low, high, flags, length = _NODE.unpack_from(page, node)
         size, key_at = low | high << 16, node + _NODE.size
         at = key_at + length
-        if at + (8 if flags & _ELSEWHERE else size) > meta.page_size or flags & _NO_VALUE:
+        if at + (8 if flags & _BIG_DATA else size) > meta.page_size or flags & _NO_VALUE:
             raise _damaged(file, "an entry that is not a key and its value")
         start = offset + at
-        if flags & _ELSEWHERE:
+        if flags & _BIG_DATA:
             start = _overflow(file, meta, struct.unpack_from("<Q", page, at)[0], size)
         yield page[key_at:at].decode("utf-8", "surrogateescape"), start, size
 
 
 def _overflow(file: FileAt, meta: _Meta, number: int, size: int) -> int:
-    """Where a value on pages of its own begins; these are not looked at, for that would be to read the whole file."""
+    """Offset of a value on overflow pages; these are not checked, which would mean reading the whole file."""
     start = number * meta.page_size + _HEAD
     if number > meta.last_page or start + size > (meta.last_page + 1) * meta.page_size:
         raise _damaged(file, f"a value on page {number}, behind the last")

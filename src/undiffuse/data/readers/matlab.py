@@ -1,8 +1,8 @@
-"""Structs and matrices of numbers in MATLAB files of version 5, which is the layout before MATLAB's 7.3.
+"""Structs and numeric matrices in MAT-files of version 5, the layout before MATLAB 7.3.
 
-Layout after The MathWorks' "MAT-File Format": 128 bytes of text, version and byte order, then elements, each a type, a
-size and a content, the matrices among them mostly compressed. Every size is compared with what is there before it is
-used: readers that trust it crash on a damaged file.
+Layout after The MathWorks' "MAT-File Format": 128 bytes of text, version and byte order, then elements, each with a
+type, a size and content; most matrices are compressed. Every size is validated before it is used, so that a corrupt
+file raises an error instead of crashing the reader.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 
 from undiffuse.errors import UsageError
 
-MAX_BYTES = 4 * 2**30  # of all that a file unpacks to; stops a bomb
+MAX_BYTES = 4 * 2**30  # total decompressed size; protects against decompression bombs
 _HEADER = 128
 _MATRIX, _COMPRESSED = 14, 15
 _KINDS = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
@@ -28,11 +28,11 @@ _CHUNK = 2**20
 
 
 class _DamagedError(Exception):
-    """What is wrong, without the file's name."""
+    """A problem in the file; the message does not include the file's name."""
 
 
 class _Element(NamedTuple):
-    """The content of an element, and where the next one begins."""
+    """The content of an element and the offset of the next one."""
 
     kind: int
     content: memoryview
@@ -40,10 +40,10 @@ class _Element(NamedTuple):
 
 
 def read_variables(path: Path) -> dict[str, Any]:
-    """The variables of a file: a struct as a dictionary of its fields, a matrix of numbers as an array, else ``None``.
+    """The variables of a file: a struct as a dictionary of its fields, a numeric matrix as an array, else ``None``.
 
     Raises:
-        UsageError: not a file of version 5, damaged, cut short, or one that unpacks to more than is read into memory.
+        UsageError: not a file of version 5, corrupt, truncated, or larger than ``MAX_BYTES`` when decompressed.
     """
     if not path.is_file():
         raise UsageError(f"{path}: {'a folder' if path.is_dir() else 'no such file'}; expected a file emnist-*.mat")
@@ -61,7 +61,7 @@ def read_variables(path: Path) -> dict[str, Any]:
 
 
 def _variables(content: memoryview, order: str) -> dict[str, Any]:
-    found, left, at = dict[str, Any](), MAX_BYTES, _HEADER
+    result, left, at = dict[str, Any](), MAX_BYTES, _HEADER
     while at < len(content):
         element = _element(content, at, order)
         at = element.end
@@ -71,24 +71,24 @@ def _variables(content: memoryview, order: str) -> dict[str, Any]:
             element = _element(unpacked, 0, order)
         if element.kind == _MATRIX:
             name, value = _matrix(element.content, order, 0)
-            found[name] = value
-    return found
+            result[name] = value
+    return result
 
 
-def _unpacked(content: memoryview, most: int) -> memoryview:
-    unpack, found = zlib.decompressobj(), bytearray()
+def _unpacked(content: memoryview, limit: int) -> memoryview:
+    unpack, result = zlib.decompressobj(), bytearray()
     try:
         for start in range(0, len(content), _CHUNK):
-            found += unpack.decompress(content[start : start + _CHUNK], max(most - len(found), 0) + 1)
-            if len(found) > most:
+            result += unpack.decompress(content[start : start + _CHUNK], max(limit - len(result), 0) + 1)
+            if len(result) > limit:
                 raise _DamagedError(f"unpacks to more than the {MAX_BYTES} bytes that are read into memory")
     except zlib.error as error:
         raise _DamagedError(f"damaged ({error})") from None
-    return memoryview(found)
+    return memoryview(result)
 
 
 def _element(content: memoryview, at: int, order: str) -> _Element:
-    """The element at a place; one of up to four bytes may stand within its own tag."""
+    """The element at an offset; content of up to four bytes may be stored in the tag."""
     if at + 8 > len(content):
         raise _DamagedError("cut short within an element's tag")
     kind, size = struct.unpack_from(f"{order}2I", content, at)
@@ -106,7 +106,7 @@ def _element(content: memoryview, at: int, order: str) -> _Element:
 
 
 def _matrix(content: memoryview, order: str, depth: int) -> tuple[str, Any]:
-    """(name, value) of a matrix, in elements: flags, sizes, name, then what its class asks for."""
+    """(name, value) of a matrix, stored as elements: flags, sizes, name, then the data of its class."""
     if not len(content):
         return "", None
     if depth > _MAX_DEPTH:
@@ -129,23 +129,23 @@ def _matrix(content: memoryview, order: str, depth: int) -> tuple[str, Any]:
 
 
 def _fields(content: memoryview, at: int, order: str, depth: int) -> dict[str, Any]:
-    """The fields of a struct: the length of a name, all names, then a matrix each."""
+    """The fields of a struct, stored as: length of a name, all names, one matrix per field."""
     length, at = _numbers(content, at, order)
     names = _element(content, at, order)
     at, step = names.end, int(length[0]) if len(length) == 1 else 0
     if step < 1 or len(names.content) > step * _MAX_FIELDS:
         raise _DamagedError("damaged: a struct whose fields have no names")
-    found = dict[str, Any]()
+    result = dict[str, Any]()
     for start in range(0, len(names.content), step):
         field = _element(content, at, order)
         at = field.end
         name = bytes(names.content[start : start + step]).partition(b"\0")[0].decode("latin-1")
-        found[name] = _matrix(field.content, order, depth + 1)[1] if field.kind == _MATRIX else None
-    return found
+        result[name] = _matrix(field.content, order, depth + 1)[1] if field.kind == _MATRIX else None
+    return result
 
 
 def _numbers(content: memoryview, at: int, order: str) -> tuple[np.ndarray[Any, Any], int]:
-    """(numbers of an element, where the next begins)"""
+    """(numbers of an element, offset of the next element)"""
     element = _element(content, at, order)
     kind = _KINDS.get(element.kind)
     if kind is None or len(element.content) % int(kind[1]):

@@ -1,7 +1,7 @@
-"""The arrays in NumPy's files: one in a ``.npy``, mapped from the disk; named ones in a ``.npz``, a zip of such.
+"""Arrays in NumPy files: one in a ``.npy``, memory-mapped; several named ones in a ``.npz``, a zip of ``.npy`` files.
 
-Layout after NumPy's "NEP 1": a mark, a version, a header in the notation of Python's literals, then the values. Arrays
-of objects, which are pickles, are refused.
+Layout after NumPy's "NEP 1": a magic string, a version, a header as a Python literal, then the values. Object arrays,
+which are pickles, raise UsageError.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ import numpy.typing as npt
 
 from undiffuse.errors import UsageError
 
-MAX_BYTES = 4 * 2**30  # of the arrays of a .npz, which are held in memory
+MAX_BYTES = 4 * 2**30  # of the arrays of a .npz, which are loaded into memory
 Array = npt.NDArray[Any]
 
 
 class Header(NamedTuple):
-    """What an array is, before its values are read."""
+    """Shape and dtype of an array, known before its values are read."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
 
 
 def map_npy(path: Path) -> Array:
-    """The array of a ``.npy`` file, read from the disk where it is looked at.
+    """Memory-map the array of a ``.npy`` file.
 
     Raises:
-        UsageError: no such file, not NumPy's, cut short, or an array of objects.
+        UsageError: no such file, not a NumPy file, truncated, or an object array.
     """
     try:
         with path.open("rb") as file:
@@ -48,13 +48,13 @@ def map_npy(path: Path) -> Array:
 
 
 class Npz:
-    """The arrays of a ``.npz`` by name; what one is may be asked before it is read.
+    """The arrays of a ``.npz`` by name; ``headers`` has their shapes and dtypes before they are read.
 
     Args:
         path: the file.
 
     Raises:
-        UsageError: no such file, or no zip of arrays.
+        UsageError: no such file, or not a zip of arrays.
     """
 
     def __init__(self, path: Path) -> None:
@@ -72,14 +72,14 @@ class Npz:
             raise UsageError(f"{path}: holds no arrays; expected a zip of .npy files as numpy.savez writes it")
 
     def title(self, name: str) -> str:
-        """What to call an array in a message."""
+        """Name of an array in messages."""
         return f"{self.path}!{name}"
 
     def read(self, name: str) -> Array:
-        """An array, whole.
+        """Read an array into memory.
 
         Raises:
-            UsageError: damaged, cut short, of objects, or more than is held in memory.
+            UsageError: corrupt, truncated, an object array, or larger than ``MAX_BYTES``.
         """
         shape, dtype = self.headers[name]
         size = math.prod(shape) * dtype.itemsize
@@ -92,7 +92,7 @@ class Npz:
         try:
             with self._archive.open(f"{name}.npy") as file:
                 found = np.lib.format.read_array(file, allow_pickle=False)
-                if file.read(1):  # also the first time that the checksum is compared
+                if file.read(1):  # reading to the end also verifies the zip checksum
                     raise ValueError("more bytes follow than its header says")
                 return found
         except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError) as error:
@@ -116,7 +116,7 @@ def _header(file: IO[bytes], title: str) -> Header:
         raise ValueError(f"version {version[0]}.{version[1]} of the format is not known")
     try:
         shape, _, dtype = readers[version](file)
-    except (MemoryError, RecursionError, TypeError) as error:  # what Python says of a literal that is none
+    except (MemoryError, RecursionError, TypeError) as error:  # raised by Python for invalid literals
         raise ValueError(f"a header that is no header: {type(error).__name__}") from None
     if dtype.hasobject:
         raise UsageError(f"{title}: an array of Python objects, which are pickles and not read; save plain numbers")

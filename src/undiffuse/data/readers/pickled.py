@@ -1,9 +1,9 @@
-"""Reading the pickles of CIFAR's Python layout without unpickling: bytes are interpreted here, and nothing is called.
+"""Safe reader of the pickles of CIFAR's Python version: the bytes are interpreted here, and nothing is called.
 
 A pickle is a program for a virtual machine with a stack and a memo. ``pickletools.genops`` splits it into instructions;
-the machine here knows those that Python 2's ``cPickle`` used for dictionaries, lists, tuples, texts, whole numbers and
-arrays of bytes, and stops at any other. The names that a pickle may import are three, and they stand for this
-machine's own rows: no module is looked up, no object is made but dict, list, tuple, str, int and an array of uint8.
+this machine implements those that Python 2's ``cPickle`` used for dictionaries, lists, tuples, strings, integers and
+arrays of bytes, and raises an error for any other. A pickle may import three names, which are mapped to constants of
+this module: no module is imported, and only dict, list, tuple, str, int and uint8 arrays are created.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ class _Global:
 
 @dataclass
 class _Array:
-    """An array that is made empty and filled by its state."""
+    """An array that is created empty and filled from its state."""
 
     value: Any = None
 
 
 @dataclass
 class _Kind:
-    """The type of an array's elements: unsigned bytes, once its state is read."""
+    """The dtype of an array: unsigned bytes."""
 
 
 _RECONSTRUCT, _NDARRAY, _DTYPE = (
@@ -47,19 +47,21 @@ _RECONSTRUCT, _NDARRAY, _DTYPE = (
     _Global("numpy ndarray"),
     _Global("numpy dtype"),
 )
-_ALLOWED = {row.name: row for row in (_RECONSTRUCT, _NDARRAY, _DTYPE)}
+_ALLOWED = {entry.name: entry for entry in (_RECONSTRUCT, _NDARRAY, _DTYPE)}
 _MARK = object()
 
 
 class _InvalidPickleError(Exception):
-    """What is wrong, without the title."""
+    """A problem in the pickle; the message does not include the title."""
 
 
 @dataclass
 class _VirtualMachine:
     stack: list[Any] = field(default_factory=list)
     memo: dict[int, Any] = field(default_factory=dict)
-    bytes_left: int = field(default_factory=lambda: MAX_BYTES)  # for arrays: the memo lets many have one content
+    bytes_left: int = field(
+        default_factory=lambda: MAX_BYTES
+    )  # for arrays: many arrays may share one content by the memo
 
     def push(self, value: Any) -> None:
         self.stack.append(value)
@@ -75,7 +77,7 @@ class _VirtualMachine:
         return self.stack[-1]
 
     def to_mark(self) -> list[Any]:
-        """All above the last mark, which is taken off too."""
+        """Pop all values above the last mark, and the mark."""
         values: list[Any] = []
         while self.stack:
             value = self.stack.pop()
@@ -86,7 +88,7 @@ class _VirtualMachine:
 
     def recall(self, place: int) -> None:
         if place not in self.memo:
-            raise _InvalidPickleError("it recalls what it never kept")
+            raise _InvalidPickleError("it reads a memo entry that was never stored")
         self.push(self.memo[place])
 
     def keep(self, place: int) -> None:
@@ -104,14 +106,16 @@ class _VirtualMachine:
         self.push(tuple([self.pop() for _ in range(count)][::-1]))
 
     def call(self) -> None:
-        """The two calls that make an empty array and an element type; neither calls anything."""
+        """Emulate the two calls that create an empty array and a dtype; nothing is called."""
         arguments, called = self.pop(), self.pop()
         if called is _RECONSTRUCT and isinstance(arguments, tuple) and arguments and arguments[0] is _NDARRAY:
             self.push(_Array())
         elif called is _DTYPE and isinstance(arguments, tuple) and arguments and arguments[0] in ("u1", "|u1"):
             self.push(_Kind())
         else:
-            raise _InvalidPickleError("it calls what is neither an array nor an element type of unsigned bytes")
+            raise _InvalidPickleError(
+                "it calls something other than the constructors of an array and of the dtype uint8"
+            )
 
     def build(self) -> None:
         state, target = self.pop(), self.top(object)
@@ -119,18 +123,18 @@ class _VirtualMachine:
             target.value = _filled(state, self.bytes_left)
             self.bytes_left -= target.value.size
         elif not isinstance(target, _Kind):
-            raise _InvalidPickleError("it sets the state of what has none")
+            raise _InvalidPickleError("it sets the state of an object without state")
 
 
-def _filled(state: Any, most: int) -> Any:
-    """The array of a state (version, shape, element type, by columns, content)."""
+def _filled(state: Any, limit: int) -> Any:
+    """The array of a state (version, shape, dtype, Fortran order, content)."""
     if not isinstance(state, tuple) or len(state) != 5 or not isinstance(state[2], _Kind) or type(state[3]) is not bool:
         raise _InvalidPickleError("an array in a form that CIFAR's files do not have")
-    _, shape, _, by_columns, content = state
+    _, shape, _, fortran_order, content = state
     valid = isinstance(shape, tuple) and len(shape) <= MAX_AXES and all(type(s) is int and s >= 0 for s in shape)
     if not valid or not isinstance(content, str):
         raise _InvalidPickleError("an array in a form that CIFAR's files do not have")
-    if len(content) > most:
+    if len(content) > limit:
         raise _InvalidPickleError(f"its arrays have more than {MAX_BYTES} bytes")
     try:
         levels = np.frombuffer(content.encode("latin-1"), dtype=np.uint8)
@@ -138,7 +142,7 @@ def _filled(state: Any, most: int) -> Any:
         raise _InvalidPickleError("an array whose content is no bytes") from None
     if math.prod(shape) != len(levels):
         raise _InvalidPickleError(f"an array of {len(levels)} bytes that says it has {'x'.join(map(str, shape))}")
-    return levels.reshape(shape, order="F" if by_columns else "C")
+    return levels.reshape(shape, order="F" if fortran_order else "C")
 
 
 def _global(vm: _VirtualMachine, name: str) -> None:
@@ -150,7 +154,7 @@ def _global(vm: _VirtualMachine, name: str) -> None:
 
 
 def _pass(vm: _VirtualMachine, argument: Any) -> None:
-    """An instruction that changes nothing."""
+    """No-op."""
 
 
 def _push(vm: _VirtualMachine, argument: Any) -> None:
@@ -193,15 +197,15 @@ def _dict(vm: _VirtualMachine) -> None:
 
 
 def read_pickle(content: bytes, title: str) -> dict[str, Any]:
-    """The dictionary of one of CIFAR's pickles; arrays in it are (uint8) NumPy arrays.
+    """The dictionary in one of CIFAR's pickles; its arrays are uint8 NumPy arrays.
 
     Args:
-        content: of the file, protocol 0 to 2 as Python 2 wrote it.
-        title: of the file, for messages.
+        content: bytes of the file, protocol 0 to 2 as written by Python 2.
+        title: name of the file in messages.
 
     Raises:
-        UsageError: damaged, cut short, or anything in it beyond texts, whole numbers, lists, dictionaries and arrays of
-            unsigned bytes.
+        UsageError: corrupt, truncated, or with content other than strings, integers, lists, dictionaries and uint8
+            arrays.
     """
     if len(content) > MAX_BYTES:
         raise UsageError(f"{title}: {len(content)} bytes are more than the {MAX_BYTES} of CIFAR's largest pickle")
@@ -209,7 +213,7 @@ def read_pickle(content: bytes, title: str) -> dict[str, Any]:
         found = _run(content)
     except _InvalidPickleError as problem:
         raise UsageError(f"{title}: not read: {problem}; take the file that CIFAR's authors publish") from None
-    except (ValueError, OverflowError, UnicodeError) as error:  # what genops says of damage
+    except (ValueError, OverflowError, UnicodeError) as error:  # raised by genops for corrupt pickles
         first = str(error).partition("\n")[0][:100]
         raise UsageError(f"{title}: damaged or cut short ({first}); fetch it again") from None
     return {key: value.value if isinstance(value, _Array) else value for key, value in found.items()}

@@ -1,7 +1,7 @@
-"""Parquet and Arrow files as numbered groups of rows, of which a few are held at a time.
+"""Parquet and Arrow files as numbered row groups, a few of which are cached at a time.
 
 Layouts after the Apache Parquet format and the Arrow IPC format (file and stream), both read by pyarrow. Arrow files
-are mapped from the disk; a Parquet file's groups are decoded when a row of theirs is asked for.
+are memory-mapped; a row group of a Parquet file is decoded when one of its rows is accessed.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ import numpy.typing as npt
 
 from undiffuse.errors import UsageError
 
-MAX_GROUPS = 4  # of rows that are held at once, whatever the number of threads
-MAX_OPEN = 256  # files; more are opened for each reading
+MAX_GROUPS = 4  # row groups cached at once, independent of the number of threads
+MAX_OPEN = 256  # files kept open; if there are more, each is opened for each read
 _ARROW = b"ARROW1"
 T = TypeVar("T")
 
 
 def arrow() -> Any:
-    """The package pyarrow with its parts for files.
+    """The package pyarrow with its submodules ``ipc`` and ``parquet``.
 
     Raises:
-        UsageError: it is not installed.
+        UsageError: pyarrow is not installed.
     """
     try:
         import pyarrow
@@ -42,7 +42,7 @@ def arrow() -> Any:
 
 
 class Place(NamedTuple):
-    """Where a row lies: which group of which table, which row of the group, and which of the table."""
+    """Location of a row: its table, row group, index in the group and index in the table."""
 
     table: int
     group: int
@@ -51,30 +51,30 @@ class Place(NamedTuple):
 
 
 class Table:
-    """One file: its schema, how many rows each group has, and any column of a group.
+    """One file: its schema, the sizes of its row groups, and access to their columns.
 
     Args:
         path: the file.
-        keep_open: hold the file open, else it is opened for each reading.
+        keep_open: keep the file open; otherwise it is opened for each read.
     """
 
     def __init__(self, path: Path, keep_open: bool = True) -> None:
         self.path = path
         opened, self.group_sizes, self.schema = self._attempt(lambda: _opened(path))
-        self._kept = opened if keep_open else None
+        self._opened = opened if keep_open else None
         rows = sum(self.group_sizes)
-        if rows > path.stat().st_size or min(self.group_sizes, default=0) < 0:  # refused before memory is allocated
+        if rows > path.stat().st_size or min(self.group_sizes, default=0) < 0:  # checked before memory is allocated
             raise self._damaged(f"{rows} rows in {path.stat().st_size} bytes")
 
     def column(self, group: int, name: str) -> Any:
-        """A column of a group of rows, as pyarrow has it, of plain types, its lengths and offsets checked.
+        """A column of a row group as a validated pyarrow array of plain type.
 
         Raises:
-            UsageError: the file is damaged.
+            UsageError: the file is corrupt.
         """
 
         def read() -> Any:
-            column = (self._kept or _opened(self.path)[0])(group, name)
+            column = (self._opened or _opened(self.path)[0])(group, name)
             column.validate(full=True)
             if len(column) != self.group_sizes[group]:
                 raise ValueError(f"group {group} has {len(column)} rows of {self.group_sizes[group]}")
@@ -86,7 +86,7 @@ class Table:
             return column
         try:
             return column.cast(plain)
-        except arrow().ArrowException as error:  # a pyarrow that knows the type and cannot convert it
+        except arrow().ArrowException as error:  # this pyarrow knows the type but cannot convert it
             what = f"column {name!r} of type {column.type} cannot be read by this pyarrow ({error})"
             raise UsageError(f"{self.path}: {what}; pip install -U pyarrow") from None
 
@@ -102,7 +102,7 @@ class Table:
 
 
 def _opened(path: Path) -> tuple[Callable[[int, str], Any], list[int], Any]:
-    """(column of a group, sizes of the groups, schema)"""
+    """(function that reads a column of a group, sizes of the groups, schema)"""
     with path.open("rb") as file:
         mark = file.read(len(_ARROW))
     is_parquet = mark[:4] == b"PAR1" or (path.suffix.lower() == ".parquet" and mark != _ARROW)
@@ -112,7 +112,7 @@ def _opened(path: Path) -> tuple[Callable[[int, str], Any], list[int], Any]:
 
 
 def _check_names(fields: Any) -> None:
-    """Look at every name, which decodes it: a damaged one is not met before."""
+    """Access every field name, which decodes it: an invalid name raises an error only when it is decoded."""
     for field in fields:
         _ = field.name
         _check_names([field.type.field(place) for place in range(field.type.num_fields)])
@@ -136,18 +136,18 @@ def _arrow_file(path: Path) -> tuple[Callable[[int, str], Any], list[int], Any]:
 
 def _arrow_stream(path: Path) -> tuple[Callable[[int, str], Any], list[int], Any]:
     reader = arrow().ipc.open_stream(arrow().memory_map(str(path)))
-    batches = list(reader)  # they refer to the mapped file and copy nothing
+    batches = list(reader)  # views of the mapped file, not copies
     return lambda group, name: batches[group].column(name), [batch.num_rows for batch in batches], reader.schema
 
 
 class Tables:
-    """The rows of several files, one after another; may be read by several threads and after a fork.
+    """The concatenated rows of several files; may be read by several threads and after a fork.
 
     Args:
-        paths: the files, all of one schema.
+        paths: the files, all of the same schema.
 
     Raises:
-        UsageError: a file that is damaged.
+        UsageError: a file is corrupt.
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
@@ -160,54 +160,54 @@ class Tables:
 
     def _open(self) -> None:
         self.tables = [Table(path, len(self.paths) <= MAX_OPEN) for path in self.paths]
-        self._held: OrderedDict[tuple[int, int, str], Any] = OrderedDict()
+        self._cached: OrderedDict[tuple[int, int, str], Any] = OrderedDict()
         self._lock, self._process = threading.Lock(), os.getpid()
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = ("paths", "_groups", "_ends", "_table_starts")
-        return {key: self.__dict__[key] for key in kept}
+        keys = ("paths", "_groups", "_ends", "_table_starts")
+        return {key: self.__dict__[key] for key in keys}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._open()
 
     def place(self, row: int) -> Place:
-        """Where a row of all files lies."""
+        """Location of a row of the concatenated files."""
         number = int(np.searchsorted(self._ends, row, side="right"))
         before = int(self._ends[number - 1]) if number else 0
         table, group = self._groups[number].tolist()
         return Place(table, group, row - before, row - int(self._table_starts[table]))
 
     def value(self, row: int, name: str) -> Any:
-        """One value of a column, as a scalar of pyarrow's; its group is held, and a few that were read before."""
+        """One value of a column as a pyarrow scalar; its row group is cached with the last few others."""
         place = self.place(row)
-        if self._process != os.getpid():  # what was open before a fork is not read after it
+        if self._process != os.getpid():  # files opened before a fork are reopened after it
             self._open()
         key = (place.table, place.group, name)
         with self._lock:
-            if key not in self._held:
-                self._held[key] = self.tables[place.table].column(place.group, name)
-                while len(self._held) > MAX_GROUPS:
-                    self._held.popitem(last=False)
-            self._held.move_to_end(key)
-            column = self._held[key]
+            if key not in self._cached:
+                self._cached[key] = self.tables[place.table].column(place.group, name)
+                while len(self._cached) > MAX_GROUPS:
+                    self._cached.popitem(last=False)
+            self._cached.move_to_end(key)
+            column = self._cached[key]
         return column[place.row]
 
     def each(self, name: str) -> Any:
-        """The column of each group in turn; none is held."""
+        """Iterate over a column by row groups, without caching."""
         for table, group in self._groups.tolist():
             yield self.tables[table].column(group, name)
 
     def release(self) -> None:
-        """Let go of the groups that are held."""
-        self._held.clear()
+        """Clear the cached row groups."""
+        self._cached.clear()
 
 
 def plain_type(kind: Any) -> Any:
-    """The type without dictionaries, views and fixed lengths that holds the same values, in lists and structs too."""
+    """The equivalent type without dictionary encoding, views and fixed sizes, also inside lists and structs."""
     types, root = arrow().types, arrow()
     if types.is_dictionary(kind):
         return plain_type(kind.value_type)
@@ -226,21 +226,21 @@ def plain_type(kind: Any) -> Any:
 
 
 def _is(kind: Any, name: str) -> bool:
-    """Whether a type is one that older versions of pyarrow do not know."""
+    """``pyarrow.types.is_{name}``; false if this version of pyarrow does not know the type."""
     return bool(getattr(arrow().types, f"is_{name}", lambda _: False)(kind))
 
 
 def is_text(kind: Any) -> bool:
-    """Whether a plain type is of texts."""
+    """Whether a plain type is a string."""
     return bool(arrow().types.is_string(kind) or arrow().types.is_large_string(kind))
 
 
 def is_texts(kind: Any) -> bool:
-    """Whether a plain type is of lists of texts."""
+    """Whether a plain type is a list of strings."""
     types = arrow().types
     return bool((types.is_list(kind) or types.is_large_list(kind)) and is_text(kind.value_type))
 
 
 def whole_numbers(column: Any) -> npt.NDArray[np.int64]:
-    """A column of whole numbers with -1 for what is missing."""
+    """An integer column as an array, with -1 for missing values."""
     return np.asarray(column.fill_null(-1).to_numpy(zero_copy_only=False), dtype=np.int64)

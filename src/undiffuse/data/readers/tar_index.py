@@ -1,8 +1,8 @@
-"""The members of a tar archive by their place in it; nothing is extracted and no link followed.
+"""Index of the members of a tar archive by offset; nothing is extracted and links are not followed.
 
 Layout after POSIX.1-2001 (ustar and its extended headers of type ``x``) and GNU tar's long names (type ``L``): blocks
-of 512 bytes, a header before each member's content, two blocks of zeros at the end. What stands behind that end is read
-too where it is another archive, as ``cat a.tar b.tar`` makes it.
+of 512 bytes, a header before each member's content, two blocks of zeros at the end. If another archive follows, as in
+the output of ``cat a.tar b.tar``, it is read too.
 """
 
 from __future__ import annotations
@@ -18,44 +18,44 @@ from undiffuse.data.sources.layout.tar_files import BLOCK, has_checksum
 from undiffuse.errors import UsageError
 
 _MAX_EXTRA = 2**20  # bytes of a long name or an extended header
-_MAX_DIGITS = 20  # of a number in one: more than any file has; Python refuses to read thousands
+_MAX_DIGITS = 20  # of a number in an extended header; Python raises an error for thousands of digits
 _CHUNK = 2**22
-_MOST_HELD = 50_000  # members of one archive in memory, 12 MB
+_MAX_CACHED = 50_000  # members of one archive in memory, 12 MB
 
 
 class Place(Protocol):
-    """What is read by place."""
+    """Bytes that can be read by offset."""
 
     path: Path
     size: int
 
     def read(self, offset: int, size: int) -> bytes:
-        """``size`` bytes from ``offset``; fewer where it ends."""
+        """``size`` bytes from ``offset``; fewer at the end."""
 
     def close(self) -> None:
-        """Let it go."""
+        """Release file or memory."""
 
 
 class MemoryAt:
-    """The content of a gzipped file, unpacked into memory: gzip cannot be read by place.
+    """The content of a gzipped file, decompressed into memory: gzip has no random access.
 
     Args:
         path: the gzipped file.
-        most: bytes that it may unpack to.
+        limit: maximum number of bytes after decompression.
 
     Raises:
-        UsageError: unreadable, damaged, cut short, or larger than ``most``.
+        UsageError: unreadable, corrupt, truncated, or larger than ``limit``.
     """
 
-    def __init__(self, path: Path, most: int) -> None:
+    def __init__(self, path: Path, limit: int) -> None:
         self.path, content = path, bytearray()
         try:
             with gzip.open(path) as file:
                 while chunk := file.read(_CHUNK):
                     content += chunk
-                    if len(content) > most:
+                    if len(content) > limit:
                         raise UsageError(
-                            f"{path}: unpacks to more than the {most} bytes that are held in memory, and a gzipped "
+                            f"{path}: unpacks to more than the {limit} bytes that are held in memory, and a gzipped "
                             f"shard cannot be read in place; unpack it once with gunzip"
                         )
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
@@ -65,30 +65,30 @@ class MemoryAt:
         self._content, self.size = bytes(content), len(content)
 
     def read(self, offset: int, size: int) -> bytes:
-        """``size`` bytes from ``offset``; fewer where it ends."""
+        """``size`` bytes from ``offset``; fewer at the end."""
         return self._content[offset : offset + size]
 
     def close(self) -> None:
-        """Give the memory back."""
+        """Free the memory."""
         self._content = b""
 
 
 class OpenedEachTime:
-    """A file of so many that they cannot all be kept open."""
+    """A file that is opened for each read, for archives of too many files to keep open."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.size = path, FileAt(path).size
 
     def read(self, offset: int, size: int) -> bytes:
-        """``size`` bytes from ``offset``; fewer where it ends."""
+        """``size`` bytes from ``offset``; fewer at the end."""
         return FileAt(self.path).read(offset, size)
 
     def close(self) -> None:
-        """Nothing is open."""
+        """No-op: no file is open."""
 
 
 class Member(NamedTuple):
-    """A member of an archive; only plain files have a content here."""
+    """A member of an archive; only regular files have content."""
 
     name: str
     offset: int
@@ -97,10 +97,10 @@ class Member(NamedTuple):
 
 
 def read_members(place: Place) -> Iterator[Member]:
-    """The members in the order they lie in, also those of an archive behind the end of another; folders are left out.
+    """The members in file order, without folders; includes archives appended to the first.
 
     Raises:
-        UsageError: not a tar archive, damaged or cut short; what came before was sound.
+        UsageError: not a tar archive, corrupt or truncated; the members yielded before are valid.
     """
     offset, long_name, long_size = 0, "", -1
     while (header := _header(place, offset)) or (offset := _next_archive(place, offset)):
@@ -125,31 +125,31 @@ def read_members(place: Place) -> Iterator[Member]:
 
 
 class Headers:
-    """The members of an archive, to be gone through more than once: read once, but for an archive of very many.
+    """The members of an archive, for repeated iteration: cached unless there are too many.
 
     Args:
         place: the archive.
     """
 
     def __init__(self, place: Place) -> None:
-        self._place, self._held = place, list[Member]()
-        self._whole = False
+        self._place, self._cached = place, list[Member]()
+        self._complete = False
 
     def __iter__(self) -> Iterator[Member]:
-        return iter(self._held) if self._whole else self._read()
+        return iter(self._cached) if self._complete else self._read()
 
     def _read(self) -> Iterator[Member]:
-        held: list[Member] = []
+        cached: list[Member] = []
         for member in read_members(self._place):
-            if len(held) <= _MOST_HELD:
-                held.append(member)
+            if len(cached) <= _MAX_CACHED:
+                cached.append(member)
             yield member
-        if len(held) <= _MOST_HELD:
-            self._held, self._whole = held, True
+        if len(cached) <= _MAX_CACHED:
+            self._cached, self._complete = cached, True
 
 
 def _header(place: Place, offset: int) -> bytes:
-    """The next header, or nothing at the archive's end."""
+    """The next header; empty at the end of the archive."""
     block = place.read(offset, BLOCK)
     if len(block) == BLOCK and not any(block):
         return b""
@@ -163,7 +163,7 @@ def _header(place: Place, offset: int) -> bytes:
 
 
 def _next_archive(place: Place, offset: int) -> int:
-    """Where another archive begins behind the blocks of zeros at ``offset``; 0 where there is none."""
+    """Offset of another archive after the blocks of zeros at ``offset``; 0 if there is none."""
     while chunk := place.read(offset, _CHUNK):
         blank = len(chunk) - len(chunk.lstrip(b"\0"))
         if blank < len(chunk):
@@ -179,16 +179,16 @@ def _fields(header: bytes, place: Place, offset: int) -> tuple[bytes, str, int]:
     if header[257:263] == b"ustar\0" and header[345]:
         name = f"{_text(header[345:500])}/{name}"
     digits = header[124:136]
-    if digits[0] & 0x80:  # GNU's binary numbers
+    if digits[0] & 0x80:  # GNU binary number
         return header[156:157], name, int.from_bytes(digits[1:], "big")
     octal = digits.strip(b" \0") or b"0"
-    if set(octal) - set(b"01234567"):  # Python would take a sign: backwards, the archive has no end
+    if set(octal) - set(b"01234567"):  # Python would accept a sign; a negative size would loop forever
         raise _damaged(place, offset)
     return header[156:157], name, int(octal, 8)
 
 
 def _extended(content: bytes, name: str) -> tuple[str, int]:
-    """(name, size) that an extended header gives, records of the form ``length key=value``; -1 for no size."""
+    """(name, size) in an extended header, records of the form ``length key=value``; size -1 if it has none."""
     size = -1
     while content:
         length, _, rest = content.partition(b" ")
@@ -209,5 +209,5 @@ def _text(content: bytes) -> str:
 
 def _damaged(place: Place, offset: int) -> UsageError:
     if offset == 0:
-        return UsageError(f"{place.path}: not a tar archive, whatever its name says; expected a shard of images")
+        return UsageError(f"{place.path}: not a tar archive, despite its name; expected a shard of images")
     return UsageError(f"{place.path}: the shard is damaged at byte {offset}; fetch it again")

@@ -1,7 +1,7 @@
-"""The directory of a zip archive, read into arrays: no object per member, and nothing is extracted.
+"""The central directory of a zip archive, read into arrays: no object per member, and nothing is extracted.
 
 Layout after PKWARE's "APPNOTE.TXT" (4.3.12 central directory, 4.3.14-16 its end, 4.5.3 zip64), little-endian
-throughout. A member's name is text to this module, never a place to write to.
+throughout. Member names are treated as text and never used as paths to write to.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _END, _END64, _LOCATOR64, _ENTRY = b"PK\5\6", b"PK\6\6", b"PK\6\7", b"PK\1\2"
 _END_FIELDS, _END64_FIELDS = struct.Struct("<4s4H2LH"), struct.Struct("<4sQ2H2L4Q")
 _ENTRY_FIELDS = struct.Struct("<4s6H3L5H2L")
 _FULL32, _FULL16 = 0xFFFFFFFF, 0xFFFF
-_WINDOW = 1 << 18  # bytes of a directory that are in memory at once; an entry has at most 196,651
+_WINDOW = 1 << 18  # bytes of the directory in memory at once; an entry has at most 196,651
 _LINK = 0o120000  # of the Unix mode in the upper half of the external attributes
 
 
 class Entry(NamedTuple):
-    """One member as the directory has it."""
+    """One member's entry in the directory."""
 
     name: str
     flags: int
@@ -45,7 +45,7 @@ class Entry(NamedTuple):
 
 
 class MemberTable:
-    """Where members lie, 21 bytes each."""
+    """Offsets, sizes and checksums of members, 21 bytes each."""
 
     def __init__(self) -> None:
         self.offsets, self.stored, self.sizes, self.crcs = array("q"), array("I"), array("I"), array("I")
@@ -55,7 +55,7 @@ class MemberTable:
         return len(self.methods)
 
     def add(self, entry: Entry) -> None:
-        """One more row; sizes of 4 GiB or more are all the same: nothing so large is read."""
+        """Append one row; sizes are clipped to 4 GiB, because larger members are never read."""
         self.offsets.append(entry.offset)
         self.stored.append(min(entry.stored, _FULL32))
         self.sizes.append(min(entry.size, _FULL32))
@@ -63,18 +63,18 @@ class MemberTable:
         self.methods.append(entry.method)
 
     def arrange(self, rows: npt.NDArray[np.integer[Any]]) -> None:
-        """Keep these rows alone, in this order."""
+        """Keep only these rows, in this order."""
         for column in ("offsets", "stored", "sizes", "crcs", "methods"):
             setattr(self, column, taken(getattr(self, column), rows))
 
 
 class _Buffer:
-    """A part of a file that is read from its beginning to its end, a piece of it in memory.
+    """Buffered sequential reads of a part of a file.
 
     Args:
         file: the file.
-        start: of the part.
-        size: of the part.
+        start: offset of the part.
+        size: size of the part in bytes.
     """
 
     def __init__(self, file: FileAt, start: int, size: int) -> None:
@@ -82,7 +82,7 @@ class _Buffer:
         self._content, self._place = b"", 0
 
     def read(self, place: int, size: int) -> bytes:
-        """``size`` bytes from ``place`` of the part; fewer where it ends. Best if no place is before the last one."""
+        """``size`` bytes from offset ``place`` of the part; fewer at its end. Fastest for increasing offsets."""
         begin = place - self._place
         if begin < 0 or begin + size > len(self._content):
             length = max(0, min(max(size, _WINDOW), self.size - place))
@@ -91,10 +91,10 @@ class _Buffer:
 
 
 def read_entries(file: FileAt) -> Iterator[Entry]:
-    """The members of an archive in the order of its directory; folders are left out.
+    """The members of an archive in directory order, without folders.
 
     Raises:
-        UsageError: not a zip archive, cut short, damaged, or one part of several.
+        UsageError: not a zip archive, truncated, corrupt, or one part of a split archive.
     """
     count, start, size, shift = _directory(file)
     directory, place = _Buffer(file, start, size), 0
@@ -120,13 +120,13 @@ def read_entries(file: FileAt) -> Iterator[Entry]:
 
 
 def has_another_before(file: FileAt) -> bool:
-    """Whether an archive of its own stands before this one in the file, as ``cat a.zip b.zip`` makes it."""
+    """Whether another archive precedes this one in the file, as in the output of ``cat a.zip b.zip``."""
     *_, shift = _directory(file)
     return shift > 0 and file.read(0, 4) == b"PK\3\4"
 
 
 def _directory(file: FileAt) -> tuple[int, int, int, int]:
-    """(number of members, where their directory starts, its size, what to add to every offset)."""
+    """(number of members, offset of the directory, its size, shift to add to every stored offset)."""
     tail_at = max(0, file.size - _END_FIELDS.size - _FULL16)
     tail = file.read(tail_at, file.size - tail_at)
     place = _end_record(tail)
@@ -138,14 +138,14 @@ def _directory(file: FileAt) -> tuple[int, int, int, int]:
         disk, first_disk, count, size, start, end = _wide_end(file, end, (disk, first_disk, count, size, start))
     if disk or first_disk:
         raise UsageError(f"{file.path}: one part of an archive in several; join them first")
-    shift = end - size - start  # something stands before the archive, as in one that unpacks itself
+    shift = end - size - start  # data before the archive, as in self-extracting archives
     if shift < 0 or count * _ENTRY_FIELDS.size > size:
         raise _damaged(file.path)
     return count, start + shift, size, shift
 
 
 def _end_record(tail: bytes) -> int:
-    """Where the end record lies in the file's last bytes: the one whose comment ends with them, else the last."""
+    """Offset of the end record in the last bytes: the record whose comment ends with the file, else the last one."""
     place = last = tail.rfind(_END, 0, len(tail) - _END_FIELDS.size + len(_END))
     while place >= 0:
         if place + _END_FIELDS.size + struct.unpack_from("<H", tail, place + 20)[0] == len(tail):
@@ -155,7 +155,7 @@ def _end_record(tail: bytes) -> int:
 
 
 def _wide_end(file: FileAt, end: int, narrow: tuple[int, int, int, int, int]) -> tuple[int, int, int, int, int, int]:
-    """(disk, first disk, count, size, start, end) of the zip64 record, where there is one."""
+    """(disk, first disk, count, size, start, end) of the zip64 record; the values of ``narrow`` if there is none."""
     locator = file.read(end - 20, 20) if end >= 20 else b""
     if locator[:4] != _LOCATOR64:
         return (*narrow, end)
@@ -169,7 +169,7 @@ def _wide_end(file: FileAt, end: int, narrow: tuple[int, int, int, int, int]) ->
 
 
 def _wide(extra: bytes, values: tuple[int, int, int], path: Path) -> tuple[int, int, int]:
-    """(size, stored, offset), each from the zip64 field where the narrow one is full."""
+    """(size, stored, offset), each from the zip64 field if its 32-bit field is saturated."""
     place = 0
     while place + 4 <= len(extra):
         kind, length = struct.unpack_from("<HH", extra, place)
@@ -184,7 +184,7 @@ def _wide(extra: bytes, values: tuple[int, int, int], path: Path) -> tuple[int, 
 
 
 def _text(name: bytes, extra: bytes, flags: int) -> str:
-    """Many writers use UTF-8 without saying so, or in a field of its own; else it is the code page of the first PCs."""
+    """Decode a name: UTF-8, flagged or not or in the Unicode path field; otherwise code page 437."""
     try:
         unicode_path = "" if flags & _UTF8 or name.isascii() else _unicode_path(name, extra)
         text = unicode_path or name.decode("utf-8", "surrogateescape" if flags & _UTF8 else "strict")
@@ -194,7 +194,7 @@ def _text(name: bytes, extra: bytes, flags: int) -> str:
 
 
 def _unicode_path(name: bytes, extra: bytes) -> str:
-    """The name in Info-ZIP's field 0x7075 (APPNOTE 4.6.9), if it is of this very name: a version, a checksum, UTF-8."""
+    """The name in Info-ZIP's field 0x7075 (APPNOTE 4.6.9: version, checksum, UTF-8), if its checksum matches."""
     place = 0
     while place + 4 <= len(extra):
         kind, length = struct.unpack_from("<HH", extra, place)
@@ -210,7 +210,7 @@ def _no_end(file: FileAt) -> UsageError:
         return UsageError(f"{file.path}: the file is empty (0 bytes); expected a zip archive")
     if file.read(0, 4) == b"PK\3\4":
         return UsageError(f"{file.path}: the archive is cut short: the directory at its end is missing; fetch it again")
-    return UsageError(f"{file.path}: not a zip archive, whatever its name says; expected one of images")
+    return UsageError(f"{file.path}: not a zip archive, despite its name; expected an archive of images")
 
 
 def _damaged(path: Path) -> UsageError:

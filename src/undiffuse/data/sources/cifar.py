@@ -18,7 +18,7 @@ from undiffuse.data.dataset import Dataset
 from undiffuse.data.readers.pickled import read_pickle
 from undiffuse.data.sources.array_images import image_dataset
 from undiffuse.data.sources.cifar_files import CifarFiles, Store, find_batches
-from undiffuse.data.storage.cache import on_progress
+from undiffuse.data.storage.cache import log_provenance
 from undiffuse.errors import UsageError
 
 Bytes = npt.NDArray[np.uint8]
@@ -63,7 +63,7 @@ def load(config: CifarConfig) -> Dataset:
         "labels": kind,
         **files.store.left_out.notes,
     }
-    on_progress(files.store.location, provenance)
+    log_provenance(files.store.location, provenance)
     return image_dataset(config, images, labels, names, provenance)
 
 

@@ -1,1 +1,1 @@
-"""How the items of a set are held: in memory, mapped from the cache on disk, on the device, or still encoded."""
+"""Storage of the items of a data set: in memory, memory-mapped from the disk cache, on the device, or encoded."""

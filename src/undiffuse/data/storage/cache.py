@@ -1,8 +1,8 @@
-"""Decoded images kept on disk, so that a large set is decoded once and not in every epoch of every run.
+"""Disk cache of decoded images, so that a large set is decoded once and not in every epoch of every run.
 
-A set has one place, named after where it is read from and by which options, and a stamp: the names, sizes and times of
-its files. A place whose stamp is another, or that is damaged, is built anew, and the new takes the old one's place. The
-folder may be deleted at any time.
+A set has one cache folder, named by a hash of its location and options, and a stamp: the names, sizes and modification
+times of its files. If the stamp differs or the cache is corrupt, it is rebuilt and replaced. The folder may be deleted
+at any time.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ from undiffuse.files import replacing
 from undiffuse.leftovers import remove_leftovers_of, temporary_next_to
 from undiffuse.version import __version__
 
-#: What a set may take unasked of the free space of the disk.
+#: Maximum fraction of the free disk space that a cache takes with ``cache=auto``.
 SHARE_OF_FREE = 0.5
-#: Raised when more or other things are read of the same files, so that no cache of before is taken for the set.
+#: Version of the readers, incremented when they read the same files differently; it invalidates earlier caches.
 READING = 3
 _NOT_OF_THE_KEY = {"validation_fraction", "classes", "cache"}
 
@@ -57,13 +57,13 @@ _log = logging.getLogger("undiffuse.data")
 
 
 def cache_root() -> Path:
-    """``undiffuse/data`` under ``XDG_CACHE_HOME``, or under ``~/.cache`` where that is not set."""
+    """``undiffuse/data`` under ``XDG_CACHE_HOME``, or under ``~/.cache`` if that is not set."""
     home = os.environ.get("XDG_CACHE_HOME")
     return (Path(home) if home else Path.home() / ".cache") / "undiffuse" / "data"
 
 
 def cache_folder_of(config: EncodedConfig) -> Path:
-    """The folder that the set of this configuration is kept in, there or not."""
+    """The cache folder for this configuration, whether it exists or not."""
     root = cache_root() if config.cache in ("auto", "none") else Path(config.cache).expanduser()
     options = config.model_dump(mode="json", exclude=_NOT_OF_THE_KEY) | {"path": str(config.location.absolute())}
     digest = hashlib.blake2b(json.dumps(options, sort_keys=True).encode("utf-8", "surrogateescape"), digest_size=10)
@@ -71,13 +71,13 @@ def cache_folder_of(config: EncodedConfig) -> Path:
 
 
 def stamp_of(config: EncodedConfig) -> str:
-    """Changes with the names, sizes and times of the files read, and with what decodes them; opens no file."""
+    """A stamp of the names, sizes and modification times of the files and of the decoder versions; opens no file."""
     location = config.location
     total = 0
     for root in [*([location] if location.exists() else find_shards(location)), *config.companions]:
         for name, status in _files_below(root):
             fact = f"{name}\0{status.st_size}\0{status.st_mtime_ns}".encode("utf-8", "surrogateescape")
-            # a sum does not mind the order, so that a folder of millions need not be sorted in memory
+            # a sum is independent of the order, so that millions of files need not be sorted in memory
             total += int.from_bytes(hashlib.blake2b(fact, digest_size=16).digest(), "little")
     decoders = f"decoding {DECODING} pillow {PIL.__version__} heic {heic.version() or 'not read'}"
     return f"{total % 2**128:032x} undiffuse {__version__} reading {READING} {decoders}"
@@ -85,7 +85,7 @@ def stamp_of(config: EncodedConfig) -> str:
 
 @contextmanager
 def stamped(config: EncodedConfig) -> Iterator[None]:
-    """While a set is read: it is kept under the stamp of before, so that a file that is added meanwhile shows."""
+    """Fix the stamp of a set while it is read, so that files added meanwhile invalidate the cache."""
     token = _STAMPED.set(_stamped_now(config))
     try:
         yield
@@ -94,7 +94,7 @@ def stamped(config: EncodedConfig) -> Iterator[None]:
 
 
 def _stamped_now(config: EncodedConfig) -> tuple[Path, str] | None:
-    """A set's place and stamp; none where it is not to be kept, or cannot be read, as its reader will say."""
+    """Cache folder and stamp of a set; ``None`` if it is not cached, or unreadable (the reader raises the error)."""
     if config.cache == "none":
         return None
     try:
@@ -109,36 +109,36 @@ def _stamp_to_keep(config: EncodedConfig) -> str:
 
 
 def open_cached(config: EncodedConfig) -> Dataset | None:
-    """The set as it is kept, or ``None`` where it is not, or not any more."""
+    """The cached set, or ``None`` if there is no valid cache."""
     place = cache_folder_of(config)
     if config.cache == "none" or not (place / INFO).is_file():
         return None
     try:
         if read_info(place)["stamp"] != stamp_of(config):
             return None
-        kept = MappedSet(place)
+        cached = MappedSet(place)
     except UndiffuseError as error:
-        _log.warning("%s; the cache is built anew", error)
+        _log.warning("%s; the cache is rebuilt", error)
         return None
-    on_progress(config.location, kept.provenance)
-    return kept
+    log_provenance(config.location, cached.provenance)
+    return cached
 
 
-def on_progress(location: Path, provenance: Mapping[str, str]) -> None:
-    """Say what a person should know of a set when it is opened."""
+def log_provenance(location: Path, provenance: Mapping[str, str]) -> None:
+    """Log what the user should know about a set when it is opened."""
     for key in ("skipped", "left_out", "splits", "masks", "classes_joined", "classes_called", "size_chosen"):
         if key in provenance:
             _log.warning("%s: %s", location, provenance[key])
 
 
 class CacheWriter:
-    """Takes the images of a set one by one as they are decoded, under a temporary name.
+    """Writes the decoded images of a set one by one, under a temporary name.
 
-    A disk that is full or fails while it is filled costs the cache and not the set.
+    If the disk is full or fails, the cache is discarded and the set is used without it.
 
     Args:
-        config: the set's.
-        count: images that may come.
+        config: configuration of the set.
+        count: maximum number of images.
     """
 
     def __init__(self, config: EncodedConfig, count: int) -> None:
@@ -150,7 +150,7 @@ class CacheWriter:
         self.valid = True
 
     def add(self, pixels: npt.NDArray[np.uint8]) -> None:
-        """One more image."""
+        """Append one image."""
         if not self.valid:
             return
         try:
@@ -160,13 +160,13 @@ class CacheWriter:
             self._give_up(error)
 
     def keep(self, dataset: Dataset) -> Dataset:
-        """Put the set in its place.
+        """Complete the cache and move it to its final folder.
 
         Args:
-            dataset: what else is kept of the images: hashes, labels, captions, names.
+            dataset: source of the hashes, labels, captions and names.
 
         Returns:
-            the set as it is kept now, or ``dataset`` where it could not be.
+            The cached set, or ``dataset`` if it could not be written.
         """
         if self.valid:
             try:
@@ -177,7 +177,7 @@ class CacheWriter:
         return dataset
 
     def discard(self) -> None:
-        """Remove what is under the temporary name, if anything."""
+        """Remove the temporary folder if it exists."""
         self._pixels.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -197,28 +197,26 @@ class CacheWriter:
     def _give_up(self, error: Exception) -> None:
         self.valid = False
         self.discard()
-        _log.warning("%s: not kept decoded in %s (%s); it is decoded while training", *self._whom(), error)
-
-    def _whom(self) -> tuple[Path, Path]:
-        return self._config.location, self.place
+        location = self._config.location
+        _log.warning("%s: not cached in %s (%s); images are decoded during training", location, self.place, error)
 
 
 @contextmanager
 def caching(config: EncodedConfig, count: int, image_bytes: int, fits_in_memory: bool) -> Iterator[CacheWriter | None]:
-    """Where to put the images of a set as they are decoded, or ``None`` where they are not to be kept on disk.
+    """A writer for the decoded images of a set, or ``None`` if they are not cached on disk.
 
     Args:
-        config: the set's; ``cache`` decides: ``auto`` keeps what does not fit into memory, and only where it takes no
-            more than half of the free space; a path keeps any set there.
-        count: how many there are.
-        image_bytes: of one.
-        fits_in_memory: whether all do.
+        config: configuration of the set. With ``cache=auto`` a set is cached if it does not fit into memory and takes
+            at most half of the free disk space; with a path it is always cached there.
+        count: number of images.
+        image_bytes: size of one decoded image.
+        fits_in_memory: whether all images fit into memory.
 
     Raises:
-        UsageError: they are to be kept at a path that cannot be written to or has no room.
+        UsageError: the given path is not writable or has not enough space.
     """
-    wanted = config.cache != "none" and not (config.cache == "auto" and fits_in_memory)
-    store = _store_for(config, count, count * image_bytes) if wanted else None
+    enabled = config.cache != "none" and not (config.cache == "auto" and fits_in_memory)
+    store = _store_for(config, count, count * image_bytes) if enabled else None
     try:
         yield store
     finally:
@@ -229,26 +227,27 @@ def caching(config: EncodedConfig, count: int, image_bytes: int, fits_in_memory:
 def _store_for(config: EncodedConfig, count: int, needed: int) -> CacheWriter | None:
     place = cache_folder_of(config)
     remove_leftovers_of(place)
-    share = SHARE_OF_FREE if config.cache == "auto" else 1.0
+    fraction = SHARE_OF_FREE if config.cache == "auto" else 1.0
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(place.parent).free
-        problem = f"{needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free" if needed > share * free else ""
+        problem = f"{needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free" if needed > fraction * free else ""
         store = None if problem else CacheWriter(config, count)
     except OSError as error:
         store, problem = None, error.strerror or str(error)
     if problem and config.cache != "auto":
-        raise UsageError(f"cannot keep decoded images in data.cache={config.cache}: {problem}; name another place")
+        raise UsageError(f"cannot cache decoded images in data.cache={config.cache}: {problem}; name another folder")
     if problem:
-        _log.warning("%s: not kept decoded in %s: %s; decoded while training", config.location, place.parent, problem)
+        text = "%s: not cached in %s: %s; images are decoded during training"
+        _log.warning(text, config.location, place.parent, problem)
     elif config.cache == "auto":
         size = f"{needed / 1e9:.1f} GB"
-        _log.warning("%s: kept decoded in %s, %s; prevented by data.cache=none", config.location, place, size)
+        _log.warning("%s: decoded images cached in %s, %s; disable by data.cache=none", config.location, place, size)
     return store
 
 
 def _files_below(root: Path) -> Iterator[tuple[str, os.stat_result]]:
-    """Each shown file below a folder, or the file itself; each real folder once, so that a loop of links ends."""
+    """All non-hidden files below a folder, or the file itself; each real folder once, in case of link loops."""
     if not root.is_dir():
         if root.exists():
             yield str(root), root.stat()

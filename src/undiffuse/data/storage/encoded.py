@@ -1,7 +1,7 @@
-"""Encoded image files, wherever they lie, as a data set: decoded once into memory where they fit, else when fetched.
+"""Data sets of encoded image files: decoded once into memory if they fit, else each time they are fetched.
 
-A format says where its files lie (``EncodedFiles``) and which labels and captions they have; all else is done here. A
-image costs 16 bytes of hash and some numbers besides its pixels, whatever it was read from.
+A format provides its files (``EncodedFiles``), labels and captions; the rest is implemented here. Besides its pixels an
+image takes 16 bytes for its hash and a few numbers, independent of the format.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from undiffuse.data.readers.decoding.image import (
 )
 from undiffuse.data.readers.decoding.notes import DecodingNotes
 from undiffuse.data.readers.decoding.plain_png import read_plain_png
-from undiffuse.data.storage.cache import CacheWriter, caching, on_progress
+from undiffuse.data.storage.cache import CacheWriter, caching, log_provenance
 from undiffuse.data.storage.encoded_files import EncodedFiles, Titles
 from undiffuse.data.storage.listing import FileListing, only_lists
 from undiffuse.data.storage.skips import Skips
@@ -43,17 +43,17 @@ from undiffuse.errors import UsageError
 from undiffuse.progress import ProgressLine
 
 MAX_BYTES_IN_MEMORY = 2 * 2**30
-_MAX_BLOCK, _MAX_BLOCK_BYTES = 256, 2**28  # what the threads may have finished before it is taken up
-_TASK = 8  # files a thread takes at once: to hand over one costs as much as to read a small one
+_MAX_BLOCK, _MAX_BLOCK_BYTES = 256, 2**28  # results that the threads may have ready before they are consumed
+_TASK = 8  # files per task: submitting a task costs as much as reading a small file
 
-num_threads = min(8, num_cores())  # one in a worker process, which is one of several
+num_threads = min(8, num_cores())  # set to 1 in worker processes
 
 Pixels = npt.NDArray[np.uint8]
 R = TypeVar("R")
 
 
 class DecodedItem(NamedTuple):
-    """One image as it is made, the hash of it as it was found, and what is to be said of its file."""
+    """The preprocessed pixels of one image, the hash of the original, and the decoder's notes."""
 
     pixels: Pixels
     hash: bytes
@@ -62,7 +62,7 @@ class DecodedItem(NamedTuple):
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What every image is made into."""
+    """Size and format to which every image is converted."""
 
     size: tuple[int, int]
     channels: int
@@ -77,31 +77,31 @@ class Preprocessing:
 
     @property
     def options_text(self) -> str:
-        """What the images look like, for provenance and fingerprints."""
+        """The options that affect the pixels, for provenance and fingerprints."""
         size = f"size={self.size[0]}x{self.size[1]} channels={self.channels}"
         return f"{size} fit={self.fit} upscale={self.upscale} background={self.background}"
 
     def pixels(self, files: EncodedFiles, index: int) -> Pixels:
-        """(C, H, W) of one file; errors begin with its title."""
+        """(C, H, W) pixels of one file; error messages start with its title."""
         source = files.source(index)
         plain = self._plain(source)
-        return self._made(source, files.title(index))[0] if plain is None else plain
+        return self._decoded(source, files.title(index))[0] if plain is None else plain
 
     def decode(self, files: EncodedFiles, index: int) -> DecodedItem:
-        """The same, with the hash of the image as found and the remarks of its decoder."""
+        """Pixels of one file with the hash of the original image and the decoder's notes."""
         source = files.source(index)
         plain = self._plain(source)
-        pixels, found = (plain, None) if plain is not None else self._made(source, files.title(index))
+        pixels, found = (plain, None) if plain is not None else self._decoded(source, files.title(index))
         leading = files.split_hash(index)
         digest = content_hash(from_array(pixels) if found is None else found.image)
         return DecodedItem(pixels, leading + digest[len(leading) :], () if found is None else found.notes)
 
     def _plain(self, source: Path | bytes) -> Pixels | None:
-        """Of a file as ``data prepare`` writes them, which needs neither decoder nor filter."""
+        """Pixels of a file written by ``data prepare``, which needs no decoder and no resizing; else ``None``."""
         return read_plain_png(source, self.shape) if isinstance(source, bytes) else None
 
-    def _made(self, source: Path | bytes, title: str) -> tuple[Pixels, Decoded]:
-        """(C, H, W), and the image as found."""
+    def _decoded(self, source: Path | bytes, title: str) -> tuple[Pixels, Decoded]:
+        """(C, H, W) pixels and the decoded original."""
         found = decode_image(source, self.background, title)
         try:
             fitted = fit_image(found.image, self.size, self.fit, self.upscale, self.background)
@@ -111,7 +111,7 @@ class Preprocessing:
 
 
 def content_hash(image: Image.Image) -> bytes:
-    """Of the whole upright image in RGB, so that neither file format nor training size matter."""
+    """Hash of the whole upright image in RGB, independent of file format and training size."""
     return hash_item(b"%dx%d:" % image.size + image.convert("RGB").tobytes())
 
 
@@ -124,20 +124,20 @@ def load_encoded(
     provenance: Mapping[str, str] | None = None,
     skips: Skips | None = None,
 ) -> Dataset:
-    """The images of these files as a data set, in their order.
+    """A data set of the images in these files, in order.
 
     Args:
-        config: what to make of them; ``config.name`` becomes the set's name.
-        files: where they lie.
+        config: preprocessing options; ``config.name`` becomes the set's name.
+        files: the encoded files.
         labels: (N,) class index of each file, or ``None``.
         class_names: one name per class.
         captions: one text per file, or ``None``.
-        provenance: what is recorded of them besides their source, licence and options; may replace these too.
-        skips: what the reader has left out already.
+        provenance: entries added to source, licence and options; may override them.
+        skips: items already skipped by the reader.
 
     Raises:
-        UsageError: options that do not fit the images, nothing that can be used, or (unless ``on_error=skip``) a
-            file that is damaged, too large or smaller than the training size; the message names the file.
+        UsageError: the options do not match the images, no image is usable, or (unless ``on_error=skip``) a file is
+            corrupt, too large or smaller than the training size; the message names the file.
     """
     skips = skips or Skips(config.on_error)
     if only_lists():
@@ -149,32 +149,32 @@ def load_encoded(
             decoding = DecodingNotes()
             array, hashes, rows = _decode(plan, files, rows, skips, store, decoding)
             about = _about(plan, files, {**(provenance or {}), **skips.report, **decoding.report, **notes})
-            kept_labels = None if labels is None else np.asarray(labels, dtype=np.int64)[rows]
+            selected_labels = None if labels is None else np.asarray(labels, dtype=np.int64)[rows]
             texts = None if captions is None else StringArray.of(captions).select(rows)
-            lazy = _Lazy(config.name, plan, files, rows, kept_labels, class_names, about, hashes, texts)
+            lazy = _Lazy(config.name, plan, files, rows, selected_labels, class_names, about, hashes, texts)
             if array is None:
                 return lazy if store is None else store.keep(lazy)
     files.release()
-    return ArrayDataset(config.name, array, kept_labels, class_names, about, hashes, Titles(files, rows), texts)
+    return ArrayDataset(config.name, array, selected_labels, class_names, about, hashes, Titles(files, rows), texts)
 
 
 def _about(plan: Preprocessing, files: EncodedFiles, notes: Mapping[str, str]) -> dict[str, str]:
-    """A set's provenance; what a person should know of is logged too."""
+    """Provenance of a set; entries that the user should know are also logged."""
     about = {
         "source": str(files.location),
         "licence": "not stated: that of the images",
         "options": plan.options_text,
         **notes,
     }
-    on_progress(files.location, about)
+    log_provenance(files.location, about)
     return about
 
 
 def _make_plan(
     config: EncodedConfig, files: EncodedFiles, skips: Skips
 ) -> tuple[Preprocessing, Indices, dict[str, str]]:
-    """The plan, the files whose headers could be read, and a remark where the size was chosen here."""
-    if config.target is not None and config.channels is not None:  # nothing to learn from the headers
+    """The plan, the files whose headers could be read, and a note if the size was chosen automatically."""
+    if config.target is not None and config.channels is not None:  # the headers are not needed
         plan = Preprocessing(config.target, config.channels, config.fit, config.upscale, config.background)
         return plan, np.arange(len(files)), {}
     headers, rows = _headers(config, files, skips)
@@ -183,7 +183,7 @@ def _make_plan(
 
 
 def _headers(config: EncodedConfig, files: EncodedFiles, skips: Skips) -> tuple[npt.NDArray[np.int32], Indices]:
-    """(K, 3) height, width and whether grey, and the numbers of the K files that could be read."""
+    """(K, 3): height, width and whether grey; and the indices of the K files that could be read."""
     headers = np.empty((len(files), 3), dtype=np.int32)
     readable = np.zeros(len(files), dtype=bool)
     with ProgressLine(f"reading headers of {files.location.name}") as counter:
@@ -199,7 +199,7 @@ def _headers(config: EncodedConfig, files: EncodedFiles, skips: Skips) -> tuple[
 
 
 def preprocessing_for(config: ImageConfig, headers: npt.NDArray[np.int32]) -> tuple[Preprocessing, dict[str, str]]:
-    """Training size and channels for these images, and a remark where the size was chosen here."""
+    """Training size and channels for these images, and a note if the size was chosen automatically."""
     channels = config.channels or (1 if headers[:, 2].all() else 3)
     sizes = np.unique(headers[:, :2], axis=0)
     if config.target is not None or len(sizes) == 1:
@@ -225,7 +225,7 @@ def _decode(
     store: CacheWriter | None,
     decoding: DecodingNotes,
 ) -> tuple[Pixels | None, Hashes, Indices]:
-    """One pass over the files: checks and hashes each; the pixels go to the store, or to memory where they fit."""
+    """Decode and hash all files; the pixels are written to the store, or to memory if they fit."""
     in_memory = store is None and len(rows) * math.prod(plan.shape) <= MAX_BYTES_IN_MEMORY
     array = np.empty((len(rows), *plan.shape), dtype=np.uint8) if in_memory else None
     hashes = np.empty((len(rows), HASH_BYTES), dtype=np.uint8)
@@ -253,7 +253,7 @@ def _decode(
 
 
 class _Lazy(Dataset):
-    """Images decoded each time they are fetched, for sets larger than memory."""
+    """Images that are decoded on each fetch, for sets larger than memory."""
 
     def __init__(
         self,
@@ -286,7 +286,7 @@ class _Lazy(Dataset):
         rows = self._rows[indices]
         with closing(_threaded(lambda row: self._plan.pixels(self._files, row), rows, _block(self._plan))) as results:
             for position, result in enumerate(results):
-                if isinstance(result, UsageError):  # it could be read a while ago
+                if isinstance(result, UsageError):  # it was readable when the set was opened
                     raise result
                 pixels[position] = result
         return pixels
@@ -296,10 +296,10 @@ class _Lazy(Dataset):
 
 
 def _threaded(function: Callable[[int], R], rows: Indices, block: int) -> Generator[R | UsageError, None, None]:
-    """The results in order, by a few threads (Pillow lets go of the interpreter's lock while it works).
+    """The results in order, computed by a thread pool (Pillow releases the GIL while it decodes).
 
-    To be closed by whoever leaves off: left to the garbage collector, which may come while a thread is being started,
-    it would wait for its own threads there and never return.
+    A caller that stops early must close the generator: if the garbage collector closed it while a thread was being
+    started, it would deadlock waiting for its own threads.
     """
 
     def attempt(row: int) -> R | UsageError:
@@ -308,16 +308,16 @@ def _threaded(function: Callable[[int], R], rows: Indices, block: int) -> Genera
         except UsageError as error:
             return error
 
-    def attempt_all(some: list[int]) -> list[R | UsageError]:
-        return [attempt(row) for row in some]
+    def attempt_all(chunk: list[int]) -> list[R | UsageError]:
+        return [attempt(row) for row in chunk]
 
     if num_threads == 1:
         yield from map(attempt, rows.tolist())
         return
     with ThreadPoolExecutor(max_workers=num_threads) as pool:
         for start in range(0, len(rows), block):
-            todo = rows[start : start + block].tolist()
-            for done in pool.map(attempt_all, (todo[at : at + _TASK] for at in range(0, len(todo), _TASK))):
+            pending = rows[start : start + block].tolist()
+            for done in pool.map(attempt_all, (pending[at : at + _TASK] for at in range(0, len(pending), _TASK))):
                 yield from done
 
 

@@ -1,4 +1,4 @@
-"""Where encoded image files lie, whatever they lie in: how many there are, the content and the title of each."""
+"""Access to encoded image files in any container: their number, contents and titles."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class EncodedFiles(ABC):
     """A fixed sequence of encoded image files; ``read`` may be called by several threads and after a fork.
 
     Args:
-        location: the file or folder they lie in, for messages.
+        location: the file or folder that contains them, for messages.
     """
 
     def __init__(self, location: Path) -> None:
@@ -28,30 +28,30 @@ class EncodedFiles(ABC):
         """The content of one file.
 
         Raises:
-            UsageError: it cannot be read; the message begins with its title.
+            UsageError: the file cannot be read; the message starts with its title.
         """
 
     @abstractmethod
     def title(self, index: int) -> str:
-        """What to call one file in a message: its path, or ``archive!member``."""
+        """Name of one file in messages: its path, or ``archive!member``."""
 
     def source(self, index: int) -> Path | bytes:
-        """What Pillow opens: the content, or a path where only a part of the file may be wanted."""
+        """Input for Pillow: the content, or a path if only a part of the file may be needed."""
         return self.read(index)
 
     def split_hash(self, index: int) -> bytes:
-        """The leading bytes of the hash of the image that this one was made of, where that is known; else none.
+        """The leading bytes of the hash of the original image that this one was made from; empty if unknown.
 
-        They decide on which side of the split it is: the same one on which the other is in its own set.
+        They determine the side of the training/validation split, so that it is the same as in the original set.
         """
         return b""
 
-    def release(self) -> None:  # noqa: B027 (most have nothing to let go of)
-        """Let go of what is needed for reading alone: all images are in memory now."""
+    def release(self) -> None:  # noqa: B027 (most subclasses hold no resources)
+        """Release resources needed only for reading, once all images are in memory."""
 
 
 class Titles(Sequence[str]):
-    """The titles of some files, made when asked for."""
+    """Titles of a selection of files, created on access."""
 
     def __init__(self, files: EncodedFiles, rows: Indices) -> None:
         self._files, self._rows = files, rows

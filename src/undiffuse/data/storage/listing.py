@@ -1,6 +1,6 @@
-"""What a source has before anything of it is decoded: where its images lie, their labels, their captions.
+"""Listing of a source without decoding: its files, labels and captions.
 
-``data prepare`` decodes images itself, in several processes, and asks for no more than that.
+Used by ``data prepare``, which decodes the images itself in several processes.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ _ONLY_LISTS: ContextVar[bool] = ContextVar("only_lists", default=False)
 
 
 class FileListing(Dataset):
-    """Encoded images that were found and not opened; an item is the number of its file.
+    """Encoded images that are listed but not opened; an item is the index of its file.
 
     Args:
-        name: the registry name of their source.
-        files: where they lie.
-        skips: what the reader left out.
-        labels, class_names, captions, provenance: as of any set.
+        name: registry name of the source.
+        files: the encoded files.
+        skips: items skipped by the reader.
+        labels, class_names, captions, provenance: see ``Dataset``.
     """
 
     def __init__(
@@ -60,13 +60,13 @@ class FileListing(Dataset):
 
 
 def only_lists() -> bool:
-    """Whether encoded images are to be listed and not decoded."""
+    """Whether encoded images are listed instead of decoded."""
     return _ONLY_LISTS.get()
 
 
 @contextmanager
 def listing() -> Iterator[None]:
-    """While it lasts, encoded images are listed and not decoded."""
+    """Context in which encoded images are listed instead of decoded."""
     token = _ONLY_LISTS.set(True)
     try:
         yield

@@ -1,10 +1,10 @@
-"""A set whose images, hashes, labels and texts lie in files that are mapped, not read: opening it costs no memory.
+"""A data set whose images, hashes, labels and texts are memory-mapped files: opening it takes no memory.
 
 Layout of the folder, all numbers little-endian: ``pixels.u8`` (N, C, H, W); ``pixels.crc32`` (N,), a checksum of each
-image, which is compared whenever the image is fetched; ``hashes.u8`` (N, 16); where there are classes
-``labels.i64`` (N,); for ``titles`` and, where there are any, ``captions``: ``*.utf8``, the texts one after the
-other, and ``*.i64`` (N+1,), where each begins and the last ends; ``info.json``: all else, with the size of each file
-and the CRC-32 of all but the pixels, which are compared when the set is opened.
+image, verified whenever the image is fetched; ``hashes.u8`` (N, 16); ``labels.i64`` (N,) if there are classes; for
+``titles`` and, if present, ``captions``: ``*.utf8``, the concatenated texts, and ``*.i64`` (N+1,), their offsets;
+``info.json``: everything else, with the size of each file and the CRC-32 of all files but the pixels, which are
+verified when the set is opened.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ _INFO_TYPES = {
     "crc32": dict,
 }
 _CHUNK = 2**22
-_LET_GO_AFTER = 256  # images; Linux maps up to 64 KiB around each
+_RELEASE_AFTER = 256  # images; Linux maps up to 64 KiB around each
 
 
 class MappedSet(Dataset):
-    """The set in a folder of this layout.
+    """The data set in a folder of this layout.
 
     Args:
-        folder: where; its files must not change while the set is in use.
+        folder: its files must not change while the set is in use.
 
     Raises:
-        UsageError: damaged: a file is missing, or is not what ``info.json`` says.
+        UsageError: a file is missing or does not match ``info.json``.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -58,7 +58,7 @@ class MappedSet(Dataset):
         super().__init__(info["name"], info["shape"], info["class_names"], info["provenance"])
         self._folder, self._count = folder, int(info["count"])
         self._maps: list[mmap.mmap] = []
-        self._looked_at = 0
+        self._num_accessed = 0
         self._pixels = self._mapped(PIXELS, "u1").reshape(-1, *self.shape)
         self._checks = self._mapped(CHECKS, "<u4")
         self._hashes = self._mapped(HASHES, "u1").reshape(-1, HASH_BYTES)
@@ -77,9 +77,9 @@ class MappedSet(Dataset):
         for row, image in zip(indices, pixels, strict=True):
             if zlib.crc32(image) != self._checks[row]:
                 raise self._damaged(int(row))
-        self._looked_at += len(indices)
-        if self._looked_at >= _LET_GO_AFTER:
-            self._let_go()
+        self._num_accessed += len(indices)
+        if self._num_accessed >= _RELEASE_AFTER:
+            self._release_pages()
         return pixels
 
     def item_name(self, index: int) -> str:
@@ -89,7 +89,7 @@ class MappedSet(Dataset):
         return MappedSet, (self._folder,)
 
     def _damaged(self, row: int) -> UsageError:
-        """What to say of an image that is not what was kept; from now on the set is not taken from here."""
+        """The error for an image that does not match its checksum; also invalidates the cache."""
         with contextlib.suppress(OSError):
             (self._folder / INFO).unlink()
         return UsageError(
@@ -107,21 +107,21 @@ class MappedSet(Dataset):
     def _texts(self, name: str) -> MappedStringArray:
         return MappedStringArray(self._mapped(f"{name}.utf8", "u1"), self._mapped(f"{name}.i64", "<i8"))
 
-    def _let_go(self) -> None:
-        """Pages that were looked at stay in the system's cache, but no longer count as this process's memory."""
-        self._looked_at = 0
+    def _release_pages(self) -> None:
+        """Unmap accessed pages: they stay in the page cache but no longer count as memory of this process."""
+        self._num_accessed = 0
         if hasattr(mmap, "MADV_DONTNEED"):
             for mapping in self._maps:
                 mapping.madvise(mmap.MADV_DONTNEED)
 
 
 class MappedStringArray(StringArray):
-    """Texts in a mapped buffer, or a selection of them.
+    """Strings in a memory-mapped buffer, or a selection of them.
 
     Args:
-        buffer: all of them.
-        bounds: (N+1,) where each begins, and the last ends.
-        rows: which ones; all by default.
+        buffer: the concatenated strings.
+        bounds: (N+1,) offsets.
+        rows: indices of the selected strings; all by default.
     """
 
     def __init__(
@@ -151,10 +151,10 @@ class MappedStringArray(StringArray):
 
 
 def read_info(folder: Path) -> dict[str, Any]:
-    """``info.json`` of a folder, all files of which are of the right size.
+    """Read ``info.json`` of a folder and check the sizes of all files.
 
     Raises:
-        UsageError: they are not.
+        UsageError: ``info.json`` is corrupt, or a file is missing or has another size.
     """
     try:
         info: dict[str, Any] = read_json(folder / INFO)
@@ -192,7 +192,7 @@ def _crc32_of(path: Path) -> int:
 
 
 def write_strings(folder: Path, name: str, texts: Iterable[str]) -> None:
-    """The two files of a sequence of texts."""
+    """Write the two files of a sequence of strings."""
     end = 0
     with (folder / f"{name}.utf8").open("wb") as content, (folder / f"{name}.i64").open("wb") as bounds:
         bounds.write(np.array([0], dtype="<i8").tobytes())
@@ -202,7 +202,7 @@ def write_strings(folder: Path, name: str, texts: Iterable[str]) -> None:
 
 
 def write_info(folder: Path, dataset: Dataset, stamp: str) -> None:
-    """``info.json`` for the files that lie in the folder; written last."""
+    """Write ``info.json`` for the files in the folder, after all of them."""
     info = {
         "format": FORMAT,
         "stamp": stamp,

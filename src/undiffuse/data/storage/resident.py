@@ -1,4 +1,4 @@
-"""A whole data set on the device: images stay uint8, and a batch is a gather by index."""
+"""A whole data set on the device: images stay uint8, and a batch is gathered by index."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from undiffuse.data.given import Given
 from undiffuse.data.storage.string_array import StringArray
 from undiffuse.errors import UsageError
 
-SHARE = 0.25  # of the device's free memory that a set may take unasked
+SHARE = 0.25  # maximum fraction of the device's free memory that a set takes with resident=auto
 _CHUNK_BYTES = 2**26
 
 
 class Resident:
-    """The items and labels of a set on a device.
+    """The items and labels of a data set on a device.
 
     Args:
-        dataset: any set; it is read once from end to end.
-        device: where to.
+        dataset: any set; it is read once, sequentially.
+        device: target device.
     """
 
     def __init__(self, dataset: Dataset, device: torch.device) -> None:
@@ -35,7 +35,7 @@ class Resident:
         self._captions = None if captions is None else StringArray.of(captions)
 
     def fetch(self, rows: Indices) -> Batch:
-        """The items at these positions, on the device, in this order."""
+        """The items at these indices, on the device, in this order."""
         indices = torch.from_numpy(rows)
         if self.device.type == "cuda":
             indices = indices.pin_memory().to(self.device, non_blocking=True)
@@ -45,28 +45,28 @@ class Resident:
 
 
 def wants_resident(dataset: Dataset, device: torch.device, wish: Literal["auto"] | bool) -> bool:
-    """Whether a set is to be kept on the device.
+    """Whether to store a set on the device.
 
     Raises:
-        UsageError: it is wanted and does not fit.
+        UsageError: ``wish`` is true and the set does not fit.
     """
-    if wish == "auto":  # on the CPU it is where it has to be; what is decoded each time would take a pass at once
+    if wish == "auto":  # not needed on the CPU; a set that is decoded on each fetch would have to be decoded at once
         return device.type == "cuda" and not dataset.decodes and num_bytes(dataset) <= SHARE * free_bytes(device)
     if wish and device.type == "cuda" and num_bytes(dataset) > free_bytes(device):
         raise UsageError(
             f"loader.resident=true: the set takes {num_bytes(dataset) / 1e9:.1f} GB and {free_bytes(device) / 1e9:.1f} "
-            f"GB are free on {device}; say loader.resident=auto"
+            f"GB are free on {device}; set loader.resident=auto"
         )
     return wish
 
 
 def num_bytes(dataset: Dataset) -> int:
-    """What the items take in memory."""
+    """Memory that the items take, in bytes."""
     return len(dataset) * math.prod(dataset.shape) * (1 if dataset.space.is_image else 4)
 
 
 def free_bytes(device: torch.device) -> int:
-    """Free memory of a GPU."""
+    """Free memory of a GPU, in bytes."""
     return int(torch.cuda.mem_get_info(device)[0])
 
 

@@ -1,18 +1,18 @@
-"""What is left out of a set: counted and named, or refused."""
+"""Unusable items of a data set: skipped and counted, or raised as errors."""
 
 from __future__ import annotations
 
 from undiffuse.errors import UsageError
 from undiffuse.wording import counted
 
-_NAMED = 3  # skipped files named in the report; the rest are counted
+_NAMED = 3  # skipped files listed in the report; the rest are counted
 
 
-class _InvalidPickleError(UsageError):
-    """What is not to be skipped, with the advice of how it might be."""
+class _NotSkippedError(UsageError):
+    """An unusable item with ``on_error=fail``; the message tells how to skip it."""
 
     def __init__(self, error: UsageError) -> None:
-        super().__init__(f"{error}; mend or remove it, or skip it with data.on_error=skip")
+        super().__init__(f"{error}; fix or remove it, or skip it with data.on_error=skip")
         self._reason = str(error)
 
     @property
@@ -21,7 +21,7 @@ class _InvalidPickleError(UsageError):
 
 
 class Skips:
-    """Counts what is left out, or makes the first of it an error.
+    """Counts unusable items, or raises an error for the first one.
 
     Args:
         on_error: ``fail`` or ``skip``.
@@ -31,28 +31,28 @@ class Skips:
         self._on_error, self._first, self.count = on_error, list[str](), 0
 
     def take(self, error: UsageError) -> None:
-        """Count one thing that cannot be used.
+        """Count one unusable item.
 
         Raises:
-            UsageError: unless such things are to be skipped.
+            UsageError: unless ``on_error`` is ``skip``.
         """
-        if isinstance(error, _InvalidPickleError):  # by this very set of skips, further inside
+        if isinstance(error, _NotSkippedError):  # already raised by a nested call
             raise error
         if self._on_error != "skip":
-            raise _InvalidPickleError(error) from None
+            raise _NotSkippedError(error) from None
         self.count += 1
         if self.count <= _NAMED:
             self._first.append(str(error))
 
     @property
     def report(self) -> dict[str, str]:
-        """What to say about it in a set's provenance."""
+        """Provenance entry about the skipped items; empty if there are none."""
         more = f" and {self.count - _NAMED} more" if self.count > _NAMED else ""
         text = f"{counted(self.count, 'file')} left out: {'; '.join(self._first)}{more}"
         return {"skipped": text} if self.count else {}
 
     def check_images_left(self, kept: int, count: int) -> None:
-        """Raise where none of ``count`` images is left."""
+        """Raise UsageError if none of ``count`` images is left."""
         if kept == 0:
             first = f"; the first: {self._first[0]}" if self._first else ""
             raise UsageError(f"none of the {counted(count, 'image')} can be used{first}")

@@ -1,6 +1,6 @@
-"""Many short texts (names, captions) in one buffer: a million of them cost their bytes and five more each.
+"""Many short strings (names, captions) in one buffer: each takes its UTF-8 bytes plus five.
 
-As Python strings they would cost about sixty bytes each besides their own, and a dictionary of them a hundred more.
+A Python string has an overhead of about 60 bytes, and an entry of a dictionary another 100.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ import numpy.typing as npt
 
 Rows = npt.NDArray[np.int64]
 
-_LONG = 255  # as the byte before a text: the text's length follows in eight more
-_RUN = 1 << 13  # texts that are sorted at once, as Python strings
+_LONG = 255  # as length byte: the length follows in eight more bytes
+_RUN = 1 << 13  # strings that are sorted at once, as Python strings
 _SMALLEST = 1 << 4
 
 
 class StringArray(Sequence[str]):
-    """A sequence of texts that may only grow; ``select`` shares the buffer.
+    """An append-only sequence of strings; ``select`` shares the buffer.
 
     Args:
-        texts: what to hold. Names of files that are no valid UTF-8 come back as they were.
+        texts: initial strings. File names that are not valid UTF-8 are preserved (surrogateescape).
     """
 
     def __init__(self, texts: Iterable[str] = ()) -> None:
-        # each text after its length; places in four bytes each until the buffer is too long for that
+        # each string after its length; offsets of four bytes until the buffer exceeds 4 GiB
         self._buffer, self._starts = bytearray(), array("I")
         for text in texts:
             self.append(text)
 
     def append(self, text: str) -> None:
-        """Add one text; not to a selection, which shares its buffer."""
+        """Append one string; not allowed for a selection, which shares its buffer."""
         content = text.encode("utf-8", "surrogateescape")
         try:
             self._starts.append(len(self._buffer))
@@ -52,7 +52,7 @@ class StringArray(Sequence[str]):
 
     @staticmethod
     def of(texts: Sequence[str]) -> StringArray:
-        """The same texts, held compactly."""
+        """Convert a sequence of strings."""
         return texts if isinstance(texts, StringArray) else StringArray(texts)
 
     def __len__(self) -> int:
@@ -75,7 +75,7 @@ class StringArray(Sequence[str]):
         return self._buffer[start : start + length].decode("utf-8", "surrogateescape")
 
     def select(self, rows: npt.NDArray[np.integer[Any]]) -> StringArray:
-        """The texts at these positions, in this order; the buffer is not copied."""
+        """The strings at these indices, in this order; the buffer is not copied."""
         chosen = StringArray()
         chosen._buffer, chosen._starts = self._buffer, taken(self._starts, rows)
         return chosen
@@ -90,32 +90,32 @@ class StringArray(Sequence[str]):
     __hash__ = None  # type: ignore[assignment]  # compared by content, like a list
 
     def joined(self) -> bytes:
-        """All texts, each ended by a zero byte: the same for the same texts in the same order."""
+        """All strings, each terminated by a zero byte."""
         return b"".join(text.encode("utf-8", "surrogateescape") + b"\0" for text in self)
 
 
 class StringIndex:
-    """Where texts stand in a sequence that may grow: six to twelve bytes each.
+    """Hash index of the positions of strings in a growing sequence: six to twelve bytes each.
 
     Args:
-        texts: in which places are looked up.
-        key: of a text, by which it is found; the text itself by default.
+        texts: the sequence.
+        key: maps a string to its lookup key; the identity by default.
     """
 
     def __init__(self, texts: Sequence[str], key: Callable[[str], str] = str) -> None:
         self._texts, self._key, self._count = texts, key, 0
-        self._slots = array("I", [0]) * _SMALLEST  # a place plus one; 0 where there is none
+        self._slots = array("I", [0]) * _SMALLEST  # position plus one; 0 for an empty slot
 
     @staticmethod
     def of(texts: Sequence[str], key: Callable[[str], str] = str) -> StringIndex:
-        """An index of all of them."""
+        """An index of all strings of a sequence."""
         index = StringIndex(texts, key)
         for _ in range(len(texts)):
             index.add()
         return index
 
     def add(self) -> None:
-        """Take up the next text; it is found after those of its key that were before."""
+        """Index the next string; lookups return it after earlier ones with the same key."""
         if self._count * 3 >= len(self._slots) * 2:
             self._slots = array("I", [0]) * (2 * len(self._slots))
             for place in range(self._count):
@@ -124,7 +124,7 @@ class StringIndex:
         self._count += 1
 
     def all_of(self, key: str) -> Iterator[int]:
-        """The places of the texts of this key, in order."""
+        """Positions of the strings with this key, in order."""
         for slot in self._probed(key):
             place = self._slots[slot] - 1
             if place < 0:
@@ -133,7 +133,7 @@ class StringIndex:
                 yield place
 
     def first(self, key: str) -> int | None:
-        """The first of those places; ``None`` if there is none."""
+        """The first position with this key; ``None`` if there is none."""
         return next(self.all_of(key), None)
 
     def _put(self, place: int) -> None:
@@ -141,7 +141,7 @@ class StringIndex:
         self._slots[free] = place + 1
 
     def _probed(self, key: str) -> Iterator[int]:
-        """The slots to look at, one after another; there is always an empty one."""
+        """The probe sequence of a key (linear probing); there is always an empty slot."""
         mask = len(self._slots) - 1
         slot = hash(key) & mask
         while True:
@@ -150,9 +150,9 @@ class StringIndex:
 
 
 def sorted_rows(texts: Sequence[str]) -> npt.NDArray[np.uint32]:
-    """The places of the texts in the order of the texts, equal ones in that of their places.
+    """Indices that sort the strings (stable).
 
-    Only some thousand are in memory as Python strings: sorted runs of so many are merged.
+    Only a few thousand are in memory as Python strings at a time: sorted runs of that size are merged.
     """
     count = len(texts)
     if all(map(operator.le, texts, islice(texts, 1, None))):
@@ -163,7 +163,7 @@ def sorted_rows(texts: Sequence[str]) -> npt.NDArray[np.uint32]:
 
 
 def taken(values: array[int], rows: npt.NDArray[np.integer[Any]]) -> array[int]:
-    """The numbers at these positions, as an array of Python's, which reads one at a time faster than numpy's."""
+    """The numbers at these indices, as a Python ``array``, whose single items are read faster than numpy's."""
     chosen: array[int] = array(values.typecode)
     chosen.frombytes(np.asarray(values)[rows].view(np.uint8).data)
     return chosen

@@ -1,1 +1,1 @@
-"""From the bytes of one image file to its pixels in sRGB: how it is stored, turned, and what its colours mean."""
+"""Decoding of one image file to sRGB pixels: bit depth, orientation and colour profile."""

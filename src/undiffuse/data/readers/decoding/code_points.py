@@ -1,4 +1,4 @@
-"""Colours that a file names by code points: those of sRGB, Display P3 and BT.2020 as an ICC profile.
+"""ICC profiles for colour spaces given by code points: sRGB, Display P3 and BT.2020.
 
 Source: ITU-T H.273 (code points); PNG specification (third edition), 11.3.2.6 (cICP); ICC.1:2022 (the profile).
 """
@@ -12,19 +12,19 @@ import numpy as np
 import numpy.typing as npt
 
 _D50, _D65 = (0.9642, 1.0, 0.8249), (0.3127, 0.3290)
-#: (x, y) of red, green and blue by the code of the primaries; all have their white at D65.
+#: (x, y) of red, green and blue by the code of the primaries; the white point of all is D65.
 _PRIMARIES = {
     1: ("sRGB", ((0.640, 0.330), (0.300, 0.600), (0.150, 0.060))),
     9: ("BT.2020", ((0.708, 0.292), (0.170, 0.797), (0.131, 0.046))),
     12: ("Display P3", ((0.680, 0.320), (0.265, 0.690), (0.150, 0.060))),
 }
-#: By the code of the transfer: what to call it, and the parametric curve that ICC has for it.
+#: By the code of the transfer function: a suffix for the profile's name, and the ICC parametric curve.
 _CURVES = {
     4: (" with gamma 2.2", (2.2,)),
     8: (" in linear light", (1.0,)),
     13: ("", (2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)),
 }
-_PLAIN = ((1, 2), (1, 2, 6, 13, 14, 15))  # sRGB's, unspecified, and those of television, which stand for no more
+_PLAIN = ((1, 2), (1, 2, 6, 13, 14, 15))  # sRGB, unspecified, and television standards, all treated as sRGB
 NOT_READ = "with colours of a space that is not read, such as one of high dynamic range, left as stored"
 _BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
 
@@ -32,9 +32,9 @@ Floats = npt.NDArray[np.float64]
 
 
 def colours_of(primaries: int, transfer: int) -> tuple[bytes, str]:
-    """The profile for these code points, empty where they say no more than sRGB, and what is to be said of them.
+    """The profile for these code points (empty for sRGB) and a note for the user (empty if there is none).
 
-    What the levels of high dynamic range mean depends on the screen, and so they are not read.
+    High dynamic range is not supported, because the meaning of its levels depends on the screen.
     """
     if primaries in _PLAIN[0] and transfer in _PLAIN[1]:
         return b"", ""
@@ -53,7 +53,7 @@ def _profile(primaries: int, transfer: int) -> bytes:
         b"wtpt": b"XYZ " + bytes(4) + _fixed(*_D50),
         **{kind + b"TRC": para for kind in (b"r", b"g", b"b")},
     }
-    for kind, column in zip((b"r", b"g", b"b"), _seen_under_d50(colours).T.tolist(), strict=True):
+    for kind, column in zip((b"r", b"g", b"b"), _columns_at_d50(colours).T.tolist(), strict=True):
         tags[kind + b"XYZ"] = b"XYZ " + bytes(4) + _fixed(*column)
     return _packed(tags)
 
@@ -71,8 +71,8 @@ def _fixed(*values: float) -> bytes:
     return b"".join(struct.pack(">i", round(value * 65536)) for value in values)
 
 
-def _seen_under_d50(primaries: tuple[tuple[float, float], ...]) -> Floats:
-    """(3, 3): the colours of the primaries as columns, adapted from D65 to D50 as Bradford does."""
+def _columns_at_d50(primaries: tuple[tuple[float, float], ...]) -> Floats:
+    """(3, 3): XYZ of the primaries as columns, adapted from D65 to D50 by the Bradford transform."""
     columns = np.stack([_xyz(*xy) for xy in primaries], axis=1)
     columns = columns * np.linalg.solve(columns, _xyz(*_D65))
     scale = (_BRADFORD @ np.array(_D50)) / (_BRADFORD @ _xyz(*_D65))

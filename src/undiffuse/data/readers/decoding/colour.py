@@ -1,10 +1,10 @@
-"""Colours into sRGB by the ICC profile that a file carries.
+"""Conversion to sRGB by the embedded ICC profile.
 
-Relative colorimetric with black point compensation: white stays white, black black, what lies in sRGB keeps its colour,
-and what lies outside is cut off at its edge. An image whose profile moves no colour by more than two levels of 255 is
-sRGB already, whatever the profile calls itself, and keeps its bits.
+Relative colorimetric intent with black point compensation: white and black are preserved, colours inside the sRGB gamut
+are preserved, colours outside are clipped to it. If the profile changes no colour by more than 2 of 255 levels, the
+image is treated as sRGB, regardless of the profile's name, and its pixels stay unchanged.
 
-Source: ICC.1:2022 (profile version 4.4); Little CMS does the arithmetic.
+Source: ICC.1:2022 (profile version 4.4); computed by Little CMS.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from undiffuse.data.readers.decoding.depth import HighDepth, rounded, to_eight_b
 
 BROKEN = "with a broken colour profile, colours left as stored"
 UNFIT = "with a colour profile that does not fit how they are stored, colours left as stored"
-_SPACES = {"GRAY": "L", "RGB": "RGB", "CMYK": "CMYK"}  # of profiles, and Pillow's mode
-_CLASSES = ("mntr", "scnr", "prtr", "spac")  # of monitors, scanners, printers and spaces: others are no image's own
+_SPACES = {"GRAY": "L", "RGB": "RGB", "CMYK": "CMYK"}  # profile colour space -> Pillow mode
+_CLASSES = ("mntr", "scnr", "prtr", "spac")  # monitor, scanner, printer and colour space: the ones embedded in images
 _GREY_MODES = ("1", "L", "LA", "La")
 _SAME = 2  # levels of 255
-_LEAST_WHITE, _MOST_BLACK = 200, 64  # that a sound profile makes of white and black
-_MOST_NAME = 60
-_BLOCK = 2**20  # pixels of 16 bits that are converted at once
+_MIN_WHITE, _MAX_BLACK = 200, 64  # levels to which a valid profile maps white and black
+_MAX_NAME = 60
+_BLOCK = 2**20  # 16-bit pixels converted at once
 _NO_NAME = "an unnamed colour profile"
 
 Bytes = npt.NDArray[np.uint8]
 
 
 class Profile(NamedTuple):
-    """A sound profile.
+    """A valid profile.
 
     Attributes:
-        mode: of the images that it fits: ``L``, ``RGB`` or ``CMYK``.
-        name: what it calls itself.
-        is_srgb: whether it moves no colour that one could see.
-        transform: from ``mode`` (of grey ``I;16``) to ``RGB`` in sRGB.
+        mode: Pillow mode of the images it applies to: ``L``, ``RGB`` or ``CMYK``.
+        name: its description.
+        is_srgb: whether it equals sRGB within rounding.
+        transform: from ``mode`` (``I;16`` for grey) to sRGB in mode ``RGB``.
     """
 
     mode: str
@@ -50,11 +50,11 @@ class Profile(NamedTuple):
 
 
 def to_srgb(pixels: Image.Image | HighDepth, content: bytes) -> tuple[Image.Image, str]:
-    """The image with 8 bits in sRGB, and what is to be said of it; nothing where its profile changes nothing.
+    """The 8-bit image in sRGB, and a note for the user (empty if the profile changes nothing).
 
     Args:
-        pixels: as stored, upright or not.
-        content: of the profile; empty for none.
+        pixels: as stored, in any orientation.
+        content: bytes of the profile; empty if there is none.
     """
     if not content:
         return _eight_bits(pixels), ""
@@ -73,13 +73,13 @@ def _eight_bits(pixels: Image.Image | HighDepth) -> Image.Image:
 
 
 def _stored_mode(mode: str) -> str:
-    """The mode of the profile that fits."""
+    """The profile mode that matches an image mode."""
     return "L" if mode in _GREY_MODES else mode if mode in ("CMYK", "LAB") else "RGB"
 
 
 @functools.lru_cache(maxsize=32)
 def read_profile(content: bytes) -> Profile | None:
-    """A profile, ``None`` where it is broken or none of an image."""
+    """Parse a profile; ``None`` if it is invalid or not for images."""
     try:
         profile: Any = ImageCms.ImageCmsProfile(io.BytesIO(content)).profile
         mode = _SPACES.get(profile.xcolor_space.strip())
@@ -91,7 +91,7 @@ def read_profile(content: bytes) -> Profile | None:
     except (OSError, ImageCms.PyCMSError, ValueError, TypeError):
         return None
     known = None if mode == "CMYK" else (np.asarray(probe)[0] // (257 if mode == "L" else 1)).reshape(len(found), -1)
-    if known is not None and (found[0].max() > _MOST_BLACK or found[-1].min() < _LEAST_WHITE):
+    if known is not None and (found[0].max() > _MAX_BLACK or found[-1].min() < _MIN_WHITE):
         return None
     is_srgb = known is not None and bool(np.abs(found.astype(np.int16) - known).max() <= _SAME)
     return Profile(mode, _name(profile), is_srgb, transform)
@@ -99,7 +99,7 @@ def read_profile(content: bytes) -> Profile | None:
 
 def _transform(profile: Any, mode: str) -> ImageCms.ImageCmsTransform:
     flags = ImageCms.Flags.BLACKPOINTCOMPENSATION
-    if mode == "L":  # used on a ramp alone, and so without the table that would be coarse in the darks
+    if mode == "L":  # applied to a ramp only; the optimised table would be too coarse in dark tones
         flags |= ImageCms.Flags.NOOPTIMIZE
     srgb = ImageCms.createProfile("sRGB")
     intent = ImageCms.Intent.RELATIVE_COLORIMETRIC
@@ -107,7 +107,7 @@ def _transform(profile: Any, mode: str) -> ImageCms.ImageCmsTransform:
 
 
 def _probe(mode: str) -> Image.Image:
-    """One row of colours from black to white, for paper from none to all ink."""
+    """One row of test colours from black to white; for CMYK from no ink to full ink."""
     if mode == "L":
         return Image.fromarray((np.arange(256) * 257).astype(np.uint16)[None])
     axes = np.meshgrid(*[np.linspace(0, 255, 9).round()] * len(mode), indexing="ij")
@@ -118,7 +118,7 @@ def _probe(mode: str) -> Image.Image:
 
 def _name(profile: Any) -> str:
     name = "".join(filter(str.isprintable, profile.profile_description or "")).strip()
-    return name[:_MOST_NAME] or _NO_NAME
+    return name[:_MAX_NAME] or _NO_NAME
 
 
 def _converted(pixels: Image.Image | HighDepth, profile: Profile) -> Image.Image:
@@ -130,14 +130,14 @@ def _converted(pixels: Image.Image | HighDepth, profile: Profile) -> Image.Image
     alpha = np.asarray(plain)[..., -1] if plain.mode.endswith("A") else None
     colours = plain.convert(profile.mode) if alpha is not None else plain
     if profile.mode == "L":
-        made = colours.point(cast(Any, _grey_table(profile)[::257].tolist()))
+        converted = colours.point(cast(Any, _grey_table(profile)[::257].tolist()))
     else:
-        made = cast(Image.Image, ImageCms.applyTransform(colours, profile.transform))
-    return _joined(made, alpha)
+        converted = cast(Image.Image, ImageCms.applyTransform(colours, profile.transform))
+    return _joined(converted, alpha)
 
 
 def _with_mode(image: Image.Image) -> Image.Image:
-    """In mode ``L``, ``LA``, ``RGB``, ``RGBA`` or ``CMYK``: no palette, and transparency as a channel."""
+    """Convert to mode ``L``, ``LA``, ``RGB``, ``RGBA`` or ``CMYK``: no palette, transparency as a channel."""
     if image.mode == "CMYK":
         return image
     grey, clear = image.mode in _GREY_MODES, image.has_transparency_data
@@ -147,14 +147,14 @@ def _with_mode(image: Image.Image) -> Image.Image:
 
 
 def _joined(image: Image.Image, alpha: Bytes | None) -> Image.Image:
-    image.info.clear()  # a palette's or a colour's transparency is a channel by now
+    image.info.clear()  # transparency of a palette or a colour has become a channel
     if alpha is not None:
         image.putalpha(Image.fromarray(np.ascontiguousarray(alpha)))
     return image
 
 
 def _grey_table(profile: Profile) -> Bytes:
-    """(65536,): the level in sRGB of each level of 16 bits."""
+    """(65536,): the sRGB level of each 16-bit level."""
     ramp = Image.fromarray(np.arange(65536, dtype=np.uint16)[None])
     return np.asarray(ImageCms.applyTransform(ramp, profile.transform))[0, :, 1]
 
@@ -172,7 +172,7 @@ def _of_high_depth(high: HighDepth, alpha: Bytes | None, profile: Profile) -> Im
 
 
 def _high_depth_colours(levels: npt.NDArray[np.float32], profile: Profile) -> Bytes:
-    """(H, W, 3) of levels between those that the transform knows: along each axis on the line to the next one."""
+    """(H, W, 3): linear interpolation of the 8-bit transform along each axis."""
 
     def at(whole: Bytes) -> npt.NDArray[np.float32]:
         found: Any = ImageCms.applyTransform(Image.fromarray(whole), profile.transform)
@@ -180,9 +180,9 @@ def _high_depth_colours(levels: npt.NDArray[np.float32], profile: Profile) -> By
 
     whole = levels.astype(np.uint8)
     below = at(whole)
-    made = below.copy()
+    converted = below.copy()
     for axis in range(3):
-        next_one = whole.copy()
-        next_one[..., axis] += next_one[..., axis] < 255
-        made += (levels[..., axis] - whole[..., axis])[..., None] * (at(next_one) - below)
-    return np.asarray(np.rint(made.clip(0, 255)), dtype=np.uint8)
+        above = whole.copy()
+        above[..., axis] += above[..., axis] < 255
+        converted += (levels[..., axis] - whole[..., axis])[..., None] * (at(above) - below)
+    return np.asarray(np.rint(converted.clip(0, 255)), dtype=np.uint8)

@@ -1,9 +1,8 @@
-"""Levels of more than 8 bits, without what Pillow cuts away, and what is black and what is white in them.
+"""Pixels of more than 8 bits per channel at full precision, and their black and white levels.
 
-Pillow reads colours of 16 bits by their upper bytes. Read once more in the other byte order, the same file gives the
-lower ones. What white is, is a rule for each kind of file and never looked for in an image, so that it is the same for
-all of a data set: the greatest number of so many bits; 65535 for whole numbers of 32 bits, which hold levels of 16 as
-Pillow writes them; 1 for floating-point numbers.
+Pillow reads only the upper bytes of 16-bit colours. Reading the same file again with the other byte order yields the
+lower bytes. The white level depends on the file type and never on the image, so that it is the same for a whole data
+set: the largest value of the bit depth; 65535 for 32-bit integers, in which Pillow stores 16-bit levels; 1 for floats.
 """
 
 from __future__ import annotations
@@ -28,12 +27,12 @@ _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 
 
 class HighDepth(NamedTuple):
-    """Levels that do not fit into 8 bits.
+    """Pixel levels that do not fit into 8 bits.
 
     Attributes:
         levels: (H, W, C), from 0 to ``white``.
         white: the level of white and of full opacity.
-        mode: the mode of Pillow's that they would have with 8 bits.
+        mode: Pillow mode of the same image with 8 bits.
     """
 
     levels: npt.NDArray[Any]
@@ -42,15 +41,15 @@ class HighDepth(NamedTuple):
 
 
 def read_levels(image: Image.Image, reopen: Callable[[], Image.Image], png: Png | None) -> Image.Image | HighDepth:
-    """The pixels of an image that was opened: as it is where 8 bits hold them, else its levels.
+    """Load an opened image: returned as it is if 8 bits are enough, else as levels.
 
     Args:
-        image: just opened; it is loaded here.
-        reopen: opens the same file once more.
-        png: what the file is, where it is a PNG.
+        image: opened but not loaded.
+        reopen: opens the same file again.
+        png: the parsed file if it is a PNG.
 
     Raises:
-        UsageError: levels whose black and white are not known, or that Pillow would read wrongly.
+        UsageError: the black and white levels are unknown, or Pillow would decode the file wrongly.
     """
     if png is not None:
         return _of_png(image, reopen, png)
@@ -61,14 +60,14 @@ def read_levels(image: Image.Image, reopen: Callable[[], Image.Image], png: Png 
 
 
 def to_eight_bits(high: HighDepth) -> Image.Image:
-    """Each level as the nearest of 0..255."""
+    """Round each level to the nearest of 0..255."""
     return Image.fromarray(rounded(high).squeeze(-1) if high.mode == "L" else rounded(high), high.mode)
 
 
 def rounded(high: HighDepth) -> npt.NDArray[np.uint8]:
-    """(H, W, C)."""
+    """(H, W, C): the levels rounded to 8 bits."""
     levels = high.levels
-    if levels.dtype == np.uint16 and high.white == _WHITE_16:  # v / 257 to the nearest, in whole numbers
+    if levels.dtype == np.uint16 and high.white == _WHITE_16:  # round(v / 257) in integer arithmetic
         return np.asarray((levels.astype(np.uint32) * 255 + 32895) >> 16, dtype=np.uint8)
     return np.asarray(np.rint(levels * (255 / high.white)), dtype=np.uint8)
 
@@ -78,7 +77,7 @@ def _is_high_depth_grey(mode: str) -> bool:
 
 
 def _of_grey(image: Image.Image, white: float = _WHITE_16) -> HighDepth:
-    """Of a loaded image in one of Pillow's modes of one channel of more than 8 bits."""
+    """Levels of a loaded single-channel image of more than 8 bits."""
     levels = np.asarray(image)
     if image.mode == "F":
         white = 1.0
@@ -89,7 +88,7 @@ def _of_grey(image: Image.Image, white: float = _WHITE_16) -> HighDepth:
             )
     elif levels.min() < 0 or levels.max() > white:
         raise UsageError(f"levels {levels.min()}..{levels.max()} are outside 0..{white:g}; save them with 16 bits")
-    levels = levels if levels.dtype.kind == "f" else levels.astype(np.uint16)  # also in this machine's byte order
+    levels = levels if levels.dtype.kind == "f" else levels.astype(np.uint16)  # also converts to native byte order
     return HighDepth(levels[..., None], white, "L")
 
 
@@ -103,7 +102,7 @@ def _of_png(image: Image.Image, reopen: Callable[[], Image.Image], png: Png) -> 
 
 
 def _with_transparent(image: Image.Image, transparent: int, depth: int) -> Image.Image:
-    """A grey image of fewer than 8 bits: Pillow spreads its levels over 0..255, but not always the transparent one."""
+    """A grey image of less than 8 bits: Pillow rescales its levels to 0..255, but not always the transparent level."""
     grey = image.convert("L")
     grey.info["transparency"] = 255 * min(transparent, 1) if depth == 1 else transparent * (255 // (2**depth - 1))
     return grey
@@ -113,7 +112,7 @@ def _of_png_16(image: Image.Image, reopen: Callable[[], Image.Image], colour_typ
     if colour_type == 0:
         image.load()
         return _of_grey(image)
-    if colour_type == 4:  # four bytes per pixel, which Pillow reads as RGBA: both of the level, both of the opacity
+    if colour_type == 4:  # 4 bytes per pixel read as RGBA: 2 of the level, 2 of the alpha
         _retiled(image, lambda raw: "RGBA").load()
         both = np.asarray(image)
         return HighDepth(_joined(both[..., ::2], both[..., 1::2]), _WHITE_16, "LA")
@@ -121,7 +120,7 @@ def _of_png_16(image: Image.Image, reopen: Callable[[], Image.Image], colour_typ
 
 
 def _with_alpha(high: HighDepth, transparent: int | tuple[int, ...]) -> HighDepth:
-    """Transparent wherever the levels are these."""
+    """Add an alpha channel: transparent where the levels equal ``transparent``."""
     opaque = (high.levels != np.array(transparent, dtype=np.uint16)).any(axis=-1, keepdims=True)
     alpha = np.where(opaque, np.uint16(_WHITE_16), np.uint16(0))
     levels = np.concatenate([high.levels, alpha], axis=-1)
@@ -147,7 +146,7 @@ def _of_tiff(image: Any, reopen: Callable[[], Image.Image]) -> Image.Image | Hig
 
 
 def _palette(levels: tuple[int, ...]) -> bytes:
-    """Of 16 bits a level, each the nearest of 0..255; some writers put levels of 8 there."""
+    """Round 16-bit palette entries to 8 bits; some programs write 8-bit entries, which stay unchanged."""
     found = np.array(levels)
     return (found if found.max() < 256 else (found * 255 + 32895) >> 16).astype(np.uint8).tobytes()
 
@@ -158,7 +157,7 @@ def _check_unsigned(tags: dict[int, Any], bits: int) -> None:
 
 
 def _check_planes(tags: dict[int, Any], num_bands: int, bits: int) -> None:
-    """Pillow takes separate planes for 8 bits a value, and one of another kind that is not packed too."""
+    """Check a planar TIFF: Pillow assumes 8 bits per value in separate planes and in single uncompressed ones."""
     valid = bits == 8 and (num_bands > 1 or tags.get(_TIFF_PHOTOMETRIC, 0) != _MIN_IS_WHITE)
     packed_single = num_bands == 1 and tags.get(_TIFF_COMPRESSION, 1) != 1
     if tags.get(_TIFF_PLANES, 1) == _SEPARATE and not (valid or packed_single):
@@ -169,7 +168,7 @@ def _check_planes(tags: dict[int, Any], num_bands: int, bits: int) -> None:
 
 
 def _unassociated(high: HighDepth) -> HighDepth:
-    """Colours that were multiplied by their opacity, divided by it again."""
+    """Convert premultiplied alpha to straight alpha."""
     alpha = high.levels[..., 3:].astype(np.float32)
     colours = np.minimum(np.rint(high.levels[..., :3] * (_WHITE_16 / np.maximum(alpha, 1))), _WHITE_16)
     return high._replace(levels=np.concatenate([colours.astype(np.uint16), high.levels[..., 3:]], axis=-1))
@@ -178,10 +177,10 @@ def _unassociated(high: HighDepth) -> HighDepth:
 def _both_bytes(
     image: Image.Image, reopen: Callable[[], Image.Image], as_stored: Callable[[str], str] = str
 ) -> HighDepth:
-    """Of a file with colours of 16 bits.
+    """Levels of a file with 16-bit colours.
 
     Args:
-        as_stored: the raw mode that leaves the levels as they are in the file.
+        as_stored: maps a raw mode to the one that leaves the levels as they are in the file.
     """
     _retiled(image, as_stored).load()
     with reopen() as again:
@@ -200,7 +199,7 @@ def _other_order(raw: str) -> str:
 
 
 def _retiled(image: Any, change: Callable[[str], str]) -> Any:
-    """An opened image whose bytes will be taken for another of Pillow's raw modes."""
+    """An opened image whose bytes will be decoded with another Pillow raw mode."""
 
     def changed(args: Any) -> Any:
         return change(args) if isinstance(args, str) else (change(args[0]), *args[1:])

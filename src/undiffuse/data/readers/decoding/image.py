@@ -1,9 +1,8 @@
-"""One image file, of any mode and size, to an upright 8-bit grey or RGB image of the training size.
+"""Decode one image file of any mode and size to an upright 8-bit grey or RGB image of the training size.
 
-What is done, in order: the header is checked (a decompression bomb is refused before anything is decoded), the first
-frame is decoded with all its bits, brought to sRGB as its colour profile says, to 8 bits (each level to the nearest),
-turned upright, laid on the background where it is transparent, converted to RGB or grey, and resized with an
-antialiased filter.
+Steps, in order: the header is checked (a decompression bomb raises before decoding), the first frame is decoded at full
+bit depth, converted to sRGB according to its colour profile, rounded to 8 bits, rotated upright, composited on the
+background where it is transparent, converted to RGB or grey, and resized with an antialiased filter.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from undiffuse.errors import UsageError
 
 Colour = int | tuple[int, int, int]
 
-#: Counts up whenever some file comes to other pixels than before: what was decoded earlier and kept is decoded anew.
+#: Version of the decoder, incremented whenever a file decodes to other pixels than before; it invalidates the cache.
 DECODING = 2
 
 BROKEN_EXIF = "with EXIF that cannot be read, skipped"
@@ -36,12 +35,12 @@ FRAMES = "of several frames, of which the first is read"
 _TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
 _GREY_MODES = frozenset({"1", "L", "LA", "La", "I", "F"})
 _GREY_PNG = (0, 4)  # colour types
-_SMALLEST = 8  # side in pixels of what one would train on
-_REDUCING_GAP = 3.0  # Pillow's box reduction before the filter, down to three times the target: no eye sees it
+_SMALLEST = 8  # smallest sensible side of a training image, in pixels
+_REDUCING_GAP = 3.0  # Pillow's box reduction before the filter, down to three times the target size; not visible
 
 
 class Header(NamedTuple):
-    """What is known of an image before it is decoded; the size is that of the upright image."""
+    """Size and kind of an image, known before decoding; the size is that of the upright image."""
 
     height: int
     width: int
@@ -49,13 +48,13 @@ class Header(NamedTuple):
 
 
 class Decoded(NamedTuple):
-    """An image file's content.
+    """A decoded image file.
 
     Attributes:
         image: upright, in mode ``L`` or ``RGB``.
-        mode: Pillow's, of the file.
-        turned: whether it is stored in another way up.
-        notes: what a person should know was done or not done, as it goes on after "12 images".
+        mode: Pillow mode of the file.
+        turned: whether its stored orientation is not upright.
+        notes: what the user should know about the decoding, worded to follow "12 images".
     """
 
     image: Image.Image
@@ -65,15 +64,15 @@ class Decoded(NamedTuple):
 
 
 def read_header(source: Path | bytes, background: Colour = 255, title: str = "") -> Header:
-    """Size and kind of an image file, decoding nothing.
+    """Size and kind of an image file, without decoding.
 
     Args:
-        source: where the file lies, or its content.
+        source: path of the file, or its content.
         background: grey level or colour under transparent pixels.
-        title: what to call it in messages; the path where there is one.
+        title: name of the file in messages; defaults to its path.
 
     Raises:
-        UsageError: empty, not an image, unreadable, or a decompression bomb; the message begins with the title.
+        UsageError: empty, not an image, unreadable, or a decompression bomb; the message starts with the title.
     """
     with opened(source, title, header_only=True) as found:
         width, height = _upright_size(found)
@@ -83,15 +82,15 @@ def read_header(source: Path | bytes, background: Colour = 255, title: str = "")
 
 
 def _is_grey(found: Opened) -> bool:
-    if found.png is not None and found.png.depth == 16:  # Pillow calls grey with opacity RGBA
+    if found.png is not None and found.png.depth == 16:  # Pillow reports grey with alpha as RGBA
         return found.png.colour_type in _GREY_PNG
     return found.image.mode in _GREY_MODES or found.image.mode.startswith("I;")
 
 
 def _upright_size(found: Opened) -> tuple[int, int]:
-    """(width, height) once the orientation is undone."""
+    """(width, height) of the upright image."""
     stored = found.image.size
-    if found.image.format == "TIFF":  # newer versions of Pillow have counted the turn already, older ones have not
+    if found.image.format == "TIFF":  # newer versions of Pillow already swap the sides, older ones do not
         tags: Any = getattr(found.image, "tag_v2", {})
         stored = (tags.get(_TIFF_WIDTH, stored[0]), tags.get(_TIFF_HEIGHT, stored[1]))
     turned = orientation_of(found.image, found.png)[0] in SIDEWAYS
@@ -102,22 +101,22 @@ def read_image(source: Path | bytes, background: Colour = 255, title: str = "") 
     """The upright image, 8-bit, in sRGB, in mode ``L`` or ``RGB``.
 
     Args:
-        source, background, title: as for ``read_header``.
+        source, background, title: see ``read_header``.
 
     Raises:
-        UsageError: as ``decode_image``.
+        UsageError: see ``decode_image``.
     """
     return decode_image(source, background, title).image
 
 
 def decode_image(source: Path | bytes, background: Colour = 255, title: str = "") -> Decoded:
-    """The same, and how it was stored.
+    """Like ``read_image``, with the stored mode, orientation and notes.
 
     Args:
-        source, background, title: as for ``read_header``.
+        source, background, title: see ``read_header``.
 
     Raises:
-        UsageError: as ``read_header``, and a file that is damaged or cut short, or whose levels have no known meaning.
+        UsageError: see ``read_header``; also for a corrupt or truncated file, or levels of unknown meaning.
     """
     with opened(source, title, header_only=False) as found:
         image, mode, several = found.image, found.image.mode, _has_frames(found)
@@ -133,7 +132,7 @@ def decode_image(source: Path | bytes, background: Colour = 255, title: str = ""
 
 
 def _has_frames(found: Opened) -> bool:
-    """Whether there are more frames; a JPEG's others are previews and maps of brightness, and no more images."""
+    """Whether the file has several frames; additional frames of a JPEG are previews and gain maps and do not count."""
     if found.png is not None:
         return found.png.num_frames > 1
     return found.image.format not in ("JPEG", "MPO") and getattr(found.image, "is_animated", False)
@@ -141,14 +140,14 @@ def _has_frames(found: Opened) -> bool:
 
 @contextlib.contextmanager
 def without_warnings() -> Iterator[None]:
-    """Keep Pillow's remarks about odd files off the terminal; what stops a file from being read is an error here."""
+    """Suppress Pillow's warnings about unusual files; problems that prevent decoding raise errors."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
 def _shows_through(image: Image.Image) -> bool:
-    """Whether any pixel is not opaque; an opacity of 255 throughout is often stored, and shows nothing."""
+    """Whether any pixel is not opaque; many files store an alpha channel that is 255 everywhere."""
     if not image.has_transparency_data:
         return False
     layer = image if image.mode in ("LA", "RGBA") else image.convert("LA" if image.mode == "La" else "RGBA")
@@ -156,7 +155,7 @@ def _shows_through(image: Image.Image) -> bool:
 
 
 def _flat(image: Image.Image, background: Colour) -> Image.Image:
-    """Without transparency, in mode ``L`` where the image and what shows through are grey, else ``RGB``."""
+    """Composite on the background; mode ``L`` if the image and the visible background are grey, else ``RGB``."""
     ground = rgb_of(background)
     grey = image.mode in _GREY_MODES
     if image.has_transparency_data:
@@ -167,24 +166,24 @@ def _flat(image: Image.Image, background: Colour) -> Image.Image:
 
 
 def rgb_of(colour: Colour) -> tuple[int, int, int]:
-    """A grey level as (level, level, level); a colour as it is."""
+    """A grey level as (level, level, level); a colour unchanged."""
     return (colour, colour, colour) if isinstance(colour, int) else colour
 
 
 def fit_image(
     image: Image.Image, size: tuple[int, int], fit: str = "crop", upscale: bool = False, background: Colour = 0
 ) -> Image.Image:
-    """The image at the training size, the proportions kept, by an antialiased Lanczos filter.
+    """Resize an image to the training size with an antialiased Lanczos filter, preserving the aspect ratio.
 
     Args:
         image: mode ``L`` or ``RGB``.
         size: (height, width).
-        fit: ``crop`` cuts the largest centred part of the target's proportions; ``letterbox`` keeps all of it and
-            fills the bars with ``background``.
+        fit: ``crop`` takes the largest central crop of the target's aspect ratio; ``letterbox`` keeps the whole image
+            and fills the bars with ``background``.
         upscale: allow enlarging.
 
     Raises:
-        UsageError: ``crop`` would have to enlarge and may not.
+        UsageError: ``crop`` would have to enlarge and ``upscale`` is false.
     """
     if fit == "letterbox":
         return _letterbox(image, size, upscale, background)
@@ -196,7 +195,7 @@ def fit_image(
             f"the image of {image.height}x{image.width} (height x width) is smaller than the training size "
             f"{height}x{width}; take data.size={side} or less, or allow enlarging with data.upscale=true"
         )
-    if scale == 1:  # whole pixels, so that nothing is resampled
+    if scale == 1:  # crop on whole pixels, without resampling
         left, top = (image.width - width) // 2, (image.height - height) // 2
         return image.crop((left, top, left + width, top + height))
     across, down = width / scale, height / scale
@@ -221,27 +220,27 @@ def _letterbox(image: Image.Image, size: tuple[int, int], upscale: bool, backgro
 
 
 def with_channels(image: Image.Image, channels: int) -> Image.Image:
-    """The image in grey (1) or RGB (3)."""
+    """Convert an image to grey (1 channel) or RGB (3 channels)."""
     return image.convert("L" if channels == 1 else "RGB")
 
 
 def to_array(image: Image.Image) -> npt.NDArray[np.uint8]:
-    """(C, H, W) uint8 of an image in mode ``L`` or ``RGB``."""
+    """Convert an image in mode ``L`` or ``RGB`` to a (C, H, W) uint8 array."""
     array = np.asarray(image, dtype=np.uint8)
     return array[None] if array.ndim == 2 else np.ascontiguousarray(array.transpose(2, 0, 1))
 
 
 def from_array(array: npt.NDArray[np.uint8]) -> Image.Image:
-    """The image of a (1, H, W) or (3, H, W) uint8 array."""
+    """Convert a (1, H, W) or (3, H, W) uint8 array to an image."""
     return Image.fromarray(array[0] if len(array) == 1 else np.ascontiguousarray(array.transpose(1, 2, 0)))
 
 
 def automatic_side(shorter_sides: npt.NDArray[Any]) -> int:
-    """A training size for images of different sizes: the largest multiple of 8 up to 64 that half of them reach.
+    """Default training size for images of different sizes: the largest multiple of 8 up to 64 that half of them reach.
 
-    Those with a side below 8, strips and icons by mistake, do not count unless there are no others.
+    Images with a side below 8 pixels (stray strips and icons) do not count unless all are that small.
     """
     sides = np.sort(shorter_sides)
     counted = sides[sides >= _SMALLEST] if sides[-1] >= _SMALLEST else sides
-    median = int(counted[len(counted) // 2])  # the upper one of two: half of them reach it
+    median = int(counted[len(counted) // 2])  # the upper median: half of the images reach it
     return median if median < _SMALLEST else 8 * math.floor(min(64, median) / 8)

@@ -1,4 +1,4 @@
-"""Opening one image file: safely, with messages that begin with its title, and its metadata with its pixels."""
+"""Safe opening of one image file with its metadata; error messages start with the file's title."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ _TIFF_STARTS = (b"II\x2a\0", b"MM\0\x2a", b"II\x2b\0", b"MM\0\x2b")
 
 
 class Opened(NamedTuple):
-    """A file whose header is read.
+    """An image file whose header has been read.
 
     Attributes:
-        image: whose pixels are not decoded yet.
-        file: that it is decoded from.
-        png: what the file holds, where it is a PNG.
-        broken_exif: whether the file opens only without its EXIF.
+        image: not decoded yet.
+        file: the stream it is decoded from.
+        png: the parsed file if it is a PNG.
+        broken_exif: whether the file can be opened only without its EXIF.
     """
 
     image: Image.Image
@@ -42,9 +42,9 @@ class Opened(NamedTuple):
     broken_exif: bool
 
     def colours(self) -> tuple[bytes, str]:
-        """The ICC profile, empty for none, and what is to be said of the colours' description.
+        """The ICC profile (empty if there is none) and a note for the user (empty if there is none).
 
-        A PNG's code points go before its profile, an AVIF's behind it.
+        In a PNG the code points take precedence over the profile, in an AVIF the profile over the code points.
         """
         if self.png is None:
             content = self.image.info.get("icc_profile") or b""
@@ -57,28 +57,28 @@ class Opened(NamedTuple):
         return self.png.profile, BROKEN if "iCCP" in self.png.broken else ""
 
     def _of_avif(self) -> tuple[bytes, str]:
-        """By the code points in its header, which Pillow does not tell."""
+        """Use the code points in the header, which Pillow does not expose."""
         self.file.seek(0)
         found = _AVIF_COLOURS.search(self.file.read(_HEADER_BYTES))
         return colours_of(*struct.unpack(">HH", found[1])) if found else (b"", "")
 
     def again(self) -> Image.Image:
-        """The same once more, not decoded."""
+        """Reopen the same file, not decoded."""
         self.file.seek(0)
         return Image.open(self.file, formats=_formats())
 
 
 @contextlib.contextmanager
 def opened(source: Path | bytes, title: str, header_only: bool) -> Iterator[Opened]:
-    """One image file.
+    """Open one image file.
 
     Args:
-        source: where the file lies, or its content.
-        title: what to call it in messages; the path where there is one.
-        header_only: whether nothing is decoded.
+        source: path of the file, or its content.
+        title: name of the file in messages; defaults to its path.
+        header_only: whether only the header will be read.
 
     Raises:
-        UsageError: empty, not an image, unreadable, or a decompression bomb, also if that shows while it is used.
+        UsageError: empty, not an image, unreadable, or a decompression bomb, also if detected later while decoding.
     """
     title = title or (str(source) if isinstance(source, Path) else "an image in memory")
     try:
@@ -99,12 +99,12 @@ def opened(source: Path | bytes, title: str, header_only: bool) -> Iterator[Open
     except OSError as error:
         what = f"cannot be read ({error.strerror})" if error.strerror else _damaged(error)
         raise UsageError(f"{title}: {what}") from None
-    except Exception as error:  # Pillow's decoders meet damage with errors of a dozen types
+    except Exception as error:  # Pillow's decoders raise errors of a dozen types for corrupt files
         raise UsageError(f"{title}: {_damaged(error)}") from None
 
 
 def _damaged(error: Exception) -> str:
-    """In one line, whatever the decoder wrote."""
+    """The decoder's message on one line."""
     return f"damaged or cut short ({' '.join(str(error).split()) or type(error).__name__})"
 
 
@@ -120,7 +120,7 @@ def _opened(file: BinaryIO, header_only: bool) -> Opened:
     is_heic = heic.is_heic(start) and heic.is_installed()
     try:
         return Opened(Image.open(file, formats=_formats(is_heic)), file, None, False)
-    except Exception:  # AVIF's decoder checks EXIF before it gives any pixels
+    except Exception:  # the AVIF decoder checks EXIF before it returns pixels
         file.seek(0)
         content = file.read() if start[4:8] == b"ftyp" else b""
         plain = io.BytesIO(_AVIF_EXIF.sub(rb"\1free", content))
@@ -131,7 +131,7 @@ def _opened(file: BinaryIO, header_only: bool) -> Opened:
 
 @functools.cache
 def _formats(with_heic: bool = False) -> tuple[str, ...]:
-    """Those of ``_FORMATS`` that this Pillow reads: it would hand PostScript, whatever its name, to an interpreter."""
+    """The supported formats of ``_FORMATS``; without a list Pillow would pass PostScript to an interpreter."""
     Image.init()
     if with_heic:
         heic.register()
@@ -139,7 +139,7 @@ def _formats(with_heic: bool = False) -> tuple[str, ...]:
 
 
 def _check_pixel_count(image: Image.Image) -> None:
-    """Pillow only warns between its limit and twice that; here the limit is one."""
+    """Check the number of pixels: Pillow only warns between its limit and twice the limit; here the limit is strict."""
     limit = Image.MAX_IMAGE_PIXELS
     width, height = image.size
     if limit is not None and width * height > limit:
@@ -147,18 +147,18 @@ def _check_pixel_count(image: Image.Image) -> None:
 
 
 def _unidentified(source: Path | bytes) -> str:
-    """Why a file is not opened."""
+    """The reason why a file cannot be identified."""
     with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
         start = file.read(16)
         if heic.is_heic(start) and not heic.is_installed():
-            return f"a HEIC image, whatever its name says; {heic.ADVICE}"
+            return f"a HEIC image, despite its name; {heic.ADVICE}"
         if start.startswith(_JPEG_XL):
-            return "a JPEG XL image, whatever its name says, which is not read; convert it to PNG or JPEG"
-        return _odd_tiff(start, file) or "not an image that can be read, whatever its name says"
+            return "a JPEG XL image, despite its name; JPEG XL is not supported, convert it to PNG or JPEG"
+        return _unsupported_tiff(start, file) or "not an image that can be read, despite its name"
 
 
-def _odd_tiff(start: bytes, file: BinaryIO) -> str:
-    """What a TIFF is that Pillow does not read; empty for another file, or one whose directory is broken."""
+def _unsupported_tiff(start: bytes, file: BinaryIO) -> str:
+    """Describe a TIFF that Pillow does not support; empty for other files and TIFFs with a broken directory."""
     if not start.startswith(_TIFF_STARTS):
         return ""
     try:
@@ -167,6 +167,6 @@ def _odd_tiff(start: bytes, file: BinaryIO) -> str:
         tags.load(file)
         bits, kind = "+".join(map(str, tags.get(258, (1,)))), {1: "", 2: " signed", 3: " floating-point"}
         what = f"{bits} bits{kind.get(max(tags.get(339, (1,))), ' unknown')}, photometric interpretation {tags[262]}"
-    except Exception:  # damaged: of a dozen types
+    except Exception:  # corrupt files raise errors of a dozen types
         return ""
-    return f"a TIFF of {what}, which is not read; save it with 8 or 16 unsigned bits in grey or RGB, or as PNG"
+    return f"a TIFF of {what}, which is not supported; save it with 8 or 16 unsigned bits in grey or RGB, or as PNG"

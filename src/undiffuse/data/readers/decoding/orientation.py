@@ -1,7 +1,7 @@
-"""Which way up an image is, asked once for its header and its pixels alike.
+"""Orientation of an image, determined in the same way for its header and its pixels.
 
-EXIF is believed first, in a PNG that of its eXIf chunk, wherever it stands, before that which ImageMagick writes as
-text; then XMP. The first that says a value of 1 to 8 decides. What cannot be read says nothing, and is reported.
+EXIF takes precedence over XMP; in a PNG the eXIf chunk, at any position, takes precedence over the EXIF that
+ImageMagick writes as text. The first value from 1 to 8 is used. Unreadable metadata is ignored and reported.
 """
 
 from __future__ import annotations
@@ -29,32 +29,32 @@ UPRIGHT, SIDEWAYS = 1, (5, 6, 7, 8)  # the latter exchange rows and columns
 
 
 def orientation_of(image: Image.Image, png: Png | None) -> tuple[int, bool]:
-    """1 (upright) to 8 as EXIF counts them, and whether some EXIF could not be read.
+    """EXIF orientation, 1 (upright) to 8, and whether any EXIF could not be read.
 
     Args:
-        image: just opened, or loaded.
-        png: the chunks of the file, where it is a PNG.
+        image: opened, loaded or not.
+        png: the parsed file if it is a PNG.
     """
-    said = list(_said(image, png))
-    found = next((value for value in said if value in _ORIENTATIONS or value == UPRIGHT), UPRIGHT)
-    return found, None in said or (png is not None and "eXIf" in png.broken)
+    values = list(_stored_values(image, png))
+    found = next((value for value in values if value in _ORIENTATIONS or value == UPRIGHT), UPRIGHT)
+    return found, None in values or (png is not None and "eXIf" in png.broken)
 
 
 def upright(image: Image.Image, orientation: int) -> Image.Image:
-    """The image turned; a TIFF, which Pillow turns itself, as it is."""
+    """Rotate the image upright; a TIFF is returned unchanged, because Pillow rotates it itself."""
     turn = None if image.format == "TIFF" else _ORIENTATIONS.get(orientation)
     return image if turn is None else image.transpose(turn)
 
 
-def _said(image: Image.Image, png: Png | None) -> Iterator[int | None]:
-    """What each place says, ``None`` where it cannot be read."""
+def _stored_values(image: Image.Image, png: Png | None) -> Iterator[int | None]:
+    """The orientation in each kind of metadata; ``None`` for unreadable EXIF."""
     if png is not None:
         yield from map(_of_exif, png.exif)
     else:
         try:
             exif = image.getexif()
             yield None if len(image.info.get("exif") or b"") > 8 and not exif else _number(exif.get(_TAG))
-        except Exception:  # of a dozen types, as with pixels
+        except Exception:  # errors of a dozen types, as for pixels
             yield None
     yield _of_xmp(image.info.get("xmp") if png is None else png.xmp)
 

@@ -1,7 +1,7 @@
-"""PNG files of the plainest kind, which need no decoder: 8-bit grey or RGB, rows unfiltered, no metadata.
+"""Reader of the simplest PNG files, which need no image library: 8-bit grey or RGB, rows unfiltered, no metadata.
 
-``data prepare`` writes such; any viewer reads them. Layout after the PNG specification (ISO/IEC 15948), sections 5 and
-11; a row is one byte, the number of its filter (0 for none), and then its pixels.
+``data prepare`` writes such files; any viewer reads them. Layout after the PNG specification (ISO/IEC 15948), sections
+5 and 11; a row is one byte, the filter type (0 for none), followed by its pixels.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ Pixels = npt.NDArray[np.uint8]
 
 
 def read_plain_png(content: bytes, shape: tuple[int, int, int]) -> Pixels | None:
-    """(C, H, W) uint8 of a plain file of an image of this shape, or ``None``: it is none, or damaged.
+    """(C, H, W) uint8 pixels, or ``None`` if the file is not such a PNG of this shape, or corrupt.
 
     Args:
-        content: of the file.
+        content: bytes of the file.
         shape: (C, H, W).
     """
     channels, height, width = shape
@@ -46,7 +46,7 @@ def read_plain_png(content: bytes, shape: tuple[int, int, int]) -> Pixels | None
 
 
 def _unpacked(data: bytes, size: int) -> bytes:
-    """What the data unpack to; nothing where that is not ``size`` bytes."""
+    """The decompressed data; empty unless they are exactly ``size`` bytes."""
     stream = zlib.decompressobj()
     try:
         unpacked = stream.decompress(data, size + 1)
@@ -56,7 +56,7 @@ def _unpacked(data: bytes, size: int) -> bytes:
 
 
 def _is_valid(content: bytes) -> bool:
-    """Whether the checksums of both chunks are right."""
+    """Whether the checksums of both chunks match."""
     ends = (_DATA_AT - 4, len(content) - len(_END) - 4)
     starts = (len(_SIGNATURE) + 4, _DATA_AT + 4)
     parts = zip(starts, ends, strict=True)

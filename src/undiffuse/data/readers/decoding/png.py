@@ -1,8 +1,8 @@
-"""A PNG file split into the chunks that its pixels need and those of its metadata.
+"""Split a PNG file into the chunks of its pixels and the chunks of its metadata.
 
-Pillow gets the pixels' chunks alone. So what stands in the others can neither stop a sound image from being read nor be
-seen by one part of the code and missed by another: EXIF may lie behind the pixels, where Pillow looks only once it has
-decoded them. Layout after the PNG specification (third edition), sections 5 and 11.
+Pillow receives only the pixel chunks. So broken metadata cannot prevent a valid image from being read, and header and
+pixels are read with the same metadata: EXIF may follow the pixels, where Pillow finds it only after decoding. Layout
+after the PNG specification (third edition), sections 5 and 11.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ _HEAD = struct.Struct(">I4s")
 _PIXELS = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"})
 _TEXTS = frozenset({b"tEXt", b"zTXt", b"iTXt"})
 _METADATA = frozenset({b"eXIf", b"iCCP", b"cICP", b"acTL"}) | _TEXTS
-_MOST = 2**24  # bytes of one chunk that is not pixels, packed and unpacked; more is an attack
+_MAX_CHUNK = 2**24  # bytes of one metadata chunk, compressed and decompressed; larger chunks are ignored
 _XMP = b"XML:com.adobe.xmp"
 _RAW_EXIF = (b"Raw profile type exif", b"Raw profile type APP1")
 
 
 class Png(NamedTuple):
-    """What a PNG file holds.
+    """The content of a PNG file.
 
     Attributes:
-        pixels: the file without all that is not pixels; where only the header was read, it ends before them.
-        depth: bits a value.
+        pixels: the file without metadata; if only the header was read, it ends before the pixel data.
+        depth: bits per value.
         colour_type: 0 grey, 2 RGB, 3 palette, 4 grey with alpha, 6 RGBA.
-        exif: of all places that it may stand in, in the order in which they are believed.
-        xmp: empty for none.
-        profile: the ICC profile, empty for none.
-        cicp: primaries, transfer, matrix, full range; empty for none.
+        exif: all EXIF blocks, in order of precedence.
+        xmp: empty if there is none.
+        profile: the ICC profile; empty if there is none.
+        cicp: primaries, transfer, matrix, full range; empty if there is none.
         num_frames: of an animation, else 1.
-        broken: the kinds of chunk that could not be read.
+        broken: types of the chunks that could not be read.
     """
 
     pixels: bytes
@@ -50,24 +50,24 @@ class Png(NamedTuple):
 
 
 def read_png(file: BinaryIO, header_only: bool) -> Png:
-    """Read a file to its end; of its pixels nothing where only the header is wanted.
+    """Read a file to its end, without its pixels if ``header_only``.
 
-    A file that is cut short, or no PNG inside, gives pixels that are so too: Pillow will say what is wrong with them.
+    A truncated or invalid file yields truncated or invalid pixels, for which Pillow raises an error.
 
     Raises:
-        UsageError: pixels that do not match their checksum, which Pillow ignores.
+        UsageError: the pixels do not match their checksum, which Pillow ignores.
     """
     pixels, metadata = [file.read(len(SIGNATURE))], _Metadata()
     at_pixels = False
     while len(head := file.read(_HEAD.size)) == _HEAD.size:
         length, kind = _HEAD.unpack(head)
         if kind == b"IDAT" and header_only:
-            pixels += [] if at_pixels else [head]  # as far as Pillow reads to know the size
+            pixels += [] if at_pixels else [head]  # as much as Pillow needs to determine the size
             at_pixels = True
             file.seek(length + 4, 1)
-        elif kind in _PIXELS or not kind[0] & 0x20:  # a critical one that is not known is left to Pillow
-            pixels += [] if at_pixels else [head, _whole(kind, length, file.read(length + 4))]
-        elif kind in _METADATA and length <= _MOST:
+        elif kind in _PIXELS or not kind[0] & 0x20:  # unknown critical chunks are passed to Pillow
+            pixels += [] if at_pixels else [head, _checked_rest(kind, length, file.read(length + 4))]
+        elif kind in _METADATA and length <= _MAX_CHUNK:
             metadata.take(kind, file.read(length), file.read(4))
         else:
             file.seek(length + 4, 1)
@@ -78,8 +78,8 @@ def read_png(file: BinaryIO, header_only: bool) -> Png:
     return metadata.png(b"".join(pixels), depth, colour_type)
 
 
-def _whole(kind: bytes, length: int, rest: bytes) -> bytes:
-    """The rest of a chunk, its content and its checksum: a bit that flipped in IDAT may unpack to other pixels."""
+def _checked_rest(kind: bytes, length: int, rest: bytes) -> bytes:
+    """Content and checksum of a chunk, verified for IDAT: a flipped bit may decompress to other pixels."""
     if kind == b"IDAT" and len(rest) == length + 4:
         content = memoryview(rest)[:length]
         if zlib.crc32(content, zlib.crc32(kind)) != int.from_bytes(rest[length:], "big"):
@@ -88,13 +88,13 @@ def _whole(kind: bytes, length: int, rest: bytes) -> bytes:
 
 
 class _Metadata:
-    """What the chunks say that are not pixels; of two of a kind the first."""
+    """Content of the metadata chunks; the first of each type counts."""
 
     def __init__(self) -> None:
         self._chunks, self._texts, self._broken = dict[bytes, bytes](), dict[bytes, bytes](), set[str]()
 
     def take(self, kind: bytes, content: bytes, check: bytes) -> None:
-        """One chunk and its checksum."""
+        """Add one chunk and its checksum."""
         try:
             if zlib.crc32(kind + content) != int.from_bytes(check, "big"):
                 raise ValueError("checksum")
@@ -108,7 +108,7 @@ class _Metadata:
             self._broken.add(kind.decode("latin-1"))
 
     def png(self, pixels: bytes, depth: int, colour_type: int) -> Png:
-        """All of it."""
+        """The result for these pixels."""
         raw = [self._raw_exif(self._texts[key]) for key in _RAW_EXIF if key in self._texts]
         exif = tuple(part for part in (self._chunks.get(b"eXIf", b""), *raw) if part)
         return Png(
@@ -121,7 +121,7 @@ class _Metadata:
         )
 
     def _raw_exif(self, text: bytes) -> bytes:
-        """Of ImageMagick's text: a line with its name, one with its length, and lines of hexadecimal digits."""
+        """Parse ImageMagick's text: a line with a name, a line with the length, and lines of hexadecimal digits."""
         try:
             return bytes.fromhex(b"".join(text.split(b"\n")[3:]).decode("ascii"))
         except ValueError:
@@ -130,7 +130,7 @@ class _Metadata:
 
 
 def _text(kind: bytes, content: bytes) -> tuple[bytes, bytes]:
-    """Key and text."""
+    """(key, text) of a text chunk."""
     key, _, text = content.partition(b"\0")
     if kind == b"tEXt":
         return key, text
@@ -151,7 +151,7 @@ def _profile(content: bytes) -> bytes:
 
 def _unpacked(data: bytes) -> bytes:
     stream = zlib.decompressobj()
-    found = stream.decompress(data, _MOST)
+    found = stream.decompress(data, _MAX_CHUNK)
     if not stream.eof:
         raise ValueError("more than is unpacked, or cut short")
     return found
