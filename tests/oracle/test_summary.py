@@ -149,7 +149,7 @@ def test_an_empty_summary_is_neutral(tmp_path: Path) -> None:
     only_a_shape.update(random_images(0), NUMBERS[:0])
     save_file(only_a_shape.tensors(), tmp_path / "none.safetensors")
     assert SetSummary.from_tensors(Thirds(), load_file(tmp_path / "none.safetensors")).shape == (1, 6, 6)
-    with pytest.raises(UsageError, match="seen no images"):
+    with pytest.raises(UsageError, match="has no images"):
         _ = empty.statistics
 
 
@@ -209,7 +209,7 @@ def test_summaries_that_do_not_belong_together_are_refused() -> None:
         made.merge(summarised(Thirds(), random_images(), NUMBERS))
     with pytest.raises(UsageError, match="holds 2 features, but 'handwriting' has 96"):
         SetSummary.from_tensors(load_features("handwriting"), made.tensors())
-    with pytest.raises(UsageError, match="no summary of a set"):
+    with pytest.raises(UsageError, match="not a summary of a set"):
         SetSummary.from_tensors(Thirds(), {"shape": torch.tensor([1, 2, 3])})
     with pytest.raises(UsageError, match="covariance of 12288 features is too large"):
         SetSummary(load_features("pixels")).update(random_images(1, size=64, channels=3), torch.tensor([0]))

@@ -134,7 +134,7 @@ def test_bad_numbers_are_refused_and_change_nothing(numbers: Tensor, message: st
 
 def test_what_does_not_fit_together_is_refused() -> None:
     bank = banked(torch.arange(5), 8)
-    with pytest.raises(UsageError, match="all rows of a set must be alike"):
+    with pytest.raises(UsageError, match="all rows of a set must have one shape and dtype"):
         bank.update(torch.zeros(1, 3, dtype=torch.float64), torch.tensor([9]))
     with pytest.raises(UsageError, match=r"now \(2,\) of torch.float32"):
         bank.update(torch.zeros(1, 2), torch.tensor([9]))

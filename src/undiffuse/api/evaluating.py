@@ -137,7 +137,7 @@ def _draw_closest(result: Mapping[str, Any], subject: EvaluationContext, path: P
     """The samples nearest to a training image, each above that image."""
     for row in result["results"]:
         if closest := row["details"].get("closest"):
-            samples = subject.again([pair["seed"] - subject.protocol.seed for pair in closest]).numpy()
+            samples = subject.regenerate([pair["seed"] - subject.protocol.seed for pair in closest]).numpy()
             training = subject.train.fetch([pair["training_item"] for pair in closest]).items.numpy()
             save_png(path, grid_of(np.concatenate([samples, training]), columns=len(closest)))
             announce(f"samples above their nearest training images: {path}")

@@ -1,8 +1,8 @@
-"""Evaluating a model: sample, extract features, compare; each number with the protocol that made it.
+"""Evaluating a model: sample, extract features, compare; each number is reported with its protocol.
 
-A metric is one row of ``METRICS``: a function of an ``EvaluationContext``, which holds the model, the real images of
-both splits and the samples, drawn once and summarised for all metrics. Two sets of images without a model are a
-``Pair``.
+A metric is one entry of ``METRICS``: a function of an ``EvaluationContext``, which holds the model, the real images of
+both splits and the samples, which are drawn once and summarised for all metrics. ``Pair`` compares two sets of images
+without a model.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 from undiffuse.evaluation.accuracy import accuracy, check_accuracy
-from undiffuse.evaluation.base import Protocol, Result, spread, stating
+from undiffuse.evaluation.base import Protocol, Result, spread, with_protocol
 from undiffuse.evaluation.cache import Cache
 from undiffuse.evaluation.compare import PAIR_METRICS, compare_sets, default_pair_metrics
 from undiffuse.evaluation.context import EvaluationContext, need_held_out, need_images
@@ -78,24 +78,24 @@ METRICS: dict[str, Callable[[EvaluationContext], list[Result]]] = {
 
 
 def default_metrics(context: EvaluationContext) -> tuple[list[str], str]:
-    """The metrics that make sense for a model and a number of samples, and a line on those that are skipped, or ""."""
-    if not context.makes_images:
+    """The metrics that apply to a model and a number of samples, and a line on the skipped ones, or ""."""
+    if not context.generates_images:
         return ["sliced_wasserstein", *(["modes"] if has_modes(context) else [])], ""
     names, skipped = _over_features(context)
     names += ["modes"] if has_modes(context) else []
     denoises = isinstance(context.model.module, DenoisingModel)
-    wanted = {"copying": 2, **({"vlb": 1} if denoises else {})}
-    others = [name for name, fewest in wanted.items() if len(context.held_out) >= fewest]
-    if len(others) < len(wanted):
+    minimum = {"copying": 2, **({"vlb": 1} if denoises else {})}
+    on_held_out = [name for name, needed in minimum.items() if len(context.held_out) >= needed]
+    if len(on_held_out) < len(minimum):
         skipped.append(
-            f"{len(context.held_out)} held-out images are too few for {' and '.join(wanted)}: give others with "
+            f"{len(context.held_out)} held-out images are too few for {' and '.join(minimum)}: give others with "
             "--data, or train with a data.validation_fraction above 0"
         )
-    return [*names, *others], "; ".join(skipped)
+    return [*names, *on_held_out], "; ".join(skipped)
 
 
 def _over_features(context: EvaluationContext) -> tuple[list[str], list[str]]:
-    """The metrics over features that there are enough images for, and why the others are skipped."""
+    """The metrics over features with enough images, and the reason why the others are skipped."""
     if not summarises(context.num_features):
         return [], [
             f"no distances: {context.num_features} {context.extractor.name} features are too many for them; take "
@@ -104,35 +104,35 @@ def _over_features(context: EvaluationContext) -> tuple[list[str], list[str]]:
     classifying = ["inception_score", "classes"] if classifies(context.extractor) else []
     given = min(context.protocol.num, context.num_real)
     names = ["frechet", "kernel", "precision_recall", *classifying]
-    few = [name for name in names if given < images_needed(name, context.num_features)]
-    return [name for name in names if name not in few], [_reason(context, few)] if few else []
+    skipped = [name for name in names if given < images_needed(name, context.num_features)]
+    return [name for name in names if name not in skipped], [_reason_skipped(context, skipped)] if skipped else []
 
 
-def _reason(context: EvaluationContext, few: list[str]) -> str:
-    needed = max(images_needed(name, context.num_features) for name in few)
+def _reason_skipped(context: EvaluationContext, names: list[str]) -> str:
+    needed = max(images_needed(name, context.num_features) for name in names)
     trained_on = context.model.config["data"]["train"]
-    way = (
-        f"request it with --metrics {','.join(few)} --num {needed}"
+    advice = (
+        f"request it with --metrics {','.join(names)} --num {needed}"
         if trained_on >= needed
         else f"the model's {trained_on} training images are too few for it"
     )
-    what = ", ".join("Fréchet distance" if name == "frechet" else name for name in few)
+    what = ", ".join("Fréchet distance" if name == "frechet" else name for name in names)
     return (
         f"no {what}: on {context.num_features} {context.extractor.name} features it needs {needed} samples, --num is "
-        f"{context.protocol.num}; {way}"
+        f"{context.protocol.num}; {advice}"
     )
 
 
 def check_metrics(names: Sequence[str]) -> None:
-    """Refuse an unknown metric before anything is computed."""
+    """Raise UsageError for an unknown metric, before any computation."""
     for name in names:
         lookup(METRICS, name, "metric")
 
 
 def evaluate(context: EvaluationContext, metrics: Sequence[str]) -> dict[str, Any]:
-    """All results as plain values for JSON, with what they were computed on.
+    """All results as plain values for JSON, with the model, the sampling options and the hardware.
 
-    Results that the context's cache holds are taken from there and marked as cached.
+    Results found in the context's cache are marked as cached.
 
     Raises:
         UsageError: an unknown metric, or too few images for one.
@@ -152,8 +152,8 @@ def evaluate(context: EvaluationContext, metrics: Sequence[str]) -> dict[str, An
     }
 
 
-#: What metrics need in addition to enough images on either side.
-_NEEDS: dict[str, Callable[[EvaluationContext], None]] = {
+#: Further requirements of metrics, in addition to enough images on either side.
+_CHECKS: dict[str, Callable[[EvaluationContext], None]] = {
     "accuracy": check_accuracy,
     "copying": check_memorisation,
     "modes": check_modes,
@@ -162,28 +162,28 @@ _NEEDS: dict[str, Callable[[EvaluationContext], None]] = {
 
 
 def _check(context: EvaluationContext, name: str) -> None:
-    """Refuse before the first sample is drawn what could only fail after the last."""
+    """Raise UsageError before sampling for a metric that would fail after it."""
     if name in (*OVER_FEATURES, "lpips_diversity"):
         need_images(context, name)
         check_images(context, name)
-    if name in _NEEDS:
-        _NEEDS[name](context)
+    if name in _CHECKS:
+        _CHECKS[name](context)
 
 
 def _results(
     context: EvaluationContext, name: str, row: Callable[[EvaluationContext], list[Result]]
 ) -> list[dict[str, Any]]:
-    made_by = {"software": software(), "hardware": hardware()}
+    provenance = {"software": software(), "hardware": hardware()}
 
-    def make() -> list[dict[str, Any]]:
-        return [stating(result.to_dict(), **made_by) for result in row(context)]
+    def compute() -> list[dict[str, Any]]:
+        return [with_protocol(result.to_dict(), **provenance) for result in row(context)]
 
-    rows = context.cache.results(_cache_key(context, name), make)
-    return [stating(result, model=_model_info(context)) for result in rows]  # its folder may have been renamed
+    rows = context.cache.results(_cache_key(context, name), compute)
+    return [with_protocol(result, model=_model_info(context)) for result in rows]  # its folder may have been renamed
 
 
 def _model_info(context: EvaluationContext) -> dict[str, Any]:
-    """What every result says of the model: its name, its weights and how they were averaged."""
+    """The model's entry in each result: its name, its weights and how they were averaged."""
     model = context.model
     averaged = {"ema": averaging(model.config)} if model.weights == "ema" else {}
     info = {"name": model.path.resolve().name, "weights_sha256": model.weights_sha256, "weights": model.weights}
@@ -191,14 +191,14 @@ def _model_info(context: EvaluationContext) -> dict[str, Any]:
 
 
 def _cache_key(context: EvaluationContext, name: str) -> dict[str, Any]:
-    """All that determines a metric's value; the batch size changes no number."""
+    """Everything that determines a metric's value, which the batch size does not."""
     model, protocol = context.model, asdict(context.protocol)
     del protocol["batch_size"]
     protocol["options"] = context.protocol.options.given_as_json()
     return {
         "metric": name,
         "protocol": protocol,
-        "features": context.extractor.protocol() if context.makes_images else None,
+        "features": context.extractor.protocol() if context.generates_images else None,
         "weights_sha256": model.weights_sha256,
         "config": model.config,
         "held_out": context.held_out.fingerprint,
@@ -207,8 +207,8 @@ def _cache_key(context: EvaluationContext, name: str) -> dict[str, Any]:
 
 
 def _sampling(context: EvaluationContext, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """How samples were drawn: now, or when a result in the cache was computed."""
+    """How samples were drawn, now or when a cached result was computed."""
     if context.drawn:
         return {"sampling": {**context.sampling(), "seconds": round(context.seconds, 2)}}
-    stated = [result["protocol"]["samples"] for result in results if "samples" in result["protocol"]]
-    return {"sampling": stated[0]} if stated else {}
+    recorded = [result["protocol"]["samples"] for result in results if "samples" in result["protocol"]]
+    return {"sampling": recorded[0]} if recorded else {}

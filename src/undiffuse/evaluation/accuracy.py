@@ -1,6 +1,7 @@
-"""Classification accuracy score: a classifier that learned from generated images alone, tested on real ones.
+"""Classification accuracy score: a classifier trained only on generated images, tested on real ones.
 
-Ravuri & Vinyals 2019, arXiv:1905.10887. It is reported with that of the same classifier trained on as many real images.
+Ravuri & Vinyals 2019, arXiv:1905.10887. It is reported with the accuracy of the same classifier trained on as many real
+images.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from undiffuse.evaluation.image_metrics import check_images
 from undiffuse.evaluation.pair import Pair
 from undiffuse.metrics.accuracy import check_sides, train_and_test
 
-MOST = 10_000  # images that a classifier learns from, and that it is tested on
+MAX_IMAGES = 10_000  # images that a classifier is trained on, and that it is tested on
 
 
 class Labelled(NamedTuple):
@@ -30,7 +31,7 @@ class Labelled(NamedTuple):
 
 
 def check_accuracy(context: EvaluationContext) -> None:
-    """Refuse a model or held-out images without classes, too few or unfit in size, before anything is sampled."""
+    """Check before sampling that the model and the held-out images have classes, enough images and a valid size."""
     need_images(context, "accuracy")
     _, height, width = context.model.module.shape
     check_sides(height, width, "sampled")
@@ -45,33 +46,33 @@ def check_accuracy(context: EvaluationContext) -> None:
 
 
 def accuracy(context: EvaluationContext) -> list[Result]:
-    """Accuracy on held-out images of a classifier trained on samples; the same trained on real images."""
+    """Accuracy on held-out images of a classifier trained on samples, and of one trained on real images."""
     check_accuracy(context)
     _check_classes(context.train, "the training images", context.model.class_names)
     bank = context.generated_images
-    made = Labelled(bank.rows, context.label_of(bank.numbers))
-    real = _labelled(context.train, min(len(made.labels), MOST))
-    test = _labelled(context.held_out, MOST)
-    stated = {
+    generated = Labelled(bank.rows, context.label_of(bank.numbers))
+    real = _labelled(context.train, min(len(generated.labels), MAX_IMAGES))
+    test = _labelled(context.held_out, MAX_IMAGES)
+    entries = {
         "tested_on": "held-out images",
         "held_out_fingerprint": context.held_out.fingerprint,
         "data_fingerprint": context.train.fingerprint,
         "samples": context.sampling(),
     }
-    return _results(made, real, test, len(context.model.class_names), stated)
+    return _results(generated, real, test, len(context.model.class_names), entries)
 
 
 def accuracy_between(pair: Pair) -> list[Result]:
-    """The same of labelled images, tested on half of the real set; the other half trains the reference classifier."""
+    """``accuracy`` of two labelled sets; half of the real set is the test set, half trains the reference classifier."""
     names = pair.real_set.class_names
     _check_classes(pair.real_set, "B", names)
     _check_classes(pair.generated_set, "A", names)
     rows = evenly_spaced(len(pair.real_set), pair.num_real)
-    made = _labelled(pair.generated_set, min(pair.num_generated, MOST))
-    real = _labelled(pair.real_set.subset(rows[::2]), min(len(made.labels), MOST))
-    test = _labelled(pair.real_set.subset(rows[1::2]), MOST)
-    stated = {"tested_on": "every second real image", **pair.about_real(), **pair.about_generated()}
-    return _results(made, real, test, len(names), stated)
+    generated = _labelled(pair.generated_set, min(pair.num_generated, MAX_IMAGES))
+    real = _labelled(pair.real_set.subset(rows[::2]), min(len(generated.labels), MAX_IMAGES))
+    test = _labelled(pair.real_set.subset(rows[1::2]), MAX_IMAGES)
+    entries = {"tested_on": "every second real image", **pair.about_real(), **pair.about_generated()}
+    return _results(generated, real, test, len(names), entries)
 
 
 def _check_classes(dataset: Dataset, what: str, names: tuple[str, ...]) -> None:
@@ -94,16 +95,16 @@ def _labelled(dataset: Dataset, count: int) -> Labelled:
     return Labelled(torch.cat([batch.items for batch in batches]), torch.cat(labels))
 
 
-def _results(made: Labelled, real: Labelled, test: Labelled, num: int, stated: dict[str, Any]) -> list[Result]:
-    found, scale = (train_and_test(*side, *test, num) for side in (made, real))
+def _results(generated: Labelled, real: Labelled, test: Labelled, num: int, entries: dict[str, Any]) -> list[Result]:
+    found, reference = (train_and_test(*side, *test, num) for side in (generated, real))
     training = {"classifier": "five convolutions, trained here", "epochs": found.epochs, "seed": found.seed}
-    counts = {"trained_on": found.num_train, "real_trained_on": scale.num_train, "tested": found.num_test}
+    counts = {"trained_on": found.num_train, "real_trained_on": reference.num_train, "tested": found.num_test}
     details = {
-        "real_pictures": scale.value,
-        "real_pictures_uncertainty": scale.standard_error,
+        "real_pictures": reference.value,
+        "real_pictures_uncertainty": reference.standard_error,
         "by_class": list(found.by_class),
-        "real_by_class": list(scale.by_class),
+        "real_by_class": list(reference.by_class),
     }
     unit, error = "share of real images classified correctly", found.standard_error
-    protocol = {**stated, **counts, **training, "uncertainty_of": "binomial, of the images tested"}
+    protocol = {**entries, **counts, **training, "uncertainty_of": "binomial, of the images tested"}
     return [Result("classification_accuracy", found.value, unit, error, "higher", protocol, details)]

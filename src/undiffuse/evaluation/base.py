@@ -1,4 +1,4 @@
-"""What is evaluated, how, and what comes out."""
+"""The protocol of an evaluation and its results."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ CHUNK = 500  # real images in memory as tensors at a time
 
 @dataclass(frozen=True)
 class Protocol:
-    """How an evaluation is made.
+    """The settings of an evaluation.
 
     Args:
-        num: samples drawn, and real images compared with where there are so many.
+        num: samples to draw, and, if the data has as many, real images to compare them with.
         seed: of the first sample.
-        options: how samples are drawn; those that are not given are the model's own.
-        batch_size: images sampled at a time; changes no number.
+        options: how samples are drawn; options that are not given default to the model's.
+        batch_size: images sampled at a time; does not change the results.
         features: a row of ``metrics.FEATURES``; ``auto`` picks by the data.
         bound_images: held-out images whose bound is computed.
-        bound_steps: knots of the bound's grid for a process without its own.
-        bound_variance: of the bound's reverse step, ``beta`` or ``beta_tilde``; ``None`` for ``beta`` on a chain's own
-            knots and ``beta_tilde`` on the coarser grid of other processes, where it is the tighter; ``learned`` by
-            default where the model learns one.
+        bound_steps: knots of the bound's grid for a process without knots.
+        bound_variance: of the bound's reverse step, ``beta`` or ``beta_tilde``. By default ``learned`` for a model
+            that learns it, else ``beta`` on the knots of a chain and ``beta_tilde`` on the coarser grid of other
+            processes, where it is tighter.
         bound_random_images, bound_random_terms: held-out images of the random estimate, and terms of each.
         bound_draws: log-SNRs at which the continuous bound is evaluated, per image.
-        likelihood_images: held-out images whose likelihood the ODE gives; of points, ``num`` are taken.
+        likelihood_images: held-out images whose ODE likelihood is computed; ``num`` for points.
         likelihood_probes: of Hutchinson's estimate; up to 16 dimensions the divergence is exact.
     """
 
@@ -61,7 +61,7 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Result:
-    """One number: its value, its uncertainty and the protocol that made it."""
+    """One number: its value, its uncertainty and the protocol it was computed with."""
 
     metric: str
     value: float | None
@@ -84,12 +84,12 @@ class Result:
         }
 
 
-def stating(result: dict[str, Any], **entries: Any) -> dict[str, Any]:
-    """A result whose protocol has these entries too."""
+def with_protocol(result: dict[str, Any], **entries: Any) -> dict[str, Any]:
+    """A result with these entries added to its protocol."""
     return {**result, "protocol": {**result["protocol"], **entries}}
 
 
 def spread(dataset: Dataset, count: int) -> Tensor:
-    """``count`` items (at least one) evenly spaced over the set: folders come sorted by class, and none is missed."""
+    """``count`` items (at least one) evenly spaced over the set, which covers all classes of a set sorted by class."""
     rows = evenly_spaced(len(dataset), count)
     return torch.cat([dataset.fetch(rows[start : start + CHUNK]).items for start in range(0, len(rows), CHUNK)])

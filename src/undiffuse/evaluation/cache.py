@@ -1,9 +1,9 @@
-"""Results and summaries of real images kept by content: what was computed once is not computed again.
+"""Content-addressed cache of results and of summaries of real images.
 
-An entry's name is the SHA-256 of everything that determines it, the source of this package included, so nothing is ever
-out of date; it is only no longer used. All entries together take at most ``MAX_BYTES``: when one is written, the least
-recently used are removed until the rest fits, and a summary above a quarter of that is not kept at all. The folder may
-be deleted at any time. A damaged entry counts as absent.
+An entry's name is the SHA-256 of everything that determines it, including the source of this package, so no entry is
+ever stale. All entries together take at most ``MAX_BYTES``: when one is written, the least recently used entries are
+removed until the rest fits, and a summary above a quarter of the limit is not stored. The folder may be deleted at any
+time. A corrupt entry counts as absent.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ from undiffuse.version import __version__
 
 Rows = list[dict[str, Any]]
 
-#: Of all entries together. The summary of a set over Inception-v3's features, half a GiB, must find room in it.
+#: Of all entries together. The summary of a set over Inception-v3's features, half a GiB, must fit.
 MAX_BYTES = 4 * 2**30
-_LARGEST_SHARE = 4  # summaries above one over this of the limit would push all others out
+_MAX_FRACTION = 4  # summaries above 1 / 4 of the limit would evict all others
 _RESULTS, _SUMMARIES = "results", "summaries"
 
 
 def cache_folder() -> Path:
-    """``undiffuse`` under ``XDG_CACHE_HOME``, or under ``~/.cache`` where that is not set."""
+    """``undiffuse`` under ``XDG_CACHE_HOME``, or under ``~/.cache`` if that is not set."""
     home = os.environ.get("XDG_CACHE_HOME")
     return (Path(home) if home else Path.home() / ".cache") / "undiffuse"
 
 
 def key_of(key: Mapping[str, Any]) -> str:
-    """64 hex digits that change with any entry of ``key`` (plain values) and with the code that computes."""
+    """A hash of 64 hex digits over ``key`` (plain values) and the version of the code."""
     everything = {**key, "undiffuse": __version__, "source": source_sha256(), "torch": torch.__version__}
     return _digest(everything)
 
@@ -52,11 +52,11 @@ def _digest(value: Any) -> str:
 
 
 class Cache:
-    """Entries in a folder, safe to share between processes: each is written under another name and renamed.
+    """Entries in a folder, safe to share between processes: each is written to a temporary file and renamed.
 
     Args:
-        folder: where; ``None`` keeps nothing and finds nothing.
-        limit: bytes that all entries together may take.
+        folder: where the entries are stored; ``None`` disables the cache.
+        limit: maximum number of bytes of all entries together.
     """
 
     def __init__(self, folder: Path | None, limit: int = MAX_BYTES) -> None:
@@ -65,56 +65,56 @@ class Cache:
 
     @classmethod
     def of_user(cls, enabled: bool = True) -> Cache:
-        """The user's own, or one that keeps nothing."""
+        """The cache in the user's cache folder, or a disabled one."""
         return cls(cache_folder() if enabled else None)
 
-    def results(self, key: Mapping[str, Any], make: Callable[[], Rows]) -> Rows:
-        """The rows under this key, each with ``cached``: whether it was found here or made just now."""
+    def results(self, key: Mapping[str, Any], compute: Callable[[], Rows]) -> Rows:
+        """The rows under this key, each with ``cached``: whether it was found or has just been computed."""
         path = self._path(_RESULTS, key, ".json")
         if path is not None and (found := _read_results(path)) is not None:
             _touch(path)
             return [{**row, "cached": True} for row in found]
-        rows = make()
+        rows = compute()
         if path is not None:
-            self._keep(lambda: write_json(path, {"results": rows, "sha256": _digest(rows), "of": dict(key)}))
+            self._write(lambda: write_json(path, {"results": rows, "sha256": _digest(rows), "of": dict(key)}))
         return [{**row, "cached": False} for row in rows]
 
-    def tensors(self, key: Mapping[str, Any], make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-        """The tensors under this key, found here or made just now."""
+    def tensors(self, key: Mapping[str, Any], compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        """The tensors under this key, found or computed now."""
         path = self._path(_SUMMARIES, key, ".safetensors")
         if path is not None and (found := _read_tensors(path)) is not None:
             _touch(path)
             return found
-        tensors = make()
-        if path is not None and sum(tensor.nbytes for tensor in tensors.values()) <= self.limit // _LARGEST_SHARE:
-            self._keep(lambda: save_weights(path, tensors))
+        tensors = compute()
+        if path is not None and sum(tensor.nbytes for tensor in tensors.values()) <= self.limit // _MAX_FRACTION:
+            self._write(lambda: save_weights(path, tensors))
         return tensors
 
     def forget(self, key: Mapping[str, Any]) -> None:
-        """Drop the summary under this key, which was found and could not be used."""
+        """Remove the summary under this key, which could not be used."""
         path = self._path(_SUMMARIES, key, ".safetensors")
         if path is not None:
             path.unlink(missing_ok=True)
 
-    def _keep(self, write: Callable[[], object]) -> None:
-        """A cache that cannot be written (a full disk, a read-only home) costs time and must not cost the result."""
+    def _write(self, write: Callable[[], object]) -> None:
+        """Write an entry; errors (a full disk, a read-only home) are ignored because the result does not need it."""
         assert self.folder is not None
         with contextlib.suppress(UndiffuseError, OSError):
             write()
-            _make_room(self.folder, self.limit)
+            _evict(self.folder, self.limit)
 
     def _path(self, kind: str, key: Mapping[str, Any], ending: str) -> Path | None:
         return None if self.folder is None else self.folder / kind / f"{key_of(key)}{ending}"
 
 
 def _touch(path: Path) -> None:
-    """The time of a file is that of its last use; another process may have removed it meanwhile."""
+    """Set the file's modification time to its last use; another process may have removed it."""
     with contextlib.suppress(OSError):
         os.utime(path)
 
 
-def _make_room(folder: Path, limit: int) -> None:
-    """Remove what was not used for longest until the rest fits; others may be doing the same to the same files."""
+def _evict(folder: Path, limit: int) -> None:
+    """Remove the least recently used entries until the rest fits; other processes may do the same concurrently."""
     entries = sorted(_entries(folder))
     excess = sum(size for _, size, _ in entries) - limit
     for _, size, path in entries:
@@ -125,8 +125,8 @@ def _make_room(folder: Path, limit: int) -> None:
 
 
 def _entries(folder: Path) -> Iterator[tuple[int, int, Path]]:
-    """(time in ns, bytes, path) of each file; what a killed process left half-written is one, and grows old too."""
-    for kind in (_RESULTS, _SUMMARIES):  # weights that were downloaded lie next to them, and stay
+    """(time in ns, bytes, path) of each file, including partial files of killed processes."""
+    for kind in (_RESULTS, _SUMMARIES):  # downloaded weights are next to them and are not removed
         for path in (folder / kind).glob("*"):
             with contextlib.suppress(OSError):
                 status = path.lstat()

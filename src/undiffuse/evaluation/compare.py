@@ -1,4 +1,4 @@
-"""Two sets of images against each other, whatever generated them, by the metrics of ``METRICS``."""
+"""Comparing two sets of images from any source by the metrics of ``PAIR_METRICS``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from undiffuse.data.audit import evenly_spaced
 from undiffuse.evaluation.accuracy import accuracy_between
-from undiffuse.evaluation.base import Result, spread, stating
+from undiffuse.evaluation.base import Result, spread, with_protocol
 from undiffuse.evaluation.image_metrics import (
     check_images,
     classes,
@@ -23,37 +23,41 @@ from undiffuse.evaluation.image_metrics import (
     precision_recall,
     summarises,
 )
-from undiffuse.evaluation.memorisation import most, neighbour_results, search
+from undiffuse.evaluation.memorisation import max_queries, neighbour_results, search
 from undiffuse.evaluation.pair import Pair, about_set
 from undiffuse.evaluation.provenance import hardware, software
 from undiffuse.registry import lookup
 
-_SCALE_IMAGES = 2000  # images of the real set whose neighbours in it give a memorisation result its scale
+_REFERENCE_IMAGES = 2000  # real images whose distances to their nearest real neighbours are the reference
 
 
 def memorisation_between(pair: Pair) -> list[Result]:
     """Memorisation: distances to the nearest real image, relative to those among real images."""
     check_images(pair, "copying")
-    rows = evenly_spaced(len(pair.real_set), min(pair.num_real, _SCALE_IMAGES, most(pair.real_set)))
+    rows = evenly_spaced(len(pair.real_set), min(pair.num_real, _REFERENCE_IMAGES, max_queries(pair.real_set)))
     among, generated = (
         evenly_spaced(len(pair.real_set), pair.num_real),
-        spread(pair.generated_set, min(pair.num_generated, most(pair.generated_set))),
+        spread(pair.generated_set, min(pair.num_generated, max_queries(pair.generated_set))),
     )
     among = np.union1d(among, rows)
     searches = search(
-        generated, spread(pair.real_set, len(rows)), pair.real_set.subset(among), pair.extractor, _places(rows, among)
+        generated,
+        spread(pair.real_set, len(rows)),
+        pair.real_set.subset(among),
+        pair.extractor,
+        _positions(rows, among),
     )
-    stated = {
+    entries = {
         "distance": "L2",
         "scale": f"{len(rows)} real images to their nearest among the others",
         **pair.about_real(),
         **pair.about_generated(),
         "searched": len(generated),
     }
-    return neighbour_results(searches, stated, pair.extractor, [])
+    return neighbour_results(searches, entries, pair.extractor, [])
 
 
-def _places(rows: Any, among: Any) -> Any:
+def _positions(rows: Any, among: Any) -> Any:
     return np.searchsorted(among, rows)
 
 
@@ -70,14 +74,14 @@ PAIR_METRICS: dict[str, Callable[[Pair], list[Result]]] = {
 
 
 def default_pair_metrics(pair: Pair) -> tuple[list[str], str]:
-    """The metrics that these sets are large enough for, and a line on those that are skipped, or ""."""
+    """The metrics with enough images in both sets, and a line on the skipped ones, or ""."""
     distances = ["frechet", "kernel", "precision_recall"] if summarises(pair.num_features) else []
     names = [*distances, *(["inception_score", "classes"] if classifies(pair.extractor) else []), "copying"]
-    fewest = min(pair.num_generated, pair.num_real)
+    given = min(pair.num_generated, pair.num_real)
     needed = {name: images_needed(name, pair.num_features) for name in names}
-    short = [f"{name} ({needed[name]})" for name in names if fewest < needed[name]]
-    note = f"skipped for lack of images, {fewest} given: {', '.join(short)}" if short else ""
-    return [name for name in names if fewest >= needed[name]], note
+    skipped = [f"{name} ({needed[name]})" for name in names if given < needed[name]]
+    note = f"skipped for lack of images, {given} given: {', '.join(skipped)}" if skipped else ""
+    return [name for name in names if given >= needed[name]], note
 
 
 def compare_sets(pair: Pair, metrics: Sequence[str]) -> dict[str, Any]:
@@ -110,11 +114,11 @@ def _results(pair: Pair, name: str, row: Callable[[Pair], list[Result]]) -> list
         "features": pair.extractor.protocol(),
     }
 
-    def make() -> list[dict[str, Any]]:
-        return [stating(result.to_dict(), software=software(), hardware=hardware()) for result in row(pair)]
+    def compute() -> list[dict[str, Any]]:
+        return [with_protocol(result.to_dict(), software=software(), hardware=hardware()) for result in row(pair)]
 
-    sets = {**pair.about_generated(), **pair.about_real()}  # they may have had other paths when the cache was filled
+    sets = {**pair.about_generated(), **pair.about_real()}  # the paths may have changed since the result was cached
     return [
-        stating(result, **{key: value for key, value in sets.items() if key in result["protocol"]})
-        for result in pair.cache.results(key, make)
+        with_protocol(result, **{key: value for key, value in sets.items() if key in result["protocol"]})
+        for result in pair.cache.results(key, compute)
     ]

@@ -1,4 +1,4 @@
-"""A model and the real images that it is compared with; samples are drawn once, in batches, and not kept."""
+"""A model and the real images that it is compared with; samples are drawn once, in batches, and not all stored."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from undiffuse.models.saved import Model, check_seeds
 from undiffuse.observer import SILENT, Observer
 from undiffuse.samplers.base import Progress
 
-#: Real images that samples are compared with at least, where there are so many.
+#: Minimum number of real images to compare samples with, if the data has as many.
 REFERENCE_IMAGES = 5000
 
 
@@ -37,11 +37,11 @@ class EvaluationContext:
 
     Args:
         model: trained.
-        load_train: gives the images it learned from; called once, by the first metric that needs them.
-        held_out: images that it never saw.
-        protocol: see there.
-        observer: learns how many samples are done, of how many.
-        cache: of the training images' summary; by default nothing is kept.
+        load_train: returns the training images; called once, by the first metric that needs them.
+        held_out: images that were not used for training.
+        protocol: see ``Protocol``.
+        observer: receives the number of finished samples and the total.
+        cache: of results and of the training images' summary; disabled by default.
     """
 
     model: Model
@@ -55,12 +55,12 @@ class EvaluationContext:
 
     @cached_property
     def train(self) -> Dataset:
-        """The images that the model learned from."""
+        """The images that the model was trained on."""
         return self.load_train()
 
     @property
-    def makes_images(self) -> bool:
-        """Whether the model makes images, not points."""
+    def generates_images(self) -> bool:
+        """Whether the model generates images, not points."""
         return self.model.module.space.is_image
 
     @property
@@ -70,7 +70,7 @@ class EvaluationContext:
 
     @cached_property
     def _summary_or_reservoir(self) -> SetSummary | ReservoirSample:
-        """The samples' summary, or images alone where there are too many features for one; number i is seed + i."""
+        """The samples' summary, or only the images if there are too many features for one; sample i has seed + i."""
         small = summarises(self.num_features)
         collected = SetSummary(self.extractor) if small else ReservoirSample(_bank_size(self.model.module.shape))
         first = 0
@@ -81,7 +81,7 @@ class EvaluationContext:
 
     @property
     def generated(self) -> SetSummary:
-        """The summary of the samples; classes in turn where the model is conditional."""
+        """The summary of the samples; a conditional model cycles through its classes."""
         assert isinstance(self._summary_or_reservoir, SetSummary)  # see ``check_images``
         return self._summary_or_reservoir
 
@@ -94,22 +94,22 @@ class EvaluationContext:
             else self._summary_or_reservoir
         )
 
-    def some_generated(self, count: int) -> Tensor:
+    def generated_subset(self, count: int) -> Tensor:
         """``count`` of the samples, or as many as there are."""
         bank = self.generated_images
         return bank.reduced(min(count, bank.capacity)).rows
 
-    def some_real(self, count: int) -> Tensor:
+    def real_subset(self, count: int) -> Tensor:
         """``count`` training images, evenly spaced over the set."""
         return spread(self.train, count)
 
     @cached_property
     def samples(self) -> Tensor:
-        """float32 points (num, D); images are summed up as they come, see ``generated``."""
+        """float32 points (num, D); for images see ``generated``."""
         return torch.cat(list(self._batches(range(self.protocol.num))))
 
-    def again(self, numbers: Sequence[int]) -> Tensor:
-        """The samples with these numbers once more: sample i depends on seed + i and its class alone."""
+    def regenerate(self, numbers: Sequence[int]) -> Tensor:
+        """The samples with these numbers, drawn again: sample i depends only on seed + i and its class."""
         (observer, seconds), self.observer = (self.observer, self.seconds), SILENT
         try:
             return torch.cat(list(self._batches(numbers)))
@@ -137,7 +137,7 @@ class EvaluationContext:
             started = time.monotonic()
             sampled = self.model.module.sample(request)
             self.nfe = sampled.nfe
-            self.seconds += time.monotonic() - started  # what is done with the samples takes time of its own
+            self.seconds += time.monotonic() - started  # excludes the time that metrics take
             self.observer.progress(start + len(rows), len(numbers))
             yield self.model.finish(sampled.x)
 
@@ -167,15 +167,15 @@ class EvaluationContext:
 
     @property
     def num_features(self) -> int:
-        """The features of one image."""
+        """Number of features of one image."""
         return self.extractor.dim or math.prod(self.model.module.shape)
 
     def about_generated(self) -> dict[str, Any]:
-        """What a result says about the samples."""
+        """A result's protocol entries about the samples."""
         return {"samples": self.sampling()}
 
     def about_real(self) -> dict[str, Any]:
-        """What a result says about the real images."""
+        """A result's protocol entries about the real images."""
         return {
             "reference": "training images",
             "reference_images": self.num_real,
@@ -200,9 +200,9 @@ def _bank_size(shape: Sequence[int]) -> int:
 
 
 def need_held_out(context: EvaluationContext, metric: str, count: int = 1) -> None:
-    """Refuse a metric that looks at held-out items where there are fewer than ``count``."""
+    """Raise UsageError if there are fewer held-out items than the ``count`` that a metric needs."""
     if len(context.held_out) < count:
-        what = "images" if context.makes_images else "points"
+        what = "images" if context.generates_images else "points"
         number = f"at least {count} held-out" if count > 1 else "held-out"
         raise UsageError(
             f"metric {metric!r} needs {number} {what}, got {len(context.held_out)}: train with a "
@@ -211,6 +211,6 @@ def need_held_out(context: EvaluationContext, metric: str, count: int = 1) -> No
 
 
 def need_images(context: EvaluationContext, metric: str) -> None:
-    """Refuse a metric of images on a model of points."""
-    if not context.makes_images:
-        raise UsageError(f"metric {metric!r} is for images, this model makes points; use 'sliced_wasserstein'")
+    """Raise UsageError for a metric of images if the model generates points."""
+    if not context.generates_images:
+        raise UsageError(f"metric {metric!r} is for images, this model generates points; use 'sliced_wasserstein'")

@@ -21,14 +21,14 @@ from undiffuse.metrics.neighbours import Neighbours, nearest_neighbours
 from undiffuse.metrics.summary import SetSummary
 from undiffuse.observer import SILENT, Observer
 
-_SEARCH_BYTES = 64 * 2**20  # of the images that neighbours are looked for among at a time
+_SEARCH_BYTES = 64 * 2**20  # of the reference images in memory at a time
 _SEARCH_ROWS = 16_384
 
 Rows = npt.NDArray[np.int64]
 
 
 def summary_key(dataset: Dataset, count: int, extractor: FeatureExtractor) -> dict[str, Any]:
-    """What a summary of ``count`` evenly spaced images depends on."""
+    """The cache key of a summary of ``count`` evenly spaced images."""
     return {
         "summary_of": dataset.fingerprint,
         "rows": f"{min(count, len(dataset))} of {len(dataset)}, evenly spaced",
@@ -39,21 +39,21 @@ def summary_key(dataset: Dataset, count: int, extractor: FeatureExtractor) -> di
 def summary_of(
     dataset: Dataset, count: int, extractor: FeatureExtractor, cache: Cache, observer: Observer = SILENT
 ) -> SetSummary:
-    """The summary of ``count`` images evenly spaced over a set, from the cache where it is there."""
+    """The summary of ``count`` images evenly spaced over a set, from the cache if it is stored there."""
     key = summary_key(dataset, count, extractor)
 
-    def make() -> dict[str, Tensor]:
-        return _pass(dataset, evenly_spaced(len(dataset), count), extractor, observer).tensors()
+    def compute() -> dict[str, Tensor]:
+        return _summarise(dataset, evenly_spaced(len(dataset), count), extractor, observer).tensors()
 
     try:
-        return SetSummary.from_tensors(extractor, cache.tensors(key, make))
+        return SetSummary.from_tensors(extractor, cache.tensors(key, compute))
     except (KeyError, ValueError, RuntimeError, UsageError):
-        cache.forget(key)  # sound as a file, but not what this code wrote
-        return SetSummary.from_tensors(extractor, cache.tensors(key, make))
+        cache.forget(key)  # a valid file, but not one that this code wrote
+        return SetSummary.from_tensors(extractor, cache.tensors(key, compute))
 
 
-def _pass(dataset: Dataset, rows: Rows, extractor: FeatureExtractor, observer: Observer) -> SetSummary:
-    """Images are numbered by their place among ``rows``: strided numbers would fill the groups of errors unevenly."""
+def _summarise(dataset: Dataset, rows: Rows, extractor: FeatureExtractor, observer: Observer) -> SetSummary:
+    """Images are numbered by their position in ``rows``: strided numbers would fill the jackknife groups unevenly."""
     summary = SetSummary(extractor)
     for start in range(0, len(rows), CHUNK):
         items = dataset.fetch(rows[start : start + CHUNK]).items
@@ -65,14 +65,14 @@ def _pass(dataset: Dataset, rows: Rows, extractor: FeatureExtractor, observer: O
 def nearest_in(
     queries: Tensor, dataset: Dataset, rows: Rows, space: Callable[[Tensor], Tensor], k: int = 1
 ) -> Neighbours:
-    """The ``k`` nearest of some images of a set, which are read piece by piece: memory does not grow with them.
+    """The ``k`` nearest images of a set, read in chunks so that memory does not grow with the set.
 
     Args:
-        queries: (N, ...) rows in the space.
+        queries: (N, ...) points in the space.
         dataset: images.
-        rows: those of them to look among, at least ``k``.
-        space: maps uint8 images (B, C, H, W) to rows in the space.
-        k: how many neighbours.
+        rows: indices of the images to search, at least ``k``.
+        space: maps uint8 images (B, C, H, W) to points in the space.
+        k: number of neighbours.
     Returns:
         Distances (N, k), ascending, and indices (N, k) into the set.
     """
@@ -84,13 +84,13 @@ def nearest_in(
     found: Neighbours | None = None
     for part in parts:
         near = nearest_neighbours(queries, space(dataset.fetch(part).items), k, chunk)
-        found = _nearer(found, Neighbours(near.distances, torch.from_numpy(part)[near.indices]), k)
+        found = _merge_nearest(found, Neighbours(near.distances, torch.from_numpy(part)[near.indices]), k)
     assert found is not None
     return found
 
 
-def _nearer(a: Neighbours | None, b: Neighbours, k: int) -> Neighbours:
-    """The ``k`` nearest of both; of equal distances ``a``'s first."""
+def _merge_nearest(a: Neighbours | None, b: Neighbours, k: int) -> Neighbours:
+    """The ``k`` nearest of both; ``a`` comes first at equal distances."""
     if a is None:
         return b
     distances, indices = torch.cat([a.distances, b.distances], 1), torch.cat([a.indices, b.indices], 1)
@@ -99,13 +99,13 @@ def _nearer(a: Neighbours | None, b: Neighbours, k: int) -> Neighbours:
 
 
 def in_chunks(batches: Iterable[Tensor], size: int = CHUNK) -> Iterator[Tensor]:
-    """The same rows in batches of ``size``: sums taken over them have the same rounding whatever they came in."""
-    held: list[Tensor] = []
+    """The same rows in batches of ``size``, so that sums over them round the same for all input batch sizes."""
+    pending: list[Tensor] = []
     for batch in batches:
-        held.append(batch)
-        if sum(map(len, held)) >= size:
-            parts = torch.split(torch.cat(held), size)
-            held = [part for part in parts if len(part) < size]  # the last, if any
-            yield from parts[: len(parts) - len(held)]
-    if held:
-        yield torch.cat(held)
+        pending.append(batch)
+        if sum(map(len, pending)) >= size:
+            parts = torch.split(torch.cat(pending), size)
+            pending = [part for part in parts if len(part) < size]  # the last, if any
+            yield from parts[: len(parts) - len(pending)]
+    if pending:
+        yield torch.cat(pending)

@@ -1,4 +1,4 @@
-"""The generalisation gap: the loss on training images against that on held-out ones, at the same times and noise."""
+"""The generalisation gap: the loss on training images compared with held-out images, at the same times and noise."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from undiffuse.evaluation.gather import Rows
 from undiffuse.objectives.base import AnyObjective, in_evaluation
 
 _BATCH = 128
-_IMAGES = 512  # of each set at most
-_LOSSES = 512  # of each set at least, over as many rounds of other noise as that takes
-_MOST_ROUNDS = 16
+_MAX_IMAGES = 512  # of each set
+_MIN_LOSSES = 512  # of each set, over repeated rounds with new noise
+_MAX_ROUNDS = 16
 
 
 class GeneralisationGap(NamedTuple):
@@ -35,20 +35,20 @@ class GeneralisationGap(NamedTuple):
 
 @torch.no_grad()
 def generalisation_gap(objective: AnyObjective, train: Dataset, held_out: Dataset, seed: int) -> GeneralisationGap:
-    """The model's own loss on training and on held-out images, each pair of them with the same time and noise.
+    """The model's training loss on training and on held-out images, each pair of them with the same time and noise.
 
     Args:
-        objective: around the model; the loss of its first phase is taken.
-        train, held_out: at least two images each; as many are taken of both, evenly spaced.
+        objective: of the model; the loss of its first phase is used.
+        train, held_out: at least two images each; the same number is taken from both, evenly spaced.
         seed: of times and noise.
     """
-    count = min(len(train), len(held_out), _IMAGES)
-    rounds = min(_MOST_ROUNDS, -(-_LOSSES // count))
-    known, other = (_losses(objective, dataset, count, rounds, seed) for dataset in (train, held_out))
-    held, mean = float(other.mean()), float(known.mean())
+    count = min(len(train), len(held_out), _MAX_IMAGES)
+    rounds = min(_MAX_ROUNDS, -(-_MIN_LOSSES // count))
+    on_train, on_held_out = (_losses(objective, dataset, count, rounds, seed) for dataset in (train, held_out))
+    held, mean = float(on_held_out.mean()), float(on_train.mean())
     if not held > 0:
         return GeneralisationGap(mean, held, None, None, count, rounds)
-    error = float((other - known).std() / count**0.5) if count > 1 else None
+    error = float((on_held_out - on_train).std() / count**0.5) if count > 1 else None
     return GeneralisationGap(mean, held, (held - mean) / held, None if error is None else error / held, count, rounds)
 
 

@@ -1,4 +1,4 @@
-"""Metrics of images that compare two sets, or describe one relative to the other, from their summaries alone."""
+"""Metrics of images that compare two sets, or describe one relative to the other, from their summaries."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from undiffuse.metrics.reservoir import ReservoirSample
 from undiffuse.metrics.summary import MAX_DIM, SetSummary
 
 FRECHET_GROUPS = 10  # of its jackknife
-NEIGHBOURS = 5  # that span the manifold of precision and recall
-_PAIRS = 500  # of images whose perceptual distance is taken
+NEIGHBOURS = 5  # k of precision and recall
+_PAIRS = 500  # of images whose perceptual distance is computed
 
 
-#: Metrics over the features of a summary, and those of them that read only one side of it.
+#: Metrics over the features of a summary.
 OVER_FEATURES = ("frechet", "kernel", "inception_score", "precision_recall", "classes")
 
 
 class Sets(Protocol):
-    """Generated and real images, each read in one pass when a metric first needs them."""
+    """Generated and real images, each read in one pass when first needed."""
 
     @property
     def extractor(self) -> FeatureExtractor: ...
@@ -50,9 +50,9 @@ class Sets(Protocol):
     @property
     def real(self) -> SetSummary: ...
 
-    def some_generated(self, count: int) -> Tensor: ...
+    def generated_subset(self, count: int) -> Tensor: ...
 
-    def some_real(self, count: int) -> Tensor: ...
+    def real_subset(self, count: int) -> Tensor: ...
 
     def about_generated(self) -> dict[str, Any]: ...
 
@@ -60,12 +60,12 @@ class Sets(Protocol):
 
 
 def classifies(extractor: FeatureExtractor) -> bool:
-    """Whether an extractor has class probabilities as well."""
+    """Whether an extractor also returns class probabilities."""
     return extractor.num_classes is not None
 
 
 def summarises(num_features: int) -> bool:
-    """Whether a summary of so many features fits into memory."""
+    """Whether a summary of this many features fits into memory."""
     return num_features <= MAX_DIM
 
 
@@ -84,10 +84,10 @@ def images_needed(metric: str, num_features: int) -> int:
 
 
 def check_images(sets: Sets, metric: str) -> None:
-    """Refuse, before any image is sampled or read, a metric that these sets are too small or the features unfit for.
+    """Check, before any image is sampled or read, that a metric has enough images and suitable features.
 
     Raises:
-        UsageError: says how many images the metric needs, or which features.
+        UsageError: with the number of images, or the features, that the metric needs.
     """
     if metric in ("inception_score", "classes") and not classifies(sets.extractor):
         raise UsageError(
@@ -100,7 +100,7 @@ def check_images(sets: Sets, metric: str) -> None:
             f"{sets.num_features}; take --features efficientnet or inception"
         )
     if metric == "lpips_diversity":
-        load_lpips()  # says where its weights go if they are not there
+        load_lpips()  # raises UsageError if its weights are missing
     given = sets.num_generated if metric == "classes" else min(sets.num_generated, sets.num_real)
     if metric == "frechet":
         check_enough(given, sets.num_features, FRECHET_GROUPS)
@@ -109,11 +109,11 @@ def check_images(sets: Sets, metric: str) -> None:
 
 
 def _name(family: str, published: str, extractor: FeatureExtractor) -> str:
-    """A published metric's own name belongs to Inception-v3's features alone."""
+    """A metric's name; the published names (FID, KID, inception score) are only for Inception-v3 features."""
     return published if extractor.published_names else f"{family}_{extractor.name}"
 
 
-def _stated(sets: Sets, real: bool = True) -> dict[str, Any]:
+def _entries(sets: Sets, real: bool = True) -> dict[str, Any]:
     return {**sets.extractor.protocol(), **(sets.about_real() if real else {}), **sets.about_generated()}
 
 
@@ -121,28 +121,28 @@ def frechet(sets: Sets) -> list[Result]:
     """Fréchet distance of the images from real ones, over features that the result names."""
     check_images(sets, "frechet")
     estimate = frechet_estimate(sets.generated.statistics, sets.real.statistics)
-    stated = {**_stated(sets), "estimate": estimate.to_dict()}
+    entries = {**_entries(sets), "estimate": estimate.to_dict()}
     name = _name("frechet", "fid", sets.extractor)
-    return [Result(name, estimate.value, "squared feature units", estimate.standard_error, "lower", stated)]
+    return [Result(name, estimate.value, "squared feature units", estimate.standard_error, "lower", entries)]
 
 
 def kernel(sets: Sets) -> list[Result]:
-    """Kernel distance (the squared MMD with a cubic kernel): without bias, so it compares at unequal counts too."""
+    """Kernel distance (the squared MMD with a cubic kernel): unbiased, so values at different counts compare."""
     check_images(sets, "kernel")
     estimate = kernel_distance(sets.generated.features.rows, sets.real.features.rows)
-    stated = {**_stated(sets), "estimate": estimate.to_dict()}
+    entries = {**_entries(sets), "estimate": estimate.to_dict()}
     name = _name("kernel", "kid", sets.extractor)
-    return [Result(name, estimate.value, "squared MMD", estimate.standard_error, "lower", stated)]
+    return [Result(name, estimate.value, "squared MMD", estimate.standard_error, "lower", entries)]
 
 
 def inception_score(sets: Sets) -> list[Result]:
-    """exp of the mutual information between image and predicted class; reported with that of real images."""
+    """exp of the mutual information between image and predicted class, reported with the value for real images."""
     check_images(sets, "inception_score")
     scored, real = _tally(sets.generated.score), _tally(sets.real.score)
     name = _name("score", "inception_score", sets.extractor)
-    stated = {**_stated(sets), "estimate": scored.to_dict()}
+    entries = {**_entries(sets), "estimate": scored.to_dict()}
     details = {"real_pictures": real.to_dict()}
-    return [Result(name, scored.score, "classes", scored.standard_error, "higher", stated, details)]
+    return [Result(name, scored.score, "classes", scored.standard_error, "higher", entries, details)]
 
 
 def _tally(score: InceptionScoreAccumulator | None) -> InceptionScoreAccumulator:
@@ -152,55 +152,57 @@ def _tally(score: InceptionScoreAccumulator | None) -> InceptionScoreAccumulator
 
 
 def classes(sets: Sets) -> list[Result]:
-    """Share of images that a classifier names with confidence, and how evenly it names the classes."""
+    """Fraction of images that are classified with confidence, and the balance of the predicted classes."""
     check_images(sets, "classes")
     tally = sets.generated.classes
     assert isinstance(tally, ClassAccumulator)
-    stated = {**_stated(sets, real=False), "confident_from": tally.confident}
+    entries = {**_entries(sets, real=False), "confident_from": tally.confident}
     details, share, error = tally.to_dict(), tally.confident_share, tally.confident_share_error
     return [
-        Result("confident_share", share, "share", error, "higher", stated, details),
-        Result("class_balance", tally.balance, "entropy / log K", None, "higher", stated, details),
+        Result("confident_share", share, "share", error, "higher", entries, details),
+        Result("class_balance", tally.balance, "entropy / log K", None, "higher", entries, details),
     ]
 
 
 def precision_recall(sets: Sets) -> list[Result]:
-    """Precision and density: do the images look real? Recall and coverage: do they show all that is real?"""
+    """Precision and density measure fidelity, recall and coverage measure diversity."""
     check_images(sets, "precision_recall")
-    real, generated = _as_many(sets.real.features, sets.generated.features)
+    real, generated = _equal_counts(sets.real.features, sets.generated.features)
     found = coverage(real, generated, k=NEIGHBOURS)
-    stated = {**_stated(sets), "estimate": found.to_dict()}
+    entries = {**_entries(sets), "estimate": found.to_dict()}
     return [
-        Result("precision", found.precision, "share", found.precision_error, "higher", stated),
-        Result("recall", found.recall, "share", found.recall_error, "higher", stated),
-        Result("density", found.density, "1 where alike", found.density_error, "near 1", stated),
-        Result("coverage", found.coverage, "share", found.coverage_error, "higher", stated),
+        Result("precision", found.precision, "share", found.precision_error, "higher", entries),
+        Result("recall", found.recall, "share", found.recall_error, "higher", entries),
+        Result("density", found.density, "1 where alike", found.density_error, "near 1", entries),
+        Result("coverage", found.coverage, "share", found.coverage_error, "higher", entries),
     ]
 
 
-def _as_many(a: ReservoirSample, b: ReservoirSample) -> tuple[Tensor, Tensor]:
-    """As many rows of both as the smaller has: the radius of a manifold shrinks with the count."""
+def _equal_counts(a: ReservoirSample, b: ReservoirSample) -> tuple[Tensor, Tensor]:
+    """The same number of rows of both, since the radius of the balls shrinks with the count."""
     count = min(len(a), len(b))
     return a.reduced(count).rows, b.reduced(count).rows
 
 
 def lpips_diversity(sets: Sets) -> list[Result]:
-    """Mean perceptual distance between pairs of images, reported with that between pairs of real ones."""
+    """Mean perceptual distance between pairs of images, reported with the same of real images."""
     check_images(sets, "lpips_diversity")
     lpips = load_lpips()
-    made, real = (_pair_distances(lpips.distance, some(2 * _PAIRS)) for some in (sets.some_generated, sets.some_real))
-    stated = {**_stated(sets), **lpips.protocol(), "pairs": len(made), "real_pairs": len(real)}
+    generated, real = (
+        _pair_distances(lpips.distance, subset(2 * _PAIRS)) for subset in (sets.generated_subset, sets.real_subset)
+    )
+    entries = {**_entries(sets), **lpips.protocol(), "pairs": len(generated), "real_pairs": len(real)}
     details = {
         "real_pictures": float(real.mean()),
         "real_pictures_uncertainty": _error(real),
-        "share_of_real": float(made.mean() / real.mean()) if float(real.mean()) > 0 else None,
+        "share_of_real": float(generated.mean() / real.mean()) if float(real.mean()) > 0 else None,
     }
-    value = float(made.mean())
-    return [Result("lpips_diversity", value, "LPIPS", _error(made), "near that of real images", stated, details)]
+    value = float(generated.mean())
+    return [Result("lpips_diversity", value, "LPIPS", _error(generated), "near that of real images", entries, details)]
 
 
 def _pair_distances(distance: Callable[[Tensor, Tensor], Tensor], images: Tensor) -> Tensor:
-    """Distances (P,) of disjoint random pairs: neighbours in a folder, or classes in turn, are no fair ones."""
+    """Distances (P,) of disjoint random pairs; consecutive images may be related or cycle through the classes."""
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
     half = len(order) // 2
     first, second = order[:half], order[half : 2 * half]

@@ -1,8 +1,8 @@
 """Likelihoods of held-out data: exact by the probability-flow ODE, and three forms of the variational bound.
 
-On levels every number is in bits a dimension for a probability of the image's own 256 levels. With the exact denoiser
-the ODE's number and the continuous bound are one, and a sum on a grid lies above them. A network's are three different
-models (of the ODE, of the SDE, of the chain), with different ends; each result says where it starts and how it decodes.
+For images every number is in bits per dimension, for a probability over the 256 levels. With the exact denoiser the
+ODE's number and the continuous bound are equal, and the bound on a grid is above them. With a network they belong to
+three different models (the ODE, the SDE, the chain) with different ends; each result states its ends and its decoder.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from undiffuse.samplers.inversion import ATOL, RTOL, ode_range
 from undiffuse.samplers.likelihood import Likelihood, dequantise, log_likelihood
 from undiffuse.samplers.noise import SeededNoise
 
-_ROWS = 64  # images that a network is given at a time for a bound
-_ODE_ROWS = {"image": 32, "points": 1024}  # that are followed together; they wait for the slowest
-_LARGEST_EXACT = 16  # dimensions whose divergence is taken exactly
+_ROWS = 64  # batch size of the network for a bound
+_ODE_ROWS = {"image": 32, "points": 1024}  # samples integrated together, until the last has finished
+_MAX_EXACT_DIMS = 16  # with more dimensions the divergence is estimated
 
 
 def nll(context: EvaluationContext) -> list[Result]:
-    """-log p of held-out data by the probability-flow ODE: bits a dimension of images, nats a point."""
-    protocol, is_image = context.protocol, context.makes_images
+    """-log p of held-out data by the probability-flow ODE: bits per dimension for images, nats per point."""
+    protocol, is_image = context.protocol, context.generates_images
     items = _held_out(context, "nll", protocol.likelihood_images if is_image else protocol.num)
-    exact = math.prod(context.model.module.shape) <= _LARGEST_EXACT
+    exact = math.prod(context.model.module.shape) <= _MAX_EXACT_DIMS
     rows = min(_ODE_ROWS[context.model.module.space.kind], len(items))
     denoiser = _denoiser(context, rows)
     parts = []
@@ -48,14 +48,14 @@ def nll(context: EvaluationContext) -> list[Result]:
         probes: Any = "exact" if exact else protocol.likelihood_probes
         report = partial(_report, context, start, len(x_0), len(items))
         parts.append(log_likelihood(denoiser, data, probes=probes, noise=noise, on_progress=report))
-    stated = _ode_protocol(context, parts, exact) | {"dequantisation": "uniform" if is_image else "none"}
+    entries = _ode_protocol(context, parts, exact) | {"dequantisation": "uniform" if is_image else "none"}
     values = torch.cat([part.bits_per_dim() if is_image else -part.nats for part in parts])
-    return [_result("nll", values, stated, "bits/dim" if is_image else "nats", _ode_details(parts, is_image))]
+    return [_result("nll", values, entries, "bits/dim" if is_image else "nats", _ode_details(parts, is_image))]
 
 
-def _report(context: EvaluationContext, start: int, count: int, total: int, share: float) -> None:
-    """The solver has gone a share of its way with ``count`` items from the ``start`` on."""
-    context.observer.progress(start + share * count, total)
+def _report(context: EvaluationContext, start: int, count: int, total: int, fraction: float) -> None:
+    """Report the ``fraction`` of the solver's work that is done for ``count`` items from ``start`` on."""
+    context.observer.progress(start + fraction * count, total)
 
 
 def _ode_protocol(context: EvaluationContext, parts: Sequence[Likelihood], exact: bool) -> dict[str, Any]:
@@ -63,7 +63,7 @@ def _ode_protocol(context: EvaluationContext, parts: Sequence[Likelihood], exact
     probes = "exact" if exact else f"{protocol.likelihood_probes} Rademacher, fixed along a trajectory"
     return {
         "images": sum(len(part.nats) for part in parts),
-        **_stated(context),
+        **_common_entries(context),
         "solver": "Dormand-Prince 5(4) in log-SNR, a step size per sample",
         "rtol": RTOL,
         "atol": ATOL,
@@ -77,19 +77,19 @@ def _ode_protocol(context: EvaluationContext, parts: Sequence[Likelihood], exact
 
 
 def _ode_details(parts: Sequence[Likelihood], is_image: bool) -> dict[str, Any]:
-    """The error that probes alone make, and how Gaussian the latents are (1 is what N(0, I) has)."""
+    """The variance due to the probes, and the mean square of the latents (1 for N(0, I))."""
     latents = torch.cat([part.latent.double().flatten(1).cpu() for part in parts])
     details: dict[str, Any] = {"latent_mean_square": float((latents**2).mean())}
     variances = [part.probe_variance for part in parts if part.probe_variance is not None]
     if variances:
-        variance = torch.cat(variances).cpu()  # of a single probe, so over the number of probes that of their mean
+        variance = torch.cat(variances).cpu()  # of a single probe; divided by the number of probes, of their mean
         unit = parts[0].num_dims * math.log(2) if is_image else 1.0
         details["variance_of_one_probe"] = float(variance.mean()) / unit**2
     return details
 
 
 def vlb(context: EvaluationContext) -> list[Result]:
-    """The variational bound on held-out images: L_T, the sum of L_t, L_0 and their total, in bits a dimension."""
+    """The variational bound on held-out images: L_T, the sum of L_t, L_0 and their total, in bits per dimension."""
     protocol, options = context.protocol, _bound_options(context, "vlb")
     items = _held_out(context, "vlb", protocol.bound_images)
 
@@ -114,8 +114,8 @@ def vlb_random(context: EvaluationContext) -> list[Result]:
 
 
 def continuous(context: EvaluationContext) -> list[Result]:
-    """The bound in continuous time, an integral over the log-SNR: bits a dimension of images, nats a point."""
-    protocol, is_image = context.protocol, context.makes_images
+    """The bound in continuous time, an integral over the log-SNR: bits per dimension for images, nats per point."""
+    protocol, is_image = context.protocol, context.generates_images
     items = _held_out(context, "continuous_bound", protocol.bound_images if is_image else protocol.num)
     rows = _ROWS if is_image else _ODE_ROWS["points"]
     denoiser = _denoiser(context, min(rows, len(items)))
@@ -127,19 +127,21 @@ def continuous(context: EvaluationContext) -> list[Result]:
         normal = _noise(protocol, start, rows, items).numbered
         bounds.append(continuous_bound(denoiser, x_0, normal, ends, num_draws=protocol.bound_draws, decoder=decoder))
         context.observer.progress(start + len(x_0), len(items))
-    stated = {
+    entries = {
         "images": len(items),
-        **_stated(context),
+        **_common_entries(context),
         "log_snrs_a_picture": f"{protocol.bound_draws}, stratified evenly over the log-SNR",
         "clean_log_snr": ends[1],
         "noisy_log_snr": ends[0],
-        "decoder": _decoder_words(bounds[0].decoder_std) if is_image else "entropy of the noise left at the clean end",
+        "decoder": _describe_decoder(bounds[0].decoder_std)
+        if is_image
+        else "entropy of the noise left at the clean end",
         "precision": "fp32 network, float64 sums",
     }
     unit = "bits/dim" if is_image else "nats"
     return [
-        _result(name, bounds[0].bits_per_dim(nats) if is_image else nats, stated, unit)
-        for name, nats in _joined([_parts("continuous_bound", bound, bound.diffusion) for bound in bounds]).items()
+        _result(name, bounds[0].bits_per_dim(nats) if is_image else nats, entries, unit)
+        for name, nats in _concatenate([_parts("continuous_bound", bound, bound.diffusion) for bound in bounds]).items()
     ]
 
 
@@ -159,11 +161,11 @@ def _denoiser(context: EvaluationContext, rows: int) -> FixedBatchDenoiser:
 
 
 def _noise(protocol: Protocol, start: int, rows: int, items: Tensor) -> SeededNoise:
-    """Sample i draws from seed + i, whatever its position."""
+    """Noise in which item i has the seed + i, independent of the batch."""
     return SeededNoise(range(protocol.seed + start, protocol.seed + min(start + rows, len(items))))
 
 
-def _stated(context: EvaluationContext) -> dict[str, Any]:
+def _common_entries(context: EvaluationContext) -> dict[str, Any]:
     return {
         "split": "held out",
         "data_fingerprint": context.held_out.fingerprint,
@@ -173,8 +175,8 @@ def _stated(context: EvaluationContext) -> dict[str, Any]:
 
 
 def _bound_options(context: EvaluationContext, metric: str) -> dict[str, Any]:
-    """Variance and decoder: learned where the model has a variance of its own, and then in the decoder as well."""
-    need_images(context, metric)  # its decoder counts 256 levels
+    """Variance and decoder; a model with a learned variance uses it for both."""
+    need_images(context, metric)  # the decoder needs 256 levels
     model = _model(context)
     if context.protocol.bound_variance is not None:
         variance = context.protocol.bound_variance
@@ -196,7 +198,7 @@ def _learns_variance(context: EvaluationContext) -> bool:
 def _on_grid(
     context: EvaluationContext, items: Tensor, bound: Callable[[Denoiser, Tensor, Tensor, Normal], Bound]
 ) -> list[Bound]:
-    """The bound of all items on the model's grid, chunk by chunk."""
+    """The bound of all items on the model's grid, in chunks."""
     model = _model(context)
     denoiser = _denoiser(context, min(_ROWS, len(items)))
     times = bound_grid(model.process, model.log_snr_range, context.protocol.bound_steps).to(model.device)
@@ -214,26 +216,26 @@ def _grid_protocol(context: EvaluationContext, bounds: Sequence[Bound]) -> dict[
     first = bounds[0]
     return {
         "images": sum(len(bound.prior) for bound in bounds),
-        **_stated(context),
+        **_common_entries(context),
         "terms": len(first.times),
         "grid": "the chain's own knots" if model.process.knots is not None else "even in log-SNR",
         "t_1": float(first.times[0]),
         "variance": first.variance,
-        "decoder": _decoder_words(first.decoder_std),
+        "decoder": _describe_decoder(first.decoder_std),
         "precision": "fp32 network, float64 sums",
     }
 
 
-def _decoder_words(std: float | None) -> str:
+def _describe_decoder(std: float | None) -> str:
     return f"discretised Gaussian over 256 levels, std {'learned' if std is None else f'{std:.5g}'}"
 
 
-def _bound_results(name: str, bounds: Sequence[Bound], stated: dict[str, Any]) -> list[Result]:
-    parts = _joined([_parts(name, bound, bound.terms.sum(1)) for bound in bounds])
-    return [_result(part, bounds[0].bits_per_dim(nats), stated, "bits/dim") for part, nats in parts.items()]
+def _bound_results(name: str, bounds: Sequence[Bound], entries: dict[str, Any]) -> list[Result]:
+    parts = _concatenate([_parts(name, bound, bound.terms.sum(1)) for bound in bounds])
+    return [_result(part, bounds[0].bits_per_dim(nats), entries, "bits/dim") for part, nats in parts.items()]
 
 
-def _joined(chunks: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+def _concatenate(chunks: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}
 
 
@@ -247,15 +249,15 @@ def _parts(name: str, bound: Bound | ContinuousBound, terms: Tensor) -> dict[str
 
 
 def _result(
-    name: str, values: Tensor, stated: dict[str, Any], unit: str, details: dict[str, Any] | None = None
+    name: str, values: Tensor, entries: dict[str, Any], unit: str, details: dict[str, Any] | None = None
 ) -> Result:
     """The mean over items, with its standard error."""
     error = float(values.std() / len(values) ** 0.5) if len(values) > 1 else None
-    return Result(name, float(values.mean()), unit, error, "lower", stated, details or {})
+    return Result(name, float(values.mean()), unit, error, "lower", entries, details or {})
 
 
 def bound_grid(process: Process, log_snr_range: tuple[float, float], num_knots: int) -> Tensor:
-    """Ascending times of the bound: a chain's own knots, or ``num_knots`` even in log-SNR up to the noisiest."""
+    """Ascending times of the bound: the knots of a chain, or ``num_knots`` uniform in log-SNR up to the noisiest."""
     if process.knots is not None:
         return process.knots[1:]
     inner = time_grid("log_snr", process, num_knots, log_snr_range)[:-1].flip(0)

@@ -1,15 +1,14 @@
-"""Memorisation: nearest training images in pixels and in features, and the gap between two losses.
+"""Memorisation: nearest training images in pixels and in features, and the gap between training and held-out loss.
 
-The conclusion follows from stated thresholds on three signs:
+The conclusion follows from thresholds on three statistics:
 
-    near     samples nearer to a training image than 99 % of the held-out images are; 1 % of real ones are
+    near     fraction of samples nearer to a training image than 99 % of the held-out images; 0.01 for real images
     ratio    median distance of a sample to its nearest training image, over the same median of held-out images
     gap      (held-out loss - training loss) / held-out loss, with the same times and noise
 
-``likely copies``: near from a quarter on, or ratio below a half, in pixels or in features. ``signs of copying``: near
-from a tenth on in pixels, or a gap from a quarter on that is more than three standard errors. Otherwise ``no sign of
-copying``. In features a legible, typical sample lies near to training images without being one of them, so there
-only the first rule counts.
+``likely copies``: near >= 1/4 or ratio < 1/2, in pixels or in features. ``signs of copying``: near >= 1/10 in pixels,
+or a gap of at least 1/4 that is more than three standard errors. Otherwise ``no sign of copying``. In feature space a
+typical sample is near to training images without being a copy, so only the first rule applies to features.
 """
 
 from __future__ import annotations
@@ -34,19 +33,19 @@ from undiffuse.metrics.neighbours import CopyingSummary, Neighbours, summarise_c
 from undiffuse.metrics.summary import PIXEL_BYTES
 from undiffuse.objectives.from_model import objective_of
 
-#: Shares of samples nearer than 99 % of the held-out images; a ratio of medians; a relative gap of losses.
+#: Thresholds of ``near``, ``ratio``, ``near`` again and ``gap``; see the module.
 LIKELY_SHARE, LIKELY_RATIO, SIGN_SHARE, SIGN_GAP = 0.25, 0.5, 0.1, 0.25
 LIKELY, SIGNS, NONE = "likely copies", "signs of copying", "no sign of copying"
-FEWEST = 50  # held-out images whose first percentile says anything: of a few, the nearest lies anywhere
+MIN_HELD_OUT = 50  # held-out images that are needed to estimate their first percentile
 RULE = (
     f"{LIKELY!r} where at least {LIKELY_SHARE:g} of the images are nearer than 99 % of the held-out ones, or the "
     f"ratio is below {LIKELY_RATIO:g}, in pixels or features; {SIGNS!r} from a share of {SIGN_SHARE:g} on in pixels, "
     f"or from a gap of losses of {SIGN_GAP:g} on that is beyond three standard errors; else {NONE!r}. Shares count "
-    f"from {FEWEST} held-out images on, which must be of the same kind as the training images"
+    f"from {MIN_HELD_OUT} held-out images on, which must be of the same kind as the training images"
 )
-MOST = 10_000  # queries, of either side
-_CLOSEST = 16  # samples that a memorisation result names
-_CHEAP_FEATURES = 256  # with more of them an image takes long, and only those of the reference summary are searched
+MAX_QUERIES = 10_000  # on either side
+_CLOSEST = 16  # samples listed in a memorisation result
+_CHEAP_FEATURES = 256  # with more features per image, which are slow, only a subset of the training images is searched
 
 
 @dataclass(frozen=True)
@@ -67,13 +66,13 @@ class Search:
 def memorisation(context: EvaluationContext) -> list[Result]:
     """Whether the model repeats its training images: distances to them, relative to those of held-out ones."""
     check_memorisation(context)
-    held_out = spread(context.held_out, min(context.protocol.num, most(context.held_out)))
+    held_out = spread(context.held_out, min(context.protocol.num, max_queries(context.held_out)))
     bank = context.generated_images
     searches = search(bank.rows, held_out, context.train, context.extractor)
     objective, gap = objective_of(context.model), None
     if objective is not None and objective.loss_available:
         gap = generalisation_gap(objective, context.train, context.held_out, context.protocol.seed)
-    stated = {
+    entries = {
         "distance": "L2",
         "samples": context.sampling(),
         "samples_searched": len(bank.rows),
@@ -82,45 +81,45 @@ def memorisation(context: EvaluationContext) -> list[Result]:
         "data_fingerprint": context.train.fingerprint,
     }
     closest = _closest(searches[0].sampled, bank.numbers, context.protocol.seed)
-    return [*neighbour_results(searches, stated, context.extractor, closest, gap), *_gap_result(gap, stated)]
+    return [*neighbour_results(searches, entries, context.extractor, closest, gap), *_gap_result(gap, entries)]
 
 
 def check_memorisation(context: EvaluationContext) -> None:
-    """Refuse a model of points, or one without held-out images as a reference, before anything is sampled."""
+    """Check before sampling that the model generates images and that there are held-out images."""
     need_images(context, "copying")
     need_held_out(context, "copying", 2)
 
 
-def most(dataset: Dataset) -> int:
-    """Images of a set that are queried at most: they are held in memory."""
-    return max(2, min(MOST, PIXEL_BYTES // math.prod(dataset.shape)))
+def max_queries(dataset: Dataset) -> int:
+    """Maximum number of query images from a set; they are all in memory."""
+    return max(2, min(MAX_QUERIES, PIXEL_BYTES // math.prod(dataset.shape)))
 
 
 def search(
-    samples: Tensor, held_out: Tensor, train: Dataset, extractor: FeatureExtractor, own: Rows | None = None
+    samples: Tensor, held_out: Tensor, train: Dataset, extractor: FeatureExtractor, self_rows: Rows | None = None
 ) -> list[Search]:
-    """Searches in pixels and, where they are something else, in features.
+    """Nearest-neighbour searches in pixels and, unless the features are pixels, in features.
 
     Args:
         samples, held_out: uint8 images (N, C, H, W) and (M, C, H, W).
-        train: the set that they are looked for in.
-        own: where the held-out images are ``train``'s own, their rows in it: each is no neighbour of itself.
+        train: the set that is searched.
+        self_rows: if the held-out images are part of ``train``, their rows in it, to exclude each from its neighbours.
     """
-    spaces: list[tuple[str, Callable[[Tensor], Tensor], Rows]] = [("pixels", _itself, np.arange(len(train)))]
+    spaces: list[tuple[str, Callable[[Tensor], Tensor], Rows]] = [("pixels", _identity, np.arange(len(train)))]
     if extractor.name != "pixels":
-        some = len(train) if (extractor.dim or math.inf) <= _CHEAP_FEATURES else min(len(train), MOST // 2)
-        spaces.append((f"{extractor.name} features", extractor.features, evenly_spaced(len(train), some)))
+        count = len(train) if (extractor.dim or math.inf) <= _CHEAP_FEATURES else min(len(train), MAX_QUERIES // 2)
+        spaces.append((f"{extractor.name} features", extractor.features, evenly_spaced(len(train), count)))
     found = []
     for name, space, rows in spaces:
         queries = torch.cat([space(images) for images in (samples, held_out)])
-        near = nearest_in(queries, train, rows, space, k=1 if own is None else 2)
+        near = nearest_in(queries, train, rows, space, k=1 if self_rows is None else 2)
         sampled, scale = (_rows(near, part) for part in (slice(len(samples)), slice(len(samples), None)))
-        scale = scale if own is None else _without(scale, own)
+        scale = scale if self_rows is None else _exclude_self(scale, self_rows)
         found.append(Search(name, Neighbours(sampled.distances[:, :1], sampled.indices[:, :1]), scale, len(rows)))
     return found
 
 
-def _itself(images: Tensor) -> Tensor:
+def _identity(images: Tensor) -> Tensor:
     return images
 
 
@@ -128,15 +127,15 @@ def _rows(neighbours: Neighbours, rows: slice) -> Neighbours:
     return Neighbours(neighbours.distances[rows], neighbours.indices[rows])
 
 
-def _without(neighbours: Neighbours, own: Rows) -> Neighbours:
+def _exclude_self(neighbours: Neighbours, self_rows: Rows) -> Neighbours:
     """The nearest neighbour of each row that is not the row itself."""
-    second = (neighbours.indices[:, 0] == torch.from_numpy(own)).long()[:, None]
+    second = (neighbours.indices[:, 0] == torch.from_numpy(self_rows)).long()[:, None]
     return Neighbours(neighbours.distances.gather(1, second), neighbours.indices.gather(1, second))
 
 
 def neighbour_results(
     searches: list[Search],
-    stated: dict[str, Any],
+    entries: dict[str, Any],
     extractor: FeatureExtractor,
     closest: list[dict[str, Any]],
     gap: GeneralisationGap | None = None,
@@ -148,7 +147,7 @@ def neighbour_results(
     for found in searches:
         pixels, summary = found.space == "pixels", found.summary
         details = {**concluded, **summary.to_dict(), **({"closest": closest} if pixels else {})}
-        protocol = {"space": found.space, **({} if pixels else extractor.protocol()), **stated}
+        protocol = {"space": found.space, **({} if pixels else extractor.protocol()), **entries}
         protocol["training_images"] = found.num_training
         name = "neighbour_ratio" if pixels else "neighbour_ratio_features"
         unit = "median distance / that of held-out images"
@@ -156,10 +155,10 @@ def neighbour_results(
     return results
 
 
-def _gap_result(gap: GeneralisationGap | None, stated: dict[str, Any]) -> list[Result]:
+def _gap_result(gap: GeneralisationGap | None, entries: dict[str, Any]) -> list[Result]:
     if gap is None:
         return []
-    protocol = {key: value for key, value in stated.items() if not key.startswith("samples")}
+    protocol = {key: value for key, value in entries.items() if not key.startswith("samples")}
     protocol |= {"distance": "none", "loss": "the model's own"}
     protocol |= {"pictures": gap.num_images, "rounds": gap.num_rounds}  # data
     details = {"training_loss": gap.training, "held_out_loss": gap.held_out}
@@ -182,11 +181,11 @@ def _likely(summary: CopyingSummary) -> bool:
 
 
 def _share(summary: CopyingSummary) -> float:
-    return summary.share_below_first_percentile if summary.num_held_out >= FEWEST else 0.0
+    return summary.share_below_first_percentile if summary.num_held_out >= MIN_HELD_OUT else 0.0
 
 
 def _closest(sampled: Neighbours, numbers: Tensor, seed: int) -> list[dict[str, Any]]:
-    """The samples nearest to any training image: the first to look at."""
+    """The samples nearest to any training image, nearest first."""
     order = sampled.distances[:, 0].argsort(stable=True)[:_CLOSEST].tolist()
     return [
         {

@@ -1,7 +1,8 @@
-"""Metric ``modes``: the modes of the data that samples reach, how evenly, and whether the model has collapsed.
+"""Metric ``modes``: the modes of the data that samples cover, how evenly, and whether the model has collapsed.
 
-Points have the modes that their source is made of. Grey images have the classes of the classifier that suits the data;
-stacks of three have their cube. See ``metrics.modes`` for what is counted and when a model has collapsed.
+The modes of points are those of the source's mixture. The modes of grey images are the classes of the classifier that
+fits the data; for stacks of three channels, all triples of classes. See ``metrics.modes`` for the counts and the
+definition of collapse.
 """
 
 from __future__ import annotations
@@ -28,18 +29,18 @@ from undiffuse.metrics.modes import (
     WITHIN,
     ModeAssignments,
     Modes,
-    even,
+    assign_images,
+    assign_points,
+    classify_channels,
+    equal_shares,
     good_of_gaussian,
-    located_images,
-    located_points,
     measure_modes,
-    named_channels,
     product_shares,
     smoothed,
     to_details,
 )
 
-#: Real images that say what the classifier makes of the data.
+#: Real images on which the classifier's class distribution is measured.
 REAL_IMAGES = 1000
 
 
@@ -47,38 +48,38 @@ class DataModes(NamedTuple):
     """The modes of the data, and how samples are assigned to them.
 
     Attributes:
-        words: what a mode is.
-        shares: (K,) of the data.
-        locate: (samples) -> their modes, and the share of good ones among real data.
+        description: what a mode is.
+        shares: (K,) of the data in each mode.
+        assign: (samples) -> their modes, and the fraction of real data that is good.
         protocol: entries of a result's protocol.
     """
 
-    words: str
+    description: str
     shares: Tensor
-    locate: Callable[[Tensor], ModeAssignments]
+    assign: Callable[[Tensor], ModeAssignments]
     protocol: dict[str, Any]
 
 
 def modes(context: EvaluationContext) -> list[Result]:
-    """Modes found, share of good samples, KL of the modes' histogram against the data's; whether it collapsed."""
+    """Modes found, fraction of good samples, KL of the modes' histogram from the data's, and whether it collapsed."""
     check_modes(context)
     model = context.model
     known = data_modes(source_of(model.config), model.module.shape, model.origin, lambda: context.train)
-    samples = context.generated_images.rows if context.makes_images else context.samples
-    found = measure_modes(known.locate(samples), known.shares)
-    return _results(found, {**known.protocol, "modes": known.words, "samples": context.sampling()})
+    samples = context.generated_images.rows if context.generates_images else context.samples
+    found = measure_modes(known.assign(samples), known.shares)
+    return _results(found, {**known.protocol, "modes": known.description, "samples": context.sampling()})
 
 
 def mode_counter(
     record: Mapping[str, Any], shape: tuple[int, ...], origin: str, load_train: Callable[[], Dataset]
 ) -> Callable[[Tensor], Modes] | None:
-    """What counts the modes of finished samples, ``None`` for data whose modes are not known.
+    """A function that counts the modes of finished samples, ``None`` for data without known modes.
 
     Args:
         record: the model's ``config.json``.
         shape: of one sample.
-        origin: names in the data's provenance, which pick the classifier.
-        load_train: gives the training items; called when samples are first counted.
+        origin: names in the data's provenance, which determine the classifier.
+        load_train: returns the training items; called when samples are counted.
     """
     source = source_of(record)
     try:
@@ -88,7 +89,7 @@ def mode_counter(
 
     def count(samples: Tensor) -> Modes:
         known = data_modes(source, shape, origin, load_train)
-        return measure_modes(known.locate(samples), known.shares)
+        return measure_modes(known.assign(samples), known.shares)
 
     return count
 
@@ -102,7 +103,7 @@ def data_modes(
 
 
 def check_modes(context: EvaluationContext) -> None:
-    """Refuse data whose modes are not known, before anything is sampled."""
+    """Check before sampling that the modes of the model's data are known."""
     check_known(source_of(context.model.config), context.model.module.shape, context.model.origin)
 
 
@@ -123,16 +124,16 @@ def source_of(record: Mapping[str, Any]) -> SourceConfig:
 
 
 def check_known(source: SourceConfig, shape: tuple[int, ...], origin: str) -> None:
-    """Refuse data whose modes are not known.
+    """Check that the modes of the data are known.
 
     Raises:
-        UsageError: says which data have known modes.
+        UsageError: with the sources whose modes are known.
     """
     known = known_modes(source)
     if known is not None and known.std > 0:
         return
     if known is not None:
-        raise UsageError("modes need data with noise about them, this model's has noise=0; train with data.noise=0.05")
+        raise UsageError("metric 'modes' needs data with noise, this model's has noise=0; train with data.noise=0.05")
     stacked = isinstance(source, StackedMnistConfig)
     grey = Space.of_data(shape).is_image and (shape[0] == 1 or stacked)
     if not grey or fitting_features((1, *shape[1:]), origin) == "pixels":
@@ -144,28 +145,28 @@ def check_known(source: SourceConfig, shape: tuple[int, ...], origin: str) -> No
 
 
 def point_modes(known: PointModes) -> DataModes:
-    """Of points: good within 3 standard deviations of the nearest mode."""
+    """The modes of points: a point is good within 3 standard deviations of the nearest mode."""
     expected = good_of_gaussian(1 if known.words == "circles" else 2)
 
-    def locate(points: Tensor) -> ModeAssignments:
-        return located_points(torch.from_numpy(known.distances(points.double().cpu().numpy())), expected)
+    def assign(points: Tensor) -> ModeAssignments:
+        return assign_points(torch.from_numpy(known.distances(points.double().cpu().numpy())), expected)
 
     protocol = {"good": f"within {WITHIN:g} standard deviations of a mode", "std": known.std}
-    return DataModes(known.words, even(known.num), locate, protocol)
+    return DataModes(known.words, equal_shares(known.num), assign, protocol)
 
 
 def image_modes(
     source: SourceConfig, shape: tuple[int, ...], origin: str, load_train: Callable[[], Dataset]
 ) -> DataModes:
-    """Of images: good where each channel is named with confidence.
+    """The modes of images: an image is good if each channel is classified with confidence.
 
-    The shares of stacks are the products of those of their digits by the labels; of other images, what the classifier
-    says of real ones.
+    The shares of stacks are the products of their digits' shares by the labels; those of other images are the
+    classifier's predictions on real images.
     """
     extractor = load_features(fitting_features((1, *shape[1:]), origin))
     train = load_train()
     real = train.fetch(evenly_spaced(len(train), REAL_IMAGES)).items
-    labels, sure = named_channels(extractor, real)
+    labels, confident = classify_channels(extractor, real)
     num, stacked = int(extractor.num_classes or 0), isinstance(source, StackedMnistConfig)
     if stacked:
         shares, basis = product_shares(_digits(train, labels), num), "product of the digits' shares"
@@ -179,30 +180,30 @@ def image_modes(
         "reference_images": len(real),
         "data_fingerprint": train.fingerprint,
     }
-    words = "classes of three channels" if stacked else "classes"
-    return DataModes(words, shares, _locating(extractor, float(sure.double().mean())), protocol)
+    description = "classes of three channels" if stacked else "classes"
+    return DataModes(description, shares, _image_assigner(extractor, float(confident.double().mean())), protocol)
 
 
-def _locating(extractor: FeatureExtractor, good_of_real: float) -> Callable[[Tensor], ModeAssignments]:
-    return lambda images: located_images(extractor, images, good_of_real)
+def _image_assigner(extractor: FeatureExtractor, good_of_real: float) -> Callable[[Tensor], ModeAssignments]:
+    return lambda images: assign_images(extractor, images, good_of_real)
 
 
-def _digits(train: Dataset, named: Tensor) -> Tensor:
-    """(N, 3) classes of the channels by the labels of ten classes, else as they were named."""
+def _digits(train: Dataset, predicted: Tensor) -> Tensor:
+    """(N, 3) classes of the channels by the labels, or the predicted classes if there are no labels of stacks."""
     if train.labels is None or train.num_classes != 1000:
-        return named
+        return predicted
     code = torch.from_numpy(train.labels)
     return torch.stack([code // 100, code // 10 % 10, code % 10], dim=1)
 
 
-def _results(found: Modes, stated: dict[str, Any]) -> list[Result]:
-    stated = {**stated, "num_samples": found.num_samples, "uncertainty_of": "samples, not of training again"}
+def _results(found: Modes, entries: dict[str, Any]) -> list[Result]:
+    entries = {**entries, "num_samples": found.num_samples, "uncertainty_of": "samples, not of training again"}
     details = {"about": "modes", **to_details(found)}
-    few = {"real_data": found.real_good_share}
+    good_details = {"real_data": found.real_good_share}
     return [
         Result(
-            "modes_found", float(found.found), f"of {found.num_modes}", found.found_error, "higher", stated, details
+            "modes_found", float(found.found), f"of {found.num_modes}", found.found_error, "higher", entries, details
         ),
-        Result("good_samples", found.good_share, "share", found.good_share_error, "higher", stated, few),
-        Result("mode_kl", found.kl, "nats", found.kl_error, "lower", stated, {"real_data": found.real_kl}),
+        Result("good_samples", found.good_share, "share", found.good_share_error, "higher", entries, good_details),
+        Result("mode_kl", found.kl, "nats", found.kl_error, "lower", entries, {"real_data": found.real_kl}),
     ]

@@ -1,4 +1,4 @@
-"""Two sets of images, generated and real ones, each summarised once for all metrics."""
+"""A pair of image sets, generated and real, each summarised once for all metrics."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ class Pair:
 
     Args:
         generated_set: the images to evaluate.
-        real_set: the real ones that they are compared with.
-        num: of each at most, evenly spaced; ``None`` for all.
+        real_set: the real images that they are compared with.
+        num: maximum number of images of each set, evenly spaced; ``None`` for all.
         features: a row of ``metrics.FEATURES``; ``auto`` picks by the images.
-        cache: of summaries and results; by default nothing is kept.
-        observer: learns how many images are read, of how many.
+        cache: of summaries and results; disabled by default.
+        observer: receives the number of images read and the total.
     Raises:
-        UsageError: points, or images of two shapes.
+        UsageError: points, or images of different shapes.
     """
 
     generated_set: Dataset
@@ -64,17 +64,17 @@ class Pair:
 
     @property
     def num_features(self) -> int:
-        """The features of one image."""
+        """Number of features of one image."""
         return self.extractor.dim or math.prod(self.real_set.shape)
 
     @property
     def num_generated(self) -> int:
-        """How many images are evaluated."""
+        """Number of images that are evaluated."""
         return min(len(self.generated_set), self.num or len(self.generated_set))
 
     @property
     def num_real(self) -> int:
-        """How many real images they are compared with."""
+        """Number of real images that they are compared with."""
         return min(len(self.real_set), self.num or len(self.real_set))
 
     @cached_property
@@ -84,28 +84,28 @@ class Pair:
 
     @cached_property
     def real(self) -> SetSummary:
-        """The summary of the real ones."""
+        """The summary of the real images."""
         return summary_of(self.real_set, self.num_real, self.extractor, self.cache, self.observer)
 
-    def some_generated(self, count: int) -> Tensor:
+    def generated_subset(self, count: int) -> Tensor:
         """``count`` of the images to evaluate, evenly spaced over the set."""
         return spread(self.generated_set, min(count, self.num_generated))
 
-    def some_real(self, count: int) -> Tensor:
-        """``count`` of the real ones, evenly spaced over the set."""
+    def real_subset(self, count: int) -> Tensor:
+        """``count`` of the real images, evenly spaced over the set."""
         return spread(self.real_set, min(count, self.num_real))
 
     def about_generated(self) -> dict[str, Any]:
-        """What a result says about the images to evaluate."""
+        """A result's protocol entries about the images to evaluate."""
         return {"pictures": about_set(self.generated_set, self.num_generated)}  # data
 
     def about_real(self) -> dict[str, Any]:
-        """What a result says about the real ones."""
+        """A result's protocol entries about the real images."""
         return {"reference": about_set(self.real_set, self.num_real), "reference_images": self.num_real}
 
 
 def about_set(dataset: Dataset, num: int) -> dict[str, Any]:
-    """What a result says of a set of images and how many of them were looked at."""
-    stated: dict[str, Any] = {key: dataset.provenance.get(key) for key in ("source", "options")}
-    stated |= storage_record(dataset.provenance)
-    return {"num": num, "of": len(dataset), "set": dataset.name, **stated, "data_fingerprint": dataset.fingerprint}
+    """The protocol entries of a set of images of which ``num`` were used."""
+    entries: dict[str, Any] = {key: dataset.provenance.get(key) for key in ("source", "options")}
+    entries |= storage_record(dataset.provenance)
+    return {"num": num, "of": len(dataset), "set": dataset.name, **entries, "data_fingerprint": dataset.fingerprint}

@@ -9,15 +9,15 @@ from undiffuse.metrics.sliced import NUM_DIRECTIONS, sliced_wasserstein, sliced_
 
 
 def sliced(context: EvaluationContext) -> list[Result]:
-    """Mean W_2 of samples and held-out points along fixed directions; the same of training points gives the scale."""
-    if context.makes_images:
-        raise UsageError("metric 'sliced_wasserstein' is for points, this model makes images; use 'frechet'")
+    """Mean W_2 of samples and held-out points along fixed directions, with the same of training points as reference."""
+    if context.generates_images:
+        raise UsageError("metric 'sliced_wasserstein' is for points, this model generates images; use 'frechet'")
     if len(context.held_out) == 0:
         raise UsageError("metric 'sliced_wasserstein' needs held-out points: train with a validation_fraction")
     num = context.protocol.num
     real, training = spread(context.held_out, num), spread(context.train, num)
     value = sliced_wasserstein(context.samples, real)
-    stated = {
+    entries = {
         "directions": NUM_DIRECTIONS,
         "reference": "held-out points",
         "reference_points": len(real),
@@ -26,4 +26,4 @@ def sliced(context: EvaluationContext) -> list[Result]:
     }
     details = {"training_to_held_out": sliced_wasserstein(training, real), "training_points": len(training)}
     error = sliced_wasserstein_error(context.samples, real)
-    return [Result("sliced_wasserstein", value, "units of the data", error, "lower", stated, details)]
+    return [Result("sliced_wasserstein", value, "units of the data", error, "lower", entries, details)]

@@ -1,4 +1,4 @@
-"""What a number depends on other than the data: version, commit, the source as it is on disk, and hardware."""
+"""What a result depends on besides the data: version, commit, source code and hardware."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
 
 
 def software() -> dict[str, Any]:
-    """Version, hash of the source and, where the package runs from a checkout, the commit that is checked out."""
+    """Version, hash of the source and, if the package runs from a git checkout, the commit."""
     found = commit(PACKAGE)
     return {
         "undiffuse": __version__,
@@ -30,7 +30,7 @@ def software() -> dict[str, Any]:
 
 
 def hardware() -> str:
-    """The hardware in a few words, and whether networks on its CPU use our own norms, which round differently."""
+    """The hardware as a short text, and whether CPU networks use this package's norms, which round differently."""
     on_gpu = torch.cuda.is_available()
     gpu = f", {torch.cuda.get_device_name()}" if on_gpu else ""
     norms = ", own norms" if not on_gpu and has_fused_norm() else ""
@@ -39,20 +39,20 @@ def hardware() -> str:
 
 
 def averaging(config: Mapping[str, Any]) -> dict[str, Any]:
-    """How the averaged weights of a run were averaged, from its ``config.json``; empty where it does not say."""
+    """The settings of a run's averaged weights, from its ``config.json``; empty if it has none."""
     return dict(config.get("config", {}).get("ema") or {})
 
 
 def source_sha256() -> str:
-    """SHA-256 of the package's modules as they were loaded: numbers of older code are never taken for those of newer.
+    """SHA-256 of the package's modules when they were loaded, so that results of older code are never reused.
 
-    A file that is edited while an evaluation runs is no part of what computes, and changes nothing here.
+    A file that is edited during an evaluation does not change it.
     """
     return _LOADED
 
 
 def modules_sha256(package: Path) -> str:
-    """SHA-256 over the names and contents of a package's modules on disk, C++ included."""
+    """SHA-256 over the names and contents of a package's Python and C++ files on disk."""
     digest = hashlib.sha256()
     for path in sorted(path for kind in ("*.py", "*.cpp") for path in package.rglob(kind)):
         content = path.read_bytes()
@@ -65,9 +65,9 @@ _LOADED = modules_sha256(PACKAGE)
 
 
 def commit(package: Path) -> str | None:
-    """The commit checked out where ``package`` is ``src/NAME`` of a git checkout, else ``None``; runs no git.
+    """The commit if ``package`` is ``src/NAME`` of a git checkout, else ``None``; does not run git.
 
-    An installed package may lie inside somebody's checkout (a virtual environment does), and is no part of it.
+    An installed package inside another checkout (in a virtual environment) is not part of that checkout.
     """
     if package.parent.name != "src":
         return None
@@ -81,14 +81,14 @@ def commit(package: Path) -> str | None:
 
 
 def _git_folder(path: Path) -> Path:
-    """``.git``, or the folder that it names where it is a file, as in a worktree."""
+    """``.git``, or the folder that it refers to if it is a file, as in a worktree."""
     if path.is_file():
         return path.parent / path.read_text(encoding="utf-8").strip().removeprefix("gitdir:").strip()
     return path
 
 
 def _commit_of(folder: Path, reference: str) -> str | None:
-    """The commit of a branch: a file of its own, or a line of ``packed-refs``, here or in the main checkout."""
+    """The commit of a branch from its file or from a line of ``packed-refs``, here or in the main checkout."""
     shared = folder / "commondir"
     common = folder / shared.read_text(encoding="utf-8").strip() if shared.is_file() else folder
     for place in (folder, common):

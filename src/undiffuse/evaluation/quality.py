@@ -1,10 +1,10 @@
-"""Quality during training: the same few seeds are sampled and measured again and again, against the training data.
+"""Quality during training: samples of the same few seeds are repeatedly compared with the training data.
 
-Images: the squared Fréchet distance over the features that suit the data, or the distance and features that the caller
-names, with its standard error, as ``evaluate`` would give it for as many samples from the same seeds. Points: the
-sliced Wasserstein distance. With it come the mean of each channel (coordinate) and the contrast, the standard deviation
-over all values, of samples and of data: a drift of colour or contrast shows there before it is visible. The
-data's side is computed once.
+Images: the squared Fréchet distance over the default features for the data, or a given distance and features, with its
+standard error, equal to that of ``evaluate`` for as many samples from the same seeds. Points: the sliced Wasserstein
+distance. The mean of each channel (coordinate) and the contrast (the standard deviation over all values) of samples and
+of data are reported too, since a drift of colour or contrast is measurable before it is visible. The data's statistics
+are computed once.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from undiffuse.metrics.set_distance import FrechetSetDistance, SetDistance, set_
 from undiffuse.metrics.sliced import sliced_wasserstein, sliced_wasserstein_error
 from undiffuse.models.saved import Model
 
-#: Training images on the data's side, or as many as there are samples.
-MOST_REAL = 5000
+#: Training images to compare with; as many as there are samples if these are more.
+REFERENCE_IMAGES = 5000
 
 
 class ImageQuality:
@@ -37,7 +37,7 @@ class ImageQuality:
     Args:
         extractor: of the features.
         train: the training images.
-        num: samples that will come.
+        num: number of samples that will be measured.
         distance: from the training images; the Fréchet distance by default.
     Raises:
         UsageError: fewer samples or training images than the distance needs.
@@ -49,10 +49,10 @@ class ImageQuality:
         self.extractor, self.distance = extractor, distance or FrechetSetDistance()
         self._dim = extractor.dim or math.prod(train.shape)
         self.distance.check(min(num, len(train)), self._dim)
-        self._real, self._real_colour = self._summed(_chunks(train, max(num, MOST_REAL)), train.shape[0])
+        self._real, self._real_colour = self._summarise(_chunks(train, max(num, REFERENCE_IMAGES)), train.shape[0])
 
     def __call__(self, chunks: Iterable[Tensor]) -> dict[str, Any]:
-        summary, colour = self._summed(chunks, len(self._real_colour.histogram))
+        summary, colour = self._summarise(chunks, len(self._real_colour.histogram))
         found = self.distance.between(summary, self._real)
         return {
             "metric": f"{self.distance.name}_{self.extractor.name}",
@@ -66,7 +66,7 @@ class ImageQuality:
             "data_contrast": self._real_colour.contrast,
         }
 
-    def _summed(self, chunks: Iterable[Tensor], num_channels: int) -> tuple[Any, ColourAccumulator]:
+    def _summarise(self, chunks: Iterable[Tensor], num_channels: int) -> tuple[Any, ColourAccumulator]:
         summary, colour = self.distance.summary(self._dim), ColourAccumulator(num_channels)
         for chunk in chunks:
             summary.update(self.extractor.features(chunk))
@@ -79,7 +79,7 @@ class PointQuality:
 
     Args:
         train: the training points.
-        num: samples that will come.
+        num: number of samples that will be measured.
     """
 
     def __init__(self, train: Dataset, num: int) -> None:
@@ -103,13 +103,13 @@ class PointQuality:
 def quality_measure(
     model: Model, train: Dataset, num: int, features: str = "auto", metric: str = "frechet"
 ) -> ImageQuality | PointQuality:
-    """What measures ``num`` samples of a model against its training data while it is trained.
+    """A measure of ``num`` samples of a model against its training data, to be used during training.
 
     Args:
         features: of images, a row of ``metrics.FEATURES``; ``auto`` picks by the data.
         metric: the distance over them, a row of ``SET_DISTANCES``.
     Raises:
-        UsageError: too few samples or training images; says how many are needed, and how to go without.
+        UsageError: too few samples or training images, with the number needed and how to disable the measurement.
     """
     if not train.space.is_image:
         return PointQuality(train, num)
@@ -118,13 +118,13 @@ def quality_measure(
         return ImageQuality(extractor, train, num, set_distance(metric))
     except UsageError as error:
         raise UsageError(
-            f"quality_samples={num} with {len(train)} real images cannot be measured ({error}); or say "
+            f"quality_samples={num} with {len(train)} real images cannot be measured ({error}); or set "
             "quality_every_images=0 for no measurements"
         ) from None
 
 
 def _chunks(dataset: Dataset, count: int) -> Iterator[Tensor]:
-    """Evenly spaced items, some hundreds at a time."""
+    """Evenly spaced items, in chunks of ``CHUNK``."""
     rows = evenly_spaced(len(dataset), count)
     for start in range(0, len(rows), CHUNK):
         yield dataset.fetch(rows[start : start + CHUNK]).items

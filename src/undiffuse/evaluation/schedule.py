@@ -1,8 +1,8 @@
-"""The noise schedule of a trained model and which noise levels its training draws, as plain arrays to plot.
+"""The noise schedule of a trained model and its training distribution of noise levels, as plain arrays to plot.
 
 Over time: alpha, sigma and the log-SNR lambda = 2 log(alpha / sigma). Over the log-SNR: the density p(lambda) of the
-noise levels that training draws, the weight w(lambda) of its loss on ||eps - eps-hat||^2, and p w scaled to one, which
-says what share of a loss that is the same at every level each level has (Kingma & Gao 2023, arXiv:2303.00848, sec. 3).
+noise levels that training draws, the weight w(lambda) of its loss on ||eps - eps-hat||^2, and p w with integral 1, the
+effective weight of each level (Kingma & Gao 2023, arXiv:2303.00848, sec. 3).
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from undiffuse.models.base import DenoisingModel, GenerativeModel
 
 Values = npt.NDArray[np.float64]
 
-#: Log-SNRs beyond are not shown: there x_t is noise, or data, to float32.
-WIDEST = 20.0
+#: Largest absolute log-SNR shown: beyond it x_t is noise, or data, in float32.
+MAX_LOG_SNR = 20.0
 _TIMES, _LEVELS, _DRAWS = 257, 160, 8192
-_TAIL = 1e-5  # share of the draws at either end that is not shown
+_TAIL = 1e-5  # fraction of the draws at either end that is not shown
 
 
 class Schedule(NamedTuple):
-    """Curves of a process and of the loss that a model was trained with; NaN where a value is not finite.
+    """Curves of a process and of the training loss of a model; NaN where a value is not finite.
 
     Attributes:
         t, alpha, sigma, log_snr: (T,) each.
-        level: (L,) log-SNRs that training sees, ascending; empty where the configuration does not say.
-        density: (L,) of training's draws over the log-SNR; its integral is the share of draws in this range.
-        weight: (L,) of the loss on ||eps - eps-hat||^2, largest 1; empty where the loss has no fixed weights.
-        note: what the curves do not say, or "".
+        level: (L,) log-SNRs used in training, ascending; empty if the configuration has no time density.
+        density: (L,) of the training draws over the log-SNR; its integral is the fraction of draws in this range.
+        weight: (L,) of the loss on ||eps - eps-hat||^2, with maximum 1; empty if the loss has no fixed weights.
+        note: a limitation of the curves, or "".
     """
 
     t: Values
@@ -63,7 +63,7 @@ def schedule_of(system: GenerativeModel, record: Mapping[str, Any]) -> Schedule 
     """The curves of a model, ``None`` for one without a forward process.
 
     Args:
-        record: the model's ``config.json``; one without ``weighting`` or ``time_density`` has times alone.
+        record: the model's ``config.json``; without ``weighting`` or ``time_density`` only the curves over time.
     """
     if not isinstance(system, DenoisingModel):
         return None
@@ -71,18 +71,18 @@ def schedule_of(system: GenerativeModel, record: Mapping[str, Any]) -> Schedule 
     t = torch.linspace(0, 1, _TIMES, dtype=torch.float64)
     level = density = weight = np.empty(0)
     if "time_density" in config:
-        level, density = level_density(process, _built(TIME_DENSITIES, config["time_density"], "time density"))
+        level, density = level_density(process, _build(TIME_DENSITIES, config["time_density"], "time density"))
         if len(level) and config.get("objective") != "variational" and "weighting" in config:
-            weight = weight_on_noise(process, _built(WEIGHTINGS, config["weighting"], "weighting"), level)
+            weight = weight_on_noise(process, _build(WEIGHTINGS, config["weighting"], "weighting"), level)
     alpha, sigma, log_snr = (_finite(values) for values in (process.alpha(t), process.sigma(t), process.log_snr(t)))
     return Schedule(t.numpy(), alpha, sigma, log_snr, level, density, weight, _note(config))
 
 
 def level_density(process: Process, density: TimeDensity) -> tuple[Values, Values]:
-    """(log-SNRs (L,) ascending, density of the training draws there); empty where all draws are alike.
+    """(log-SNRs (L,) ascending, density of the training draws there); empty if the draws have too few values.
 
-    It is the slope of the distribution function, exact at the draws of a fine set of u; between the knots of a chain it
-    is 1 / T over the distance of their log-SNRs.
+    The density is the slope of the distribution function, which is exact at the draws of a fine grid of u; between the
+    knots of a chain it is 1 / T over the difference of their log-SNRs.
     """
     edges = _edges_of_u(process.num_steps)
     drawn = process.log_snr(density(process, (edges[1:] + edges[:-1]) / 2)).numpy()
@@ -90,7 +90,7 @@ def level_density(process: Process, density: TimeDensity) -> tuple[Values, Value
     values, first = np.unique(drawn[order], return_index=True)
     masses = np.add.reduceat(edges.diff().numpy()[order], first)
     below = np.cumsum(masses) - masses / 2
-    shown = np.abs(values) <= WIDEST
+    shown = np.abs(values) <= MAX_LOG_SNR
     if shown.sum() < 3:
         return np.empty(0), np.empty(0)
     values, below = values[shown], below[shown]
@@ -100,7 +100,7 @@ def level_density(process: Process, density: TimeDensity) -> tuple[Values, Value
 
 
 def _edges_of_u(num_steps: int | None) -> torch.Tensor:
-    """Edges of the cells that (0, 1) is cut into: even over the steps of a chain, else ever finer towards both ends."""
+    """Edges of a partition of (0, 1): uniform over the steps of a chain, else finer towards both ends."""
     if num_steps:
         return torch.linspace(0, 1, num_steps * max(1, _DRAWS // num_steps) + 1, dtype=torch.float64)
     end = math.log(1 / _TAIL)
@@ -117,7 +117,7 @@ def weight_on_noise(process: Process, log_weight: LogWeight, level: Values) -> V
     return np.asarray(_finite((logs - logs[torch.isfinite(logs)].max()).exp()))
 
 
-def _built(registry: Mapping[str, Any], config: Mapping[str, Any], kind: str) -> Any:
+def _build(registry: Mapping[str, Any], config: Mapping[str, Any], kind: str) -> Any:
     return build(dict(registry), Component(registry, kind).pick(config))
 
 
@@ -127,9 +127,9 @@ def _finite(values: torch.Tensor) -> Values:
 
 def _note(config: Mapping[str, Any]) -> str:
     if config.get("objective") == "variational":
-        return "It was trained on the bound itself, whose weights follow the learned variance; they are not drawn."
+        return "It was trained on the variational bound, whose weights depend on the learned variance; not shown."
     if config.get("objective") == "hybrid":
-        return "Drawn is the denoising part of the hybrid loss."
+        return "The weight shown is that of the denoising part of the hybrid loss."
     if config.get("time_draws") == "importance":
-        return "Drawing by importance moves the density during training; the initial density is shown."
+        return "Importance sampling changes the density during training; the initial density is shown."
     return ""

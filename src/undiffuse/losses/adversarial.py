@@ -16,9 +16,9 @@ row                 discriminator                  generator                 sou
                                                                              arXiv:2501.05441
 ==================  =============================  ========================  ==========================================
 
-Each can be joined by R1 and R2, ``losses.penalties``. Goodfellow et al. give the two stochastic gradients of a step as
+R1 and R2 (``losses.penalties``) can be added to each. Goodfellow et al. give the two stochastic gradients of a step as
 those of (1/m) sum_i [log D(x_i) + log(1 - D(G(z_i)))], ascended by the discriminator, and of
-(1/m) sum_i log(1 - D(G(z_i))), descended by the generator: the means of ``minmax`` with the first sign turned.
+(1/m) sum_i log(1 - D(G(z_i))), descended by the generator: the means of ``minmax``, the first one negated.
 
 Source: Goodfellow et al. 2014, "Generative Adversarial Nets", arXiv:1406.2661, algorithm 1.
 """
@@ -45,9 +45,9 @@ class Penalties:
     Args:
         r1, r2: gamma of gamma/2 |grad D|^2 at data and at samples.
         lipschitz: lambda of WGAN-GP's penalty between data and samples.
-        sided: ``two`` holds the gradient norm at 1, ``one`` below it.
-        every: optimizer steps between two with penalties, which then count as many times (lazy regularisation, Karras
-            et al. 2020, arXiv:1912.04958, appendix B).
+        sided: ``two`` penalises gradient norms above and below 1, ``one`` only those above 1.
+        every: penalise every so many optimizer steps, with the penalties multiplied by this number (lazy
+            regularisation, Karras et al. 2020, arXiv:1912.04958, appendix B).
     """
 
     r1: float = 0.0
@@ -61,7 +61,7 @@ class Penalties:
 
     @property
     def any(self) -> bool:
-        """Whether any penalty has a weight."""
+        """Whether any penalty has a weight above 0."""
         return self.r1 > 0 or self.r2 > 0 or self.lipschitz > 0
 
     def due(self, step: int) -> bool:
@@ -76,7 +76,7 @@ class AdversarialObjective:
     Args:
         discriminator, generator: their losses of (r, f), (B,) each.
         paired: the generator's loss depends on the logits of data as well.
-        signed: an output above 0 says "real"; elsewhere outputs have no zero, for a constant added changes no loss.
+        signed: whether an output above 0 means "real"; otherwise adding a constant to all outputs changes no loss.
         penalties: of the discriminator.
         clip: the discriminator's weights are clipped to [-clip, clip] after each of its steps.
     """
@@ -102,11 +102,11 @@ def _down(real: Tensor, fake: Tensor) -> Tensor:
 
 
 def minmax(r1: float = 0.0, r2: float = 0.0, every: int = 1) -> AdversarialObjective:
-    """The minimax loss of Goodfellow et al.; its generator learns little from a good discriminator.
+    """The minimax loss of Goodfellow et al.; the generator's gradient vanishes against a good discriminator.
 
     Args:
         r1, r2: gamma of the gradient penalties at data and at samples, at least 0.
-        every: optimizer steps between two with penalties.
+        every: interval between penalised steps, in optimizer steps.
     """
     check_penalties(every, r1=r1, r2=r2)
     return AdversarialObjective(
@@ -115,11 +115,11 @@ def minmax(r1: float = 0.0, r2: float = 0.0, every: int = 1) -> AdversarialObjec
 
 
 def non_saturating(r1: float = 0.0, r2: float = 0.0, every: int = 1) -> AdversarialObjective:
-    """The generator maximises log D(G(z)), which has the same fixed point and strong gradients early on.
+    """The generator maximises log D(G(z)), which has the same fixed point and stronger gradients early in training.
 
     Args:
         r1, r2: gamma of the gradient penalties at data and at samples, at least 0.
-        every: optimizer steps between two with penalties.
+        every: interval between penalised steps, in optimizer steps.
     """
     check_penalties(every, r1=r1, r2=r2)
     return AdversarialObjective(
@@ -128,12 +128,12 @@ def non_saturating(r1: float = 0.0, r2: float = 0.0, every: int = 1) -> Adversar
 
 
 def wgan(clip: float = 0.01, r1: float = 0.0, r2: float = 0.0, every: int = 1) -> AdversarialObjective:
-    """The Wasserstein distance by a discriminator that is Lipschitz because its weights are clipped.
+    """The Wasserstein loss, with the discriminator kept Lipschitz by clipping its weights.
 
     Args:
         clip: weights are clipped to [-clip, clip], above 0.
         r1, r2: gamma of the gradient penalties at data and at samples, at least 0.
-        every: optimizer steps between two with penalties.
+        every: interval between penalised steps, in optimizer steps.
     Raises:
         UsageError: ``clip`` is not positive.
     """
@@ -149,24 +149,24 @@ def wgan_gp(
     r2: float = 0.0,
     every: int = 1,
 ) -> AdversarialObjective:
-    """The Wasserstein distance with a penalty lambda (|grad D| - 1)^2 between data and samples (``losses.penalties``).
+    """The Wasserstein loss with the penalty lambda (|grad D| - 1)^2 between data and samples (``losses.penalties``).
 
     Args:
         penalty: lambda, at least 0.
-        sided: ``two`` holds the gradient norm at 1, ``one`` below it.
+        sided: ``two`` penalises gradient norms above and below 1, ``one`` only those above 1.
         r1, r2: gamma of the gradient penalties at data and at samples, at least 0.
-        every: optimizer steps between two with penalties.
+        every: interval between penalised steps, in optimizer steps.
     """
     check_penalties(every, r1=r1, r2=r2, lipschitz=penalty)
     return AdversarialObjective(_difference, _down, signed=False, penalties=Penalties(r1, r2, penalty, sided, every))
 
 
 def hinge(r1: float = 0.0, r2: float = 0.0, every: int = 1) -> AdversarialObjective:
-    """Logits beyond a margin of 1 cost the discriminator nothing; usual with spectral norm.
+    """Hinge loss: logits beyond a margin of 1 add nothing to the discriminator's loss; common with spectral norm.
 
     Args:
         r1, r2: gamma of the gradient penalties at data and at samples, at least 0.
-        every: optimizer steps between two with penalties.
+        every: interval between penalised steps, in optimizer steps.
     """
     check_penalties(every, r1=r1, r2=r2)
     return AdversarialObjective(
@@ -175,11 +175,11 @@ def hinge(r1: float = 0.0, r2: float = 0.0, every: int = 1) -> AdversarialObject
 
 
 def relativistic(r1: float = 1.0, r2: float = 1.0, every: int = 1) -> AdversarialObjective:
-    """Samples are to look more real than data and not just real; R1 and R2 make it converge (R3GAN).
+    """The loss of the difference between the logits of data and samples; R1 and R2 make it converge (R3GAN).
 
     Args:
         r1, r2: gamma of the gradient penalties at data and at samples, at least 0.
-        every: optimizer steps between two with penalties.
+        every: interval between penalised steps, in optimizer steps.
     """
     check_penalties(every, r1=r1, r2=r2)
     return AdversarialObjective(

@@ -1,14 +1,14 @@
-"""Consistency losses: f at (x_t, t) against f one small step down the same path.
+"""Consistency losses: f at (x_t, t) is regressed on f at a slightly less noisy point of the same path.
 
-A consistency function takes every point of a probability-flow path to the path's clean end,
+A consistency function maps every point of a probability-flow path to the path's clean end,
 
     f(x_t, t) = f(x_s, s) on one path,   f(x, 0) = x / alpha(0).
 
-Training regresses f(x_t, t) on f(x_s, s), held fixed, with x_s from a teacher's ODE step (distillation) or from the
-same image and the same noise at s (training). Here f is a denoiser's x_0-hat.
+Training regresses f(x_t, t) on f(x_s, s) without a gradient, with x_s from a teacher's ODE step (distillation) or from
+the same image and the same noise at s (training). Here f is a denoiser's x_0-hat.
 
-In segments (Heek et al. 2024) paths are followed to the next boundary b below t only: the target is then the x_0 whose
-straight (DDIM) step t -> b ends where f at s ends, s -> b. With b = 0 that is f(x_s, s) itself.
+With segments (Heek et al. 2024) a path ends at the next boundary b below t: the target is the x_0 whose DDIM step
+t -> b ends at the same point as the DDIM step s -> b from f(x_s, s). With b = 0 that is f(x_s, s) itself.
 
 Source: Song et al. 2023, arXiv:2303.01469; Song & Dhariwal 2023, "Improved Techniques for Training Consistency
 Models", arXiv:2310.14189; Geng et al. 2024, "Consistency Models Made Easy", arXiv:2406.14548; Heek et al. 2024,
@@ -27,14 +27,14 @@ from undiffuse.core.rows import per_row, sum_over_features, where_rows
 
 #: c / sqrt(d) of the pseudo-Huber distance (Song & Dhariwal 2023, sec. 3.3).
 HUBER = 0.00054
-#: n(r) = 1 + 8 sigmoid(-r): small steps near the data begin sooner than elsewhere (Geng et al. 2024, appendix A).
+#: n(r) = 1 + 8 sigmoid(-r) makes the relative steps near the data larger than elsewhere (Geng et al. 2024, appendix A).
 _NEAR_DATA = 8.0
 
 
 def pseudo_huber(difference: Tensor, constant: float) -> Tensor:
     """sqrt(||difference||^2 + c^2) - c per sample, c = ``constant`` sqrt(d) for samples of d numbers.
 
-    Between ||.||^2 for small differences and ||.|| for large ones, so that no outlier outweighs the others.
+    Quadratic for small differences and linear for large ones, so that outliers do not dominate.
 
     Args:
         difference: (B, ...).
@@ -45,7 +45,7 @@ def pseudo_huber(difference: Tensor, constant: float) -> Tensor:
     """
     c = constant * math.sqrt(max(difference[0].numel() if len(difference) else 1, 1))
     square = sum_over_features(difference**2)
-    return square / (torch.sqrt(square + c**2) + c)  # the same number, without cancelling for small differences
+    return square / (torch.sqrt(square + c**2) + c)  # equal, but without cancellation for small differences
 
 
 def knot_pair(times: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -63,13 +63,13 @@ def knot_pair(times: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def knots_at(seen: int, first: int, last: int, doubling_images: int) -> int:
-    """Number of steps of the discretisation, doubled again and again from ``first`` up to ``last``.
+    """Number of steps of the discretisation, doubled at intervals from ``first`` up to ``last``.
 
     Args:
         seen: images seen so far.
-        first: steps at the beginning.
-        last: the most steps.
-        doubling_images: images between two doublings.
+        first: initial number of steps.
+        last: maximum number of steps.
+        doubling_images: images from one doubling to the next.
     Source: Song & Dhariwal 2023, arXiv:2310.14189, sec. 3.4 (an exponential curriculum).
     """
     doublings = min(seen // doubling_images, max(last // first, 1).bit_length())
@@ -79,7 +79,7 @@ def knots_at(seen: int, first: int, last: int, doubling_images: int) -> int:
 def ratio_below(process: Process, t: Tensor, halvings: int) -> Tensor:
     """The s with r_s = r_t (1 - n(r_t) / 2^halvings), r = sigma / alpha; 0 where that is not positive.
 
-    n(r) = 1 + 8 sigmoid(-r). With few halvings s = 0, which is diffusion's own loss; each halves the gap.
+    n(r) = 1 + 8 sigmoid(-r). With few halvings s = 0, which gives the diffusion loss; each halving halves the gap.
 
     Args:
         process: the forward process.
@@ -89,9 +89,9 @@ def ratio_below(process: Process, t: Tensor, halvings: int) -> Tensor:
     """
     r = torch.exp(-process.log_snr(t) / 2)
     n = 1 + _NEAR_DATA * torch.exp(torch.nn.functional.logsigmoid(-r))
-    kept = 1 - n / 2.0**halvings
-    log_snr = process.log_snr(t) - 2 * torch.log(kept.clamp(min=0))
-    return torch.where(kept > 0, process.time_of_log_snr(log_snr), torch.zeros_like(t))
+    remaining = 1 - n / 2.0**halvings
+    log_snr = process.log_snr(t) - 2 * torch.log(remaining.clamp(min=0))
+    return torch.where(remaining > 0, process.time_of_log_snr(log_snr), torch.zeros_like(t))
 
 
 def end_of_segment(boundaries: Tensor, t: Tensor) -> Tensor:
@@ -114,20 +114,20 @@ def consistency_target(
 
     Args:
         process: of x_t.
-        x_t: (B, ...) the point further up the path.
+        x_t: (B, ...) the noisier point of the path.
         t: (B,) its times.
-        x_s: (B, ...) the point below it.
+        x_s: (B, ...) the less noisy point.
         s: (B,) its times, end <= s < t.
         x_0_s: (B, ...) f(x_s, s); ignored where s = end.
-        end: (B,) where paths are followed to; 0 for the data.
+        end: (B,) times at which the paths end; 0 for the data.
     """
     at_end = s <= end
-    # where s = end the path has arrived, and at 0 nothing but x / alpha is its end
+    # where s = end, x_s is the end point itself, and t replaces s because sigma(s) may be 0
     safe_s = torch.where(at_end, t, s)
-    arrived = where_rows(at_end, x_s, _ddim(process, x_s, safe_s, x_0_s, end))
+    x_end = where_rows(at_end, x_s, _ddim(process, x_s, safe_s, x_0_s, end))
     keep = process.sigma(end) / process.sigma(t)
     gain = process.alpha(end) - process.alpha(t) * keep
-    return (arrived - per_row(keep, x_t) * x_t) / per_row(gain, x_t)
+    return (x_end - per_row(keep, x_t) * x_t) / per_row(gain, x_t)
 
 
 def _ddim(process: Process, x_t: Tensor, t: Tensor, x_0: Tensor, s: Tensor) -> Tensor:

@@ -1,10 +1,10 @@
-"""The variational bound in continuous time: the limit of ever finer grids, as an integral over the log-SNR.
+"""The variational bound in continuous time: the limit of fine grids, as an integral over the log-SNR.
 
     -log p(x_0) <= L_T + 1/2 int E ||eps - eps-hat(x_t)||^2 d lambda + L_0
 
-between a noisy and a clean end, with ||eps - eps-hat||^2 = exp(lambda) ||x_0 - x_0-hat||^2. Each sample has stratified
-log-SNRs of its own, spread evenly over the range: the integrand lies between 0 and about D everywhere, so an even
-spread needs few of them. Every process has the same bound between the same ends.
+between a noisy and a clean end, with ||eps - eps-hat||^2 = exp(lambda) ||x_0 - x_0-hat||^2. The log-SNRs are drawn per
+sample, stratified and uniform over the range: the integrand is between 0 and about D everywhere, so few draws are
+enough. Every process has the same bound between the same ends.
 
 Source: Kingma et al. 2021, arXiv:2107.00630, eqs. 17-19; Song et al. 2021, "Maximum Likelihood Training of Score-Based
 Diffusion Models", arXiv:2101.09258, theorem 3 and corollary 1.
@@ -79,16 +79,16 @@ def continuous_bound(
     Args:
         denoiser: of any process.
         x_0: (B, ...) data.
-        normal: draw 0 is the decoder's, 1 ... ``num_draws`` the integral's, the next places the log-SNRs.
+        normal: noise; draw 0 is for the decoder, 1 ... ``num_draws`` for the integral, the next for the log-SNRs.
         log_snr_range: (noisy, clean) ends, both finite.
-        num_draws: log-SNRs per sample, one in each of so many equal strata.
+        num_draws: log-SNRs per sample, one in each of as many equal strata.
         decoder: ``levels``, a Gaussian of deviation sigma / alpha integrated over the levels of the data, for a
             bound on -log of a probability; ``density``, that Gaussian's entropy, for one on the mean of -log p over
             y = x_0 + (sigma / alpha) eps at the clean end, the density that ``samplers.likelihood`` gives.
         num_levels: evenly spaced values of the data in [-1, 1].
         cond: (B, ...) fields that the denoiser is conditioned on; None is unconditional.
     Raises:
-        UsageError: an unknown decoder, no draw, or ends that are not finite and in order.
+        UsageError: an unknown decoder, ``num_draws`` below 1, or ends that are not finite and ascending.
     """
     low, high = log_snr_range
     if not -math.inf < low < high < math.inf:

@@ -1,6 +1,6 @@
-"""The denoising loss: regression on the network's own output, with any weighting folded in.
+"""The denoising loss: regression on the network's output F, with the weighting folded in.
 
-E ||x_0 - x_0-hat||^2 w(t) = E ||F - F*||^2 w(t) c_out^2: the same number, written so that neither end cancels.
+E ||x_0 - x_0-hat||^2 w(t) = E ||F - F*||^2 w(t) c_out^2: the right side cancels at neither end of the process.
 
 Source: Ho et al. 2020, arXiv:2006.11239, eqs. 12 and 14; Karras et al. 2022, arXiv:2206.00364, eq. 8.
 """

@@ -1,6 +1,6 @@
 """The distribution of training times: densities of t as maps of a uniform u in (0, 1).
 
-Given as inverse distribution functions, they leave it to the caller how u is drawn (independent, stratified, fixed).
+They are inverse distribution functions, so the caller chooses how u is drawn (independent, stratified, fixed).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def uniform() -> TimeDensity:
 
 
 def knots() -> TimeDensity:
-    """t uniform over the knots k / T, k = 1 ... T, of a discrete process: DDPM's own draw."""
+    """t uniform over the knots k / T, k = 1 ... T, of a discrete process, as in DDPM."""
 
     def times(process: Process, u: Tensor) -> Tensor:
         num_steps = process.num_steps

@@ -1,6 +1,6 @@
-"""How a micro-batch's uniform numbers are drawn: maps of independent ones u (B,) in (0, 1) to as many in (0, 1).
+"""How a micro-batch's uniform numbers are drawn: maps from independent u (B,) in (0, 1) to (B,) numbers in (0, 1).
 
-Each number is uniform by itself under every row of the table; the rows differ in the joint distribution of a batch.
+Each number is marginally uniform in every entry of the table; the entries differ in the joint distribution of a batch.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-#: Largest number below 1, and one that stands for 0.
+#: The largest float64 below 1, and the positive number that replaces 0.
 _BELOW_1, _ABOVE_0 = 1 - 2.0**-53, 2.0**-54
 
 
 def independent(u: Tensor) -> Tensor:
-    """Each on its own.
+    """Independent numbers, as they are.
 
     Args:
         u: (B,) independent, in (0, 1).
@@ -24,7 +24,7 @@ def independent(u: Tensor) -> Tensor:
 
 
 def stratified(u: Tensor) -> Tensor:
-    """One in each of B equal parts of (0, 1): (i + u_i) / B.
+    """One number in each of B equal strata of (0, 1): (i + u_i) / B.
 
     Args:
         u: (B,) independent, in (0, 1).
@@ -33,7 +33,7 @@ def stratified(u: Tensor) -> Tensor:
 
 
 def low_discrepancy(u: Tensor) -> Tensor:
-    """B numbers at equal distance with one common shift: (u_0 + i / B) mod 1.
+    """B equally spaced numbers with one random offset: (u_0 + i / B) mod 1.
 
     Args:
         u: (B,) independent, in (0, 1).

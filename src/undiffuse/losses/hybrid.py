@@ -1,17 +1,17 @@
-"""Losses of a learned variance: the bound itself at one random knot, alone or together with the denoising loss.
+"""Losses of a learned variance: the variational bound at one random knot, alone or with the denoising loss.
 
 For t = k / T and s = (k - 1) / T the bound's term in bits per dimension is
 
     L(t) = KL(q(x_s | x_t, x_0) || N(c_t x_t + c_0 x_0-hat, v)) / (D log 2)      k = 2 ... T
     L(t) = -log P(x_0 | x_t) / (D log 2)                                         k = 1, the decoder
 
-with v the learned mix, and with t uniform over the knots the mean of T L(t) is the whole bound without its constant
-prior term. The two losses are
+with v the learned variance. With t uniform over the knots the mean of T L(t) is the bound without its constant prior
+term. The two losses are
 
     variational     T L(t)
-    hybrid          w(t) ||x_0 - x_0-hat||^2 + bound_weight T L(t), with x_0-hat held fixed in L
+    hybrid          w(t) ||x_0 - x_0-hat||^2 + bound_weight T L(t), with a stop-gradient on x_0-hat in L
 
-so that in the hybrid the bound moves the variance alone and leaves x_0-hat to the denoising loss.
+so in the hybrid loss the bound trains only the variance and the denoising loss trains x_0-hat.
 
 Source: Nichol & Dhariwal 2021, "Improved Denoising Diffusion Probabilistic Models", arXiv:2102.09672, sec. 3.
 """
@@ -41,9 +41,8 @@ def bound_term(process: Process, x_0: Tensor, t: Tensor, denoised: Denoised, num
         x_0: (B, ...) clean data.
         t: (B,) knots k / T, k = 1 ... T.
         denoised: at x_t, with a ``variance_mix``.
-        num_levels: evenly spaced values of the data in [-1, 1], over one of which the first knot's Gaussian is
-            integrated; ``None`` for data without levels, where it is the Gaussian's density (and the bound one on a
-            density, which may fall below 0).
+        num_levels: evenly spaced values of the data in [-1, 1]; the first knot's Gaussian is integrated over one of
+            them. ``None`` for continuous data: the Gaussian's density is used, and the bound may be negative.
     Returns:
         (B,) float64.
     Raises:
@@ -54,7 +53,7 @@ def bound_term(process: Process, x_0: Tensor, t: Tensor, denoised: Denoised, num
         raise UsageError("the bound's terms need a process with num_steps of at least 2, such as 'ddpm_linear'")
     x_0, denoised = x_0.double(), Denoised(denoised.x_0.double(), denoised.variance_mix)
     knot = torch.round(t.double() * num_steps)
-    # the first knot has no bridge: it borrows the second's, finite, and is replaced by the decoder
+    # the first knot has no bridge: the second's, which is finite, is a placeholder for the decoder term below
     later = knot.clamp(min=2)
     nats = term(process.bridge((later - 1) / num_steps, later / num_steps), x_0, denoised, "learned")
     first = torch.nonzero(knot == 1)[:, 0]
@@ -106,7 +105,7 @@ def hybrid_loss(
     num_levels: int | None = 256,
     bound_weight: float = BOUND_WEIGHT,
 ) -> Tensor:
-    """The denoising loss plus ``bound_weight`` times the bound, which moves the variance alone.
+    """The denoising loss plus ``bound_weight`` times the bound, which trains only the variance.
 
     Args:
         denoiser: with a learned variance; its network is evaluated once.
@@ -129,5 +128,5 @@ def hybrid_loss(
 
 
 def _denoised(denoiser: NetworkDenoiser, output: Tensor, mix: Tensor | None, x_t: Tensor, t: Tensor) -> Denoised:
-    """x_0-hat in float64, whatever the network computes in: it is compared with x_0 to a fraction of beta."""
+    """x_0-hat in float64 for any network precision: its error matters down to a fraction of beta."""
     return Denoised(denoiser.parameterization.x_0(output.double(), x_t.double(), t), mix)

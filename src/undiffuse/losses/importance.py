@@ -1,8 +1,8 @@
-"""Importance-sampled times: drawn more often where the loss varies more, with weights that keep its mean.
+"""Importance-sampled times: drawn more often where the loss is larger, with weights that keep its mean unbiased.
 
-    p_k  proportional to  sqrt(E L_k^2),   the loss of a sample at knot k / T weighs 1 / (T p_k)
+    p_k  proportional to  sqrt(E L_k^2),   the loss of a sample at knot k / T has the weight 1 / (T p_k)
 
-with E over the last ten losses seen at that knot, and all knots alike until each has seen ten.
+with E over the last ten losses at that knot; p is uniform until every knot has ten losses.
 
 Source: Nichol & Dhariwal 2021, arXiv:2102.09672, sec. 3.3, eq. 18.
 """
@@ -12,14 +12,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-#: Losses remembered a knot.
+#: Losses stored per knot.
 HISTORY = 10
-#: Share of the draws that stays uniform, so that no knot is forgotten and no weight exceeds its inverse.
+#: Fraction of uniform draws: it keeps every p_k above 0 and bounds the weights by its inverse.
 UNIFORM_SHARE = 0.001
 
 
 class ImportanceDraws(nn.Module):
-    """The loss history of a chain's knots and the draws that follow from it; all of it is in buffers.
+    """The loss history of a chain's knots and the importance sampling that follows from it; all state is in buffers.
 
     Args:
         num_steps: T, knots k / T with k = 1 ... T.
@@ -39,7 +39,7 @@ class ImportanceDraws(nn.Module):
         return len(self.counts)
 
     def probabilities(self) -> Tensor:
-        """p_1 ... p_T, ``(T,)`` float64 on the CPU, uniform until every knot has its history."""
+        """p_1 ... p_T, ``(T,)`` float64 on the CPU, uniform until every knot has a full history."""
         losses, counts = self.losses.cpu(), self.counts.cpu()
         size = losses.square().mean(1).sqrt()
         uniform = torch.full_like(size, 1 / self.num_steps)
@@ -50,7 +50,7 @@ class ImportanceDraws(nn.Module):
     def draw(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """Times and weights from uniform numbers.
 
-        The sums run on the CPU, where they are the same in every run.
+        The sums are computed on the CPU, where they are deterministic.
 
         Args:
             u: (B,) in (0, 1).
@@ -65,9 +65,9 @@ class ImportanceDraws(nn.Module):
 
     @torch.no_grad()
     def record(self, t: Tensor, losses: Tensor) -> None:
-        """Add losses to the history, in their order; nothing if any is not finite.
+        """Append losses to the history in order, or none of them if any is not finite.
 
-        A step whose loss is not finite is repeated to find the cause, and must draw the same times again.
+        A step with a non-finite loss is repeated to find the cause and must draw the same times again.
 
         Args:
             t: (B,) knots.
@@ -80,7 +80,7 @@ class ImportanceDraws(nn.Module):
         index, losses = index[order], losses.detach().double()[order]
         first, after = torch.searchsorted(index, index), torch.searchsorted(index, index, right=True)
         rank = torch.arange(len(index), device=index.device) - first
-        kept = after - first - rank <= HISTORY  # of more than ten at one knot the last ten
+        kept = after - first - rank <= HISTORY  # the last ten, if one knot has more
         slot = (self.counts[index] + rank) % HISTORY
         self.losses[index[kept], slot[kept]] = losses[kept]
         self.counts.add_(torch.bincount(index, minlength=self.num_steps))

@@ -1,10 +1,10 @@
-"""Mean velocities: what to learn so that one evaluation leads from any time to any other.
+"""Mean velocities: learned, they lead from any time to any other in one network evaluation.
 
 Along the path of a flow, dx / dt = v(x, t), the mean velocity between s and t is
 
     u(x_t, t, s) = 1 / (t - s) integral_s^t v(x_r, r) dr,   so   x_s = x_t - (t - s) u(x_t, t, s),
 
-and u(x, t, t) = v(x, t). Differentiated along the path, with s held, this is the identity that is trained on:
+and u(x, t, t) = v(x, t). Differentiating along the path with s fixed gives the identity that is trained on:
 
     u = v - (t - s) du/dt,   du/dt = v du/dx + du/dt.                                       ``derivative_target``
 
@@ -12,8 +12,8 @@ Split at any time m between s and t, the integral is the sum of its parts, which
 
     (t - s) u(x_t, t, s) = (t - m) u(x_t, t, m) + (m - s) u(x_m, m, s).                     ``split_target``
 
-The first part is an ODE step of a teacher (``heun_velocity``): with u in both parts, the mean velocities of every other
-flow solve this as well, and training drifts off to one of them.
+The first part is an ODE step of a teacher (``heun_velocity``): with u in both parts the mean velocities of every other
+flow are solutions as well, and training drifts to one of them.
 
 Source: Geng et al. 2025, "Mean Flows for One-step Generative Modeling", arXiv:2505.13447, eqs. 3-11; Guo et al. 2025,
 "SplitMeanFlow", arXiv:2507.16884, eq. 9.
@@ -40,16 +40,16 @@ def derivative_target(u: MeanVelocity, x_t: Tensor, t: Tensor, s: Tensor, veloci
     """v - (t - s) (v du/dx + du/dt), the right side of the identity, by one Jacobian-vector product.
 
     Args:
-        u: the mean velocity as it is now; every operation in it needs a forward derivative.
+        u: the current mean velocity; every operation in it needs a forward-mode derivative.
         x_t: (B, ...) at times ``t``.
         t, s: (B,) with s <= t.
-        velocity: (B, ...) v at (x_t, t): the path's own, eps - x_0, or a teacher's, which is its mean.
+        velocity: (B, ...) v at (x_t, t): the conditional eps - x_0, or a teacher's, which is its mean.
     Returns:
         (B, ...) without a gradient.
     Source: Geng et al. 2025, arXiv:2505.13447, eqs. 8 and 10.
     """
     tangents = (velocity, torch.ones_like(t), torch.zeros_like(s))
-    with sdpa_kernel(SDPBackend.MATH):  # the fused attention kernels have no forward derivative
+    with sdpa_kernel(SDPBackend.MATH):  # the fused attention kernels have no forward-mode derivative
         rate: Tensor = torch.func.jvp(u, (x_t, t, s), tangents)[1]
     target: Tensor = velocity - per_row(t - s, x_t) * rate
     return target
@@ -60,10 +60,10 @@ def split_target(u: MeanVelocity, x_t: Tensor, t: Tensor, m: Tensor, s: Tensor, 
     """The mean of both parts' velocities, weighted by their lengths.
 
     Args:
-        u: the mean velocity as it is now.
+        u: the current mean velocity.
         x_t: (B, ...) at times ``t``.
         t, m, s: (B,) with s <= m <= t.
-        first: (B, ...) the mean velocity from t to m, a teacher's.
+        first: (B, ...) a teacher's mean velocity from t to m.
     Returns:
         (B, ...) without a gradient; ``first`` where m = s.
     """
@@ -75,7 +75,7 @@ def split_target(u: MeanVelocity, x_t: Tensor, t: Tensor, m: Tensor, s: Tensor, 
 
 @torch.no_grad()
 def heun_velocity(v: Velocity, x_t: Tensor, t: Tensor, m: Tensor, velocity: Tensor) -> Tensor:
-    """The mean velocity from t to m <= t by one step of Heun's method, ``(B, ...)``, off by O((t - m)^2).
+    """The mean velocity from t to m <= t by one step of Heun's method, ``(B, ...)``, with error O((t - m)^2).
 
     Args:
         v: the velocity as a function of x and t.
@@ -88,12 +88,12 @@ def heun_velocity(v: Velocity, x_t: Tensor, t: Tensor, m: Tensor, velocity: Tens
 
 
 def adaptive_loss(error: Tensor, power: float, floor: float) -> Tensor:
-    """||error||^2 / (||error||^2 + floor)^power, the divisor held: no sample's gradient grows as its error does.
+    """||error||^2 / (||error||^2 + floor)^power with a stop-gradient on the divisor, which limits large gradients.
 
     Args:
         error: (B, ...).
-        power: 0 is the squared error; 1/2 and a small floor make it like a norm; 1 is the default of the paper.
-        floor: keeps the divisor from vanishing.
+        power: 0 is the squared error; 1/2 with a small floor is close to a norm; 1 is the default of the paper.
+        floor: lower limit of the divisor.
     Returns:
         (B,).
     Source: Geng et al. 2025, arXiv:2505.13447, sec. 4.3 and eq. 22.

@@ -18,7 +18,7 @@ def gradient_norms(outputs: Tensor, x: Tensor) -> Tensor:
     """|grad_x D| of each sample, (B,), itself differentiable.
 
     Args:
-        outputs: (B,) D(x), each a function of its own sample alone.
+        outputs: (B,) D(x), each a function of its own sample only.
         x: (B, ...), which must require gradients.
     """
     (gradient,) = torch.autograd.grad(outputs.sum(), x, create_graph=True)
@@ -30,7 +30,7 @@ def zero_centred_penalty(outputs: Tensor, x: Tensor, gamma: float) -> Tensor:
     """gamma/2 |grad_x D|^2 of each sample, (B,): R1 at data, R2 at samples.
 
     Args:
-        outputs: (B,) D(x), each a function of its own sample alone.
+        outputs: (B,) D(x), each a function of its own sample only.
         x: (B, ...), which must require gradients.
         gamma: weight of the penalty, at least 0.
     """
@@ -54,10 +54,10 @@ def gradient_penalty(outputs: Tensor, x: Tensor, weight: float, sided: str) -> T
     """weight (|grad_x D| - 1)^2 of each sample, (B,), the penalty of WGAN-GP.
 
     Args:
-        outputs: (B,) D(x), each a function of its own sample alone.
+        outputs: (B,) D(x), each a function of its own sample only.
         x: (B, ...) interpolates, which must require gradients.
         weight: lambda, at least 0.
-        sided: ``two`` for the formula above, ``one`` for gradient norms above 1 alone.
+        sided: ``two`` for the formula above, ``one`` to penalise only gradient norms above 1.
     """
     excess = gradient_norms(outputs, x) - 1
     return weight * (excess.relu() if sided == "one" else excess).square()

@@ -1,4 +1,4 @@
-"""Progressive distillation: the x_0 whose one DDIM step does what two steps of the teacher do.
+"""Progressive distillation: the x_0 whose single DDIM step is equal to two steps of the teacher.
 
 Source: Salimans & Ho 2022, "Progressive Distillation for Fast Sampling of Diffusion Models", arXiv:2202.00512, alg. 2.
 """
@@ -27,20 +27,20 @@ def two_step_target(
         teacher: under the process of ``x_t``.
         x_t: (B, ...) at times ``t``.
         t, m, s: (B,) with s < m < t.
-        final: (B,) samples whose step is a sampler's last, which returns x_0-hat: the teacher's at m.
+        final: (B,) whether the step is a sampler's last, which returns x_0-hat; the target is then the teacher's at m.
         cond: (B, ...) fields that the teacher is conditioned on; None is unconditional.
     Returns:
         (B, ...).
     """
     process = teacher.process
-    x_m = _moved(process, x_t, teacher(x_t, t, cond).x_0, t, m)
+    x_m = _ddim_step(process, x_t, teacher(x_t, t, cond).x_0, t, m)
     x_0 = teacher(x_m, m, cond).x_0
-    x_s = _moved(process, x_m, x_0, m, s)
+    x_s = _ddim_step(process, x_m, x_0, m, s)
     ratio = process.sigma(s) / process.sigma(t)
     length = torch.where(final, torch.ones_like(t), process.alpha(s) - ratio * process.alpha(t))
     return where_rows(final, x_0, (x_s - per_row(ratio, x_t) * x_t) / per_row(length, x_t))
 
 
-def _moved(process: Process, x_t: Tensor, x_0: Tensor, t: Tensor, s: Tensor) -> Tensor:
-    """DDIM's step from t to s."""
+def _ddim_step(process: Process, x_t: Tensor, x_0: Tensor, t: Tensor, s: Tensor) -> Tensor:
+    """A DDIM step from t to s."""
     return per_row(process.alpha(s), x_t) * x_0 + per_row(process.sigma(s), x_t) * eps_of(process, x_t, x_0, t)

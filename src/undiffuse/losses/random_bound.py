@@ -1,9 +1,9 @@
-"""An unbiased estimate of the variational bound from a few of its terms: for many images instead of few.
+"""An unbiased estimate of the variational bound from a few random terms per image, for many images.
 
     sum_i L_i  =  E_{i ~ p} [ L_i / p_i ],       p_i in proportion to the term's share of the log-SNR,
 
-which is importance sampling: on an even spread over the log-SNR the terms differ far less than over the steps of a
-chain. Prior and decoder, which cost nothing and one evaluation, are not sampled.
+which is importance sampling: uniform over the log-SNR, the terms differ far less than over the steps of a chain. The
+prior (no evaluation) and the decoder (one evaluation) are always computed.
 
 Source: Ho et al. 2020, arXiv:2006.11239, sec. 3.4 (random terms); Nichol & Dhariwal 2021, arXiv:2102.09672, sec. 3.3
 (importance sampling of terms).
@@ -40,16 +40,16 @@ def random_bound(
         denoiser: with a ``variance_mix`` in its output where ``variance`` is ``learned``.
         x_0: (B, ...) data on ``num_levels`` evenly spaced values in [-1, 1].
         times: (K,) ascending, at least two, sigma(t_1) > 0.
-        normal: draw 0 is the decoder's, 1 ... ``num_draws`` the terms', the next picks them.
-        num_draws: terms per sample, one from each of so many strata of equal probability.
+        normal: noise; draw 0 is for the decoder, 1 ... ``num_draws`` for the terms, the next to choose them.
+        num_draws: terms per sample, one from each of as many strata of equal probability.
         variance: of the reverse step, as in ``variational_bound``.
         decoder: standard deviation of L_0, as in ``variational_bound``.
-        num_levels: of the data; ``None`` for data of a density.
+        num_levels: of the data; ``None`` for continuous data.
         cond: (B, ...) fields that the denoiser is conditioned on; None is unconditional.
     Returns:
         A bound whose ``terms`` (B, num_draws) sum up to the estimate.
     Raises:
-        UsageError: fewer than two times or one draw, and what ``variational_bound`` refuses.
+        UsageError: fewer than two times or one draw, or as ``variational_bound`` does.
     """
     check_decoder(decoder)
     times = check_grid(denoiser, times).to(x_0.device)
@@ -70,7 +70,7 @@ def random_bound(
 
 
 def term_shares(process: Process, times: Tensor) -> Tensor:
-    """The probability of each term, its part of the log-SNR; a step to -inf counts as the smallest.
+    """The probability of each term, its share of the log-SNR range; a step to -inf counts as the smallest one.
 
     Args:
         process: the forward process.

@@ -1,12 +1,12 @@
-"""Score matching, in the score's own terms: explicit, implicit and denoising, for any process.
+"""Score matching in terms of the score: explicit, implicit and denoising, for any process.
 
-For a score s(x, t) that is to be grad log p_t, and x = alpha x_0 + sigma eps,
+For a model s(x, t) of the score grad log p_t, and x = alpha x_0 + sigma eps,
 
     explicit    E ||s - grad log p_t||^2                  the Fisher divergence; p_t must be known
     implicit    E [||s||^2 + 2 div s]                     = explicit - E ||grad log p_t||^2     (Hyvarinen)
     denoising   E ||s + eps / sigma||^2                   = explicit + D / sigma^2 - E ||grad log p_t||^2   (Vincent)
 
-so all three have one minimum. Training takes the denoising form times a factor lambda(t); in terms of x_0-hat, with
+so all three have the same minimum. Training uses the denoising form times a factor lambda(t); in terms of x_0-hat, with
 s = -(x - alpha x_0-hat) / sigma^2, it is lambda alpha^2 / sigma^4 ||x_0 - x_0-hat||^2, a row of ``WEIGHTINGS``:
 
     lambda = sigma^2    SNR                            ``score``, the same as ``simple``: for VE, ||sigma s + eps||^2;
@@ -41,12 +41,12 @@ Score = Callable[[Tensor, Tensor], Tensor]
 #: lambda(t) on the squared error of the score: (process, t (B,)) -> (B,) float64.
 ScoreFactor = Callable[[Process, Tensor], Tensor]
 
-#: Most points of a quadrature.
-_MOST_NODES = 1_000_000
+#: Maximum number of points of a quadrature.
+_MAX_NODES = 1_000_000
 
 
 def sigma2(process: Process, t: Tensor) -> Tensor:
-    """lambda = sigma^2: every noise level contributes alike (Song & Ermon 2019, arXiv:1907.05600, sec. 4.2).
+    """lambda = sigma^2: every noise level contributes equally (Song & Ermon 2019, arXiv:1907.05600, sec. 4.2).
 
     Args:
         process: the forward process.
@@ -93,8 +93,8 @@ def denoising_score_matching(
         t: (B,) times with sigma > 0.
         factor: ``sigma2``, ``half_g2`` or another.
     Returns:
-        (B,) in the dtype of ``x_0``. To train on it, use the row of ``WEIGHTINGS`` that the module names: the same
-        number without the division by sigma.
+        (B,) in the dtype of ``x_0``. For training use the equivalent row of ``WEIGHTINGS`` (see the module), which
+        does not divide by sigma.
     """
     error = score(process.diffuse(x_0, eps, t), t) + eps / per_row(process.sigma(t), eps)
     return factor(process, t).to(x_0.dtype) * mean_over_features(error**2)
@@ -104,11 +104,11 @@ def implicit_score_matching(score: Score, x: Tensor, t: Tensor) -> Tensor:
     """||s||^2 + 2 div s at each point, with the exact divergence: D backward passes.
 
     Args:
-        score: differentiable, of each sample by itself.
+        score: differentiable; each output depends only on its own sample.
         x: (B, D) points of p_t.
         t: (B,) times.
     Returns:
-        (B,) sums over elements; its mean over p_t is the Fisher divergence less E ||grad log p_t||^2.
+        (B,) sums over elements; its mean over p_t is the Fisher divergence minus E ||grad log p_t||^2.
     """
     with torch.enable_grad():
         leaf = x.detach().clone().requires_grad_()
@@ -126,12 +126,12 @@ def quadrature(mixture: GaussianMixture, process: Process, t: float, num_nodes: 
         t: one time.
         num_nodes: n per dimension; exact for polynomials of degree 2 n - 1.
     Returns:
-        x (K n^D, D) and p (K n^D,), float64; components without weight are left out.
+        x (K n^D, D) and p (K n^D,), float64; components of weight 0 are left out.
     Raises:
         UsageError: more than a million points.
     """
     count, dims = mixture.means.shape
-    if count * num_nodes**dims > _MOST_NODES:
+    if count * num_nodes**dims > _MAX_NODES:
         raise UsageError(
             f"{num_nodes} nodes in {dims} dimensions around {count} Gaussians are more than a million points; take "
             "fewer nodes, or draw x_t and average"

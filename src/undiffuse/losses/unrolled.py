@@ -1,12 +1,12 @@
 """Unrolled GANs: the discriminator's next k steps as a function of the generator's parameters.
 
-A generator that minimises against theta^0 follows the discriminator of the moment and jumps from mode to mode.
-The unrolled one minimises against theta^k, with
+A generator that minimises against theta^0 follows the current discriminator and can jump from mode to mode.
+The unrolled generator minimises against theta^k, with
 
     theta^{i+1} = theta^i - eta grad_theta L_D(theta^i, generator)
 
-for plain steps, and its gradient goes through all of them, so that it includes the discriminator's response. After
-the step the discriminator goes on from theta^0 as if nothing had been unrolled. k = 0 is the plain GAN.
+for SGD steps, and its gradient is backpropagated through all of them, so it includes the discriminator's response.
+After the generator's step the discriminator continues from theta^0. k = 0 is the standard GAN.
 
 Source: Metz et al. 2016, "Unrolled Generative Adversarial Networks", arXiv:1611.02163, eq. 6 to 9.
 """
@@ -22,22 +22,22 @@ from torch import Tensor
 Parameters = dict[str, Tensor]
 Rule = Literal["adam", "sgd"]
 
-#: Of the look-ahead by Adam: decay of the mean and of the mean square, and what is added to the latter.
+#: beta_1, beta_2 and epsilon of the unrolled Adam steps.
 _BETA_1, _BETA_2, _EPS = 0.5, 0.999, 1e-8
 
 
 def unrolled(
     loss: Callable[[Parameters], Tensor], start: Mapping[str, Tensor], num_steps: int, rate: float, rule: Rule = "adam"
 ) -> Parameters:
-    """theta^k, differentiable with respect to all that ``loss`` depends on but theta^0.
+    """theta^k, differentiable with respect to everything that ``loss`` depends on except theta^0.
 
     Args:
-        loss: the discriminator's, () of its parameters.
-        start: theta^0; taken as constants.
+        loss: the discriminator's loss () as a function of its parameters.
+        start: theta^0; treated as constants.
         num_steps: k; with 0 ``start`` is returned, without a gradient.
         rate: eta.
-        rule: ``sgd``, plain steps; ``adam``, Adam's from fresh averages, whose first step has the size eta whatever
-            the gradient's is.
+        rule: ``sgd``, plain steps; ``adam``, Adam from zero moments, whose first step has the size eta for every
+            gradient.
     """
     theta = {name: value.detach() for name, value in start.items()}
     mean, square = ({name: torch.zeros_like(value) for name, value in theta.items()} for _ in range(2))
@@ -57,5 +57,5 @@ def unrolled(
 
 
 def _direction(mean: Tensor, square: Tensor, step: int) -> Tensor:
-    """Adam's; the small number stands under the root, whose slope would be infinite at zero."""
+    """Adam's update; epsilon is inside the square root, whose derivative is infinite at zero."""
     return (mean / (1 - _BETA_1**step)) / (square / (1 - _BETA_2**step) + _EPS**2).sqrt()

@@ -1,11 +1,11 @@
-"""The exact variational bound on -log p(x_0) of a diffusion model, on a stated time grid.
+"""The exact variational bound on -log p(x_0) of a diffusion model, on a given time grid.
 
 For ascending times t_1 < ... < t_K,
 
     -log p(x_0) <= L_T + sum_i L_i + L_0
     L_T = KL(q(x_{t_K} | x_0) || N(0, prior_std^2))
     L_i = KL(q(x_{t_{i-1}} | x_{t_i}, x_0) || N(c_t x + c_0 x_0-hat, v))       i = 2 ... K
-    L_0 = -log P(x_0 | x_{t_1}),   a Gaussian around x_0-hat cut into the data's own levels
+    L_0 = -log P(x_0 | x_{t_1}),   a Gaussian around x_0-hat, discretised to the data's levels
 
 and every number is reported with the grid, the variance v and the decoder that it was computed with.
 
@@ -100,9 +100,9 @@ def variational_bound(
         variance: of the reverse step: ``beta``, ``beta_tilde``, ``learned``, or a number in [0, 1], the weight of
             log beta in a mix of the two logarithms.
         decoder: standard deviation of L_0: a number; ``snr``, sigma / alpha at t_1; or ``reverse``, the reverse step's
-            own ``variance``, with the second knot's beta-tilde where t_1's vanishes (as DDPM's code clips it).
-        num_levels: evenly spaced values of the data in [-1, 1]; ``None`` for data without levels, where the decoder
-            is a density (and the bound one on a density, which may fall below 0).
+            ``variance``, with the second knot's beta-tilde where t_1's vanishes (as DDPM's code clips it).
+        num_levels: evenly spaced values of the data in [-1, 1]; ``None`` for continuous data: the decoder is a
+            density, and the bound may be negative.
         cond: (B, ...) fields that the denoiser is conditioned on; None is unconditional.
     Raises:
         UsageError: a grid that does not ascend or starts where sigma = 0, or an unknown variance.
@@ -148,10 +148,10 @@ def assembled_bound(
         denoiser: of the decoder term.
         x_0: (B, ...) data in [-1, 1].
         times: (K,) ascending.
-        normal: whose draw 0 is the decoder's.
+        normal: noise; draw 0 is for the decoder.
         variance: of the reverse step, as in ``variational_bound``.
         decoder: standard deviation of L_0, as in ``variational_bound``.
-        num_levels: of the data; ``None`` for data of a density.
+        num_levels: of the data; ``None`` for continuous data.
         cond: (B, ...) fields that the denoiser is conditioned on; None is unconditional.
     """
     decoded, decoder_std = decoder_term(denoiser, x_0, times, normal, variance, decoder, num_levels, cond)
@@ -167,13 +167,13 @@ def assembled_bound(
 
 
 def check_decoder(decoder: str | float) -> None:
-    """Refuse a standard deviation of L_0 that is neither a known name nor positive."""
+    """Check that the standard deviation of L_0 is a known name or a positive number."""
     if decoder not in ("snr", "reverse") and (isinstance(decoder, str) or not decoder > 0):
         raise UsageError(f"decoder must be 'snr', 'reverse' or a positive number, got {decoder!r}")
 
 
 def check_grid(denoiser: Denoiser, times: Tensor) -> Tensor:
-    """Refuse times that do not ascend from above sigma = 0.
+    """Check that the times ascend and start where sigma > 0.
 
     Args:
         denoiser: for its process.
@@ -212,7 +212,7 @@ def term(bridge: Bridge, x_0: Tensor, denoised: Denoised, variance: str | float)
     Args:
         bridge: of the step, coefficients (B,).
         x_0: (B, ...) data.
-        denoised: x_0-hat at the step's later time, and the variance mix where it is learned.
+        denoised: x_0-hat at the step's later time, and the variance mix if it is learned.
         variance: v of the reverse step, as in ``variational_bound``.
     """
     error2 = per_row(bridge.c_0**2, x_0.double()) * (x_0.double() - denoised.x_0.double()) ** 2
@@ -229,10 +229,10 @@ def log_variance(log_beta_tilde: Tensor, log_beta: Tensor, denoised: Denoised, v
     Args:
         log_beta_tilde: (B, ...) or (B, 1, ...), log-variance of the bridge.
         log_beta: (B, ...) or (B, 1, ...), log-variance of the forward step.
-        denoised: with a variance mix where it is learned.
+        denoised: with a variance mix if it is learned.
         variance: of the reverse step, as in ``variational_bound``.
     Raises:
-        UsageError: an unknown variance, or a learned one of a model without.
+        UsageError: an unknown variance, or ``learned`` for a model without a learned variance.
     """
     if variance == "learned":
         if denoised.variance_mix is None:
@@ -263,16 +263,16 @@ def decoder_term(
     num_levels: int | None,
     cond: Condition | None,
 ) -> tuple[Tensor, float | None]:
-    """L_0, with draw number 0 of ``normal``, and its standard deviation where that is one number.
+    """L_0, with draw number 0 of ``normal``, and its standard deviation if that is a single number.
 
     Args:
         denoiser: evaluated at the first time.
         x_0: (B, ...) data in [-1, 1].
         times: (K,) ascending.
-        normal: whose draw 0 is taken.
+        normal: noise; draw 0 is used.
         variance: of the reverse step, as in ``variational_bound``.
         decoder: standard deviation of L_0, as in ``variational_bound``.
-        num_levels: of the data; ``None`` for data of a density.
+        num_levels: of the data; ``None`` for continuous data.
         cond: (B, ...) fields that the denoiser is conditioned on; None is unconditional.
     Returns:
         (B,) nats, and a number or None.
@@ -289,13 +289,13 @@ def decoder_term(
 
 
 def decoder_nats(x_0: Tensor, mean: Tensor, log_std: Tensor, num_levels: int | None) -> Tensor:
-    """-log P(x_0) of a Gaussian: its mass on the data's levels, or its density where there are none.
+    """-log P(x_0) of a Gaussian: its mass on the data's levels, or its density for continuous data.
 
     Args:
         x_0: (B, ...) data in [-1, 1].
         mean: (B, ...) of the Gaussian.
         log_std: (B, ...) logarithm of its standard deviation.
-        num_levels: of the data; ``None`` for data of a density.
+        num_levels: of the data; ``None`` for continuous data.
     Returns:
         (B,) nats.
     """
@@ -306,13 +306,13 @@ def decoder_nats(x_0: Tensor, mean: Tensor, log_std: Tensor, num_levels: int | N
 
 
 def decoder_log_std(process: Process, x_0: Tensor, times: Tensor, denoised: Denoised, variance: str | float) -> Tensor:
-    """log standard deviation at t_1 like ``x_0``, where beta-tilde vanishes and takes the second knot's value.
+    """Log standard deviation at t_1, shaped like ``x_0``; beta-tilde vanishes there, the second knot's replaces it.
 
     Args:
         process: the forward process.
-        x_0: (B, ...) whose shape is taken.
+        x_0: (B, ...), for the shape.
         times: (K,) ascending.
-        denoised: with a variance mix where it is learned.
+        denoised: with a variance mix if it is learned.
         variance: of the reverse step, as in ``variational_bound``.
     Returns:
         (B, ...) float64.
@@ -339,7 +339,7 @@ def discretised_gaussian(x_0: Tensor, mean: Tensor, log_std: Tensor, num_levels:
     scale = torch.exp(-log_std)
     upper = torch.where(x_0 > 1 - half / 2, torch.inf, (x_0 + half - mean) * scale)
     lower = torch.where(x_0 < -1 + half / 2, -torch.inf, (x_0 - half - mean) * scale)
-    # mirrored into the lower tail, where the difference of two small probabilities keeps its digits
+    # mirrored into the lower tail, where the difference of two small probabilities keeps its precision
     swap = lower > 0
     upper, lower = torch.where(swap, -lower, upper), torch.where(swap, -upper, lower)
     log_upper, log_lower = torch.special.log_ndtr(upper), torch.special.log_ndtr(lower)

@@ -1,7 +1,7 @@
 """Weightings of the denoising loss, each the logarithm of a weight on ||x_0 - x_0-hat||^2.
 
-Stated on x_0 they mean the same under every parameterization; ``Parameterization.output_weight`` folds them into a
-weight on the network's own error, so that nothing is divided by a vanishing coefficient.
+Defined on x_0, they do not depend on the parameterization; ``Parameterization.output_weight`` turns them into a weight
+on the error of the network's output, which avoids division by a vanishing coefficient.
 
 ===============  ==============================================  =====================================================
 row              weight on x_0 (SNR = exp lambda)                source
@@ -52,10 +52,10 @@ def score() -> LogWeight:
 
 
 def likelihood() -> LogWeight:
-    """g^2 / 2 ||score - score-hat||^2: with times uniform, the continuous-time bound on -log p but for its constants.
+    """g^2 / 2 ||score - score-hat||^2: with uniform times, the continuous-time bound on -log p up to constants.
 
-    It grows without limit towards t = 0 where sigma does vanish, and few draws then dominate the loss. On a chain,
-    whose g^2 jumps at the knots, the bound's own weights are ``variational``.
+    It is unbounded towards t = 0 if sigma vanishes there, and a few draws then dominate the loss. For a discrete chain,
+    whose g^2 jumps at the knots, the weights of the bound are ``variational``.
     """
     return log_half_snr_rate
 
@@ -70,7 +70,7 @@ def log_half_snr_rate(process: Process, t: Tensor) -> Tensor:
         (B,) float64.
     Source: Kingma et al. 2021, arXiv:2107.00630, eq. 17.
     """
-    # in this form 0, and not 0 times infinity, at alpha = 0
+    # this form is 0 at alpha = 0, not 0 times infinity
     alpha, sigma, (d_alpha, d_sigma) = process.alpha(t), process.sigma(t), process.rates(t)
     return torch.log(alpha) + torch.log(alpha * d_sigma - d_alpha * sigma) - 3 * torch.log(sigma)
 
@@ -86,7 +86,7 @@ def velocity() -> LogWeight:
 
 
 def truncated_snr() -> LogWeight:
-    """max(SNR, 1) on x_0: the larger of the plain errors of x_0 and eps, so that pure noise has weight too."""
+    """max(SNR, 1) on x_0: the larger of the plain errors of x_0 and eps, so the weight at pure noise is not 0."""
     return lambda process, t: process.log_snr(t).clamp(min=0.0)
 
 
@@ -113,7 +113,7 @@ def flow() -> LogWeight:
 
 
 def sigmoid(bias: float = 0.0) -> LogWeight:
-    """sigmoid(bias - lambda) on eps: little weight on almost clean images."""
+    """sigmoid(bias - lambda) on eps: low weight on almost clean images."""
 
     def log_weight(process: Process, t: Tensor) -> Tensor:
         log_snr = process.log_snr(t)
@@ -123,11 +123,11 @@ def sigmoid(bias: float = 0.0) -> LogWeight:
 
 
 def variational(variance: str = "beta") -> LogWeight:
-    """The weight of the bound's own terms, c_0^2 / (2 variance) at neighbouring knots.
+    """The weight of the bound's terms, c_0^2 / (2 variance) at neighbouring knots.
 
-    On eps this is beta^2 / (2 variance alpha (1 - alpha-bar)). A process without steps takes the limit of fine grids,
-    -SNR'(t) / 2 (Kingma et al. 2021, arXiv:2107.00630, eq. 17). beta-tilde vanishes at the first knot, whose term
-    belongs to the decoder: it takes the second knot's, as the bound does.
+    On eps this is beta^2 / (2 variance alpha (1 - alpha-bar)). A process without steps uses the limit of fine grids,
+    -SNR'(t) / 2 (Kingma et al. 2021, arXiv:2107.00630, eq. 17). beta-tilde vanishes at the first knot, whose term is
+    the decoder's: the second knot's value is used there, as in the bound.
 
     Args:
         variance: of the reverse step, ``beta`` or ``beta_tilde``.
@@ -152,7 +152,7 @@ def variational(variance: str = "beta") -> LogWeight:
 def posterior_mean() -> LogWeight:
     """||mean - mean-hat||^2 of q(x_s | x_t, x_0) with weight 1, s and t neighbouring knots: c_0^2 on x_0.
 
-    A process without steps takes the limit of fine grids, (alpha lambda')^2 per step squared.
+    A process without steps uses the limit of fine grids, (alpha lambda')^2 per step squared.
     """
 
     def log_weight(process: Process, t: Tensor) -> Tensor:

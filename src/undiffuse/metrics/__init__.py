@@ -1,4 +1,4 @@
-"""Measures of a set of images: features, distances, class shares, nearest neighbours. Imports no torch by itself."""
+"""Metrics of sets of images: features, distances, class shares, nearest neighbours. Importing this imports no torch."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ __all__ = [
     "summarise_copying",
 ]
 
-#: What lives where. The function ``coverage`` is not lifted here: its module already has that name.
-_HOMES = {
+#: Public names by module. The function ``coverage`` is not exported: its module already has that name.
+_MODULES = {
     "reservoir": ("ReservoirSample",),
     "classification": ("ClassAccumulator",),
     "colour": ("ColourAccumulator",),
@@ -72,7 +72,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    for home, names in _HOMES.items():
+    for module, names in _MODULES.items():
         if name in names:
-            return resolve(f"undiffuse.metrics.{home}:{name}")
+            return resolve(f"undiffuse.metrics.{module}:{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,12 +1,12 @@
 """Classification accuracy score: train a classifier on generated images, test it on real ones.
 
 Ravuri & Vinyals 2019, "Classification accuracy score for conditional generative models", arXiv:1905.10887. A generator
-that drops part of a class, or mixes classes up, makes a poor training set even where its images look fine. The same
-network trained on as many real images is the scale to read it on.
+that drops part of a class, or confuses classes, gives a poor training set even if its images look good. The accuracy of
+the same network trained on as many real images is the reference value.
 
-The network here is small and the same for every set: five 3x3 convolutions with batch norm, two of which halve the
-image, for images of 8 to 64 pixels. So scores compare with scores of this function at the same size, count and
-number of epochs, not with those of the paper, which trains a ResNet-50 on ImageNet.
+The network is small and the same for every set: five 3x3 convolutions with batch norm, two of them with stride 2, for
+images of 8 to 64 pixels. Scores are comparable only at the same image size, count and number of epochs, and not with
+those of the paper, which trains a ResNet-50 on ImageNet.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ class Accuracy:
     """Top-1 accuracy on the test images.
 
     Attributes:
-        value: share of test images given their own label.
-        standard_error: binomial, of the test images; it does not hold the spread over trainings.
-        by_class: share for each class, None where the test set has no image of it.
-        num_train, num_test, num_classes: what it was measured with.
-        epochs, seed: how it was trained.
+        value: fraction of test images that are classified correctly.
+        standard_error: binomial, of the test images; it does not include the variance over training runs.
+        by_class: the accuracy of each class, None if the test set has no image of it.
+        num_train, num_test, num_classes: sizes of the sets.
+        epochs, seed: of the training.
     """
 
     value: float
@@ -50,7 +50,7 @@ class Accuracy:
     seed: int
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as plain numbers, with the protocol in words."""
+        """All values as plain numbers, with a description of the protocol."""
         note = "small convolutional network trained on the one set, top-1 accuracy on the other"
         return {**asdict(self), "by_class": list(self.by_class), "protocol": note}
 
@@ -79,7 +79,7 @@ def train_and_test(
     Returns:
         The accuracy on the test images.
     Raises:
-        UsageError: empty sets, sets of different shape, labels that do not fit.
+        UsageError: empty sets, sets of different shape, or invalid labels.
     """
     _check_set(train_images, train_labels, num_classes, "training")
     _check_set(test_images, test_labels, num_classes, "test")
@@ -88,16 +88,16 @@ def train_and_test(
         raise UsageError(f"training and test images must have one shape, got {shapes[0]} and {shapes[1]}")
     if epochs < 1:
         raise UsageError(f"epochs must be at least 1, got {epochs}")
-    network = _trained(train_images, train_labels, num_classes, seed, epochs, on_progress)
-    right = _predicted(network, test_images) == test_labels.cpu()
-    return _result(right, test_labels.cpu(), len(train_images), num_classes, epochs, seed)
+    network = _train(train_images, train_labels, num_classes, seed, epochs, on_progress)
+    correct = _predict(network, test_images) == test_labels.cpu()
+    return _result(correct, test_labels.cpu(), len(train_images), num_classes, epochs, seed)
 
 
 def check_sides(height: int, width: int, what: str) -> None:
-    """Refuse images that are too small or too large for the network.
+    """Check that images are neither too small nor too large for the network.
 
     Raises:
-        UsageError: says which sizes it takes.
+        UsageError: with the sizes that it takes.
     """
     if min(height, width) < SMALLEST or max(height, width) > LARGEST:
         raise UsageError(
@@ -119,15 +119,15 @@ def _check_set(images: Tensor, labels: Tensor, num_classes: int, what: str) -> N
         raise UsageError(f"{what} labels must lie in 0..{num_classes - 1}, got {found}; check the number of classes")
 
 
-def _result(right: Tensor, labels: Tensor, num_train: int, num_classes: int, epochs: int, seed: int) -> Accuracy:
-    value = float(right.double().mean())
-    of_class = [right[labels == label].double() for label in range(num_classes)]
+def _result(correct: Tensor, labels: Tensor, num_train: int, num_classes: int, epochs: int, seed: int) -> Accuracy:
+    value = float(correct.double().mean())
+    of_class = [correct[labels == label].double() for label in range(num_classes)]
     return Accuracy(
         value=value,
-        standard_error=math.sqrt(value * (1 - value) / len(right)),
+        standard_error=math.sqrt(value * (1 - value) / len(correct)),
         by_class=tuple(float(part.mean()) if len(part) else None for part in of_class),
         num_train=num_train,
-        num_test=len(right),
+        num_test=len(correct),
         num_classes=num_classes,
         epochs=epochs,
         seed=seed,
@@ -153,8 +153,8 @@ def small_network(channels: int, num_classes: int) -> nn.Sequential:
     )
 
 
-def _initial(network: nn.Module, generator: torch.Generator) -> None:
-    """Weights from ``generator`` alone, so that nothing is drawn from, or left changed in, the global state."""
+def _initialise(network: nn.Module, generator: torch.Generator) -> None:
+    """Initialise the weights from ``generator`` without using the global random state."""
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             fan_in = layer.weight[0].numel()
@@ -168,7 +168,7 @@ def _input(images: Tensor) -> Tensor:
     return images.float() / 127.5 - 1
 
 
-def _trained(
+def _train(
     images: Tensor,
     labels: Tensor,
     num_classes: int,
@@ -180,14 +180,14 @@ def _trained(
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         network = small_network(images.shape[1], num_classes)
-    _initial(network, generator)
+    _initialise(network, generator)
     batch = min(BATCH, len(images))
     steps = epochs * (len(images) // batch)
     optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps)
     for epoch in range(epochs):
         order = torch.randperm(len(images), generator=generator)
-        for rows in order[: len(order) - len(order) % batch].view(-1, batch):  # batch norm wants full batches
+        for rows in order[: len(order) - len(order) % batch].view(-1, batch):  # full batches only, for batch norm
             logits = network(_input(images[rows]))
             loss = F.cross_entropy(logits, labels[rows], label_smoothing=SMOOTHING)
             optimizer.zero_grad()
@@ -200,5 +200,5 @@ def _trained(
 
 
 @torch.no_grad()
-def _predicted(network: nn.Module, images: Tensor) -> Tensor:
+def _predict(network: nn.Module, images: Tensor) -> Tensor:
     return torch.cat([network(_input(part)).argmax(1) for part in torch.split(images.cpu(), 256)])

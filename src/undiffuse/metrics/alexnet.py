@@ -1,6 +1,6 @@
-"""AlexNet's five convolutions as LPIPS reads them: the maps after each rectifier.
+"""AlexNet's five convolutions as LPIPS uses them: the feature maps after each ReLU.
 
-The one-tower AlexNet (Krizhevsky 2014, "One weird trick for parallelizing convolutional neural networks",
+The single-tower AlexNet (Krizhevsky 2014, "One weird trick for parallelizing convolutional neural networks",
 arXiv:1404.5997) with the weights that LPIPS was calibrated on.
 """
 
@@ -18,11 +18,11 @@ LAYERS = (
     (256, 256, 3, 1, 1, False),
 )
 CHANNELS = tuple(row[1] for row in LAYERS)
-SMALLEST = 31  # pixels that a side must have for the last map to have one place
+SMALLEST = 31  # side in pixels at which the last feature map is 1x1
 
 
 class AlexNetMaps(nn.Module):
-    """The five maps of float images (B, 3, H, W), H and W at least 31, already standardised."""
+    """The five feature maps of standardised float images (B, 3, H, W), H and W at least 31."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class AlexNetMaps(nn.Module):
         )
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """(B, C_l, H_l, W_l) for l = 1..5, none of them negative."""
+        """(B, C_l, H_l, W_l) for l = 1..5, non-negative."""
         maps, x = [], images
         for convolution, row in zip(self.convolutions, LAYERS, strict=True):
             x = F.relu(convolution(F.max_pool2d(x, 3, 2) if row[-1] else x))

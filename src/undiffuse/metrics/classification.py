@@ -1,7 +1,7 @@
-"""What a classifier says about a set of images: how sure it is, and how evenly the classes come.
+"""A classifier's predictions on a set of images: their confidence, and the balance of the classes.
 
-The share of confident images is a proxy for legibility, never a goal: real images do not reach 1 either (the card
-of the weights says what they reach), and a generator must not be trained or tuned against it.
+The fraction of confident images is a proxy for legibility and not an objective: real images do not reach 1 either (see
+the model card of the weights), and a generator must not be trained or tuned on it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def check_probabilities(probabilities: Tensor, num_classes: int) -> Tensor:
     """``probabilities`` as float64 (B, K) on the CPU.
 
     Raises:
-        UsageError: another number of classes, NaN, or rows that are no probabilities.
+        UsageError: another number of classes, NaN, or rows that are not probabilities.
     """
     if probabilities.ndim != 2 or probabilities.shape[1] != num_classes:
         raise UsageError(f"probabilities must have shape (B, {num_classes}), got {tuple(probabilities.shape)}")
@@ -37,7 +37,7 @@ class ClassAccumulator:
 
     Args:
         num_classes: K.
-        confident: the probability from which an image counts as named.
+        confident: lowest probability at which an image counts as confident.
     Example:
         >>> accumulator = ClassAccumulator.of(torch.tensor([[0.95, 0.05], [0.2, 0.8]]))
         >>> accumulator.confident_share, accumulator.histogram, accumulator.classes_covered
@@ -53,7 +53,7 @@ class ClassAccumulator:
 
     @classmethod
     def of(cls, probabilities: Tensor, confident: float = CONFIDENT) -> ClassAccumulator:
-        """The accumulator of ``probabilities`` (B, K)."""
+        """An accumulator of ``probabilities`` (B, K)."""
         if probabilities.ndim != 2:
             raise UsageError(f"probabilities must have shape (B, K), got {tuple(probabilities.shape)}")
         accumulator = cls(probabilities.shape[1], confident)
@@ -61,10 +61,10 @@ class ClassAccumulator:
         return accumulator
 
     def update(self, probabilities: Tensor) -> None:
-        """Take in class probabilities (B, K); B may be 0.
+        """Add class probabilities (B, K); B may be 0.
 
         Raises:
-            UsageError: another number of classes, NaN, or rows that are no probabilities.
+            UsageError: another number of classes, NaN, or rows that are not probabilities.
         """
         num_classes = len(self.counts)
         probabilities = check_probabilities(probabilities, num_classes)
@@ -84,7 +84,7 @@ class ClassAccumulator:
         return merged
 
     def tensors(self) -> dict[str, Tensor]:
-        """All counts by name, for ``from_tensors``."""
+        """All counts by name, see ``from_tensors``."""
         confident = torch.tensor(self.confident, dtype=torch.float64)
         return {"counts": self.counts, "confident_counts": self.confident_counts, "confident": confident}
 
@@ -103,13 +103,13 @@ class ClassAccumulator:
 
     @property
     def histogram(self) -> list[int]:
-        """Images of each class, sure or not."""
+        """Images of each class, confident or not."""
         return [int(count) for count in self.counts]
 
     @property
     def confident_share(self) -> float:
-        """Share of images whose best class has at least the ``confident`` probability."""
-        return int(self.confident_counts.sum()) / self._needed()
+        """Fraction of images whose best class has at least the probability ``confident``."""
+        return int(self.confident_counts.sum()) / self._count_checked()
 
     @property
     def confident_share_error(self) -> float:
@@ -119,17 +119,17 @@ class ClassAccumulator:
 
     @property
     def balance(self) -> float:
-        """Entropy of the histogram over log K: 1 when all classes come equally often, 0 when only one comes."""
-        share = self.counts.double() / self._needed()
+        """Entropy of the histogram over log K: 1 if all classes are equally frequent, 0 if there is only one."""
+        share = self.counts.double() / self._count_checked()
         return float(-torch.special.xlogy(share, share).sum()) / math.log(len(self.counts)) + 0.0
 
     @property
     def classes_covered(self) -> int:
-        """Number of classes that at least one image is given to."""
+        """Number of classes with at least one image."""
         return int((self.counts > 0).sum())
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as plain numbers."""
+        """All values as plain numbers."""
         return {
             "count": self.count,
             "confident_threshold": self.confident,
@@ -141,7 +141,7 @@ class ClassAccumulator:
             "classes_covered": self.classes_covered,
         }
 
-    def _needed(self) -> int:
+    def _count_checked(self) -> int:
         if self.count == 0:
             raise UsageError("class shares need at least 1 image, got 0")
         return self.count

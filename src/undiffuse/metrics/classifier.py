@@ -1,8 +1,8 @@
 """The small classifier of this project for grey images of 8 to 28 pixels, and its features.
 
 Six 3x3 convolutions (126,000 weights), the mean over the last map (96 features), a linear layer to ten classes. One
-set of weights knows handwritten digits, another the clothes of Fashion-MNIST; ``weights/README.md`` is their card and
-``tools/train_classifier.py`` made them. They expect bright strokes on a dark ground, as MNIST has.
+set of weights is for handwritten digits, another for the clothes of Fashion-MNIST; ``weights/README.md`` is their model
+card, ``tools/train_classifier.py`` trains them. They expect bright strokes on a dark background, as in MNIST.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from undiffuse.metrics.pixels import check_images, resize_images
 IMAGE_SIZE = 28
 NUM_FEATURES = 96
 NUM_CLASSES = 10
-BATCH = 64  # images are computed in batches of this size, so that no feature depends on the batch it came in
+BATCH = 64  # fixed batch size, so that features do not depend on the size of the caller's batch
 WEIGHTS = Path(__file__).parent / "weights"
 
 
@@ -46,7 +46,7 @@ class SmallClassifier(nn.Module):
         self.head = nn.Linear(NUM_FEATURES, NUM_CLASSES)
 
     def features(self, images: Tensor) -> Tensor:
-        """The mean of the last map over its 7x7 places, (B, 96)."""
+        """The mean of the last feature map over its 7x7 positions, (B, 96)."""
         maps: Tensor = self.body(images)
         return maps.mean((2, 3))
 
@@ -56,7 +56,7 @@ class SmallClassifier(nn.Module):
 
 
 def to_input(images: Tensor) -> Tensor:
-    """uint8 images (B, 1, H, W) as the network reads them: (B, 1, 28, 28) in [-1, 1]."""
+    """uint8 images (B, 1, H, W) as network input: (B, 1, 28, 28) in [-1, 1]."""
     return resize_images(images.float() / 127.5 - 1, IMAGE_SIZE)
 
 
@@ -102,7 +102,7 @@ class ClassifierFeatures(FeatureExtractor):
         return self._in_fixed_batches(images)[1]
 
     def features_and_probabilities(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Both at the price of one: (B, 96) and (B, 10)."""
+        """Both from one forward pass: (B, 96) and (B, 10)."""
         return self._in_fixed_batches(images)
 
     @torch.no_grad()
@@ -117,7 +117,7 @@ class ClassifierFeatures(FeatureExtractor):
         return features, self._probabilities(features)
 
     def _probabilities(self, features: Tensor) -> Tensor:
-        """In float64 and image by image, so that these too are free of the batch."""
+        """In float64 and per image, so that these do not depend on the batch either."""
         weight, bias = self.network.head.weight.double(), self.network.head.bias.double()
         logits = (features.double()[:, None] * weight).sum(-1) + bias
         return torch.softmax(logits, dim=1)

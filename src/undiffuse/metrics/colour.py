@@ -1,6 +1,6 @@
-"""How bright and how contrasted a set of images is, from exact counts of its 256 levels.
+"""Brightness and contrast of a set of images, from exact counts of its 256 levels.
 
-A sampler that drifts shows here first: grey fog lowers the contrast, saturation piles values up at 0 and 255.
+A drifting sampler is visible here first: grey images lower the contrast, saturation accumulates values at 0 and 255.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ LEVELS = 256
 
 
 class ColourAccumulator:
-    """A histogram of the levels 0..255 of each channel, in whole numbers: no sum is ever rounded.
+    """A histogram of the levels 0..255 of each channel, in integers, so sums are exact.
 
     Args:
         num_channels: C.
@@ -35,7 +35,7 @@ class ColourAccumulator:
         self.histogram = torch.zeros(num_channels, LEVELS, dtype=torch.int64)
 
     def update(self, images: Tensor) -> None:
-        """Take in uint8 images (B, C, H, W); B may be 0."""
+        """Add uint8 images (B, C, H, W); B may be 0."""
         check_images(images, len(self.histogram))
         for index, channel in enumerate(images.cpu().unbind(1)):
             self.histogram[index] += torch.bincount(channel.flatten(), minlength=LEVELS)
@@ -60,21 +60,21 @@ class ColourAccumulator:
 
     @property
     def contrast(self) -> float:
-        """The standard deviation over all values of all channels, in levels: 0 for one flat grey."""
+        """The standard deviation over all values of all channels, in levels: 0 for a uniform grey."""
         return _moments(self.histogram.sum(0))[1]
 
     @property
     def share_at_0(self) -> float:
-        """Share of all values that are 0."""
+        """Fraction of values that are 0."""
         return self._share(0)
 
     @property
     def share_at_255(self) -> float:
-        """Share of all values that are 255."""
+        """Fraction of values that are 255."""
         return self._share(LEVELS - 1)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as plain numbers."""
+        """All values as plain numbers."""
         return {
             "mean": self.mean,
             "contrast": self.contrast,
@@ -84,7 +84,7 @@ class ColourAccumulator:
         }
 
     def tensors(self) -> dict[str, Tensor]:
-        """The counts by name, for ``from_tensors``."""
+        """The counts by name, see ``from_tensors``."""
         return {"histogram": self.histogram}
 
     @classmethod
@@ -100,7 +100,7 @@ class ColourAccumulator:
 
 
 def _moments(levels: Tensor) -> tuple[float, float]:
-    """Mean and standard deviation from counts (256,), the sums in Python's unbounded integers."""
+    """Mean and standard deviation from counts (256,), with the sums in Python integers."""
     counts = levels.tolist()
     total = sum(counts)
     if total == 0:

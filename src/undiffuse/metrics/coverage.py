@@ -1,22 +1,23 @@
-"""Precision, recall, density and coverage: do the generated images look real, and do they reach all real ones?
+"""Precision, recall, density and coverage: fidelity and diversity of generated images.
 
-Each set is taken as the union of balls around its rows, each out to the row's k-th nearest other row of its own set.
+Each set is modelled as the union of balls around its feature vectors (rows), whose radius is the distance to the k-th
+nearest other row of the same set.
 
-    precision = share of generated rows that lie in some ball of the real set
-    recall    = share of real rows that lie in some ball of the generated set
-    density   = mean number of real balls around a generated row, over k; not bounded by 1
-    coverage  = share of real balls that hold at least one generated row
+    precision = fraction of generated rows that lie in any ball of the real set
+    recall    = fraction of real rows that lie in any ball of the generated set
+    density   = mean number of real balls that contain a generated row, divided by k; not bounded by 1
+    coverage  = fraction of real balls that contain at least one generated row
 
-The first two are the improved precision and recall of Kynkäänniemi et al. 2019 (arXiv:1904.06991), the others of Naeem
-et al. 2020 (arXiv:2002.09797), who made them robust against outliers: one stray row has a huge ball. Balls are closed,
-as both papers define them: a row at exactly the radius is inside.
+The first two are the improved precision and recall of Kynkäänniemi et al. 2019 (arXiv:1904.06991). The others are by
+Naeem et al. 2020 (arXiv:2002.09797) and robust against outliers, which have very large balls. Balls are closed, as both
+papers define them: a row at exactly the radius is inside.
 
-All four depend on the counts. Of two equal distributions, coverage is expected at 1 - ((N-1) ... (N-k)) / ((N+M-1)
-... (N+M-k)), density at 1, and precision and recall at whatever the shape of the data makes of them: compare them
-with the values of two real sets of the same size.
+All four depend on the counts. For two equal distributions the expected coverage is 1 - ((N-1) ... (N-k)) / ((N+M-1)
+... (N+M-k)) and the expected density 1, while precision and recall depend on the shape of the data: compare them with
+the values of two real sets of the same size.
 
-The standard errors hold the balls fixed. Over disjoint parts of MNIST, where the balls vary too, they were 0.7 to 1.1
-times the spread that was seen for the three shares, and 0.6 times for density.
+The standard errors treat the balls as fixed. Over disjoint subsets of MNIST, where the balls vary too, they were 0.7 to
+1.1 times the observed standard deviation for precision, recall and coverage, and 0.6 times for density.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ from torch import Tensor
 from undiffuse.errors import UsageError
 from undiffuse.metrics.statistics import check_features
 
-CHUNK_ELEMENTS = 1 << 19  # distances in memory at a time: what a cache holds
-ROUNDING = 1e-12  # of an exact distance, relative: closer than that is a tie
+CHUNK_ELEMENTS = 1 << 19  # distances in memory at a time, about the size of a CPU cache
+ROUNDING = 1e-12  # relative rounding error of an exact distance; smaller differences are ties
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,12 @@ class Coverage:
     """Precision, recall, density and coverage of a generated set against a real one.
 
     Attributes:
-        precision, recall, coverage: shares in 0..1.
-        density: at least 0; 1 is what real images give.
+        precision, recall, coverage: fractions in 0..1.
+        density: at least 0; about 1 for real images.
         precision_error, recall_error, density_error, coverage_error: standard errors over the rows that are counted,
-            with the balls held fixed; those of shares by Agresti & Coull (1998), so never 0.
-        k: which neighbour sets the radius of a ball.
-        num_real, num_generated: the images on each side.
+            with fixed balls; those of fractions by Agresti & Coull (1998), so never 0.
+        k: the k-th nearest neighbour determines the radius of a ball.
+        num_real, num_generated: number of images on each side.
         dim: number of features.
     """
 
@@ -64,7 +65,7 @@ class Coverage:
     coverage_error: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as plain numbers, with the protocol in words."""
+        """All values as plain numbers, with a description of the protocol."""
         note = (
             f"closed balls to the {self.k}-th nearest of the same set on {self.dim} features; depends on the counts; "
             "standard errors over the rows counted, balls held fixed"
@@ -75,8 +76,8 @@ class Coverage:
 def coverage(real: Tensor, generated: Tensor, k: int = 5) -> Coverage:
     """Precision, recall, density and coverage of ``generated`` (M, D) against ``real`` (N, D).
 
-    Float64 matrix products find the distances, a bounded number at a time; pairs too near a ball's edge for their
-    rounding are decided by exact differences, so copies and ties come out as they are.
+    Distances are computed by float64 matrix products in chunks; pairs within the rounding error of a ball's radius are
+    recomputed from exact differences, so duplicates and ties are handled exactly.
 
     Raises:
         UsageError: different numbers of features, NaN, or fewer than k + 1 rows on a side.
@@ -105,7 +106,7 @@ def coverage(real: Tensor, generated: Tensor, k: int = 5) -> Coverage:
 
 
 def expected_coverage(num_real: int, num_generated: int, k: int = 5) -> float:
-    """The coverage to expect where both sets come from one continuous distribution.
+    """The expected coverage of two sets from the same continuous distribution.
 
     Source: Naeem et al. 2020, section 3.3.
     """
@@ -126,7 +127,7 @@ def _check_enough(real: Tensor, generated: Tensor, k: int) -> None:
     if min(len(real), len(generated)) < k + 1:
         raise UsageError(
             f"precision, recall, density and coverage with k = {k} need at least {k + 1} images on each side, got "
-            f"{len(real)} real and {len(generated)} generated; make more or take a smaller k"
+            f"{len(real)} real and {len(generated)} generated; generate more or take a smaller k"
         )
 
 
@@ -135,7 +136,7 @@ def _share(inside: Tensor) -> float:
 
 
 def _share_error(inside: Tensor) -> float:
-    """Binomial, after two more hits and two more misses: at a share of 0 or 1 the plain formula would claim 0."""
+    """Binomial standard error with two successes and two failures added, so that it is never 0."""
     num = len(inside) + 4
     share = (int(inside.sum()) + 2) / num
     return math.sqrt(share * (1 - share) / num)
@@ -147,13 +148,13 @@ def _squared_distances(a: Tensor, b: Tensor, b_squares: Tensor) -> Tensor:
 
 
 def _exact(a: Tensor, b: Tensor, pairs: Tensor) -> Tensor:
-    """Squared distances (P,) of rows ``pairs`` (P, 2), from differences: 0 for a copy, whichever side comes first."""
+    """Squared distances (P,) of rows ``pairs`` (P, 2), from differences: symmetric, and 0 for duplicates."""
     parts = torch.split(pairs, CHUNK_ELEMENTS // 64 or 1)
     return torch.cat([(a[i] - b[j]).square().sum(1) for i, j in (part.T for part in parts)])
 
 
-def _doubt(*centred: Tensor) -> float:
-    """More than the rounding of a squared distance that a matrix product of these rows gives."""
+def _rounding_bound(*centred: Tensor) -> float:
+    """An upper bound of the rounding error of squared distances from a matrix product of these rows."""
     largest = max(float(rows.square().sum(1).max()) for rows in centred)
     return 4 * (centred[0].shape[1] + 8) * torch.finfo(torch.float64).eps * largest
 
@@ -165,18 +166,18 @@ def _chunks(num_rows: int, num_others: int) -> Iterator[slice]:
 
 def _with_balls(rows: Tensor, k: int) -> _Balls:
     centred = rows - rows.mean(0)
-    squares, doubt = centred.square().sum(1), _doubt(centred)
+    squares, rounding = centred.square().sum(1), _rounding_bound(centred)
     radii = rows.new_empty(len(rows))
     for part in _chunks(len(rows), len(rows)):
         distances = _squared_distances(centred[part], centred, squares)
         distances[torch.arange(part.stop - part.start), torch.arange(part.start, part.stop)] = math.inf
         kth = distances.topk(k, dim=1, largest=False, sorted=False).values.amax(1, keepdim=True)
-        radii[part] = _kth_exact(rows[part], rows, distances <= kth + 2 * doubt, k)
+        radii[part] = _kth_exact(rows[part], rows, distances <= kth + 2 * rounding, k)
     return _Balls(rows, radii)
 
 
 def _kth_exact(a: Tensor, b: Tensor, near: Tensor, k: int) -> Tensor:
-    """The k-th smallest exact distance (c,) of each row of ``a`` to the rows of ``b`` that may be ``near`` (c, N)."""
+    """The k-th smallest exact distance (c,) of each row of ``a`` to its candidates ``near`` (c, N) in ``b``."""
     pairs, counts = near.nonzero(), near.sum(1)
     place = torch.arange(len(pairs)) - (counts.cumsum(0) - counts)[pairs[:, 0]]
     table = a.new_full((len(a), int(counts.max())), math.inf)
@@ -185,27 +186,27 @@ def _kth_exact(a: Tensor, b: Tensor, near: Tensor, k: int) -> Tensor:
 
 
 def _count(real: _Balls, generated: _Balls) -> tuple[Tensor, Tensor, Tensor]:
-    """Real balls around each generated row (M,), which real rows (N,) are recalled, which real balls are covered."""
+    """Number of real balls around each generated row (M,), and which real rows and balls (N,) are recalled, covered."""
     centre = real.rows.mean(0)
     real_rows, generated_rows = real.rows - centre, generated.rows - centre
-    squares, doubt = real_rows.square().sum(1), _doubt(real_rows, generated_rows)
+    squares, rounding = real_rows.square().sum(1), _rounding_bound(real_rows, generated_rows)
     balls_around = torch.zeros(len(generated_rows), dtype=torch.int64)
     is_recalled, is_covered = (torch.zeros(len(real_rows), dtype=torch.bool) for _ in range(2))
     for part in _chunks(len(generated_rows), len(real_rows)):
         distances = _squared_distances(generated_rows[part], real_rows, squares)
-        some = _Balls(generated.rows[part], generated.squared_radii[part])
-        in_real = _inside(distances, real.squared_radii[None], doubt, some.rows, real.rows)
-        in_generated = _inside(distances, some.squared_radii[:, None], doubt, some.rows, real.rows)
+        chunk = _Balls(generated.rows[part], generated.squared_radii[part])
+        in_real = _inside(distances, real.squared_radii[None], rounding, chunk.rows, real.rows)
+        in_generated = _inside(distances, chunk.squared_radii[:, None], rounding, chunk.rows, real.rows)
         balls_around[part] = in_real.sum(1)
         is_covered |= in_real.any(0)
         is_recalled |= in_generated.any(0)
     return balls_around, is_recalled, is_covered
 
 
-def _inside(distances: Tensor, radii: Tensor, doubt: float, a: Tensor, b: Tensor) -> Tensor:
-    """Which squared ``distances`` (c, N) are within ``radii`` (1, N) or (c, 1); doubtful ones are computed exactly."""
-    inside = distances <= radii - doubt
-    pairs = ((distances <= radii + doubt) ^ inside).nonzero()
+def _inside(distances: Tensor, radii: Tensor, rounding: float, a: Tensor, b: Tensor) -> Tensor:
+    """Which squared ``distances`` (c, N) are within ``radii`` (1, N) or (c, 1); exact for uncertain pairs."""
+    inside = distances <= radii - rounding
+    pairs = ((distances <= radii + rounding) ^ inside).nonzero()
     if len(pairs):
         row, column = pairs.T
         radius = radii.expand(distances.shape)[row, column]

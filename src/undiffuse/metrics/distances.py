@@ -1,17 +1,17 @@
-"""The Fréchet distance between two sets of features, each summed up by a Gaussian.
+"""The Fréchet distance between two sets of features, each approximated by a Gaussian.
 
     d^2 = |m_a - m_b|^2 + tr A + tr B - 2 tr (A^1/2 B A^1/2)^1/2          (Dowson & Landau 1982)
 
-The last trace is the sum of the singular values of A^1/2 B^1/2. Both roots come from symmetric eigenvalues, so nothing
-is ever complex, and a singular covariance costs no accuracy. As the field does, the square d^2 is what is reported.
+The last trace is the sum of the singular values of A^1/2 B^1/2. Both roots come from symmetric eigendecompositions, so
+all values are real and singular covariances lose no accuracy. As is common, the square d^2 is reported.
 
-The estimate from N images is too large, by about a constant over N (Chong & Forsyth 2020): it shrinks as images are
-added even when nothing changes, so two values compare only at equal counts. ``frechet_estimate`` therefore states the
-counts, the bias that a jackknife sees, and a standard error.
+The estimate from N images is biased upwards by about a constant over N (Chong & Forsyth 2020): it decreases with the
+number of images for fixed distributions, so values are comparable only at equal counts. ``frechet_estimate`` therefore
+reports the counts, a jackknife estimate of the bias, and a standard error.
 
-On disjoint parts of MNIST's training set (true distance 0, 96 features of the small classifier) the value fell from
-0.67 with 250 images a side to 0.04 with 5,000; less the jackknife's bias it was 0 within its error at each count. The
-standard error is on the careful side: 1.2 to 1.8 times the spread that was seen over repetitions.
+On disjoint subsets of MNIST's training set (true distance 0, 96 features of the small classifier) the value fell from
+0.67 with 250 images per side to 0.04 with 5,000; minus the jackknife's bias it was 0 within its error at each count.
+The standard error is conservative: 1.2 to 1.8 times the observed standard deviation over repetitions.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from undiffuse.metrics.statistics import GaussianStatistics, GroupedStatistics
 
 
 def frechet_distance(a: GaussianStatistics, b: GaussianStatistics) -> float:
-    """The squared Fréchet distance d^2 >= 0 of two sets of features, symmetric in them, in float64.
+    """The squared Fréchet distance d^2 >= 0 of two sets of features, symmetric, in float64.
 
     Raises:
         UsageError: different numbers of features, or fewer than two images on a side.
@@ -45,7 +45,7 @@ def _check_pair(dim_a: int, dim_b: int) -> None:
 
 
 def square_root(covariance: Tensor) -> Tensor:
-    """The symmetric root (D, D) of a covariance; eigenvalues that rounding made negative count as 0."""
+    """The symmetric square root (D, D) of a covariance; eigenvalues below 0 by rounding are set to 0."""
     values, vectors = torch.linalg.eigh(covariance)
     root: Tensor = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
     return root
@@ -59,13 +59,13 @@ def _squared_distance(a: GaussianStatistics, root_a: Tensor, b: GaussianStatisti
 
 @dataclass(frozen=True)
 class FrechetEstimate:
-    """A squared Fréchet distance with what is known of its error.
+    """A squared Fréchet distance with its estimated error and bias.
 
     Attributes:
         value: d^2 from all images, the usual (biased) estimate.
         standard_error: of ``value``, over both sets of images, by a delete-one-group jackknife.
-        bias: how far ``value`` lies above its limit for many images, as the same jackknife estimates it.
-        num_a, num_b: the images on each side.
+        bias: of ``value`` relative to its limit for many images, by the same jackknife.
+        num_a, num_b: number of images on each side.
         dim: number of features.
         num_groups: groups of the jackknife.
     """
@@ -80,11 +80,11 @@ class FrechetEstimate:
 
     @property
     def corrected(self) -> float:
-        """``value`` less its estimated bias; it may fall below 0 by chance where the sets are alike."""
+        """``value`` minus its estimated bias; may be below 0 by chance if the distributions are equal."""
         return self.value - self.bias
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as plain numbers, with the protocol in words."""
+        """All values as plain numbers, with a description of the protocol."""
         note = (
             f"squared Fréchet distance of Gaussians on {self.dim} features; biased upwards by about 1/N, compare at "
             f"equal counts only; standard error and bias by a jackknife over {self.num_groups} groups per side"
@@ -93,28 +93,28 @@ class FrechetEstimate:
 
 
 def check_enough(count: int, dim: int, num_groups: int = 2) -> None:
-    """Refuse sets from which no covariance of full rank can be had.
+    """Check that there are enough images for a covariance of full rank.
 
     Raises:
-        UsageError: fewer than D + 1 images, or fewer than two per group; says how many are needed.
+        UsageError: fewer than D + 1 images, or fewer than two per group, with the number needed.
     """
     needed = max(dim + 1, 2 * num_groups)
     if count < needed:
         raise UsageError(
             f"a Fréchet distance on {dim} features needs at least {needed} images on each side, got {count}; "
-            "make more, or take features of fewer dimensions"
+            "generate more, or take features of fewer dimensions"
         )
 
 
 def frechet_estimate(a: GroupedStatistics, b: GroupedStatistics) -> FrechetEstimate:
-    """The squared Fréchet distance with its standard error and bias, from images dealt to groups.
+    """The squared Fréchet distance with its standard error and bias, from images divided into groups.
 
-    Each side in turn is taken without each of its G groups: with theta the value of all, theta_g those values and
-    theta-bar their mean, that side contributes (G - 1) (theta-bar - theta) to the bias and
+    Each group of each side is left out once: with theta the value of all images, theta_g the values without group g and
+    theta-bar their mean, a side of G groups contributes (G - 1) (theta-bar - theta) to the bias and
     (G - 1) / G sum (theta_g - theta-bar)^2 to the variance (Tukey 1958; Efron & Stein 1981).
 
     Raises:
-        UsageError: different numbers of features, or too few images (says how many are needed).
+        UsageError: different numbers of features, or too few images, with the number needed.
     """
     _check_pair(a.dim, b.dim)
     for side in (a, b):
@@ -124,11 +124,11 @@ def frechet_estimate(a: GroupedStatistics, b: GroupedStatistics) -> FrechetEstim
     root_a, root_b = square_root(total_a.covariance), square_root(total_b.covariance)
     value = _squared_distance(total_a, root_a, total_b, root_b)
 
-    def against(fixed: GaussianStatistics, root: Tensor) -> Callable[[GaussianStatistics], float]:
+    def distance_to(fixed: GaussianStatistics, root: Tensor) -> Callable[[GaussianStatistics], float]:
         return lambda part: _squared_distance(part, square_root(part.covariance), fixed, root)
 
-    bias_a, variance_a = _jackknife(a, against(total_b, root_b), value)
-    bias_b, variance_b = _jackknife(b, against(total_a, root_a), value)
+    bias_a, variance_a = _jackknife(a, distance_to(total_b, root_b), value)
+    bias_b, variance_b = _jackknife(b, distance_to(total_a, root_a), value)
     return FrechetEstimate(
         value=value,
         standard_error=(variance_a + variance_b) ** 0.5,
@@ -141,7 +141,7 @@ def frechet_estimate(a: GroupedStatistics, b: GroupedStatistics) -> FrechetEstim
 
 
 def _check_groups(side: GroupedStatistics) -> None:
-    """Rows dealt by odd numbers may all be in a few groups, and a jackknife over empty ones would claim no error."""
+    """Check that no group is nearly empty (by unusual image numbers): the jackknife's error would be too small."""
     counts = [group.count for group in side.groups]
     if min(counts) < 2:
         raise UsageError(
@@ -153,7 +153,7 @@ def _check_groups(side: GroupedStatistics) -> None:
 def _jackknife(
     statistics: GroupedStatistics, distance: Callable[[GaussianStatistics], float], value: float
 ) -> tuple[float, float]:
-    """The bias and the variance that one side brings."""
+    """The contribution of one side to the bias and the variance."""
     values = torch.tensor([distance(part) for part in statistics.leave_one_out()], dtype=torch.float64)
     factor = len(values) - 1
     mean = float(values.mean())

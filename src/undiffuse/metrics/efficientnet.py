@@ -1,8 +1,8 @@
-"""EfficientNet-lite0's ImageNet features: 1,280 numbers per image, for natural images where Inception is not at hand.
+"""EfficientNet-lite0's ImageNet features: 1,280 numbers per image, for natural images if Inception is not available.
 
 Inverted residuals (Sandler et al. 2018, arXiv:1801.04381) scaled as EfficientNet-B0 (Tan & Le 2019, arXiv:1905.11946),
-the lite variant: ReLU6, no squeeze-and-excitation. Weights converted from TensorFlow's, so convolutions pad as
-TensorFlow does. Batch norm is folded into the convolutions when they are read.
+the lite variant: ReLU6, no squeeze-and-excitation. The weights are converted from TensorFlow's, so convolutions pad as
+TensorFlow does. Batch norm is folded into the convolutions when the weights are loaded.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ STAGES = (
 
 
 class SameConv(nn.Conv2d):
-    """A convolution that pads as TensorFlow's SAME does: what is odd goes to the right and the bottom."""
+    """A convolution with TensorFlow's SAME padding: an odd pixel is added at the right and the bottom."""
 
     def forward(self, x: Tensor) -> Tensor:
         kernel, stride = self.kernel_size[0], self.stride[0]
@@ -51,24 +51,24 @@ class SameConv(nn.Conv2d):
 
 
 class InvertedResidual(nn.Module):
-    """Widen by 1x1, filter each channel, narrow by 1x1; the input is added where the shape allows."""
+    """1x1 expansion, depthwise convolution, 1x1 projection; with a residual connection if the shapes are equal."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, expansion: int) -> None:
         super().__init__()
-        wide = inputs * expansion
-        self.expand = SameConv(inputs, wide, 1) if expansion > 1 else None
-        self.depthwise = SameConv(wide, wide, kernel, stride, groups=wide)
-        self.project = SameConv(wide, outputs, 1)
+        expanded = inputs * expansion
+        self.expand = SameConv(inputs, expanded, 1) if expansion > 1 else None
+        self.depthwise = SameConv(expanded, expanded, kernel, stride, groups=expanded)
+        self.project = SameConv(expanded, outputs, 1)
         self.adds_input = stride == 1 and inputs == outputs
 
     def forward(self, x: Tensor) -> Tensor:
-        wide = F.relu6(self.expand(x)) if self.expand is not None else x
-        narrow: Tensor = self.project(F.relu6(self.depthwise(wide)))
-        return x + narrow if self.adds_input else narrow
+        expanded = F.relu6(self.expand(x)) if self.expand is not None else x
+        projected: Tensor = self.project(F.relu6(self.depthwise(expanded)))
+        return x + projected if self.adds_input else projected
 
 
 class EfficientNetLite0(nn.Module):
-    """Features (B, 1280) and logits (B, 1000) of float images (B, 3, 224, 224), standardised."""
+    """Features (B, 1280) and logits (B, 1000) of standardised float images (B, 3, 224, 224)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ class EfficientNetLite0(nn.Module):
         self.classes = nn.Linear(NUM_FEATURES, NUM_CLASSES)
 
     def forward(self, images: Tensor) -> Tensor:
-        """The mean over the last map's places, (B, 1280)."""
+        """The mean over the positions of the last feature map, (B, 1280)."""
         x = F.relu6(self.stem(images))
         for block in self.blocks:
             x = block(x)
@@ -95,7 +95,7 @@ def _blocks() -> Iterator[InvertedResidual]:
 
 
 def folded(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The published state dict with each batch norm folded into the convolution before it, under this file's names.
+    """The published state dict with each batch norm folded into the preceding convolution, under this module's names.
 
     W' = W gamma / sqrt(var + eps), b' = beta - mean gamma / sqrt(var + eps), calculated in float64.
     """
@@ -113,11 +113,11 @@ def _names() -> Iterator[tuple[str, str, str]]:
     """(name here, published name of the convolution, published name of its batch norm)."""
     yield "stem", "_conv_stem", "_bn0"
     for index in range(sum(row[1] for row in STAGES)):
-        there = f"_blocks.{index}"
-        if index > 0:  # the first block does not widen
-            yield f"blocks.{index}.expand", f"{there}._expand_conv", f"{there}._bn0"
-        yield f"blocks.{index}.depthwise", f"{there}._depthwise_conv", f"{there}._bn1"
-        yield f"blocks.{index}.project", f"{there}._project_conv", f"{there}._bn2"
+        block = f"_blocks.{index}"
+        if index > 0:  # the first block has no expansion
+            yield f"blocks.{index}.expand", f"{block}._expand_conv", f"{block}._bn0"
+        yield f"blocks.{index}.depthwise", f"{block}._depthwise_conv", f"{block}._bn1"
+        yield f"blocks.{index}.project", f"{block}._project_conv", f"{block}._bn2"
     yield "head", "_conv_head", "_bn1"
 
 
@@ -125,7 +125,7 @@ def load_efficientnet(path: Path | str | None = None) -> EfficientNetLite0:
     """The network with its published weights, for inference.
 
     Raises:
-        UsageError: the file is nowhere, or is not the published one.
+        UsageError: the file is missing or is not the published one.
     """
     state = torch.load(io.BytesIO(read_weights("efficientnet", path)), map_location="cpu", weights_only=True)
     network = EfficientNetLite0()
@@ -135,7 +135,7 @@ def load_efficientnet(path: Path | str | None = None) -> EfficientNetLite0:
 
 
 def to_input(images: Tensor) -> Tensor:
-    """uint8 images (B, 1 or 3, H, W) as the network reads them: (B, 3, 224, 224), about -1..1."""
+    """uint8 images (B, 1 or 3, H, W) as network input: (B, 3, 224, 224), about -1..1."""
     x = to_three_channels(images.float())
     if x.shape[-2:] != (IMAGE_SIZE, IMAGE_SIZE):
         x = F.interpolate(x, (IMAGE_SIZE, IMAGE_SIZE), mode="bicubic", antialias=True, align_corners=False)
@@ -165,7 +165,7 @@ class EfficientNetFeatures(FeatureExtractor):
         return self.features_and_probabilities(images)[1]
 
     def features_and_probabilities(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Both at the price of one: (B, 1280) and (B, 1000)."""
+        """Both from one forward pass: (B, 1280) and (B, 1000)."""
         features = self.features(images)
         return features, in_fixed_batches(features, BATCH, self._probabilities)
 

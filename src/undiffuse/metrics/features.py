@@ -1,4 +1,4 @@
-"""The table of features, and which of them fit a set. Listing the rows imports no torch."""
+"""The registry of feature extractors, and the default one for a set. Listing them imports no torch."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ FEATURES: dict[str, str] = {
 
 
 def fitting_features(shape: Sequence[int], origin: str) -> str:
-    """The features that suit images: ``fashion`` or ``handwriting`` for small grey ones, else ``pixels``.
+    """The default features of images: ``fashion`` or ``handwriting`` for small grey images, else ``pixels``.
 
     Args:
         shape: of one image, (C, H, W).
-        origin: what is said of the data: names, paths, classes.
+        origin: text about the data: names, paths, classes.
     """
     if not Space.of_data(shape).is_image or shape[0] != 1 or max(shape[1:]) > 32:
         return "pixels"
@@ -30,7 +30,7 @@ def fitting_features(shape: Sequence[int], origin: str) -> str:
 
 
 def pick_features(name: str, shape: Sequence[int], origin: str) -> FeatureExtractor:
-    """The feature extractor called ``name``; ``auto`` is the one that suits images of that shape and origin.
+    """The feature extractor named ``name``; ``auto`` is the default one for images of that shape and origin.
 
     Raises:
         UsageError: as ``load_features`` does.
@@ -39,10 +39,10 @@ def pick_features(name: str, shape: Sequence[int], origin: str) -> FeatureExtrac
 
 
 def load_features(name: str) -> FeatureExtractor:
-    """The feature extractor of that row, its weights read and their hash checked.
+    """The feature extractor of that name, with its weights loaded and their hash checked.
 
     Raises:
-        UsageError: unknown name, or a weight file that is missing or is not the one of this release.
+        UsageError: unknown name, or a weight file that is missing or does not belong to this release.
     """
     extractor: FeatureExtractor = lookup(FEATURES, name, "feature extractor")()
     return extractor

@@ -1,4 +1,4 @@
-"""Networks see images in batches of one fixed, padded size, so that no result depends on the batch it came in."""
+"""Evaluation of networks in padded batches of a fixed size, so that no result depends on the caller's batches."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ GREY_REPEATED = "three channels, grey repeated"
 
 @torch.no_grad()
 def in_fixed_batches(images: Tensor, size: int, compute: Callable[[Tensor], Tensor]) -> Tensor:
-    """``compute`` of all images, evaluated ``size`` at a time; the last batch is filled up with black ones.
+    """``compute`` of all images, ``size`` at a time; the last batch is padded with black images.
 
     Args:
         images: (B, C, H, W); B may be 0.
         size: images per batch.
-        compute: (size, C, H, W) -> (size, ...), row by row.
+        compute: (size, C, H, W) -> (size, ...), independent for each image.
     Returns:
-        (B, ...) in the type that ``compute`` gives.
+        (B, ...) in the dtype that ``compute`` returns.
     """
     result = torch.empty(0)
-    for start in range(0, max(len(images), 1), size):  # an empty batch computes one block, for its shape
+    for start in range(0, max(len(images), 1), size):  # one block is computed even if B is 0, for the shape
         part = images[start : start + size].cpu()
         block = part.new_zeros(size, *images.shape[1:])
         block[: len(part)] = part
@@ -36,7 +36,7 @@ def in_fixed_batches(images: Tensor, size: int, compute: Callable[[Tensor], Tens
 
 
 def check_grey_or_colour(images: Tensor, what: str = "images") -> Tensor:
-    """``images`` as they came, if they are uint8 (B, 1 or 3, H, W).
+    """``images`` unchanged, if they are uint8 (B, 1 or 3, H, W).
 
     Raises:
         UsageError: anything else.
@@ -48,5 +48,5 @@ def check_grey_or_colour(images: Tensor, what: str = "images") -> Tensor:
 
 
 def to_three_channels(images: Tensor) -> Tensor:
-    """Grey images (B, 1, H, W) with their channel three times; colour as it is."""
+    """Grey images (B, 1, H, W) with their channel repeated three times; colour images unchanged."""
     return images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images

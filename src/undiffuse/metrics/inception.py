@@ -1,10 +1,10 @@
-"""Inception-v3's features: the only ones over which a Fréchet distance is FID, a kernel distance KID.
+"""Inception-v3's features: only over these is a Fréchet distance FID and a kernel distance KID.
 
 The network of Heusel et al. 2017 (arXiv:1706.08500), TensorFlow's ``inception-2015-12-05``, in the TorchScript file
-that StyleGAN2-ADA and its successors measure with: uint8 images in, resized inside to 299 x 299 as TensorFlow does,
-2,048 pooled features or 1,008 class probabilities out. A TorchScript file is code: it is run only when its SHA-256 is
-the published one. Where that file is missing and the package torch-fidelity is installed with its weights, that port
-of the same network is taken, and the protocol says so.
+that StyleGAN2-ADA and its successors use: it takes uint8 images, resizes them to 299 x 299 as TensorFlow does, and
+returns 2,048 pooled features or 1,008 class probabilities. A TorchScript file is code: it is run only if its SHA-256 is
+the published one. If that file is missing and the package torch-fidelity is installed with its weights, its port of
+the same network is used, and the protocol records it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch import Tensor
 from undiffuse.errors import UsageError
 from undiffuse.metrics.extractor import FeatureExtractor
 from undiffuse.metrics.fixed_batches import GREY_REPEATED, check_grey_or_colour, in_fixed_batches, to_three_channels
-from undiffuse.metrics.weight_files import WEIGHT_FILES, find_weights, how_to_get, missing, read_weights
+from undiffuse.metrics.weight_files import WEIGHT_FILES, download_advice, find_weights, missing_message, read_weights
 from undiffuse.registry import resolve
 
 NUM_FEATURES = 2048
@@ -44,44 +44,46 @@ def load_inception(path: Path | str | None = None) -> Inception:
     """The published TorchScript file, else torch-fidelity's port.
 
     Args:
-        path: the TorchScript file or its folder; by default the places that ``weight_files`` names.
+        path: the TorchScript file or its folder; by default the locations that ``weight_files`` lists.
     Raises:
-        UsageError: neither is there, or a file is not the published one; nothing of such a file is run.
+        UsageError: both are missing_message, or a file is not the published one (its code is not run).
     """
     if path is not None or find_weights("inception") is not None:
         return _torchscript(read_weights("inception", path))
     if find_spec("torch_fidelity") is not None:
         return _torch_fidelity()
-    raise UsageError(missing("inception"))
+    raise UsageError(missing_message("inception"))
 
 
 def _torchscript(content: bytes) -> Inception:
-    with warnings.catch_warnings():  # newer torch calls TorchScript deprecated; it is how this file is published
+    with warnings.catch_warnings():  # newer torch deprecates TorchScript, but the file is only published in this format
         warnings.simplefilter("ignore", DeprecationWarning)
         module: Any = torch.jit.load(io.BytesIO(content), map_location="cpu")  # type: ignore[no-untyped-call]
         module.eval()
     return Inception(
         lambda images: module(images, return_features=True),
-        lambda images: module(images, no_output_bias=True),  # as the inception score of the papers has it
+        lambda images: module(images, no_output_bias=True),  # as in the published inception score
         "TorchScript inception-2015-12-05.pt",
         WEIGHT_FILES["inception"].sha256,
     )
 
 
 def _torch_fidelity() -> Inception:
-    """The installed package's network; its weights are looked for and checked here, for it would download them."""
-    where = find_weights("torch-fidelity")
-    if where is None:
+    """The installed package's network; its weights are found and checked here because it would download them."""
+    weights = find_weights("torch-fidelity")
+    if weights is None:
         raise UsageError(
-            f"{missing('inception')}; or, for the installed torch-fidelity, {how_to_get('torch-fidelity')}"
+            f"{missing_message('inception')}; or, for the installed torch-fidelity, {download_advice('torch-fidelity')}"
         )
-    read_weights("torch-fidelity", where)
+    read_weights("torch-fidelity", weights)
     try:
         network = resolve("torch_fidelity.feature_extractor_inceptionv3:FeatureExtractorInceptionV3")
-    except Exception as error:  # it needs a torchvision that fits the torch at hand
-        raise UsageError(f"{missing('inception')}; torch-fidelity is installed but fails to import ({error})") from None
+    except Exception as error:  # it needs a torchvision that is compatible with the installed torch
+        raise UsageError(
+            f"{missing_message('inception')}; torch-fidelity is installed but fails to import ({error})"
+        ) from None
     names = ["2048", "logits_unbiased"]
-    module = network("inception-v3-compat", names, feature_extractor_weights_path=str(where)).eval()
+    module = network("inception-v3-compat", names, feature_extractor_weights_path=str(weights)).eval()
     return Inception(
         lambda images: module(images)[0],
         lambda images: torch.softmax(module(images)[1], dim=1),
@@ -91,7 +93,7 @@ def _torch_fidelity() -> Inception:
 
 
 class InceptionFeatures(FeatureExtractor):
-    """Pooled features and class probabilities of Inception-v3, on the CPU in float32: the row that FID is made of."""
+    """Pooled features and class probabilities of Inception-v3, on the CPU in float32: the features of FID."""
 
     name = "inception"
     dim = NUM_FEATURES
@@ -111,11 +113,11 @@ class InceptionFeatures(FeatureExtractor):
         return self._in_fixed_batches(images, self.network.features, NUM_FEATURES)
 
     def classify(self, images: Tensor) -> Tensor:
-        """Probabilities (B, 1008), without the bias of the last layer, as the inception score takes them."""
+        """Probabilities (B, 1008), without the bias of the last layer, as the inception score uses them."""
         return self._in_fixed_batches(images, self.network.probabilities, NUM_CLASSES).double()
 
     def protocol(self) -> dict[str, Any]:
-        """As of every extractor, and which port of the network it was."""
+        """The entries of every extractor, and the port of the network."""
         return {**super().protocol(), "port": self.network.port}
 
     def _in_fixed_batches(self, images: Tensor, compute: Callable[[Tensor], Tensor], width: int) -> Tensor:

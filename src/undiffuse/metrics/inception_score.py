@@ -1,12 +1,12 @@
-"""The inception score: are the classes of single images certain and those of the whole set many?
+"""The inception score: high if the class of each image is certain and the classes of the set are diverse.
 
     IS = exp( E_x KL( p(y|x) || p(y) ) ) = exp( H(p(y)) - E_x H(p(y|x)) ),   1 <= IS <= K
 
-(Salimans et al. 2016, arXiv:1606.03498). Two sums are enough, sum p(y|x) and sum p(y|x) log p(y|x), so parts merge.
-The value from N images is too small, by about (K - 1) / (2 N) of itself where the classes are sure and equal: compare
-at equal counts. It never looks at real images, and a set with one perfect image per class reaches K. Over a
-classifier other than Inception-v3 of ImageNet it says as much of that classifier's classes and compares with no
-published value. The standard error was 1.1 to 1.3 times the spread over disjoint parts of MNIST.
+(Salimans et al. 2016, arXiv:1606.03498). Two sums suffice, sum p(y|x) and sum p(y|x) log p(y|x), so parts can merge.
+The estimate from N images is biased downwards, by a fraction of about (K - 1) / (2 N) for certain and equally frequent
+classes: compare at equal counts. It does not use real images, and a set with one perfect image per class reaches K.
+With a classifier other than ImageNet's Inception-v3 it refers to that classifier's classes and is not comparable with
+published values. The standard error was 1.1 to 1.3 times the standard deviation over disjoint subsets of MNIST.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class InceptionScoreAccumulator:
 
     Args:
         num_classes: K.
-        num_splits: of the field's protocol and of the jackknife.
+        num_splits: of the usual protocol and of the jackknife.
     Example:
         >>> accumulator = InceptionScoreAccumulator(2)
         >>> accumulator.update(torch.eye(2).repeat(50, 1), torch.arange(100))
@@ -47,7 +47,7 @@ class InceptionScoreAccumulator:
 
     @classmethod
     def of(cls, probabilities: Tensor, numbers: Tensor | None = None) -> InceptionScoreAccumulator:
-        """The accumulator of ``probabilities`` (N, K), numbered from 0 unless ``numbers`` says otherwise."""
+        """An accumulator of ``probabilities`` (N, K), numbered from 0 by default."""
         if probabilities.ndim != 2:
             raise UsageError(f"probabilities must have shape (B, K), got {tuple(probabilities.shape)}")
         accumulator = cls(probabilities.shape[1])
@@ -55,10 +55,10 @@ class InceptionScoreAccumulator:
         return accumulator
 
     def update(self, probabilities: Tensor, numbers: Tensor) -> None:
-        """Take in class probabilities (B, K) of the images with these ``numbers`` (B,); B may be 0.
+        """Add class probabilities (B, K) of the images with these ``numbers`` (B,); B may be 0.
 
         Raises:
-            UsageError: another number of classes, NaN, rows that are no probabilities, or numbers that do not fit.
+            UsageError: another number of classes, NaN, rows that are not probabilities, or invalid numbers.
         """
         num_splits, num_classes = self.probability_sums.shape
         probabilities = check_probabilities(probabilities, num_classes)
@@ -88,40 +88,40 @@ class InceptionScoreAccumulator:
         """The inception score of all images at once.
 
         Raises:
-            UsageError: fewer than two images in a split (says how many are needed).
+            UsageError: fewer than two images per split, with the number needed.
         """
         self._check_enough()
         return _score(*self._sums())
 
     @property
     def standard_error(self) -> float:
-        """Of ``score``, by a jackknife that leaves out each split in turn."""
+        """Standard error of ``score``, by a jackknife that leaves out one split at a time."""
         self._check_enough()
-        whole, parts = self._sums(), zip(self.counts, self.probability_sums, self.negative_entropy_sums, strict=True)
-        without = [_score(*(all_of - part for all_of, part in zip(whole, split, strict=True))) for split in parts]
-        series = torch.tensor(without, dtype=torch.float64)
+        totals, parts = self._sums(), zip(self.counts, self.probability_sums, self.negative_entropy_sums, strict=True)
+        scores = [_score(*(total - part for total, part in zip(totals, split, strict=True))) for split in parts]
+        series = torch.tensor(scores, dtype=torch.float64)
         return math.sqrt(float((series - series.mean()).square().mean()) * (len(series) - 1))
 
     @property
     def split_scores(self) -> list[float]:
-        """The score of each split by itself."""
+        """The score of each split."""
         self._check_enough()
         parts = zip(self.counts, self.probability_sums, self.negative_entropy_sums, strict=True)
         return [_score(*split) for split in parts]
 
     @property
     def split_mean(self) -> float:
-        """Mean over the splits, the field's usual value: below ``score``, since each split is smaller."""
+        """Mean over the splits, as usually published: below ``score``, since each split is smaller."""
         return sum(self.split_scores) / len(self.counts)
 
     @property
     def split_std(self) -> float:
-        """Standard deviation over the splits (divided by their number), as published scores state it."""
+        """Standard deviation over the splits (with the divisor num_splits), as usually published."""
         mean = self.split_mean
         return math.sqrt(sum((score - mean) ** 2 for score in self.split_scores) / len(self.counts))
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as plain numbers, with the protocol in words."""
+        """All values as plain numbers, with a description of the protocol."""
         num_splits, num_classes = self.probability_sums.shape
         note = (
             f"exp of the mutual information of image and class, over the extractor's {num_classes} classes; biased "
@@ -140,7 +140,7 @@ class InceptionScoreAccumulator:
         }
 
     def tensors(self) -> dict[str, Tensor]:
-        """All sums by name, for ``from_tensors``."""
+        """All sums by name, see ``from_tensors``."""
         return {
             "counts": self.counts,
             "probability_sums": self.probability_sums,
@@ -163,7 +163,7 @@ class InceptionScoreAccumulator:
     def _check_enough(self) -> None:
         needed = 2 * len(self.counts)
         if self.count < needed:
-            raise UsageError(f"an inception score needs at least {needed} images, got {self.count}; make more")
+            raise UsageError(f"an inception score needs at least {needed} images, got {self.count}; generate more")
         if int(self.counts.min()) == 0:
             raise UsageError(
                 f"an inception score needs images in each of its {len(self.counts)} splits by number, got "

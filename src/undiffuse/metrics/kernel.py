@@ -1,21 +1,21 @@
 """The kernel distance: the squared maximum mean discrepancy of two sets of features under a polynomial kernel.
 
-    k(x, y) = (gamma x.y + coef0)^degree,   gamma = 1/D, coef0 = 1, degree = 3 unless said otherwise
+    k(x, y) = (gamma x.y + coef0)^degree,   by default gamma = 1/D, coef0 = 1, degree = 3
     MMD^2   = mean_{i != j} k(a_i, a_j) + mean_{i != j} k(b_i, b_j) - 2 mean_{i, j} k(a_i, b_j)
 
 Without the diagonals this is a U-statistic and unbiased at every count (Binkowski et al. 2018, arXiv:1801.01401), so
-unlike a Fréchet distance it compares across counts; the price is that it may fall below 0 by chance where the sets
-are alike. The field averages it over subsets of 1,000; here all pairs are taken at once, which estimates the same
-number with less spread. Only over Inception-v3 features is it the "kernel inception distance" (KID).
+unlike a Fréchet distance it is comparable across counts, but it may be below 0 by chance for equal distributions.
+Usually it is averaged over subsets of 1,000; here all pairs are used, which estimates the same value with a lower
+variance. Only over Inception-v3 features is it the "kernel inception distance" (KID).
 
 Its variance, from the parts of the kernel that depend on one row (f) and on two (g, doubly centred):
 
     Var = 4 Var f_a / N + 4 Var f_b / M + E,   E = 2 E g_aa^2 / N^2 + 2 E g_bb^2 / M^2 + 4 E g_ab^2 / (N M)
 
 A delete-one jackknife, which row sums give in closed form, counts the first two terms once and E twice (Efron & Stein
-1981); E comes from the sums of squares. So both are known from one pass, and the error is right where the sets differ
-as well as where they are alike and only E is left: over disjoint parts of MNIST it was 1.0 to 1.1 times the spread that
-was seen.
+1981); E comes from the sums of squares. Both are computed in one pass, and the error is valid for different and for
+equal distributions, where only E remains: over disjoint subsets of MNIST it was 1.0 to 1.1 times the observed standard
+deviation.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ class KernelEstimate:
     """A squared maximum mean discrepancy with its standard error.
 
     Attributes:
-        value: the unbiased estimate; below 0 by chance where the sets are alike.
+        value: the unbiased estimate; may be below 0 by chance if the distributions are equal.
         standard_error: of ``value``, over both sets of images.
-        num_a, num_b: the images on each side.
+        num_a, num_b: number of images on each side.
         dim: number of features D.
         degree, gamma, coef0: the kernel (gamma x.y + coef0)^degree.
     """
@@ -56,7 +56,7 @@ class KernelEstimate:
     coef0: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as plain numbers, with the protocol in words."""
+        """All values as plain numbers, with a description of the protocol."""
         note = (
             f"unbiased squared MMD over all pairs, kernel ({self.gamma:.6g} x.y + {self.coef0:g})^{self.degree} on "
             f"{self.dim} features; may be below 0; standard error by a jackknife less what it counts twice"
@@ -81,7 +81,7 @@ class Kernel(NamedTuple):
 
 
 class _Sums(NamedTuple):
-    """What is kept of a kernel matrix (N, M): sums over its rows (N,), its columns (M,), and of its squares."""
+    """Sums of a kernel matrix (N, M): over its rows (N,), over its columns (M,), and of its squares."""
 
     rows: Tensor
     columns: Tensor
@@ -91,13 +91,13 @@ class _Sums(NamedTuple):
 def kernel_distance(
     a: Tensor, b: Tensor, degree: int = 3, gamma: float | None = None, coef0: float = 1.0
 ) -> KernelEstimate:
-    """The unbiased kernel distance of features (N, D) and (M, D), symmetric in them, in float64.
+    """The unbiased kernel distance of features (N, D) and (M, D), symmetric, in float64.
 
     Args:
-        a, b: feature rows; memory beyond them does not grow with N and M, time does with (N + M)^2 D.
+        a, b: feature rows; the additional memory is constant, the time proportional to (N + M)^2 D.
         degree, gamma, coef0: the kernel; gamma None means 1/D.
     Raises:
-        UsageError: different numbers of features, NaN, fewer than 10 rows on a side, or a senseless kernel.
+        UsageError: different numbers of features, NaN, fewer than 10 rows on a side, or an invalid kernel.
     Source: Binkowski et al. 2018 (arXiv:1801.01401), equation 4; Gretton et al. 2012, lemma 6.
     """
     a, b = _checked(a, b)
@@ -122,7 +122,7 @@ def _checked(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         raise UsageError("a kernel distance needs at least 1 feature, got 0")
     if min(len(a), len(b)) < MINIMUM:
         raise UsageError(
-            f"a kernel distance needs at least {MINIMUM} images on each side, got {len(a)} and {len(b)}; make more"
+            f"a kernel distance needs at least {MINIMUM} images on each side, got {len(a)} and {len(b)}; generate more"
         )
     return a, b
 
@@ -150,7 +150,7 @@ def _between(kernel: Kernel, a: Tensor, b: Tensor) -> _Sums:
 
 
 def _within(kernel: Kernel, a: Tensor) -> _Sums:
-    """The sums off the diagonal; the matrix is symmetric, so only blocks on one side of it are computed."""
+    """The sums off the diagonal; the matrix is symmetric, so only the blocks of one triangle are computed."""
     rows, squares = a.new_zeros(len(a)), 0.0
     for i in _blocks(len(a)):
         for j in _blocks(i.stop):
@@ -170,7 +170,7 @@ def _mean_of_pairs(sums: _Sums) -> float:
 
 
 def _variance(aa: _Sums, bb: _Sums, ab: _Sums) -> float:
-    """The first-order part is at least 0; the part of pairs comes once."""
+    """The first-order part, clamped at 0, plus the part of pairs."""
     num_a, num_b = len(aa.rows), len(bb.rows)
     within_a, within_b = _pair_variance(aa, num_a - 1, num_a - 1), _pair_variance(bb, num_b - 1, num_b - 1)
     pairs = 2 * within_a / num_a**2 + 2 * within_b / num_b**2 + 4 * _pair_variance(ab, num_b, num_a) / (num_a * num_b)
@@ -179,7 +179,7 @@ def _variance(aa: _Sums, bb: _Sums, ab: _Sums) -> float:
 
 
 def _pair_variance(sums: _Sums, per_row: int, per_column: int) -> float:
-    """E g^2: the mean square of a kernel matrix less the parts that its row means and its column means explain."""
+    """E g^2: the mean square of a kernel matrix minus the parts explained by its row means and column means."""
     count = len(sums.rows) * per_row
     mean = float(sums.rows.sum()) / count
     explained = float((sums.rows / per_row).square().mean() + (sums.columns / per_column).square().mean())
@@ -187,7 +187,7 @@ def _pair_variance(sums: _Sums, per_row: int, per_column: int) -> float:
 
 
 def _jackknife(within: Tensor, between: Tensor, num_other: int) -> float:
-    """The variance that one side brings, each of its rows left out in turn; only what varies with the row counts."""
+    """The jackknife variance of one side, leaving out one row at a time; constant terms are omitted."""
     num = len(within)
     without = -2 * within / ((num - 1) * (num - 2)) + 2 * between / ((num - 1) * num_other)
     return (num - 1) / num * float((without - without.mean()).square().sum())

@@ -1,7 +1,7 @@
-"""Nearest neighbours by Euclidean distance, and what they tell about copying.
+"""Nearest neighbours by Euclidean distance, as a measure of memorisation.
 
-A model that repeats its training set makes images nearer to it than real images that it never saw. So the distance
-of each sample to its nearest training image is compared with the same distance for held-out real images.
+A model that memorises its training set generates images nearer to it than held-out real images are. So the distance of
+each sample to its nearest training image is compared with the same distance of held-out real images.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from undiffuse.errors import UsageError
 
-SPARE = 8  # candidates kept beyond k by the fast search, re-ranked by exact distances
+SPARE = 8  # candidates beyond k in the approximate search, which are re-ranked by exact distances
 
 
 class Neighbours(NamedTuple):
@@ -27,14 +27,14 @@ class Neighbours(NamedTuple):
 def nearest_neighbours(queries: Tensor, references: Tensor, k: int = 1, chunk: int = 2048) -> Neighbours:
     """The ``k`` nearest references of each query by L2 over all elements of a row.
 
-    A matrix product finds the candidates; their distances are then computed from the differences in float64, so a copy
-    has distance 0 exactly. Equal distances come in the order of the references.
+    A matrix product finds the candidates; their distances are then computed from differences in float64, so a copy has
+    distance exactly 0. Ties are in the order of the references.
 
     Args:
         queries: (N, ...) pixels of any type or features; N may be 0.
         references: (M, ...) rows of the same shape, M >= k.
-        k: how many neighbours.
-        chunk: rows of either side that are held in float at a time; memory is chunk * (chunk + 2 D) floats.
+        k: number of neighbours.
+        chunk: rows of either side that are in memory as floats; memory is chunk * (chunk + 2 D) floats.
     Returns:
         Distances (N, k) in the units of the rows and indices (N, k).
     Raises:
@@ -69,7 +69,7 @@ def _flat(rows: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _centre(references: Tensor, chunk: int) -> Tensor:
-    """The mean reference: taking it off keeps the matrix product from cancelling."""
+    """The mean reference, subtracted to avoid cancellation in the matrix product."""
     total = torch.zeros(references[0].numel(), dtype=torch.float64)
     for part in torch.split(references, chunk):
         total += _flat(part, torch.float64).sum(0)
@@ -84,7 +84,7 @@ def _search(queries: Tensor, references: Tensor, k: int, chunk: int, centre: Ten
     indices = torch.zeros(len(queries), 0, dtype=torch.int64)
     for start in range(0, len(references), chunk):
         part = _flat(references[start : start + chunk], torch.float32) - centre
-        score = part.square().sum(1) - 2 * centred @ part.T  # the squared distance less |query|^2
+        score = part.square().sum(1) - 2 * centred @ part.T  # the squared distance minus |query|^2
         best = score.topk(min(keep, len(part)), dim=1, largest=False)
         scores = torch.cat([scores, best.values], 1)
         indices = torch.cat([indices, best.indices + start], 1)
@@ -94,7 +94,7 @@ def _search(queries: Tensor, references: Tensor, k: int, chunk: int, centre: Ten
 
 
 def _rerank(queries: Tensor, references: Tensor, indices: Tensor, k: int) -> Neighbours:
-    """Exact distances to the candidates ``indices`` (N, C), sorted; one candidate a row at a time bounds the memory."""
+    """Exact distances to the candidates ``indices`` (N, C), sorted; one candidate per query at a time for memory."""
     indices = indices.sort(1).values
     exact = torch.stack(
         [
@@ -113,12 +113,12 @@ class CopyingSummary:
 
     Attributes:
         median_samples, median_held_out: medians of the two sets of distances.
-        ratio: of the medians; 1 for a perfect model, near 0 for one that repeats its training set, None where most
-            held-out images are in the training set themselves.
-        first_percentile_held_out, minimum_held_out: how near real images come to the training set.
-        share_below_first_percentile: of samples; 0.01 is what real images would give.
-        share_below_minimum: of samples that are nearer than every held-out image: likely copies.
-        num_samples, num_held_out, num_training: the images compared.
+        ratio: of the medians; 1 for a perfect model, near 0 for one that memorises its training set, None if most
+            held-out images are also in the training set.
+        first_percentile_held_out, minimum_held_out: of the distances of held-out images.
+        share_below_first_percentile: fraction of samples below it; 0.01 for real images.
+        share_below_minimum: fraction of samples that are nearer than every held-out image: likely copies.
+        num_samples, num_held_out, num_training: number of images compared.
     """
 
     median_samples: float
@@ -133,13 +133,13 @@ class CopyingSummary:
     num_training: int
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as plain numbers, with the protocol in words."""
+        """All values as plain numbers, with a description of the protocol."""
         note = "L2 to the nearest training image, over pixels or features as given, in their units"
         return {**asdict(self), "protocol": note}
 
 
 def copying_summary(samples: Tensor, held_out: Tensor, training: Tensor, chunk: int = 2048) -> CopyingSummary:
-    """Are samples nearer to the training images than real images are that were held out?
+    """Distances of samples to the training images compared with those of held-out real images.
 
     Args:
         samples, held_out, training: rows (N, ...) of one shape, uint8 pixels or features.
@@ -157,7 +157,7 @@ def copying_summary(samples: Tensor, held_out: Tensor, training: Tensor, chunk: 
 
 
 def summarise_copying(sampled: Tensor, real: Tensor, num_training: int) -> CopyingSummary:
-    """The summary from distances (N,) of samples and (M,) of held-out images that were computed before."""
+    """The summary from given distances (N,) of samples and (M,) of held-out images."""
     median_samples, median_real = float(sampled.quantile(0.5)), float(real.quantile(0.5))
     percentile, minimum = float(real.quantile(0.01)), float(real.min())
     return CopyingSummary(

@@ -1,12 +1,12 @@
-"""LPIPS, the learned perceptual distance of two images, and nearest neighbours by it.
+"""LPIPS, the learned perceptual distance of two images, and nearest neighbours under it.
 
 Zhang, Isola, Efros, Shechtman, Wang 2018, "The unreasonable effectiveness of deep features as a perceptual metric",
-arXiv:1801.03924, version 0.1 with AlexNet. At each of five maps the channels are brought to unit length, and
+arXiv:1801.03924, version 0.1 with AlexNet. At each of five layers the channels are normalised to unit length, and
 
     d(a, b) = sum_l mean_hw sum_c w_lc (f_lhwc(a) - f_lhwc(b))^2,   w >= 0.
 
-With e(a) the concatenation of sqrt(w_lc / (H_l W_l)) f_lhwc(a), that is d(a, b) = |e(a) - e(b)|^2, so all pairs of two
-sets are one matrix product of embeddings.
+With the embedding e(a), the concatenation of sqrt(w_lc / (H_l W_l)) f_lhwc(a), this is d(a, b) = |e(a) - e(b)|^2, so
+the distances of all pairs of two sets are one matrix product.
 """
 
 from __future__ import annotations
@@ -25,12 +25,19 @@ from undiffuse.errors import UsageError
 from undiffuse.metrics.alexnet import CHANNELS, AlexNetMaps
 from undiffuse.metrics.fixed_batches import GREY_REPEATED, check_grey_or_colour, in_fixed_batches, to_three_channels
 from undiffuse.metrics.neighbours import Neighbours
-from undiffuse.metrics.weight_files import WEIGHT_FILES, command_for, find_weights, looked_in, own_folder, read_weights
+from undiffuse.metrics.weight_files import (
+    WEIGHT_FILES,
+    download_command,
+    find_weights,
+    read_weights,
+    searched_folders,
+    weights_folder,
+)
 from undiffuse.observer import ProgressCallback
 
-SMALLEST_SIDE = 64  # of the patches that the weights of the distance were fitted on
+SMALLEST_SIDE = 64  # of the patches that the linear weights were trained on
 BATCH = 32
-SPARE = 3  # candidates kept beyond k by the fast search, re-ranked by exact distances
+SPARE = 3  # candidates beyond k in the approximate search, which are re-ranked by exact distances
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # of images in [-1, 1], version 0.1
 EPS = 1e-10  # added to a length before dividing by it
 
@@ -38,14 +45,14 @@ EPS = 1e-10  # added to a length before dividing by it
 class Lpips:
     """LPIPS v0.1 over AlexNet of uint8 images (B, 1 or 3, H, W), on the CPU.
 
-    Images with a side under 64 pixels are enlarged (bilinear, shape kept) until the shorter side has 64: AlexNet
-    needs 31 pixels, and its first step of 4 leaves little to compare below 64. Others are compared as they are, at
-    most 64 a block, and each image's embedding depends on itself alone.
+    Images with a side under 64 pixels are enlarged (bilinear, with the aspect ratio kept) to a shorter side of 64:
+    AlexNet needs 31 pixels, and its first stride of 4 leaves little to compare below 64. Larger images are not resized.
+    The embedding of an image does not depend on its batch.
 
     Args:
         network: AlexNet with its weights.
-        heads: five vectors of channel weights (C_l,), none negative.
-        hashes: SHA-256 of the files that they came from, by file name.
+        heads: five vectors of non-negative channel weights (C_l,).
+        hashes: SHA-256 of the weight files, by file name.
     """
 
     def __init__(self, network: AlexNetMaps, heads: list[Tensor], hashes: dict[str, str]) -> None:
@@ -56,7 +63,7 @@ class Lpips:
         self.hashes = hashes
 
     def protocol(self) -> dict[str, Any]:
-        """What a result must say about this distance."""
+        """A result's protocol entries about this distance."""
         return {
             "metric": "LPIPS v0.1, AlexNet",
             "weights_sha256": self.hashes,
@@ -76,30 +83,30 @@ class Lpips:
     def _embed(self, images: Tensor) -> Tensor:
         maps = self.network(to_input(images))
         parts = []
-        for root, one in zip(self.roots, maps, strict=True):
-            length = one.square().sum(1, keepdim=True).sqrt()
-            parts.append((one / (length + EPS) * (root / one[0, 0].numel() ** 0.5)).flatten(1))
+        for root, layer in zip(self.roots, maps, strict=True):
+            length = layer.square().sum(1, keepdim=True).sqrt()
+            parts.append((layer / (length + EPS) * (root / layer[0, 0].numel() ** 0.5)).flatten(1))
         return torch.cat(parts, 1)
 
     def distance(self, a: Tensor, b: Tensor) -> Tensor:
-        """LPIPS (B,) in float64 of each image of ``a`` to the image of ``b`` at the same place.
+        """LPIPS (B,) in float64 of each image of ``a`` to the image of ``b`` at the same index.
 
         Args:
             a, b: uint8 (B, 1 or 3, H, W); B may be 0, and grey may be compared with colour.
         Raises:
-            UsageError: other types, numbers or sizes.
+            UsageError: another dtype, or different counts or sizes.
         """
         _check_pair(a, b, "the two sets")
         if len(a) != len(b):
             raise UsageError(f"LPIPS compares image by image, got {len(a)} and {len(b)}; take as many of each")
         pairs = zip(torch.split(a, BATCH), torch.split(b, BATCH), strict=True)
-        return torch.cat([_squared(self.features(one), self.features(other)) for one, other in pairs])
+        return torch.cat([_squared(self.features(part_a), self.features(part_b)) for part_a, part_b in pairs])
 
     def distances(self, a: Tensor, b: Tensor) -> Tensor:
         """LPIPS (N, M) in float64 of all pairs, within about 1e-6 of the embeddings' squared length.
 
         Args:
-            a, b: uint8 (N, C, H, W) and (M, C, H, W), held as embeddings all at once (128 kB per image at 64 x 64).
+            a, b: uint8 (N, C, H, W) and (M, C, H, W); all embeddings are in memory (128 kB per image at 64 x 64).
         """
         _check_pair(a, b, "the two sets")
         return _products(self.features(a), self.features(b)).double().clamp(min=0)
@@ -112,18 +119,17 @@ class Lpips:
         chunk: int = 512,
         on_progress: ProgressCallback | None = None,
     ) -> Neighbours:
-        """The ``k`` references nearest to each query by LPIPS; a copy has distance 0 exactly.
+        """The ``k`` references nearest to each query by LPIPS; a copy has distance exactly 0.
 
-        Embeddings are computed ``chunk`` images at a time and thrown away, so memory is 2 * chunk * D floats
-        (130 MB at 64 x 64 and below) however many references there are; the references are embedded once for every
-        ``chunk`` queries.
+        Embeddings are computed ``chunk`` images at a time and not stored, so memory is 2 * chunk * D floats (130 MB at
+        64 x 64 and below) for any number of references; the references are embedded once for every ``chunk`` queries.
 
         Args:
             queries: uint8 (N, C, H, W); N may be 0.
             references: uint8 (M, C, H, W) of the same size, M >= k.
-            k: how many neighbours.
-            chunk: images of either side held as embeddings at a time.
-            on_progress: called with (pairs compared, pairs to compare) as the search goes on.
+            k: number of neighbours.
+            chunk: images of either side whose embeddings are in memory at a time.
+            on_progress: called with (pairs compared, pairs to compare) during the search.
         Returns:
             LPIPS (N, k) in float64, ascending, and indices (N, k) into the references.
         Raises:
@@ -134,7 +140,11 @@ class Lpips:
             raise UsageError(f"nearest needs 1 <= k <= {len(references)} references and chunk >= 1, got {k}, {chunk}")
         parts = [
             self._search(
-                part, references, k, chunk, _share(on_progress, start, len(part), len(queries), len(references))
+                part,
+                references,
+                k,
+                chunk,
+                _chunk_progress(on_progress, start, len(part), len(queries), len(references)),
             )
             for start, part in zip(range(0, len(queries), chunk), torch.split(queries, chunk), strict=False)
         ]
@@ -159,7 +169,7 @@ class Lpips:
         return self._rerank(embedded, references, indices, k)
 
     def _rerank(self, embedded: Tensor, references: Tensor, indices: Tensor, k: int) -> Neighbours:
-        """Exact distances to the candidates (N, C), sorted; equal ones in the order of the references."""
+        """Exact distances to the candidates (N, C), sorted; ties in the order of the references."""
         indices = indices.sort(1).values
         needed, inverse = torch.unique(indices, return_inverse=True)
         exact = torch.empty(indices.shape, dtype=torch.float64)
@@ -173,7 +183,7 @@ class Lpips:
 
 
 def to_input(images: Tensor) -> Tensor:
-    """uint8 images (B, 1 or 3, H, W) as the network reads them: no side under 64, [-1, 1] shifted and scaled."""
+    """uint8 images (B, 1 or 3, H, W) as network input: no side under 64, [-1, 1] shifted and scaled."""
     x = images.float() / 127.5 - 1
     factor = SMALLEST_SIDE / min(x.shape[-2:])
     if factor > 1:
@@ -197,15 +207,15 @@ def _squared(a: Tensor, b: Tensor) -> Tensor:
 
 def _products(a: Tensor, b: Tensor) -> Tensor:
     """Squared distances (N, M) of all pairs, in float32."""
-    lengths = [torch.linalg.vector_norm(rows, dim=1).square() for rows in (a, b)]  # makes no copy of the rows
+    lengths = [torch.linalg.vector_norm(rows, dim=1).square() for rows in (a, b)]  # does not copy the rows
     products: Tensor = a @ b.T
     return products.mul(-2).add(lengths[0][:, None]).add(lengths[1])
 
 
-def _share(
+def _chunk_progress(
     on_progress: ProgressCallback | None, first: int, count: int, num_queries: int, num_references: int
 ) -> Callable[[int], None]:
-    """Progress of one chunk of ``count`` queries among all, counted in queries times references."""
+    """A progress callback for one chunk of ``count`` queries, in units of queries times references."""
 
     def report(done: int) -> None:
         if on_progress is not None:
@@ -215,37 +225,37 @@ def _share(
 
 
 def load_lpips(path: Path | str | None = None) -> Lpips:
-    """LPIPS with its published weights, in whichever of two layouts they are found.
+    """LPIPS with its published weights, in either of two layouts.
 
-    Either ``lpips_alexnet.npz`` with everything, or torchvision's ``alexnet-owt-7be5be79.pth`` together with the heads
-    ``alex.pth``, which the packages lpips and torchmetrics carry. Nothing is imported from these packages.
+    Either ``lpips_alexnet.npz`` with all weights, or torchvision's ``alexnet-owt-7be5be79.pth`` together with the heads
+    ``alex.pth``, which the packages lpips and torchmetrics contain. These packages are not imported.
 
     Args:
-        path: the ``.npz``, the AlexNet ``.pth``, or a folder that holds one of them; by default the places that
-            ``weight_files`` names.
+        path: the ``.npz``, the AlexNet ``.pth``, or a folder that contains one of them; by default the locations that
+            ``weight_files`` lists.
     Raises:
-        UsageError: they are nowhere, or are not the published files.
+        UsageError: the files are missing or are not the published ones.
     """
-    whole = find_weights("lpips", path)
-    if whole is not None and whole.name != WEIGHT_FILES["alexnet"].name:
-        return _from_npz(read_weights("lpips", whole))
+    combined = find_weights("lpips", path)
+    if combined is not None and combined.name != WEIGHT_FILES["alexnet"].name:
+        return _from_npz(read_weights("lpips", combined))
     alexnet = find_weights("alexnet", path)
     if alexnet is None:
-        raise UsageError(_missing(path))
+        raise UsageError(_missing_message(path))
     heads = alexnet.with_name(WEIGHT_FILES["lpips-heads"].name)
     return _from_torch(
         read_weights("alexnet", alexnet), read_weights("lpips-heads", heads if heads.is_file() else None)
     )
 
 
-def _missing(path: Path | str | None) -> str:
-    """One line: first what can be had, AlexNet by download and the heads by pip, and then where files go."""
-    heads = "" if find_weights("lpips-heads") else f", and {command_for('lpips-heads')} for its linear heads"
+def _missing_message(path: Path | str | None) -> str:
+    """One line: how to get the files, AlexNet by download and the heads by pip, and where to put them."""
+    heads = "" if find_weights("lpips-heads") else f", and {download_command('lpips-heads')} for its linear heads"
     names = {key: WEIGHT_FILES[key].name for key in ("alexnet", "lpips-heads", "lpips")}
     return (
-        f"LPIPS needs torchvision's AlexNet, which is not there: run {command_for('alexnet')}{heads}; or put "
-        f"{names['alexnet']} and {names['lpips-heads']}, or {names['lpips']} alone, into {own_folder()} (looked in "
-        f"{looked_in('lpips', path)})"
+        f"LPIPS needs torchvision's AlexNet, which is missing: run {download_command('alexnet')}{heads}; or put "
+        f"{names['alexnet']} and {names['lpips-heads']}, or {names['lpips']} alone, into {weights_folder()} (looked in "
+        f"{searched_folders('lpips', path)})"
     )
 
 

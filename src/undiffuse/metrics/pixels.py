@@ -1,4 +1,4 @@
-"""Images as features: the check that every extractor makes, the named resize, and plain pixels."""
+"""The image check of all extractors, the bilinear resize, and pixels as features."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from undiffuse.metrics.extractor import FeatureExtractor
 
 
 def check_images(images: Tensor, channels: int | None = None, what: str = "images") -> Tensor:
-    """``images`` as they came, if they are uint8 (B, C, H, W) with at least one pixel and ``channels`` channels.
+    """``images`` unchanged, if they are uint8 (B, C, H, W) with at least one pixel and ``channels`` channels.
 
     Raises:
-        UsageError: anything else; non-finite values are named as such.
+        UsageError: anything else; non-finite values are reported as such.
     """
     if not isinstance(images, Tensor) or images.ndim != 4:
         received = f"shape {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
         raise UsageError(f"{what} must be a uint8 tensor (B, C, H, W), got {received}")
     if images.is_floating_point() and not bool(torch.isfinite(images).all()):
         bad = int((~torch.isfinite(images)).flatten(1).any(1).sum())
-        raise UsageError(f"{bad} of {len(images)} {what} hold NaN or infinite values; drop them or repair the sampler")
+        raise UsageError(f"{bad} of {len(images)} {what} hold NaN or infinite values; drop them or fix the sampler")
     if images.dtype != torch.uint8:
         raise UsageError(f"{what} must be uint8 in 0..255, got {images.dtype}{_advice(images)}")
     if 0 in images.shape[1:]:
@@ -36,7 +36,7 @@ def check_images(images: Tensor, channels: int | None = None, what: str = "image
 
 
 def _advice(images: Tensor) -> str:
-    """What to do, by the numbers that are there."""
+    """How to convert the images, by their range of values."""
     if images.numel() == 0 or images.is_complex():
         return ""
     low, high = float(images.min()), float(images.max())
@@ -51,7 +51,7 @@ def resize_images(images: Tensor, size: int) -> Tensor:
 
 
 class PixelFeatures(FeatureExtractor):
-    """The pixel values themselves in [0, 1], channels first: D = C * H * W, whatever the size."""
+    """The pixel values in [0, 1], channels first: D = C * H * W for any size."""
 
     name = "pixels"
 

@@ -1,9 +1,10 @@
-"""A bounded, uniform sample of the rows of a stream that does not depend on how the stream was cut.
+"""A bounded, uniform sample of the rows of a stream, independent of how the stream is split into batches.
 
-Every row has a number, unique in its set. A fixed hash of the number orders the rows at random, and a bank keeps the
-``capacity`` lowest ("bottom-k sampling", Cohen & Kaplan 2007): the lowest of two banks' rows are the lowest of both
-streams together, so batches, parts and their order change nothing, and no generator has a state to carry around.
-The hash is SplitMix64 (Steele, Lea & Flood 2014), a bijection of 64 bits: two numbers never tie.
+Every row has a number, unique in its set. A fixed hash of the number orders the rows at random, and a reservoir keeps
+the ``capacity`` rows with the lowest hashes ("bottom-k sampling", Cohen & Kaplan 2007). The lowest rows of two
+reservoirs are the lowest of both streams together, so the result does not depend on batches, parts and their order, and
+there is no generator state. The hash is SplitMix64 (Steele, Lea & Flood 2014), a bijection of 64 bits, so there are no
+ties.
 """
 
 from __future__ import annotations
@@ -23,26 +24,26 @@ _GAMMA, _MIX_1, _MIX_2 = (_signed(v) for v in (0x9E3779B97F4A7C15, 0xBF58476D1CE
 
 
 def splitmix64(numbers: Tensor) -> Tensor:
-    """The SplitMix64 hash (N,) of int64 ``numbers`` (N,), elementwise; int64 stands for the same 64 bits.
+    """The SplitMix64 hash (N,) of int64 ``numbers`` (N,), elementwise; int64 values represent 64-bit words.
 
     Source: Steele, Lea & Flood 2014, "Fast splittable pseudorandom number generators".
     """
-    z = numbers + _GAMMA  # int64 wraps around, as the hash wants
+    z = numbers + _GAMMA  # int64 wraps around, as the hash requires
     z = (z ^ _shifted(z, 30)) * _MIX_1
     z = (z ^ _shifted(z, 27)) * _MIX_2
     return z ^ _shifted(z, 31)
 
 
 def _shifted(z: Tensor, bits: int) -> Tensor:
-    """A shift to the right that fills with zeros; torch's own repeats the sign."""
+    """A logical shift to the right; torch's shift is arithmetic."""
     return (z >> bits) & ((1 << (64 - bits)) - 1)
 
 
 def check_numbers(numbers: Tensor, count: int) -> Tensor:
-    """``numbers`` on the CPU, if they are one int64 for each of ``count`` rows, each once.
+    """``numbers`` on the CPU, if they are ``count`` unique int64 numbers, one per row.
 
     Raises:
-        UsageError: another shape or type, or a number that comes twice.
+        UsageError: another shape or dtype, or a repeated number.
     """
     if numbers.shape != (count,) or numbers.dtype != torch.int64:
         raise UsageError(
@@ -66,7 +67,7 @@ class ReservoirSample:
     """At most ``capacity`` rows of a stream: all of them while they fit, then a uniform sample without replacement.
 
     Args:
-        capacity: how many rows are kept, at least 1.
+        capacity: maximum number of rows, at least 1.
     Example:
         >>> bank = ReservoirSample(2)
         >>> bank.update(torch.arange(5).float()[:, None], torch.arange(5))
@@ -81,7 +82,7 @@ class ReservoirSample:
         self.seen = 0
         self._numbers = torch.zeros(0, dtype=torch.int64)
         self._keys = torch.zeros(0, dtype=torch.int64)
-        self._store: Tensor | None = None  # the rows, in order of arrival; longer than what is held, so that it grows
+        self._store: Tensor | None = None  # the rows, in order of arrival, with spare capacity to grow into
 
     def __len__(self) -> int:
         """Rows held, at most ``capacity``."""
@@ -89,7 +90,7 @@ class ReservoirSample:
 
     @property
     def complete(self) -> bool:
-        """Whether every row that was seen is held."""
+        """Whether all rows of the stream are held."""
         return self.seen == len(self)
 
     @property
@@ -105,10 +106,10 @@ class ReservoirSample:
         return self._store[self._numbers.argsort()]
 
     def update(self, rows: Tensor, numbers: Tensor) -> None:
-        """Take in ``rows`` (N, ...) with their ``numbers`` (N,); N may be 0.
+        """Add ``rows`` (N, ...) with their ``numbers`` (N,); N may be 0.
 
         Raises:
-            UsageError: rows of another shape or type than before, or a number that is held already.
+            UsageError: rows of another shape or dtype than before, or a number that is held already.
         """
         self._check_rows(rows)
         numbers = check_numbers(numbers, len(rows))
@@ -116,13 +117,13 @@ class ReservoirSample:
         self.seen += len(rows)
 
     def merge(self, other: ReservoirSample) -> ReservoirSample:
-        """The bank of both streams; neither operand changes.
+        """The reservoir of both streams; neither operand changes.
 
         Raises:
             UsageError: different capacities or rows, or numbers that both hold.
         """
         if other.capacity != self.capacity:
-            raise UsageError(f"cannot merge banks of capacity {self.capacity} and {other.capacity}")
+            raise UsageError(f"cannot merge reservoirs of capacity {self.capacity} and {other.capacity}")
         merged = ReservoirSample(self.capacity)
         for part in (self, other):
             if part._store is not None:
@@ -132,9 +133,11 @@ class ReservoirSample:
         return merged
 
     def reduced(self, capacity: int) -> ReservoirSample:
-        """The bank of that smaller ``capacity`` that the same stream would have filled; samples are nested."""
+        """The reservoir with a smaller ``capacity`` of the same stream; samples are nested."""
         if not 1 <= capacity <= self.capacity:
-            raise UsageError(f"a bank of {self.capacity} can be reduced to 1..{self.capacity} rows, got {capacity}")
+            raise UsageError(
+                f"a reservoir of {self.capacity} can be reduced to 1..{self.capacity} rows, got {capacity}"
+            )
         smaller = ReservoirSample(capacity)
         if self._store is not None:
             smaller.update(self._store[: len(self)], self._numbers)
@@ -142,19 +145,19 @@ class ReservoirSample:
         return smaller
 
     def tensors(self) -> dict[str, Tensor]:
-        """All that the bank holds, by name, for ``from_tensors``."""
+        """The state by name, see ``from_tensors``."""
         counts = torch.tensor([self.capacity, self.seen])
         held = {} if self._store is None else {"rows": self.rows}
         return {"counts": counts, "numbers": self.numbers, **held}
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor]) -> ReservoirSample:
-        """The bank that ``tensors()`` came from."""
-        bank = cls(int(tensors["counts"][0]))
+        """The reservoir that ``tensors()`` came from."""
+        reservoir = cls(int(tensors["counts"][0]))
         if "rows" in tensors:
-            bank.update(tensors["rows"], tensors["numbers"])
-        bank.seen = int(tensors["counts"][1])
-        return bank
+            reservoir.update(tensors["rows"], tensors["numbers"])
+        reservoir.seen = int(tensors["counts"][1])
+        return reservoir
 
     def _check_rows(self, rows: Tensor) -> None:
         if rows.ndim < 1:
@@ -162,12 +165,12 @@ class ReservoirSample:
         store = self._store
         if store is not None and (rows.shape[1:] != store.shape[1:] or rows.dtype != store.dtype):
             raise UsageError(
-                f"all rows of a set must be alike: {tuple(store.shape[1:])} of {store.dtype} before, "
+                f"all rows of a set must have one shape and dtype: {tuple(store.shape[1:])} of {store.dtype} before, "
                 f"now {tuple(rows.shape[1:])} of {rows.dtype}"
             )
 
     def _absorb(self, rows: Tensor, numbers: Tensor) -> None:
-        """Keep the lowest keys of old and new; new rows take the places of those that they push out."""
+        """Keep the lowest keys of old and new rows; new rows overwrite the rows that they replace."""
         self._grow(rows, len(self) + len(numbers))
         keys = splitmix64(numbers)
         if len(self) == self.capacity:
@@ -191,7 +194,7 @@ class ReservoirSample:
         self._store[places] = rows[entering]
 
     def _grow(self, rows: Tensor, needed: int) -> None:
-        """Room for ``needed`` rows or the capacity, doubled each time so that a long stream copies little."""
+        """Allocate space for ``needed`` rows, at most the capacity, doubling it to limit copies for long streams."""
         if self._store is None:
             self._store = rows.new_empty(0, *rows.shape[1:])
         needed = min(needed, self.capacity)

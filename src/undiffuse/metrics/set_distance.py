@@ -1,7 +1,7 @@
-"""How far one set of features lies from another, by name: for whatever lets its reader choose.
+"""Registry of distances between two sets of features.
 
-A Fréchet distance needs more images than there are features, and photographs are looked at through a thousand and
-more; a kernel distance needs ten. The values of the two do not compare. Listing the names imports no torch.
+A Fréchet distance needs more images than features, which are a thousand and more for photographs; a kernel distance
+needs ten images. The values of the two are not comparable. Listing the names imports no torch.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SET_DISTANCES: dict[str, str] = {
 
 
 class DistanceEstimate(NamedTuple):
-    """A distance with its standard error over both sets of images, and their sizes."""
+    """A distance with its standard error over both sets of images, and the sizes of the sets."""
 
     value: float
     standard_error: float
@@ -36,14 +36,14 @@ class DistanceEstimate(NamedTuple):
 
 
 class SetDistance(ABC):
-    """A distance between two sets of features, each kept as a summary that takes them in chunk by chunk.
+    """A distance between two sets of features, each given as a summary that is updated chunk by chunk.
 
     Attributes:
         name: the row of ``SET_DISTANCES``.
         label: its name in charts and tables.
-        short_label: the same where there is little room.
-        positive: whether it is never below 0, so that a logarithm of it can be drawn.
-        formula, source: what a page about it says.
+        short_label: a short name for narrow charts.
+        positive: whether it is never below 0, so that it can be plotted on a logarithmic axis.
+        formula, source: for reports.
     """
 
     name: ClassVar[DistanceName]
@@ -55,23 +55,23 @@ class SetDistance(ABC):
 
     @abstractmethod
     def min_images(self, dim: int) -> int:
-        """Images that are needed on each side for ``dim`` features."""
+        """Number of images needed on each side for ``dim`` features."""
 
     @abstractmethod
     def check(self, count: int, dim: int, other: str | None = None) -> None:
-        """Refuse too few images.
+        """Check that there are enough images.
 
         Args:
-            count: the fewer of both sides.
+            count: number of images of the smaller side.
             dim: number of features.
-            other: how to ask for a distance that needs fewer, where there is one.
+            other: the option for a distance that needs fewer images, for the message.
         Raises:
-            UsageError: says how many are needed.
+            UsageError: with the number of images needed.
         """
 
     @abstractmethod
     def summary(self, dim: int) -> Any:
-        """An empty set of ``dim`` features: its ``update`` takes rows (N, D)."""
+        """An empty summary of ``dim`` features, with a method ``update`` for rows (N, D)."""
 
     @abstractmethod
     def between(self, a: Any, b: Any) -> DistanceEstimate:
@@ -105,7 +105,7 @@ class FrechetSetDistance(SetDistance):
         try:
             check_enough(count, dim, GROUPS)
         except UsageError as error:
-            raise UsageError(f"{error}, or say {other}" if other else str(error)) from None
+            raise UsageError(f"{error}, or use {other}" if other else str(error)) from None
 
     def summary(self, dim: int) -> GroupedStatistics:
         from undiffuse.metrics.statistics import GroupedStatistics
@@ -120,18 +120,18 @@ class FrechetSetDistance(SetDistance):
 
 
 class _Rows:
-    """Features as they came."""
+    """A summary that stores all features."""
 
     def __init__(self) -> None:
         self._chunks: list[Tensor] = []
 
     def update(self, features: Tensor) -> None:
-        """Keep these rows (N, D)."""
+        """Append rows (N, D)."""
         self._chunks.append(features)
 
     @property
     def all(self) -> Tensor:
-        """Every row (N, D)."""
+        """All rows (N, D)."""
         import torch
 
         return torch.cat(self._chunks)
@@ -152,7 +152,9 @@ class KernelSetDistance(SetDistance):
 
     def check(self, count: int, dim: int, other: str | None = None) -> None:
         if count < (needed := self.min_images(dim)):
-            raise UsageError(f"a kernel distance needs at least {needed} images on each side, got {count}; make more")
+            raise UsageError(
+                f"a kernel distance needs at least {needed} images on each side, got {count}; generate more"
+            )
 
     def summary(self, dim: int) -> _Rows:
         return _Rows()
@@ -165,7 +167,7 @@ class KernelSetDistance(SetDistance):
 
 
 def set_distance(name: str) -> SetDistance:
-    """The distance of that row.
+    """The distance of that name.
 
     Raises:
         UsageError: unknown name.

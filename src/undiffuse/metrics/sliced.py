@@ -1,13 +1,13 @@
-"""The sliced Wasserstein distance between two clouds of points: sorted projections, compared along many directions.
+"""The sliced Wasserstein distance between two sets of points: sorted projections, compared along many directions.
 
     SW(a, b) = mean over unit directions u of W_2(a u, b u)
 
-In one dimension W_2 is the L2 distance of the quantile functions, so it needs no more than a sort (Bonneel et al. 2015,
-"Sliced and Radon Wasserstein Barycenters of Measures"). Here the mean is over W_2 and not over its square: the value is
-in the units of the data. For a cloud and its copy shifted by d in the plane it is 2 |d| / pi.
+In one dimension W_2 is the L2 distance of the quantile functions, so a sort is enough (Bonneel et al. 2015, "Sliced and
+Radon Wasserstein Barycenters of Measures"). Here the mean is over W_2 and not over its square, so the value is in the
+units of the data. For a set in the plane and its copy shifted by d it is 2 |d| / pi.
 
-Of two finite draws from one distribution it is above 0, the less so the more points there are: compare it with
-the value of two real sets of the same size.
+For two finite samples of one distribution it is above 0 and decreases with the number of points: compare it with the
+value of two real sets of the same size.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ NUM_GROUPS = 10
 
 
 def directions(dim: int, num: int = NUM_DIRECTIONS, seed: int = 0) -> Tensor:
-    """``num`` unit vectors (num, D) in float64, uniform over the sphere, a function of ``seed``."""
+    """``num`` unit vectors (num, D) in float64, uniform over the sphere, determined by ``seed``."""
     normal = torch.randn(num, dim, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     unit: Tensor = normal / normal.norm(dim=1, keepdim=True)
     return unit
 
 
 def sliced_wasserstein(a: Tensor, b: Tensor, num_directions: int = NUM_DIRECTIONS, seed: int = 0) -> float:
-    """The mean one-dimensional W_2 of points (N, D) and (M, D), in the units of the data, symmetric in them.
+    """The mean one-dimensional W_2 of points (N, D) and (M, D), in the units of the data, symmetric.
 
     Raises:
         UsageError: an empty set, points of different dimensions, NaN or infinite values.
@@ -41,14 +41,14 @@ def sliced_wasserstein(a: Tensor, b: Tensor, num_directions: int = NUM_DIRECTION
     sorted_a, sorted_b = ((points.double() @ along).sort(0).values for points in (a, b))
     levels = _levels(len(a), len(b))
     share = levels.diff(prepend=levels.new_zeros(1)).double() / (len(a) * len(b))
-    apart = sorted_a[(levels - 1) // len(b)] - sorted_b[(levels - 1) // len(a)]
-    return float((share[:, None] * apart.square()).sum(0).sqrt().mean())
+    difference = sorted_a[(levels - 1) // len(b)] - sorted_b[(levels - 1) // len(a)]
+    return float((share[:, None] * difference.square()).sum(0).sqrt().mean())
 
 
 def sliced_wasserstein_error(a: Tensor, b: Tensor) -> float | None:
-    """Its standard error over both draws of points, by a jackknife that leaves out each of ten groups per side in turn.
+    """Its standard error over both sets of points, by a jackknife over ten groups per side.
 
-    ``None`` where a side has fewer than two points per group.
+    ``None`` if a side has fewer than two points per group.
     """
     if min(len(a), len(b)) < 2 * NUM_GROUPS:
         return None
@@ -58,7 +58,7 @@ def sliced_wasserstein_error(a: Tensor, b: Tensor) -> float | None:
 
 
 def _levels(num_a: int, num_b: int) -> Tensor:
-    """Where either quantile function steps, in units of 1 / (num_a num_b): whole numbers, so that none is missed."""
+    """The steps of both quantile functions, in units of 1 / (num_a num_b): integers, so that equal steps coincide."""
     steps = torch.cat([torch.arange(1, num_a + 1) * num_b, torch.arange(1, num_b + 1) * num_a]).sort().values
     return steps[steps.diff(prepend=steps.new_zeros(1)) > 0]
 

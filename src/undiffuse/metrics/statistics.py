@@ -1,10 +1,10 @@
-"""Mean and covariance of feature vectors, gathered batch by batch and merged in any order.
+"""Mean and covariance of feature vectors, accumulated over batches and merged in any order.
 
 With n rows, mean m and scatter S = sum (x - m)(x - m)^T, two parts combine exactly (Chan, Golub & LeVeque 1979):
 
     n = n_a + n_b,   d = m_b - m_a,   m = m_a + d n_b / n,   S = S_a + S_b + d d^T n_a n_b / n
 
-so memory is D^2 whatever the number of images, and the way they are split into batches or workers does not matter.
+so memory is D^2 for any number of images, and the result does not depend on how they are split into batches or workers.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from torch import Tensor
 
 from undiffuse.errors import UsageError
 
-#: What the covariances of one set of images may take.
-MOST_BYTES = 4 * 2**30
+#: Maximum size of the covariances of one set of images.
+MAX_BYTES = 4 * 2**30
 
 
 def check_features(features: Tensor, dim: int | None = None) -> Tensor:
@@ -27,9 +27,9 @@ def check_features(features: Tensor, dim: int | None = None) -> Tensor:
         UsageError: not two axes, not ``dim`` columns, or NaN or infinite values.
     """
     if features.ndim != 2 or (dim is not None and features.shape[1] != dim):
-        wanted = "(N, D)" if dim is None else f"(N, {dim})"
+        expected = "(N, D)" if dim is None else f"(N, {dim})"
         raise UsageError(
-            f"features must have shape {wanted}, got {tuple(features.shape)}; "
+            f"features must have shape {expected}, got {tuple(features.shape)}; "
             "the same extractor and image size must be used on both sides"
         )
     features = features.detach().to("cpu", torch.float64)
@@ -41,27 +41,27 @@ def check_features(features: Tensor, dim: int | None = None) -> Tensor:
 
 def group_of(numbers: Tensor, num_groups: int) -> Tensor:
     """The group (N,) of each row by its number (N,): (i + i // num_groups) mod ``num_groups``."""
-    turn = torch.div(numbers, num_groups, rounding_mode="floor")
-    return (numbers % num_groups + turn % num_groups) % num_groups  # the plain sum could leave 64 bits
+    cycle = torch.div(numbers, num_groups, rounding_mode="floor")
+    return (numbers % num_groups + cycle % num_groups) % num_groups  # the direct sum could overflow int64
 
 
 def check_size(dim: int, num_groups: int = 1) -> None:
-    """Refuse statistics that would fill the machine: ``num_groups`` matrices of D^2 numbers in float64.
+    """Check the size of ``num_groups`` matrices of D^2 float64 numbers.
 
     Raises:
         UsageError: they would take more than 4 GiB.
     """
     needed = num_groups * dim**2 * 8
-    if needed > MOST_BYTES:
+    if needed > MAX_BYTES:
         raise UsageError(
             f"{dim:,} features per image need covariances of {needed / 2**30:,.1f} GiB, at most "
-            f"{MOST_BYTES // 2**30} GiB are allowed; take features of fewer numbers, such as 'efficientnet' or "
+            f"{MAX_BYTES // 2**30} GiB are allowed; take features of fewer numbers, such as 'efficientnet' or "
             "'inception', or smaller images"
         )
 
 
 class GaussianStatistics:
-    """Count, mean (D,) and scatter (D, D) of the rows seen so far, in float64.
+    """Count, mean (D,) and scatter (D, D) of the rows added so far, in float64.
 
     Args:
         dim: number of features D.
@@ -115,7 +115,7 @@ class GaussianStatistics:
         return self.scatter / (self.count - 1)
 
     def update(self, features: Tensor) -> None:
-        """Take in the rows of ``features`` (N, D); N may be 0."""
+        """Add the rows of ``features`` (N, D); N may be 0."""
         features = check_features(features, self.dim)
         if len(features):
             mean = features.mean(0)
@@ -137,21 +137,21 @@ class GaussianStatistics:
         total = self.count + count
         shift = mean - self.mean
         self.mean = self.mean + shift * (count / total)
-        self.scatter += scatter  # in place: with many features this is the largest thing in memory
+        self.scatter += scatter  # in place: with many features this is the largest tensor
         self.scatter.addr_(shift, shift, alpha=self.count * count / total)
         self.count = total
 
 
 class GroupedStatistics:
-    """Statistics of the rows dealt in turn to a few groups, which is what a jackknife needs: memory groups * D^2.
+    """Statistics of rows that are assigned to groups, as a jackknife needs; memory is num_groups * D^2.
 
-    Row i goes to group (i + i // num_groups) mod ``num_groups``, whatever the batches were: one row of every
-    ``num_groups`` each, and turned by one each time, since rows whose classes come in turn would otherwise make every
-    group a class of its own. With explicit numbers i, parts merged in any order equal one pass.
+    Row i belongs to group (i + i // num_groups) mod ``num_groups``, independent of the batches. Of ``num_groups``
+    consecutive rows each group gets one, with a shift by one per cycle, since otherwise rows that cycle through the
+    classes could put each class into its own group. With explicit numbers i, parts merged in any order equal one pass.
 
     Args:
         dim: number of features D.
-        num_groups: how many groups, at least 2.
+        num_groups: number of groups, at least 2.
     """
 
     def __init__(self, dim: int, num_groups: int = 10) -> None:
@@ -180,16 +180,16 @@ class GroupedStatistics:
 
     @property
     def total(self) -> GaussianStatistics:
-        """All groups as one."""
+        """The statistics of all groups together."""
         return merge_all(self.groups, self.dim)
 
     def update(self, features: Tensor, numbers: Tensor | None = None) -> None:
-        """Deal the rows of ``features`` (N, D) to the groups by their ``numbers`` (N,) int64.
+        """Add the rows of ``features`` (N, D) to the groups of their ``numbers`` (N,) int64.
 
-        Without numbers, rows are numbered by arrival, going on where the last batch ended.
+        By default, rows are numbered consecutively over all batches.
 
         Raises:
-            UsageError: features that do not fit, or numbers that are not one int64 a row.
+            UsageError: features of another shape, or numbers that are not one int64 per row.
         """
         features = check_features(features, self.dim)
         if numbers is None:
@@ -208,11 +208,11 @@ class GroupedStatistics:
         if len(other.groups) != len(self.groups):
             raise UsageError(f"cannot merge statistics of {len(self.groups)} and {len(other.groups)} groups")
         merged = GroupedStatistics(self.dim, len(self.groups))
-        merged.groups = [mine.merge(theirs) for mine, theirs in zip(self.groups, other.groups, strict=True)]
+        merged.groups = [a.merge(b) for a, b in zip(self.groups, other.groups, strict=True)]
         return merged
 
     def tensors(self) -> dict[str, Tensor]:
-        """Counts (G,), means (G, D) and scatters (G, D, D), for ``from_tensors``."""
+        """Counts (G,), means (G, D) and scatters (G, D, D), see ``from_tensors``."""
         return {
             "counts": torch.tensor([group.count for group in self.groups]),
             "means": torch.stack([group.mean for group in self.groups]),
@@ -230,7 +230,7 @@ class GroupedStatistics:
         return statistics
 
     def leave_one_out(self) -> Iterator[GaussianStatistics]:
-        """The statistics without each group in turn."""
+        """The statistics of all groups but one, for each group."""
         for left_out in range(len(self.groups)):
             yield merge_all((g for i, g in enumerate(self.groups) if i != left_out), self.dim)
 

@@ -1,8 +1,8 @@
-"""One pass over a set of images, and everything that the metrics ask of it, in memory that does not grow.
+"""Statistics of a set of images for all metrics, collected in one pass with bounded memory.
 
-A summary keeps sums (mean and covariance of features, class and score accumulators, levels) and two bounded samples
-(features for distances between images, pixels for nearest neighbours). What an image does to it depends on the
-image and its number alone, so parts of any size merged in any order give the same: sums to rounding, counts and
+A summary holds sums (mean and covariance of features, class and score accumulators, levels) and two bounded samples
+(features for distances between images, pixels for nearest neighbours). The contribution of an image depends only on the
+image and its number, so parts of any size merged in any order give the same result: sums up to rounding, counts and
 samples exactly.
 """
 
@@ -32,7 +32,7 @@ MAX_DIM = 4096  # ten covariances of this size take 1.3 GB
 
 @dataclass
 class _Parts:
-    """What a summary gathers, once the size of the images is known."""
+    """The parts of a summary, created when the size of the images is known."""
 
     shape: tuple[int, int, int]
     statistics: GroupedStatistics
@@ -44,10 +44,10 @@ class _Parts:
 
 
 class SetSummary:
-    """What is to be known of a set of images, gathered batch by batch and merged in any order.
+    """Statistics of a set of images, accumulated over batches and merged in any order.
 
     Args:
-        extractor: what turns images into features, and into class probabilities where it is a classifier.
+        extractor: maps images to features, and to class probabilities if it is a classifier.
     Example:
         >>> from undiffuse.metrics import load_features
         >>> summary = SetSummary(load_features("pixels"))
@@ -68,42 +68,42 @@ class SetSummary:
     @property
     def shape(self) -> tuple[int, int, int]:
         """Channels, height and width of every image."""
-        return self._known().shape
+        return self._require_parts().shape
 
     @property
     def statistics(self) -> GroupedStatistics:
         """Mean and covariance of the features, in groups by number."""
-        return self._known().statistics
+        return self._require_parts().statistics
 
     @property
     def features(self) -> ReservoirSample:
         """Feature rows, at most 10,000."""
-        return self._known().features
+        return self._require_parts().features
 
     @property
     def pixels(self) -> ReservoirSample:
         """uint8 images, at most 10,000 and at most 128 MiB."""
-        return self._known().pixels
+        return self._require_parts().pixels
 
     @property
     def colour(self) -> ColourAccumulator:
-        """Levels of all pixels."""
-        return self._known().colour
+        """Histogram of the levels of all pixels."""
+        return self._require_parts().colour
 
     @property
     def classes(self) -> ClassAccumulator | None:
-        """Class shares, or None where the extractor has no classes."""
-        return self._known().classes
+        """Class counts, or None if the extractor has no classes."""
+        return self._require_parts().classes
 
     @property
     def score(self) -> InceptionScoreAccumulator | None:
-        """The inception score's sums, or None where the extractor has no classes."""
-        return self._known().score
+        """The inception score's sums, or None if the extractor has no classes."""
+        return self._require_parts().score
 
     def update(self, images: Tensor, numbers: Tensor) -> None:
-        """Take in uint8 images (B, C, H, W) with their ``numbers`` (B,) int64, unique in the set; B may be 0.
+        """Add uint8 images (B, C, H, W) with their ``numbers`` (B,) int64, unique in the set; B may be 0.
 
-        Features and class probabilities are computed once. Where anything is refused, nothing has changed.
+        Features and class probabilities are computed once. The summary does not change if an error is raised.
 
         Raises:
             UsageError: not uint8, another size or number of channels than before, NaN features, numbers that repeat.
@@ -114,8 +114,8 @@ class SetSummary:
             _check_same(self._parts.shape, shape)
         numbers = check_numbers(numbers, len(images))
         features, probabilities = _features_and_probabilities(self.extractor, images)
-        parts = self._parts or _fresh_parts(shape, features, probabilities)
-        parts.features.update(features, numbers)  # the first to refuse numbers that are held already
+        parts = self._parts or _new_parts(shape, features, probabilities)
+        parts.features.update(features, numbers)  # first, because it raises for numbers that are held already
         parts.pixels.update(images, numbers)
         parts.statistics.update(features, numbers)
         parts.colour.update(images)
@@ -128,7 +128,7 @@ class SetSummary:
         """The summary of both sets of images; neither operand changes.
 
         Raises:
-            UsageError: other features or sizes of images, or numbers that both hold.
+            UsageError: other features or image sizes, or numbers that both hold.
         """
         if other.extractor.protocol() != self.extractor.protocol():
             raise UsageError(
@@ -144,12 +144,12 @@ class SetSummary:
         return merged
 
     def tensors(self) -> dict[str, Tensor]:
-        """All that the summary holds as named tensors, for a safetensors file and ``from_tensors``."""
+        """The state as named tensors, for a safetensors file and ``from_tensors``."""
         parts = self._parts
         if parts is None:
             return {}
         named = {"shape": torch.tensor(parts.shape)}
-        for name in _HOLDERS:
+        for name in _PART_TYPES:
             part = getattr(parts, name)
             if part is not None:
                 named |= {f"{name}.{key}": value.contiguous() for key, value in part.tensors().items()}
@@ -157,32 +157,32 @@ class SetSummary:
 
     @classmethod
     def from_tensors(cls, extractor: FeatureExtractor, tensors: dict[str, Tensor]) -> SetSummary:
-        """The summary that ``tensors()`` came from; ``extractor`` is the one that it was made with.
+        """The summary that ``tensors()`` came from; ``extractor`` is the one that it was computed with.
 
         Raises:
-            UsageError: tensors that are not a summary, or are one over another number of features.
+            UsageError: tensors that are not a summary, or a summary of another number of features.
         """
         summary = cls(extractor)
         if tensors:
             try:
                 parts = _parts_from(tensors)
             except (KeyError, ValueError, IndexError, RuntimeError) as error:
-                raise UsageError(f"these tensors are no summary of a set ({error}); make it anew") from error
+                raise UsageError(f"these tensors are not a summary of a set ({error}); compute it again") from error
             if extractor.dim not in (None, parts.statistics.dim):
                 raise UsageError(
                     f"this summary holds {parts.statistics.dim} features, but {extractor.name!r} has {extractor.dim}; "
-                    "load it with the extractor that it was made with"
+                    "load it with the extractor that it was computed with"
                 )
             summary._parts = parts
         return summary
 
-    def _known(self) -> _Parts:
+    def _require_parts(self) -> _Parts:
         if self._parts is None:
-            raise UsageError("this summary has seen no images; update it first")
+            raise UsageError("this summary has no images; update it first")
         return self._parts
 
 
-_HOLDERS: dict[str, Any] = {
+_PART_TYPES: dict[str, Any] = {
     "statistics": GroupedStatistics,
     "features": ReservoirSample,
     "pixels": ReservoirSample,
@@ -206,7 +206,7 @@ def _check_same(before: tuple[int, int, int], now: tuple[int, int, int]) -> None
 
 
 def _features_and_probabilities(extractor: FeatureExtractor, images: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Both, in one computation, once they are known to be finite and to make sense."""
+    """Both in one forward pass, checked for valid values."""
     if extractor.num_classes is None:
         features = extractor.features(images)
         check_features(features, extractor.dim)
@@ -216,7 +216,7 @@ def _features_and_probabilities(extractor: FeatureExtractor, images: Tensor) -> 
     return features, check_probabilities(probabilities, extractor.num_classes)
 
 
-def _fresh_parts(shape: tuple[int, int, int], features: Tensor, probabilities: Tensor | None) -> _Parts:
+def _new_parts(shape: tuple[int, int, int], features: Tensor, probabilities: Tensor | None) -> _Parts:
     dim = features.shape[1]
     if dim > MAX_DIM:
         raise UsageError(
@@ -250,7 +250,7 @@ def _merged(a: _Parts, b: _Parts) -> _Parts:
 def _parts_from(tensors: dict[str, Tensor]) -> _Parts:
     channels, height, width = tensors["shape"].tolist()
     held: dict[str, Any] = {}
-    for name, kind in _HOLDERS.items():
+    for name, kind in _PART_TYPES.items():
         prefix = f"{name}."
         named = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
         held[name] = kind.from_tensors(named) if named or name not in ("classes", "score") else None

