@@ -5,6 +5,9 @@ Any package may import this module; it imports nothing.
 
 from __future__ import annotations
 
+#: Advice for a command that resumes what it finds unfinished.
+RERUN = "run the same command again to resume"
+
 
 class UndiffuseError(Exception):
     """Base class of all errors this package raises on purpose; the command line prints only the message."""
@@ -18,11 +21,24 @@ class UndiffuseError(Exception):
 
 
 class StoppedError(UndiffuseError):
-    """Work was stopped by a signal or a closed output pipe and can be resumed (exit code 128 + the signal)."""
+    """A training stopped on request and can be resumed (exit code 128 + the signal's number).
 
-    def __init__(self, message: str, number: int) -> None:
+    Attributes:
+        number: of the signal that stopped it; 0 if none did.
+        interrupted: whether Ctrl-C stopped it in a script or a notebook, rather than the command line or a ``Cancel``.
+    """
+
+    def __init__(self, message: str, number: int, interrupted: bool = False) -> None:
         super().__init__(message)
-        self.exit_code = 128 + number
+        self.exit_code, self.number, self.interrupted = 128 + number, number, interrupted
+
+    def with_advice(self, advice: str) -> StoppedError:
+        """The same error with advice on how to resume.
+
+        Args:
+            advice: appended to the message.
+        """
+        return StoppedError(f"{self}; {advice}", self.number, self.interrupted)
 
 
 class CancelledError(UndiffuseError):

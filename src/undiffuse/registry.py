@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
-from undiffuse.errors import KeywordError, UsageError
+from undiffuse.advice import advise_in_python
+from undiffuse.errors import KeywordError, UndiffuseError, UsageError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -37,18 +38,26 @@ def known_keywords(function: Callable[P, R]) -> Callable[P, R]:
     """Decorator of public functions: for an unknown keyword argument, the error suggests the closest one.
 
     Keywords in the attribute ``earlier_keywords`` of the function are accepted as well.
+    Advice in errors names keyword arguments instead of options, see ``undiffuse.advice``.
 
+    Args:
+        function: to decorate.
     Raises:
         KeywordError: by the decorated function, for an unknown keyword argument.
     """
-    known = [key for key in inspect.signature(function).parameters if key != "self"]
+    parameters = inspect.signature(function).parameters
+    known = [key for key in parameters if key != "self"]
 
     @wraps(function)
     def called(*arguments: P.args, **keywords: P.kwargs) -> R:
         for key in keywords:
             if key not in known and key not in getattr(function, "earlier_keywords", ()):
                 raise KeywordError(f"{function.__name__}() has no argument {key!r}; {nearest(key, known)}")
-        return function(*arguments, **keywords)
+        try:
+            return function(*arguments, **keywords)
+        except UndiffuseError as error:
+            advise_in_python(error, parameters)
+            raise
 
     return called
 

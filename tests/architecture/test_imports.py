@@ -30,7 +30,7 @@ GROUND_FLOOR = (
         "sealed",
         "version",
     ),
-    *("limits", "observer", "progress", "seen", "wording"),
+    *("advice", "limits", "observer", "progress", "seen", "wording"),
 )
 
 #: room -> what it may import next to the ground floor and itself, as prefixes of module names.

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 import undiffuse
+from undiffuse.advice import command_line, with_keywords
 from undiffuse.api import VERBS
 from undiffuse.api.training import TrainedRun
 from undiffuse.cancellation import Cancel
@@ -216,6 +217,64 @@ def test_sample_writes_what_it_returns_and_a_sampler_is_refused(run: Path, tmp_p
         undiffuse.sample(undiffuse.make_sampler("ddim"))  # type: ignore[arg-type]
 
 
+def test_sample_does_what_the_command_does(run: Path, tmp_path: Path) -> None:
+    """An image file to start from, the predictions of every step, and a set that was interrupted."""
+    image = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
+    Image.fromarray(image).save(tmp_path / "image.png")
+    options: dict[str, Any] = {"steps": 4, "strength": 0.5}
+    written = undiffuse.sample(run, 2, image=tmp_path / "image.png", out=tmp_path / "a", progressive=True, **options)
+    assert (tmp_path / "a" / "progressive.npz").is_file()
+    in_memory = [
+        undiffuse.sample(run, 2, image=given, **options)
+        for given in (tmp_path / "image.png", str(tmp_path / "image.png"), image)
+    ]
+    assert all(np.array_equal(samples.numpy(), written.numpy()) for samples in in_memory)
+    assert written.record["image"]["source"] == "image.png"
+    cancel = Cancel()
+
+    def stop(done: float, total: float, part: str) -> None:
+        if done > 1:  # the first batch is written
+            cancel.request()
+
+    with pytest.raises(CancelledError):
+        undiffuse.sample(run, 4, steps=2, batch_size=1, out=tmp_path / "b", observer=stop, cancel=cancel)
+    hearer = Hearer()
+    resumed = undiffuse.sample(run, 4, steps=2, batch_size=1, out=tmp_path / "b", observer=hearer)
+    assert any("continuing" in line for line in hearer.lines)
+    assert np.array_equal(resumed.numpy(), undiffuse.sample(run, 4, steps=2).numpy())
+    with pytest.raises(UsageError, match="name a folder with out"):
+        undiffuse.sample(run, 4, progressive=True)
+
+
+def test_advice_names_keywords_in_python_and_options_on_the_command_line(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    undiffuse.sample(run, 1, steps=1, out=out)
+    with pytest.raises(UsageError, match=r"^out .* holds samples already; name another folder or add overwrite=True$"):
+        undiffuse.sample(run, 1, steps=1, out=out)
+    with pytest.raises(UsageError, match=r"add resume=True .* another out$"):
+        undiffuse.train("ddpm-digits", TINY, out=run)
+    with command_line(), pytest.raises(UsageError, match=r"add --overwrite$"):
+        undiffuse.sample(run, 1, steps=1, out=out)
+    parameters = inspect.signature(undiffuse.train).parameters
+    kept = "run it with: undiffuse train --resume --out a; or leave --near out"
+    assert with_keywords(kept, parameters) == kept
+
+
+def test_a_request_with_a_signal_is_a_result(tmp_path: Path) -> None:
+    """The exit code is the command line's matter."""
+    cancel = Cancel()
+
+    def stop(done: float, total: float, part: str) -> None:
+        if part == "training" and done == 48:
+            cancel.request("the scheduler needs the node", signal.SIGTERM)
+
+    run = undiffuse.train("ddpm-digits", TINY, out=tmp_path / "run", device="cpu", observer=stop, cancel=cancel)
+    assert (run.finished, run.num_images, run.cause, run.signal) == (
+        *(False, 48),
+        *("the scheduler needs the node", signal.SIGTERM),
+    )
+
+
 def test_an_interrupt_ends_a_training_with_a_checkpoint(run: Path, tmp_path: Path) -> None:
     """In the main thread of a script or a notebook, where no terminal of ours takes the signal."""
 
@@ -225,7 +284,9 @@ def test_an_interrupt_ends_a_training_with_a_checkpoint(run: Path, tmp_path: Pat
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background ignores it
     try:
-        with pytest.raises(StoppedError, match="stopped at 48 images with a checkpoint"):
+        with pytest.raises(
+            StoppedError, match=r"stopped at 48 images .*; resume with undiffuse\.train\(out='.*', resume=True\)"
+        ):
             undiffuse.train("ddpm-digits", TINY, out=tmp_path / "run", device="cpu", observer=interrupt)
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     finally:

@@ -223,7 +223,7 @@ def test_a_stopped_training_says_how_to_go_on(undiffuse: CommandLine, tmp_path: 
     run = tmp_path / "a run"
     call = ("train", "ddpm-digits", "num_images=4000", "system.network.channels=8", "--out", run, "--stop-after", "1s")
     out = undiffuse.fine(*call).out
-    (printed,) = re.findall(r"go on with: undiffuse (.*)", out)
+    (printed,) = re.findall(r"resume with: undiffuse (.*)", out)
     undiffuse.fine(*shlex.split(printed))
     images_seen = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])["images"]
     assert images_seen >= 4000

@@ -343,7 +343,7 @@ def test_a_failing_disk_simulated(
     left = {path.parent.name for path in tmp_path.rglob("*") if path.is_file()}
     assert all(name.startswith(".samples.") and name.endswith(".partial") for name in left), "what goes on by itself"
     monkeypatch.undo()
-    assert "2 of 2 are there" in undiffuse.fine("sample", trained, "-n", 2, "--steps", 2, "--out", out).out
+    assert "2 of 2 exist" in undiffuse.fine("sample", trained, "-n", 2, "--steps", 2, "--out", out).out
 
 
 def test_a_read_only_file_system(tmp_path: Path, trained: Path, undiffuse: CommandLine) -> None:

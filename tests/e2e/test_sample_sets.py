@@ -67,7 +67,7 @@ def test_the_same_command_goes_on_where_it_was_stopped(
     with (partials(tmp_path)[0] / under_way).open("ab") as file:
         file.write(b"abc")
     stop.stops = False
-    assert "4 of 10 are there" in undiffuse.fine(*common, tmp_path / "out").out
+    assert "4 of 10 exist" in undiffuse.fine(*common, tmp_path / "out").out
     assert stop.numbers == list(range(10))
     assert files(tmp_path / "out") == files(tmp_path / "whole") and not partials(tmp_path)
 
@@ -93,7 +93,7 @@ def test_a_kill_while_the_set_is_put_in_its_place_loses_no_sample(
     remove_leftovers_of(tmp_path / "out")  # as the next command does of a process that is no more
     assert not (tmp_path / "out").exists() and len(partials(tmp_path)) == 1
     monkeypatch.setattr(SampleSet, "take", lambda *given: pytest.fail("a sample is made again"))
-    assert "6 of 6 are there" in undiffuse.fine(*common, tmp_path / "out").out
+    assert "6 of 6 exist" in undiffuse.fine(*common, tmp_path / "out").out
     assert files(tmp_path / "out") == files(tmp_path / "whole") and not partials(tmp_path)
 
 
@@ -147,7 +147,7 @@ def test_another_request_begins_anew_and_says_what_lies_there(
     assert undiffuse(*common, 2).code == 130
     stop.stops = False
     done = undiffuse.fine(*common, 1)
-    assert "unfinished samples of another request lie in" in done.err and "are there" not in done.out
+    assert "unfinished samples of another request are in" in done.err and "are there" not in done.out
     assert stop.numbers == [0, 1, 2, *range(6)] and len(partials(tmp_path)) == 1
     undiffuse.fine(*common, 2, "--overwrite")
     assert not partials(tmp_path)

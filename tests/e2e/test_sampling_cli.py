@@ -206,7 +206,9 @@ def test_a_prior_beyond_what_was_trained_is_said(trained: Path, undiffuse: Comma
 
 def test_no_noise_to_begin_with_is_said(trained: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
     common = ("sample", trained, "-n", 2, "--steps", 2, "--sampler", "ddim", "--class", 3, "--temperature", 0)
-    assert "at temperature 0 all seeds begin alike" in undiffuse.fine(*common, "--out", tmp_path / "a").err
+    assert (
+        "at temperature 0 all seeds start from the same latent" in undiffuse.fine(*common, "--out", tmp_path / "a").err
+    )
     assert len(set(images(tmp_path / "a").values())) == 1
     one = (*common[:3], 1, *common[4:])
     assert "alike" not in undiffuse.fine(*one, "--out", tmp_path / "b").err

@@ -46,7 +46,7 @@ def test_a_reader_that_is_gone_stops_the_training_with_a_checkpoint(
         )
     assert "stopped at 64 images with a checkpoint (the output pipe was closed)" in line
     assert last_checkpoint(tmp_path / "run").name == "images_000000000064"
-    undiffuse.fine(*line.split("go on with: undiffuse ")[1].split())
+    undiffuse.fine(*line.split("resume with: undiffuse ")[1].split())
     assert last_checkpoint(tmp_path / "run").name == "images_000000000096"
 
 

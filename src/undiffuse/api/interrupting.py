@@ -1,4 +1,4 @@
-"""What must not cost a training: Ctrl-C in a script or a notebook, and an observer that raises."""
+"""Protect a training from losing its progress: to Ctrl-C in a script or a notebook, or to an observer that raises."""
 
 from __future__ import annotations
 
@@ -14,36 +14,42 @@ from undiffuse.observer import Forwarding, Observer
 
 
 @contextmanager
-def ending_by_interrupt(cancel: Cancel) -> Iterator[None]:
-    """Let Ctrl-C make a request to stop, and a second one stop at once; a program that handles it itself keeps to that.
+def stopping_on_interrupt(cancel: Cancel) -> Iterator[threading.Event]:
+    """Turn the first Ctrl-C into a request to stop; a second one raises ``KeyboardInterrupt`` at once.
+
+    Nothing changes outside the main thread, or if the program handles SIGINT itself.
 
     Args:
-        cancel: stops the training with a checkpoint.
+        cancel: is requested by the first Ctrl-C.
+    Returns:
+        An event that is set by the first Ctrl-C.
     """
+    interrupted = threading.Event()
     main = threading.current_thread() is threading.main_thread()
     if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield
+        yield interrupted
         return
 
-    def ask(number: int, frame: FrameType | None) -> None:
+    def request(number: int, frame: FrameType | None) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        interrupted.set()
         cancel.request("interrupted", number)
 
-    signal.signal(signal.SIGINT, ask)
+    signal.signal(signal.SIGINT, request)
     try:
-        yield
+        yield interrupted
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class GuardedObserver(Forwarding):
-    """An observer of a training that may raise: the training ends with a checkpoint, and the error is kept for then.
+    """Wraps an observer of a training that may raise: the training then stops with a checkpoint.
 
     Args:
-        observer: who is passed on to, until it raises.
-        stop: asks the training to stop.
+        observer: receives all calls until it raises.
+        stop: called when it raises.
     Attributes:
-        error: what it raised, if it did.
+        error: the exception it raised, else None.
     """
 
     def __init__(self, observer: Observer, stop: Callable[[], None]) -> None:
@@ -52,29 +58,29 @@ class GuardedObserver(Forwarding):
         self.error: Exception | None = None
 
     def progress(self, done: float, total: float, part: str = "") -> None:
-        """A step was made.
+        """Forward the progress of a step.
 
         Args:
             done: images seen.
-            total: of the run.
-            part: what is done.
+            total: images of the whole run.
+            part: name of the stage.
         """
-        self._until_it_fails(lambda: self._observer.progress(done, total, part))
+        self._call_guarded(lambda: self._observer.progress(done, total, part))
 
     def row(self, kind: str, values: dict[str, Any]) -> None:
-        """A row of the metrics log.
+        """Forward a row of the metrics log.
 
         Args:
             kind: ``train``, ``validation`` or ``quality``.
-            values: its numbers by name.
+            values: numbers by name.
         """
-        self._until_it_fails(lambda: self._observer.row(kind, values))
+        self._call_guarded(lambda: self._observer.row(kind, values))
 
     def message(self, text: str) -> None:
-        """Something worth a line."""
-        self._until_it_fails(lambda: self._observer.message(text))
+        """Forward a note."""
+        self._call_guarded(lambda: self._observer.message(text))
 
-    def _until_it_fails(self, call: Callable[[], None]) -> None:
+    def _call_guarded(self, call: Callable[[], None]) -> None:
         if self.error is not None:
             return
         try:

@@ -1,28 +1,28 @@
-"""``undiffuse sample``: numbered images, a grid, and a record of how each was made."""
+"""``undiffuse sample``: numbered images, a grid, and a record of how each was generated."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from undiffuse.api.loading import opened
 from undiffuse.api.outputs import SAMPLES, check_results
 from undiffuse.cancellation import Cancel
 from undiffuse.claims import writes_to
-from undiffuse.errors import UsageError
+from undiffuse.errors import RERUN, UsageError
 from undiffuse.images import fill_png, image_of
 from undiffuse.models.classes import Classes
 from undiffuse.models.initial_images import initial_images
 from undiffuse.models.keywords import takes_options
 from undiffuse.models.options import SamplingOptions
 from undiffuse.models.request import SampleRequest
-from undiffuse.models.sample_sets.folder import SHOWN, SampleSet
+from undiffuse.models.sample_sets.folder import SHOWN, SampleSet, read_samples
 from undiffuse.models.sample_sets.record import shared_record
 from undiffuse.models.samples import Samples
 from undiffuse.models.saved import Model, check_seeds
@@ -32,10 +32,10 @@ from undiffuse.samplers.base import Progress, Sampled, Sampler
 from undiffuse.version import __version__
 from undiffuse.wording import counted
 
-#: Images and moments that ``progressive.png`` shows; ``progressive.npz`` holds every step of all images.
+#: Samples and steps shown in ``progressive.png``; ``progressive.npz`` holds all.
 _SHOWN_ROWS, _SHOWN_MOMENTS = 8, 10
 
-#: Bytes of them that are held in memory at most.
+#: Maximum bytes of them in memory.
 _MOST_HISTORY = 2**29
 
 
@@ -48,31 +48,41 @@ def sample(
     options: SamplingOptions,
     seed: int = 0,
     class_name: Classes = None,
+    image: Any = None,
     out: str | Path | None = None,
+    progressive: bool = False,
+    shown: int = SHOWN,
+    overwrite: bool = False,
     batch_size: int = 64,
     weights: str = "ema",
     device: str = "auto",
     observer: Observing | None = None,
     cancel: Cancel | None = None,
 ) -> Samples:
-    """``num`` samples of a model; with ``out`` they are also written there, as numbered PNGs with a record.
+    """Draw ``num`` samples from a model; with ``out`` they are also written there, as numbered PNGs with a record.
 
     Args:
         model: a run folder, a model folder, a bundled name, or a ``Model``.
         num: at least 1.
         options: each a keyword of its own, see ``models.options``.
-        seed: of the first; image i depends on ``seed`` + i alone.
-        class_name: one for all, or several in turn; all classes in turn by default, ``[None]`` for none in particular.
-        out: a folder, which must not be there yet.
+        seed: of the first sample; sample i depends on ``seed`` + i alone.
+        class_name: one class for all samples, or several that are cycled through; all classes by default, ``[None]``
+            for unconditional samples.
+        image: initial image or images, used with a ``strength`` below 1: a file, a folder or other data, or arrays as
+            ``Model.sample`` takes them.
+        out: a folder. A set that was interrupted there is completed.
+        progressive: also write the predicted x_0 of every step to ``out``.
+        shown: number of images in ``grid.png``.
+        overwrite: replace samples in ``out``.
         batch_size: images at a time; changes no bit of any.
         weights: ``ema`` or ``raw``.
         device: ``cpu``, ``cuda`` or ``auto``.
-        observer: hears of progress in images.
-        cancel: asks the work to stop, from any thread.
+        observer: receives progress in images.
+        cancel: cancels the work from any thread; samples in ``out`` that are complete are kept for the next call.
     Returns:
         uint8 (num, C, H, W) for images, float32 (num, D) for points, on the CPU.
     Raises:
-        UsageError: no such model, an unknown sampler, grid or class, a folder that holds something.
+        UsageError: no such model, an unknown sampler, grid or class, a folder that is not empty.
         CancelledError: it was cancelled.
     Example:
         >>> import undiffuse
@@ -84,15 +94,58 @@ def sample(
             "undiffuse.sample draws from a model, such as undiffuse.sample('mnist', 16); a sampler is run by "
             "undiffuse.run_sampler(sampler, denoiser, ...)"
         )
+    if out is None and progressive:
+        raise UsageError("progressive writes files; name a folder with out")
     where = Path(out).expanduser() if out is not None else None
     if where is not None:
-        check_results(where, SAMPLES, overwrite=False)
+        check_results(where, SAMPLES, overwrite)
     with observing(observer, cancel):
         loaded = opened(model, device, weights)
-        samples = loaded.sample(num, seed=seed, class_name=class_name, batch_size=batch_size, **options.given())
         if where is not None:
-            samples.save(where)
-        return samples
+            written = sample_to_folder(
+                loaded,
+                where,
+                num=num,
+                options=options,
+                seed=seed,
+                batch_size=batch_size,
+                class_name=class_name,
+                progressive=progressive,
+                image=image,
+                shown=shown,
+                overwrite=overwrite,
+            )
+            return written.samples()
+        images, _ = _load_init_images(loaded, image, num)
+        return loaded.sample(
+            num, seed=seed, class_name=class_name, image=images, batch_size=batch_size, **options.given()
+        )
+
+
+@dataclass(frozen=True)
+class WrittenSamples:
+    """Samples in a folder.
+
+    Attributes:
+        folder: of the set.
+        num: of its samples.
+        shared: record of all of them, costs included.
+        seeds: one per sample.
+        names: of their classes; empty for a model without classes.
+        points: whether they are points rather than images.
+    """
+
+    folder: Path
+    num: int
+    shared: Mapping[str, Any]
+    seeds: range
+    names: Sequence[str | None]
+    points: bool
+
+    def samples(self) -> Samples:
+        """Read them."""
+        x = torch.from_numpy(read_samples(self.folder, self.num, self.points))
+        return Samples.of(x, self.shared, self.seeds, self.names)
 
 
 @writes_to("out")
@@ -104,34 +157,34 @@ def sample_to_folder(
     options: SamplingOptions,
     seed: int,
     batch_size: int,
-    class_names: Sequence[str | None],
-    progressive: bool,
-    image: str | None = None,
+    class_name: Classes = None,
+    progressive: bool = False,
+    image: Any = None,
     shown: int = SHOWN,
     overwrite: bool = False,
-) -> Path:
-    """Sample ``num`` images and write them to ``out``, which is there when all are; see ``SampleSet``.
+) -> WrittenSamples:
+    """Draw ``num`` samples into ``out``, which exists once all are written; see ``SampleSet``.
 
     Args:
-        model: that is sampled.
+        model: to sample from.
         out: the folder.
         num: at least 1.
-        options: how; what they leave unsaid is the model's own.
+        options: of sampling; the model's defaults where unset.
         seed: of the first sample.
         batch_size: images at a time; changes no bit of any.
-        class_names: taken in turn; None among them for no class in particular; all classes if empty.
-        progressive: keep x_0-hat over time as well.
-        image: an image file or data, whose images are begun from in turn.
-        shown: images in ``grid.png``, the first so many.
-        overwrite: replace samples that are there.
+        class_name: see ``sample``.
+        progressive: also write the predicted x_0 of every step.
+        image: see ``sample``.
+        shown: number of images in ``grid.png``.
+        overwrite: replace samples in ``out``.
     Returns:
-        ``out``, holding ``000000.png`` ..., ``grid.png``, ``samples.json``, and what ``progressive`` adds.
+        What was written: ``000000.png`` ..., ``grid.png``, ``samples.json``, and the files of ``progressive``.
     Raises:
-        UsageError: ``out`` holds something already, or a request that the model cannot serve.
+        UsageError: ``out`` is not empty, or the model cannot serve the request.
     """
     check_results(out, SAMPLES, overwrite)
     seeds = check_seeds(seed, num)
-    names = model.classes_of(class_names or None, num)
+    names = model.classes_of(class_name, num)
     given, about = _load_init_images(model, image, num)
     images = initial_images(given, model.module.space, num)
     request = SampleRequest(seeds, options, batch_size=batch_size, images=images)
@@ -142,46 +195,51 @@ def sample_to_folder(
     sample_set = SampleSet(out, record, seeds, names, model.module.shape, shown, made_by)
     history = _History(model, num) if progressive else None
     if history is not None:
-        sample_set.discard()  # what was predicted on the way to them is gone
+        sample_set.discard()  # predictions of earlier steps were not kept
     text = _filled(model, sample_set, request, history)
     sample_set.finish({} if history is None else {"progressive.npz": history.write})
     if text:
         note(text)
     announce(f"{counted(num, 'sample')} in {out} ({_cost(sample_set)} each)")
-    return out
+    costs = {"nfe": sample_set.nfe, "partial_nfe": sample_set.partial_nfe}
+    return WrittenSamples(out, num, {**record, **costs}, seeds, names, sample_set.points)
 
 
 def note_identical_starts(model: Model, options: SamplingOptions, num: int) -> None:
-    """A note where all of several samples begin alike: temperature 0 is no noise at all.
+    """Note that all samples start from the same latent, as temperature 0 scales the initial noise to zero.
 
     Args:
-        model: that is sampled.
+        model: to sample from.
         options: of sampling.
-        num: how many samples.
+        num: number of samples.
     """
     own = model.module.sampling_record().get("temperature", 1.0)
     if num > 1 and (options.temperature if "temperature" in options.model_fields_set else own) == 0:
         note(
-            "at temperature 0 all seeds begin alike: samples differ by class and by a stochastic sampler's noise alone"
+            "at temperature 0 all seeds start from the same latent: samples differ only by class and by the noise of a "
+            "stochastic sampler"
         )
 
 
-def _load_init_images(model: Model, image: str | None, num: int) -> tuple[Tensor | None, dict[str, Any] | None]:
-    """What ``--image`` names and what is said of it; what reads data is not imported where there is none."""
+def _load_init_images(model: Model, image: Any, num: int) -> tuple[Any, dict[str, Any] | None]:
+    """Initial images and their record; the readers of data are imported only if they are needed."""
     if image is None:
         return None, None
+    if not isinstance(image, str | Path):
+        x_0 = initial_images(image, model.module.space, num)
+        return image, {"sha256": hashlib.sha256(x_0.numpy().tobytes()).hexdigest()} if x_0 is not None else None
     from undiffuse.api.datasets.initial_images import init_from
 
-    return init_from(model, image, num)
+    return init_from(model, str(image), num)
 
 
 def _filled(model: Model, sample_set: SampleSet, request: SampleRequest, history: _History | None) -> str:
-    """Make the samples that are not there yet; returns the note of sampling. What is made stays if it breaks off."""
+    """Generate the samples that are missing and return the sampler's note; complete ones are kept on failure."""
     missing, num = sample_set.missing(), len(sample_set)
     if done := num - len(missing):
-        announce(f"{done} of {num} are there from a command that was stopped; going on")
+        announce(f"{done} of {num} exist from an interrupted command; continuing")
     for other in sample_set.others():
-        note(f"unfinished samples of another request lie in {other}; delete that folder if they are not wanted")
+        note(f"unfinished samples of another request are in {other}; delete that folder if they are not needed")
     try:
         with stage("sampling") as observer:
 
@@ -203,7 +261,7 @@ def _filled(model: Model, sample_set: SampleSet, request: SampleRequest, history
     except BaseException:
         kept = num - len(sample_set.missing())
         if kept and history is None:
-            note(f"{kept} of {num} samples are kept; the same command goes on with them")
+            note(f"{kept} of {num} samples are kept; {RERUN}")
         else:
             sample_set.discard()
         raise
@@ -215,10 +273,10 @@ def _cost(sample_set: SampleSet) -> str:
 
 
 class _History:
-    """x_0-hat of all samples after every step, held in memory.
+    """Predicted x_0 of all samples after every step, in memory.
 
     Raises:
-        UsageError: at the first step, where that would be too much.
+        UsageError: at the first step, if that would exceed the limit.
     """
 
     def __init__(self, model: Model, num: int) -> None:
@@ -226,12 +284,12 @@ class _History:
         self._steps: dict[int, dict[int, torch.Tensor]] = {}
 
     def keep(self, first: int, progress: Progress) -> None:
-        """What is predicted after one step of one batch."""
+        """Store the prediction of one step of one batch."""
         x_0 = self._model.finish(progress.x_0)
         size = x_0[0].numel() * x_0.element_size() * self._num * progress.count
         if size > _MOST_HISTORY:
             raise UsageError(
-                f"--progressive holds every step of all samples in memory, {size / 2**30:.1f} GiB for {self._num} of "
+                f"--progressive keeps every step of all samples in memory, {size / 2**30:.1f} GiB for {self._num} of "
                 f"{progress.count} steps; ask for {max(1, self._num * _MOST_HISTORY // size)} at most (-n), or fewer "
                 "--steps"
             )
@@ -243,7 +301,7 @@ class _History:
 
 
 def _write_progress(folder: Path, history: dict[int, dict[int, torch.Tensor]]) -> None:
-    """x_0-hat over time: all of it as an array, a selection as an image (a row a sample, time to the right)."""
+    """Write the predicted x_0 of all steps as an array, and a selection as an image (one sample per row)."""
     frames = np.stack(
         [np.concatenate([part.numpy() for _, part in sorted(step.items())]) for _, step in sorted(history.items())]
     )

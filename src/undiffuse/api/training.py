@@ -11,7 +11,7 @@ from pathlib import Path
 from undiffuse.api.arguments import check_texts
 from undiffuse.api.configuration.overrides import apply_overrides
 from undiffuse.api.configuration.runs import configure, placed, saved_config
-from undiffuse.api.interrupting import GuardedObserver, ending_by_interrupt
+from undiffuse.api.interrupting import GuardedObserver, stopping_on_interrupt
 from undiffuse.api.lengthening import check_same_end, is_longer, lengthen
 from undiffuse.api.loading import load, pick_device
 from undiffuse.api.outputs import check_no_other, run_is_there
@@ -46,7 +46,7 @@ from undiffuse.training.config import RunConfig, differences
 from undiffuse.training.folder import check_no_links, not_started, remove_unstarted
 from undiffuse.training.quality import Measure
 from undiffuse.training.trainer import Trainer, finalized
-from undiffuse.wording import command, counted
+from undiffuse.wording import counted
 
 #: From a model, the data to compare with and a number of samples: what measures so many while it is trained.
 MeasuredBy = Callable[[Model, Dataset, int], Measure]
@@ -66,19 +66,21 @@ def split_data(config: RunConfig) -> tuple[Dataset, Dataset]:
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """What came of a training.
+    """Result of a training.
 
     Attributes:
         folder: of the run, with its checkpoints, its model and ``metrics.jsonl``.
         num_images: seen so far.
-        finished: whether it reached its end; if not, ``train(resume=True, out=folder)`` resumes it.
-        cause: why it stopped before; empty where it did not, or where its time was up.
+        finished: whether the run is complete; if not, ``train(resume=True, out=folder)`` resumes it.
+        cause: of a request to stop early; empty if there was none.
+        signal: number of the signal that requested it; 0 if none did.
     """
 
     folder: Path
     num_images: int
     finished: bool
     cause: str = ""
+    signal: int = 0
 
     def load(self, device: str = "auto", weights: str = "ema") -> Model:
         """The trained model.
@@ -111,22 +113,22 @@ def train(
         overrides: ``key=value`` texts, such as ``num_images=50000``.
         data: a folder of images, an archive, or the name of a data source.
         out: folder of the run; ``runs/RECIPE-NNN`` by default.
-        resume: go on from the newest sound checkpoint in ``out``, bit for bit as if it had never stopped.
-        config: a run's ``config.json``, to train what it says.
-        stop_after_seconds: stop with a checkpoint after so long.
+        resume: from the newest valid checkpoint in ``out``, bit for bit equal to an uninterrupted run.
+        config: a run's ``config.json``, whose configuration is trained again.
+        stop_after_seconds: stop with a checkpoint after this time.
         device: ``cpu``, ``cuda`` or ``auto``.
-        observer: hears of steps and of rows of the metrics log; a function of (done, total, part), or an ``Observer``.
-        cancel: asks the training to stop, from any thread; it finishes its step and writes a checkpoint.
+        observer: receives steps and rows of the metrics log; a function of (done, total, part), or an ``Observer``.
+        cancel: stops the training from any thread; it finishes its step and writes a checkpoint.
     Returns:
         The run, finished or not.
     Raises:
-        UsageError: a key, a value, data or a folder that does not do; nothing is written.
+        UsageError: an invalid key, value, data set or folder; nothing is written.
         RunError: a loss that is not finite, or a disk that is full.
-        StoppedError: Ctrl-C, in the main thread of a script or a notebook; there is a checkpoint. A second one ends the
-            training at once.
-        CancelledError: it was cancelled before the first step; nothing was written.
+        StoppedError: Ctrl-C in the main thread of a script or a notebook; a checkpoint was written. A second Ctrl-C
+            stops immediately.
+        CancelledError: cancelled before the first step; nothing was written.
     Note:
-        An error that the observer raises is raised again when the step under way is made and a checkpoint written.
+        If the observer raises, the training finishes its step, writes a checkpoint and raises the same error.
     Example::
 
         run = undiffuse.train("ddpm-digits", ["num_images=4000"], observer=print)
@@ -161,7 +163,7 @@ def _requested(
 def train_to_end(
     config: RunConfig, out: Path, resume: bool = False, stop_after_seconds: float | None = None, device: str = "auto"
 ) -> TrainedRun:
-    """``train_run``, and what came of it; a request to stop is an answer and no error.
+    """Call ``train_run`` and describe the result; a run that was cancelled is a result, not an error.
 
     Args:
         config: of the run.
@@ -169,23 +171,21 @@ def train_to_end(
         resume: see ``train``.
         stop_after_seconds: see ``train``.
         device: see ``train``.
+    Raises:
+        StoppedError: Ctrl-C in a script or a notebook.
     """
     check_cancelled()
     try:
-        finished, cause = (
-            train_run(config, out, resume=resume, stop_after_seconds=stop_after_seconds, device=device),
-            "",
-        )
+        finished = train_run(config, out, resume=resume, stop_after_seconds=stop_after_seconds, device=device)
     except StoppedError as stop:
-        if (cancel := current_cancel()) is None or cancel.number:  # a signal ends the command as well
-            raise
-        announce(str(stop))
-        finished, cause = False, cancel.cause
-    return TrainedRun(out, images_of(out), finished, cause)
+        if stop.interrupted or (cancel := current_cancel()) is None:
+            raise stop.with_advice(f"resume with undiffuse.train(out={str(out)!r}, resume=True)") from None
+        return TrainedRun(out, images_of(out), False, cancel.cause, cancel.number)
+    return TrainedRun(out, images_of(out), finished)
 
 
 def images_of(run: Path) -> int:
-    """Images that a run has seen, by its newest checkpoint."""
+    """Number of training images seen by a run's newest checkpoint."""
     return max((int(path.name.removeprefix("images_")) for path in run.glob("checkpoints/images_*")), default=0)
 
 
@@ -203,13 +203,13 @@ def train_run(
     Args:
         config: of the run.
         out: its folder.
-        resume: go on from the newest sound checkpoint there.
-        stop_after_seconds: stop with a checkpoint after so long.
+        resume: from the newest valid checkpoint there.
+        stop_after_seconds: stop with a checkpoint after this time.
         device: ``cpu``, ``cuda`` or ``auto``.
-        measured_by: makes what measures samples of a model against data; ``quality_measure`` by default.
+        measured_by: creates the quality metric of samples; ``quality_measure`` by default.
     Raises:
         UsageError: ``out`` holds another run, or one with another configuration, or another process trains there.
-        StoppedError: a signal came, or whoever read the output is gone; there is a checkpoint.
+        StoppedError: the training was asked to stop, by a signal or a ``Cancel``; it wrote a checkpoint.
     """
     _check_single_process()
     with claimed(out), _cleanup_on_failure(out):
@@ -242,7 +242,7 @@ def _train(
         )
     cancel = current_cancel() or Cancel()
     with (
-        ending_by_interrupt(cancel),
+        stopping_on_interrupt(cancel) as interrupt,
         stage("training", config.num_images, trainer.images) as observer,
         cancel.calling(trainer.request_stop),
     ):
@@ -253,13 +253,9 @@ def _train(
         raise guarded.error
     if finished and not note_short_run(config):
         note_noisy_preview(config, training, out)
-    if not finished:
-        because = f" ({cancel.cause})" if cancel.requested else ""
-        again = command("train", "--resume", "--out", out)
-        text = f"stopped at {trainer.images} images with a checkpoint{because}; go on with: {again}"
-        if cancel.requested:
-            raise StoppedError(text, cancel.number)
-        announce(text)
+    if not finished and cancel.requested:
+        text = f"stopped at {trainer.images} images with a checkpoint ({cancel.cause})"
+        raise StoppedError(text, cancel.number, interrupt.is_set())
     return finished
 
 

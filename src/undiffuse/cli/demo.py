@@ -15,6 +15,7 @@ from undiffuse.api.training import check_folder, train_run
 from undiffuse.claims import writes_to
 from undiffuse.cli.tables import results_table
 from undiffuse.cli.terminal import print_line
+from undiffuse.errors import RERUN, StoppedError
 from undiffuse.progress import duration
 from undiffuse.wording import command
 
@@ -33,10 +34,12 @@ def run_demo(out: Path, device: str) -> None:
     check_folder(config, out, resume)
     names = save_bundled_grid(out / BUNDLED_GRID, device)
     print_line(f"fresh samples of the bundled models ({', '.join(names)}), one row per model: {out / BUNDLED_GRID}")
-    if not train_run(config, out, resume=resume, device=device):
-        return
+    try:
+        train_run(config, out, resume=resume, device=device)
+    except StoppedError as stop:
+        raise stop.with_advice(RERUN) from None
     model = load(out, device)
     results_table(evaluate_to_file(model, Protocol(num=1000, bound_images=32), [], None, out / "evaluation.json"))
     page = report_run(model)
     print_line(f"report: {page}   ({duration(time.monotonic() - started)})")
-    print_line(f"go on with: {command('sample', out, '-n', 64)}")
+    print_line(f"next: {command('sample', out, '-n', 64)}")

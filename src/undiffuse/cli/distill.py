@@ -10,7 +10,6 @@ import typer
 from undiffuse.api.configuration.parsing import parse_duration
 from undiffuse.cli.checks.commands import checked
 from undiffuse.cli.options import DeviceOption, DryRunOption, ModelArgument, ResumeOption, StopAfterOption
-from undiffuse.wording import command
 
 
 @checked("distill")
@@ -37,6 +36,7 @@ def distill(
     seconds = parse_duration(stop_after) if stop_after is not None else None
     from undiffuse.api.distilling import configure
     from undiffuse.api.training import train
+    from undiffuse.cli.trained import report_end
 
     config = configure(model, steps, method, overrides or [], data, start)
     if dry_run:
@@ -44,6 +44,4 @@ def distill(
 
         show_plan(config, device)
         return
-    run = train(config, out=out, resume=resume, stop_after_seconds=seconds, device=device)
-    if run.finished:
-        typer.echo(f"done: {run.folder}; next: {command('sample', run.folder, '-n', 64)}")
+    report_end(train(config, out=out, resume=resume, stop_after_seconds=seconds, device=device))

@@ -46,13 +46,14 @@ def _check_names(arguments: list[str], debug: bool) -> int:
 
 
 def _run_command(run: Callable[[list[str]], int], arguments: list[str], debug: bool) -> int:
+    from undiffuse.advice import command_line
     from undiffuse.cancellation import Cancel
     from undiffuse.cli.signals import SIGPIPE_NUMBER, discard_closed_output, exit_on_signals, is_broken_pipe
     from undiffuse.cli.terminal import Terminal
     from undiffuse.observer import observing
 
     try:
-        with exit_on_signals(), observing(Terminal(), Cancel()):
+        with exit_on_signals(), command_line(), observing(Terminal(), Cancel()):
             code: object = run(arguments)
     except SystemExit as stop:  # from a signal handler, or from the parser on a broken pipe
         code = 128 + SIGPIPE_NUMBER if is_broken_pipe(stop.__context__) else stop.code

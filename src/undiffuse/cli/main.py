@@ -35,7 +35,6 @@ from undiffuse.cli.seal import seal
 from undiffuse.cli.study import study_app
 from undiffuse.cores import limit_threads
 from undiffuse.errors import UsageError
-from undiffuse.wording import command
 
 app = typer.Typer(
     name="undiffuse",
@@ -118,6 +117,7 @@ def train(
     from undiffuse.api import lengthening
     from undiffuse.api.configuration.runs import configure
     from undiffuse.api.training import train as train_model
+    from undiffuse.cli.trained import report_end
 
     config = configure(recipe, overrides or [], data, out, resume, device, file)
     if dry_run:
@@ -129,10 +129,9 @@ def train(
         raise UsageError("--resume needs --out DIR, the folder of the run to resume")
     was_finished = resume and out is not None and lengthening.is_finished(out, config)
     run = train_model(config, out=out, resume=resume, stop_after_seconds=seconds, device=device)
-    if run.finished:
-        typer.echo(f"done: {run.folder}; next: {command('sample', run.folder, '-n', 64)}")
-        if was_finished:
-            typer.echo(lengthening.how_longer(run.folder, config))
+    report_end(run)
+    if was_finished:
+        typer.echo(lengthening.how_longer(run.folder, config))
 
 
 app.command()(distill)
@@ -186,7 +185,7 @@ def sample(
             options=options,
             seed=seed,
             batch_size=batch_size,
-            class_names=[*(class_name or []), *([None] if no_class else [])],
+            class_name=[*(class_name or []), *([None] if no_class else [])] or None,
             progressive=progressive,
             image=image,
             shown=shown,

@@ -9,6 +9,7 @@ from undiffuse.api.arguments import check_trainings
 from undiffuse.api.loading import load
 from undiffuse.api.outputs import check_study_folder
 from undiffuse.api.training import MeasuredBy, train_run
+from undiffuse.errors import RERUN, StoppedError
 from undiffuse.models.saved import Model
 from undiffuse.observer import announce
 from undiffuse.progress import duration, is_off
@@ -56,15 +57,20 @@ def check_study(out: Path, *, images: int | None, samples: int, seed: int, fewes
 
 
 def trained(config: RunConfig, run: Path, device: str, measured_by: MeasuredBy | None = None) -> Model:
-    """The model of a training that is done, gone on with, or begun.
+    """Train a model, or resume or load what is in ``run``.
 
     Args:
-        measured_by: as ``train`` takes it.
+        config: of the training.
+        run: its folder.
+        device: ``cpu``, ``cuda`` or ``auto``.
+        measured_by: see ``train_run``.
     Raises:
-        RunError: it broke down.
-        KeyboardInterrupt: it was stopped.
+        RunError: the training failed.
+        StoppedError: it was stopped; a checkpoint was written.
         UsageError: the folder holds a training with another configuration.
     """
-    if not train_run(config, run, resume=(run / "config.json").is_file(), device=device, measured_by=measured_by):
-        raise KeyboardInterrupt  # a checkpoint is written; the same command goes on from it
+    try:
+        train_run(config, run, resume=(run / "config.json").is_file(), device=device, measured_by=measured_by)
+    except StoppedError as stop:
+        raise stop.with_advice(RERUN) from None
     return load(run, device)

@@ -107,8 +107,8 @@ class SamplingConfig(FrozenModel):
         float,
         AfterValidator(check_temperature),
         Option(
-            "scale of the noise that it begins with, such as 0.9: surer, less varied; at 0 all seeds begin alike; the "
-            "model's own by default",
+            "scale of the initial noise, such as 0.9: more typical, less diverse; at 0 all seeds start from the same "
+            "latent; the model's default if unset",
             title="Temperature",
             words="temperature {}",
         ),

@@ -183,6 +183,22 @@ def in_fixed_batches(numbers: Sequence[int], size: int) -> Iterator[Sequence[int
     return (numbers[start : start + size] for start in range(0, len(numbers), size))
 
 
+def read_samples(folder: Path, num: int, points: bool) -> npt.NDArray[Any]:
+    """Read the samples of a finished folder.
+
+    Args:
+        folder: of the set.
+        num: of its samples.
+        points: whether they are rows of ``samples.npy`` rather than images.
+    Returns:
+        uint8 images (num, C, H, W) or float32 points (num, D).
+    """
+    if points:
+        rows: npt.NDArray[Any] = np.load(folder / "samples.npy")
+        return rows
+    return np.stack([_read(folder / _file(number)) for number in range(num)])
+
+
 def _file(number: int) -> str:
     return f"{number:06d}.png"
 
