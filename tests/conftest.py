@@ -12,6 +12,12 @@ import pytest
 import torch
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Workers of pytest-xdist, and the programs that tests start, find compiled what one of them has compiled."""
+    if getattr(config.option, "numprocesses", None):
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # images of containers often set it, which costs minutes here
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real data sets: ``UNDIFFUSE_TEST_DATA``, or ``shared/data`` next to the repository."""

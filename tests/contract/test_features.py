@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from undiffuse import metrics
@@ -187,6 +186,8 @@ def test_probabilities(name: str) -> None:
 
 
 def test_handwriting_reads_the_scans_it_was_not_trained_on() -> None:
+    from sklearn.datasets import load_digits
+
     bunch = load_digits()
     images = torch.from_numpy(np.rint(bunch.images[::5] * 255 / 16).astype(np.uint8))[:, None]
     probabilities = load_features("handwriting").classify(images)

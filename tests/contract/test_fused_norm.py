@@ -11,9 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from functorch.compile import make_boxed_func
 from torch import Tensor, nn
-from torch._dynamo.backends.common import aot_autograd
 from torch.nn import functional as F
 
 from undiffuse.compute import fused_norm as module
@@ -248,6 +246,9 @@ def nodes_of(graph: torch.fx.Graph) -> list[str]:
 @compiled
 @pytest.mark.parametrize("shifted", [False, True], ids=["alone", "shifted"])
 def test_compiling_keeps_it_as_one_node_each_way(shifted: bool) -> None:
+    from functorch.compile import make_boxed_func
+    from torch._dynamo.backends.common import aot_autograd
+
     graphs: list[torch.fx.Graph] = []
 
     def note(module: torch.fx.GraphModule, _: object) -> Any:

@@ -138,8 +138,12 @@ ECHOED = {
     ("api/datasets/reference_data.py", "channels"),
 }
 
-HARVEST = list(itertools.chain.from_iterable(advice_in(message) for message in messages()))
 PARSER: Any = typer.main.get_command(app)
+
+
+@cache
+def harvest() -> list[Advice]:
+    return list(itertools.chain.from_iterable(advice_in(message) for message in messages()))
 
 
 def place(advice: Advice) -> str:
@@ -177,12 +181,12 @@ def parses(words: tuple[str, ...]) -> None:
 
 
 def test_the_harvest_is_not_empty() -> None:
-    kinds = [advice.kind for advice in HARVEST]
+    kinds = [advice.kind for advice in harvest()]
     assert kinds.count("pair") > 200 and kinds.count("option") > 100 and kinds.count("command") > 20
 
 
 def test_every_command_parses() -> None:
-    for advice in HARVEST:
+    for advice in harvest():
         if advice.kind == "command" and advice.words[0] not in PROSE:
             try:
                 parses(advice.words)
@@ -198,7 +202,7 @@ def test_every_command_that_is_put_together_parses() -> None:
 
 
 def test_every_option_is_known_where_it_is_advised() -> None:
-    for advice in HARVEST:
+    for advice in harvest():
         if advice.kind != "option" or advice.words[0] in NOT_OURS | {"--debug", "--help"} or place(advice) in NO_ADVICE:
             continue
         name, where = advice.words[0], place(advice)
@@ -297,7 +301,7 @@ def fault_of(pair: Advice) -> str | None:
 
 
 def test_every_key_and_value_is_valid() -> None:
-    faults = {described(advice): fault for advice in HARVEST if advice.kind == "pair" and (fault := fault_of(advice))}
+    faults = {described(advice): fault for advice in harvest() if advice.kind == "pair" and (fault := fault_of(advice))}
     assert not faults, "\n".join(f"{text}: {fault}" for text, fault in faults.items())
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from sklearn.datasets import load_digits
 from torch import Tensor
 
 from undiffuse.errors import UsageError
@@ -16,6 +15,8 @@ Split = tuple[Tensor, Tensor, Tensor, Tensor]
 
 @pytest.fixture(scope="module")
 def digits() -> Split:
+    from sklearn.datasets import load_digits
+
     bunch = load_digits()
     images = torch.from_numpy(np.rint(bunch.images * 255 / 16).astype(np.uint8))[:, None]
     labels = torch.from_numpy(bunch.target)

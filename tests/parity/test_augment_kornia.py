@@ -6,11 +6,13 @@ import math
 
 import pytest
 import torch
-from kornia import enhance, geometry
 from torch import Tensor
 
+from late import late
 from undiffuse.augment import Augmentation, NoAugmentConfig
 from undiffuse.augment.warp import supersampling_factor, warp
+
+enhance, geometry = late("kornia.enhance"), late("kornia.geometry")
 
 GENERATOR = torch.Generator().manual_seed(0)
 #: Four images in [0.2, 0.8], smooth enough that resampling them says something.
@@ -45,17 +47,19 @@ def assert_same_inside(found: Tensor, expected: Tensor) -> None:
 
 def theirs(matrix: Tensor) -> Tensor:
     whole = matrix.expand(len(X), 3, 3)
-    return geometry.warp_perspective(X, whole, (21, 27), mode="bicubic", padding_mode="reflection", align_corners=True)
+    return geometry().warp_perspective(
+        X, whole, (21, 27), mode="bicubic", padding_mode="reflection", align_corners=True
+    )
 
 
 def test_rotation_is_kornias_the_other_way_round() -> None:
     """Theirs is against the clock where y points down."""
     found = ours("rotate", numbers(23 / 180))
     angle = torch.full((4,), -23.0, dtype=torch.float64)
-    rotation = geometry.get_rotation_matrix2d(
+    rotation = geometry().get_rotation_matrix2d(
         torch.tensor([[13.0, 10.0]], dtype=torch.float64).expand(4, 2), angle, torch.ones(4, 2, dtype=torch.float64)
     )
-    expected = geometry.warp_affine(
+    expected = geometry().warp_affine(
         X, rotation, (21, 27), mode="bicubic", padding_mode="reflection", align_corners=True
     )
     assert_same_inside(found, expected)
@@ -91,7 +95,7 @@ def test_a_tilted_image_is_a_projection_of_its_corners() -> None:
             nearer = distance / (distance + x * math.sin(angle))
             after.append([x * math.cos(angle) * nearer + 13, y * nearer + 10])
     corners = (torch.tensor([points], dtype=torch.float64) for points in (before, after))
-    assert_same_inside(found, theirs(geometry.get_perspective_transform(*corners)))
+    assert_same_inside(found, theirs(geometry().get_perspective_transform(*corners)))
 
 
 def test_warp_equals_kornia_for_any_projective_map() -> None:
@@ -104,7 +108,7 @@ def test_warp_equals_kornia_for_any_projective_map() -> None:
 @pytest.mark.parametrize("octaves", [-1.0, 0.5])
 def test_saturation_is_the_distance_from_luma(octaves: float) -> None:
     found = (ours("saturation", numbers(octaves)) + 1) / 2
-    expected = enhance.adjust_saturation_with_gray_subtraction(UNIT, 2**octaves)
+    expected = enhance().adjust_saturation_with_gray_subtraction(UNIT, 2**octaves)
     assert (found - expected).abs().max() < 1e-4  # kornia rounds the weights of luma
     assert (found - UNIT).abs().max() > 0.05
 
@@ -113,14 +117,14 @@ def test_saturation_is_the_distance_from_luma(octaves: float) -> None:
 def test_hue_turned_by_a_third_takes_each_primary_to_the_next(thirds: int) -> None:
     """A turn about the grey axis and kornia's, of the hue in HSV, agree where the cube falls on itself."""
     found = (ours("hue", numbers(thirds * 2 / 3)) + 1) / 2
-    expected = enhance.adjust_hue(UNIT, thirds * 2 * math.pi / 3)
+    expected = enhance().adjust_hue(UNIT, thirds * 2 * math.pi / 3)
     assert (found - expected).abs().max() < 1e-6
     assert (found - UNIT).abs().max() > 0.05
 
 
 def test_a_small_turn_of_hue_goes_the_same_way_as_kornias() -> None:
     found = (ours("hue", numbers(20 / 180)) + 1) / 2 - UNIT
-    expected = enhance.adjust_hue(UNIT, math.radians(20)) - UNIT
+    expected = enhance().adjust_hue(UNIT, math.radians(20)) - UNIT
     assert (
         torch.nn.functional.cosine_similarity(found.flatten(), expected.flatten(), dim=0) > 0.75
     )  # they differ by definition between the thirds
@@ -128,7 +132,7 @@ def test_a_small_turn_of_hue_goes_the_same_way_as_kornias() -> None:
 
 def test_brightness_and_contrast() -> None:
     brighter = (ours("brightness", numbers(0.5)) + 1) / 2
-    assert (brighter - enhance.adjust_brightness(UNIT, 0.05)).abs().max() < 1e-9
+    assert (brighter - enhance().adjust_brightness(UNIT, 0.05)).abs().max() < 1e-9
     flatter = (ours("contrast", numbers(-1.0)) + 1) / 2
-    expected = enhance.adjust_contrast(UNIT - 0.5 + 1e-12, 2**-0.5, clip_output=False) + 0.5  # theirs is about black
+    expected = enhance().adjust_contrast(UNIT - 0.5 + 1e-12, 2**-0.5, clip_output=False) + 0.5  # theirs is about black
     assert (flatter - expected).abs().max() < 1e-9

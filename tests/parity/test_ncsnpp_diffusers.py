@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 from unet_weights import ENDS, attention, residual
 
+from late import late
 from undiffuse.core.condition import Condition
 from undiffuse.networks import UNetConfig, build_network
 from undiffuse.networks.resample import FIRConvDown, FIRConvUp, FIRDown, FIRUp
 from undiffuse.networks.unet import UNet
 
-diffusers = pytest.importorskip("diffusers")
+diffusers = late("diffusers")
 
 #: The kind of google/ncsnpp-ffhq-256 with three levels; their attention needs 128 channels for 4 a group.
 SMALL = {
@@ -72,7 +73,7 @@ def copy_weights(ours: UNet, theirs: nn.Module) -> None:
 
 def test_forward_equals_diffusers() -> None:
     torch.manual_seed(0)
-    theirs = diffusers.UNet2DModel(**SMALL).double().eval()
+    theirs = diffusers().UNet2DModel(**SMALL).double().eval()
     with torch.no_grad():  # their defaults are ones and zeros in places, where a mistake would not show
         for parameter in theirs.parameters():
             parameter += 0.05 * torch.randn_like(parameter)
@@ -110,7 +111,7 @@ def sized(config: UNetConfig, size: int = 32) -> int:
 def test_the_full_ffhq_net_has_their_size() -> None:
     """Song et al. publish no count; theirs also counts the 128 fixed frequencies."""
     with torch.device("meta"):
-        theirs = diffusers.UNet2DModel(**FFHQ256)
+        theirs = diffusers().UNet2DModel(**FFHQ256)
     assert sized(UNetConfig.ncsnpp_ffhq256(), 256) == count(theirs) - 128 == 65_574_421
 
 

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from late import late
 from undiffuse.metrics.coverage import coverage
 
-prdc = pytest.importorskip("prdc", reason="prdc is a test dependency: pip install .[test]")
+prdc = late("prdc")
 
 
 def draws(num: int, dim: int, seed: int, scale: float = 1.0) -> Tensor:
@@ -23,7 +24,7 @@ def draws(num: int, dim: int, seed: int, scale: float = 1.0) -> Tensor:
 def test_all_four(k: int, num_real: int, num_generated: int, dim: int, scale: float, shift: float) -> None:
     """Without ties (theirs are open balls, ours closed) every count is the same."""
     real, generated = draws(num_real, dim, 1), draws(num_generated, dim, 2, scale) + shift
-    theirs = prdc.compute_prdc(real.numpy(), generated.numpy(), nearest_k=k)
+    theirs = prdc().compute_prdc(real.numpy(), generated.numpy(), nearest_k=k)
     ours = coverage(real, generated, k)
     for name, value in theirs.items():
         assert getattr(ours, name) == pytest.approx(value, rel=1e-12), name

@@ -9,16 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import diffusers
 import pytest
 import torch
 from torch import Tensor
 
+from late import late
 from undiffuse.core.denoiser import Denoiser
 from undiffuse.core.processes import DiscreteVP
 from undiffuse.samplers import make_sampler
 from undiffuse.samplers.base import Progress, sample
 from undiffuse.samplers.noise import SeededNoise
+
+diffusers = late("diffusers")
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # theirs
 
@@ -47,7 +49,7 @@ def eps_model(x: Tensor, index: Tensor) -> Tensor:
 
 def make_scheduler(name: str, schedule: str, num_steps: int, **options: Any) -> Any:
     """Their scheduler, with tables in float64."""
-    scheduler = getattr(diffusers, name)(num_train_timesteps=NUM_TRAIN_STEPS, **SCHEDULES[schedule], **options)
+    scheduler = getattr(diffusers(), name)(num_train_timesteps=NUM_TRAIN_STEPS, **SCHEDULES[schedule], **options)
     scheduler.betas = scheduler.betas.double()
     scheduler.alphas = 1 - scheduler.betas
     scheduler.alphas_cumprod = torch.cumprod(scheduler.alphas, 0)
@@ -214,5 +216,5 @@ def test_dpmpp_2m_is_theirs(schedule: str, num_steps: int, monkeypatch: pytest.M
 
 def test_the_schedules_are_theirs() -> None:
     for name, make in (("linear", DiscreteVP.linear), ("squaredcos_cap_v2", DiscreteVP.cosine)):
-        theirs = diffusers.DDPMScheduler(num_train_timesteps=1000, beta_schedule=name).betas.double()
+        theirs = diffusers().DDPMScheduler(num_train_timesteps=1000, beta_schedule=name).betas.double()
         assert torch.allclose(make(1000).betas, theirs, rtol=1e-4, atol=1e-7)  # their tables are float32

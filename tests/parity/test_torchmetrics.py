@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
-
 import pytest
 import torch
 from torch import Tensor, nn
 
+from late import late
 from undiffuse.metrics import GaussianStatistics, InceptionScoreAccumulator, frechet_distance, kernel_distance
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    fid = pytest.importorskip("torchmetrics.image.fid", reason="torchmetrics is a test dependency: pip install .[test]")
-    from torchmetrics.image.inception import InceptionScore
-    from torchmetrics.image.kid import KernelInceptionDistance
+fid = late("torchmetrics.image.fid")
+kid = late("torchmetrics.image.kid")
+inception = late("torchmetrics.image.inception")
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -42,7 +39,7 @@ PAIRS = [(300, 300, 8), (500, 200, 24), (150, 400, 96)]
 @pytest.mark.parametrize(("num_a", "num_b", "dim"), PAIRS)
 def test_frechet(num_a: int, num_b: int, dim: int) -> None:
     a, b = draws(num_a, dim, 1), draws(num_b, dim, 2)
-    theirs = fid.FrechetInceptionDistance(feature=AsTheyAre(dim), input_img_size=(1, 1, dim)).set_dtype(torch.float64)
+    theirs = fid().FrechetInceptionDistance(feature=AsTheyAre(dim), input_img_size=(1, 1, dim)).set_dtype(torch.float64)
     theirs.update(a, real=True)
     theirs.update(b, real=False)
     ours = frechet_distance(GaussianStatistics.of(a), GaussianStatistics.of(b))
@@ -54,9 +51,13 @@ def test_frechet(num_a: int, num_b: int, dim: int) -> None:
 def test_kernel_distance(num: int, dim: int, degree: int, gamma: float | None, coef0: float) -> None:
     """One subset of all rows is the whole estimate (theirs wants as many on both sides)."""
     a, b = draws(num, dim, 1), draws(num, dim, 2)
-    theirs = KernelInceptionDistance(
-        feature=AsTheyAre(dim), subsets=1, subset_size=num, degree=degree, gamma=gamma, coef=coef0
-    ).set_dtype(torch.float64)
+    theirs = (
+        kid()
+        .KernelInceptionDistance(
+            feature=AsTheyAre(dim), subsets=1, subset_size=num, degree=degree, gamma=gamma, coef=coef0
+        )
+        .set_dtype(torch.float64)
+    )
     theirs.update(a, real=True)
     theirs.update(b, real=False)
     ours = kernel_distance(a, b, degree, gamma, coef0).value
@@ -68,6 +69,6 @@ def test_inception_score(num: int, num_classes: int, sharpness: float) -> None:
     logits = sharpness * torch.randn(
         num, num_classes, dtype=torch.float64, generator=torch.Generator().manual_seed(num)
     )
-    theirs = InceptionScore(feature=AsTheyAre(num_classes), splits=1).set_dtype(torch.float64)
+    theirs = inception().InceptionScore(feature=AsTheyAre(num_classes), splits=1).set_dtype(torch.float64)
     theirs.update(logits)
     assert InceptionScoreAccumulator.of(logits.softmax(1)).score == pytest.approx(float(theirs.compute()[0]), rel=1e-6)

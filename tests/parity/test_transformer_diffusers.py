@@ -8,12 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from late import late
 from undiffuse.core.condition import Condition
 from undiffuse.core.condition_spec import ConditionSpec
 from undiffuse.networks import TransformerConfig, build_network
 from undiffuse.networks.transformer import Transformer, sincos_positions
 
-diffusers = pytest.importorskip("diffusers")
+diffusers = late("diffusers")
 
 CLASSES, DEPTH, WIDTH, HEADS, PATCH, CHANNELS = 5, 3, 24, 3, 2, 4
 SHAPE = (CHANNELS, 8, 8)
@@ -29,7 +30,7 @@ class ExactSinusoid(nn.Module):
 
 def their_model() -> nn.Module:
     torch.manual_seed(0)
-    theirs = diffusers.DiTTransformer2DModel(
+    theirs = diffusers().DiTTransformer2DModel(
         num_attention_heads=HEADS,
         attention_head_dim=WIDTH // HEADS,
         in_channels=CHANNELS,

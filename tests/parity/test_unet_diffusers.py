@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 from unet_weights import copy_weights
 
+from late import late
 from undiffuse.core.condition import Condition
 from undiffuse.core.condition_spec import ConditionSpec
 from undiffuse.networks import UNetConfig, build_network
 from undiffuse.networks.unet import UNet
 
-diffusers = pytest.importorskip("diffusers")
+diffusers = late("diffusers")
 
 #: The configuration of google/ddpm-cifar10-32, written out (nothing is downloaded).
 CIFAR10 = {
@@ -73,7 +74,7 @@ class ExactSinusoid(nn.Module):
 
 def pair(config: UNetConfig, theirs_config: dict[str, object]) -> tuple[UNet, nn.Module]:
     torch.manual_seed(0)
-    theirs = diffusers.UNet2DModel(**theirs_config).double().eval()
+    theirs = diffusers().UNet2DModel(**theirs_config).double().eval()
     with torch.no_grad():  # their defaults are ones and zeros in places, where a mistake would not show
         for parameter in theirs.parameters():
             parameter += 0.05 * torch.randn_like(parameter)
@@ -121,7 +122,7 @@ def count(module: nn.Module) -> int:
 
 def test_the_full_cifar10_net_has_its_published_size() -> None:
     with torch.device("meta"):
-        ours, theirs = build_network(UNetConfig.ho_cifar10(), (3, 32, 32)), diffusers.UNet2DModel(**CIFAR10)
+        ours, theirs = build_network(UNetConfig.ho_cifar10(), (3, 32, 32)), diffusers().UNet2DModel(**CIFAR10)
     assert count(ours) == count(theirs) == 35_746_307
 
 
