@@ -157,8 +157,8 @@ def card_text(name: str, card: Card, record: Mapping[str, Any]) -> str:
     rows = {
         "makes": " × ".join(map(str, model["shape"])) + " images (channels × height × width)",
         "classes": ", ".join(model["class_names"]) if conditional else "none",
-        "trained on": "; ".join(f"{one.about} ({one.url})" for one in card.sets),
-        "licence of the data": "; ".join(f"{one.name}: {one.licence}" for one in card.sets),
+        "trained on": "; ".join(f"{data_set.about} ({data_set.url})" for data_set in card.sets),
+        "licence of the data": "; ".join(f"{data_set.name}: {data_set.licence}" for data_set in card.sets),
         "licence of the weights": f"{card.licence}. {_reworded(card.terms)}",
         "training images": f"{data['train']:,}, {data['validation']:,} held out; fingerprint `{data['fingerprint']}`",
         "seen in training": f"{card.images:,} images, seed {config['seed']}",
@@ -192,12 +192,11 @@ def _metric_lines(metrics: Sequence[Measured]) -> list[str]:
     if not metrics:
         return ["Not measured.", ""]
     lines = ["Measured on these weights:", "", "| metric | value | better | protocol |", "|---|---|---|---|"]
-    for one in metrics:
-        value = metric_text(one).removeprefix(f"{one.metric} ")
-        lines.append(
-            f"| {one.metric} | {value}{f' ({_reworded(one.unit)})' if one.unit else ''} | {one.better} | "
-            f"{_reworded(one.protocol)} |"
-        )
+    for measured in metrics:
+        value = metric_text(measured).removeprefix(f"{measured.metric} ")
+        unit = f" ({_reworded(measured.unit)})" if measured.unit else ""
+        protocol = _reworded(measured.protocol)
+        lines.append(f"| {measured.metric} | {value}{unit} | {measured.better} | {protocol} |")
     return [*lines, ""]
 
 

@@ -1,7 +1,7 @@
-"""What each command can be refused at once that it was given wrongly, by the names of its parameters.
+"""Early checks of each command's arguments, by the names of its parameters.
 
-A row is asked twice: before the parser is imported, with what ``lines`` makes of the words, and by the command itself,
-which may have been given what only the parser understands. Nothing here may import torch.
+Each check runs twice: before the parser is imported, on the arguments that ``lines`` reads, and in the command itself,
+on the arguments from the parser, which understands more. Nothing here may import torch.
 """
 
 from __future__ import annotations
@@ -75,10 +75,10 @@ NO_FLAGS: Mapping[str, Any] = MappingProxyType({})
 
 
 def check_line(arguments: Sequence[str]) -> None:
-    """Refuse a whole command line, as far as names and the like tell.
+    """Check a command line as far as possible without the parser.
 
     Raises:
-        UsageError: as the command itself would.
+        UsageError: an invalid argument; the message is that of the command itself.
     """
     line = read(arguments)
     if line is not None:
@@ -86,7 +86,7 @@ def check_line(arguments: Sequence[str]) -> None:
 
 
 def checked(command: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """A command whose row below is asked before anything else is done."""
+    """Decorator of a command that runs its check in ``CHECKS`` before anything else."""
 
     def decorated(function: Callable[P, R]) -> Callable[P, R]:
         @wraps(function)
@@ -101,7 +101,7 @@ def checked(command: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
 def _check(command: str, values: Mapping[str, Any]) -> None:
     if (check := CHECKS.get(command)) is not None:
-        given = {**values, "flags": values}  # of which some are options of sampling, listed elsewhere
+        given = {**values, "flags": values}  # includes the sampling options, which are defined elsewhere
         check(**{name: given[name] for name in signature(check).parameters if name in given})
 
 
@@ -128,7 +128,7 @@ def _train(
     if stop_after is not None:
         parse_duration(stop_after)
     names.check_device(device)
-    if recipe is not None and "=" in recipe:  # the first override, of a run without a recipe
+    if recipe is not None and "=" in recipe:  # the first override of a run without a recipe
         overrides, recipe = [recipe, *(overrides or [])], None
     names.check_recipe(recipe)
     check_data(data)
@@ -487,7 +487,7 @@ def _model_study(study: str) -> Callable[..., None]:
     return check
 
 
-#: By the commands' full names. What is not named here takes nothing that could be wrong by its name.
+#: Checks by the commands' full names; commands without a check have no arguments that could be invalid.
 CHECKS: dict[str, Callable[..., None]] = {
     "demo": _demo,
     "train": _train,

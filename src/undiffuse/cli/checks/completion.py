@@ -1,6 +1,6 @@
-"""What a shell may complete: names of rows, of models and of classes. Imports nothing heavy: a key press waits for it.
+"""Shell completion of names of rows, models and classes. Imports nothing heavy, because it runs on a key press.
 
-Each function takes what is typed so far and gives what it may become; typer's completion asks them.
+Each function takes the incomplete word and returns the possible completions; typer calls them.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ _SOURCES, _SETS = "undiffuse.data.registry:SOURCES", "undiffuse.data.download.se
 
 
 def rows(registry: str) -> Completion:
-    """Of one name of a literal dict, ``module:NAME``, which is read and not imported."""
-    return lambda incomplete: _beginning(names_in(registry), incomplete)
+    """Complete one name of the registry ``module:NAME``, which is parsed and not imported."""
+    return lambda incomplete: _matching(names_in(registry), incomplete)
 
 
 def several(registry: str) -> Completion:
-    """Of names with commas between them: the last of them."""
+    """Complete the last name of a comma-separated list."""
 
     def complete(incomplete: str) -> list[str]:
         before, comma, last = incomplete.rpartition(",")
-        return [f"{before}{comma}{name}" for name in _beginning(names_in(registry), last)]
+        return [f"{before}{comma}{name}" for name in _matching(names_in(registry), last)]
 
     return complete
 
@@ -42,20 +42,20 @@ def recipes(incomplete: str) -> list[str]:
 
 
 def models(incomplete: str) -> list[str]:
-    """Bundled names, and folders."""
-    return [*_beginning(bundled_models(), incomplete), *_paths(incomplete, files=False)]
+    """Bundled models, and folders."""
+    return [*_matching(bundled_models(), incomplete), *_paths(incomplete, files=False)]
 
 
 def data(incomplete: str) -> list[str]:
-    """Sources that need no path, and files and folders; of ``name:path`` the path."""
+    """Source names, files and folders; for ``name:path``, the path."""
     name, colon, path = incomplete.partition(":")
     if colon and name in names_in(_SOURCES):
         return [f"{name}:{found}" for found in _paths(path, files=True)]
-    return [*_beginning(names_in(_SOURCES), incomplete), *_paths(incomplete, files=True)]
+    return [*_matching(names_in(_SOURCES), incomplete), *_paths(incomplete, files=True)]
 
 
 def subjects(incomplete: str) -> list[str]:
-    """What the doctor examines: models and data."""
+    """Subjects of ``doctor``: models and data."""
     return list(dict.fromkeys([*models(incomplete), *data(incomplete)]))
 
 
@@ -66,32 +66,32 @@ def sets(incomplete: str) -> list[str]:
 
 def devices(incomplete: str) -> list[str]:
     """Kinds of device."""
-    return _beginning(("auto", "cpu", "cuda"), incomplete)
+    return _matching(("auto", "cpu", "cuda"), incomplete)
 
 
 def weights(incomplete: str) -> list[str]:
     """Kinds of weights."""
-    return _beginning(("ema", "raw"), incomplete)
+    return _matching(("ema", "raw"), incomplete)
 
 
 def classes(context: typer.Context, incomplete: str) -> list[str]:
-    """The classes of the model that is named on the line already."""
-    words = [context.params.get("model"), *getattr(context, "args", ())]  # the parser leaves arguments where they stood
+    """The classes of the model named earlier on the command line."""
+    words = [context.params.get("model"), *getattr(context, "args", ())]  # arguments that the parser has not consumed
     for word in filter(None, words):
         try:
-            return _beginning(names.class_names(find_model(word)) or (), incomplete)
+            return _matching(names.class_names(find_model(word)) or (), incomplete)
         except (UndiffuseError, TypeError):
             continue
     return []
 
 
-def _beginning(names: Iterable[str], incomplete: str) -> list[str]:
-    """Those that begin so, in whatever case."""
+def _matching(names: Iterable[str], incomplete: str) -> list[str]:
+    """The names that start with ``incomplete``, ignoring case."""
     return [name for name in names if name.casefold().startswith(incomplete.casefold())]
 
 
 def _paths(incomplete: str, *, files: bool) -> Iterator[str]:
-    """Names below a folder that go on so, as they were begun; hidden ones only where the dot is typed."""
+    """Paths that start with ``incomplete``; hidden ones only if the dot was typed."""
     folder, slash, start = incomplete.rpartition("/")
     try:
         found = sorted(Path(folder + slash or ".").expanduser().iterdir())

@@ -1,7 +1,7 @@
-"""A run's configuration as a recipe and overrides would make it, looked at before torch is imported.
+"""Checks of a run's configuration, from a recipe and overrides, before torch is imported.
 
-``recipes.json`` holds what each recipe says, written from the recipes by ``tools/make_cli_reference.py``: which rows
-are chosen is known from it at once. All else ``early_models`` know, which take pydantic and half a second.
+``recipes.json`` has the settings of each recipe, written by ``tools/make_cli_reference.py``, so the registry rows of a
+recipe are known without importing it. Everything else is checked by ``checks.models``, which needs pydantic and 0.5 s.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _TABLE = Path(__file__).with_name("recipes.json")
 
 @cache
 def recipe_settings() -> dict[str, dict[str, Any]]:
-    """By a recipe's name: what it says beyond the defaults, with all its sections and the names of their rows."""
+    """Recipe name -> its settings that differ from the defaults, with all sections and the names of their rows."""
     found: dict[str, dict[str, Any]] = json.loads(_TABLE.read_bytes())
     return found
 
@@ -30,14 +30,15 @@ def recipe_settings() -> dict[str, dict[str, Any]]:
 def check_configuration(
     values: Mapping[str, Any], overrides: Sequence[str], data: str | None = None, what: str = "config"
 ) -> None:
-    """Refuse what the configuration itself will refuse, as far as it can be known without the mathematics.
+    """Validate a configuration with overrides, as far as possible without importing torch.
 
     Args:
-        values: what is overridden, see ``recipe_settings``.
-        data: what ``--data`` names.
-        what: the values are called.
+        values: the configuration before the overrides, see ``recipe_settings``.
+        overrides: ``key=value`` strings.
+        data: value of ``--data``.
+        what: name of the values, for the message.
     Raises:
-        UsageError: in the words of the configuration.
+        UsageError: an invalid configuration; the message is that of the configuration itself.
     """
     from undiffuse.api.configuration.overrides import apply_overrides
     from undiffuse.cli.checks.models import UnresolvedError, run_model
@@ -49,40 +50,40 @@ def check_configuration(
         base = validate(run_model(), values, what)
         if any(names_system(override) for override in overrides):
             return
-        with observing(SILENT):  # said when it is acted on
+        with observing(SILENT):  # notes are shown when the run starts
             apply_overrides(base, overrides, source)
     except UnresolvedError:
         return
 
 
 def check_proposed(overrides: Sequence[str], data: str) -> None:
-    """Refuse what no recipe takes that may be proposed for data; which one it will be, only the data tell.
+    """Check that at least one of the recipes that may be proposed accepts the overrides; the data decide which one.
 
     Raises:
-        UsageError: in the words of the configuration of the first of them.
+        UsageError: none accepts them; the message is that of the first recipe.
     """
     from undiffuse.recipes.proposal import FEW_IMAGES_OVERRIDES, PROPOSED
 
-    refused: UsageError | None = None
+    first_error: UsageError | None = None
     for recipe in PROPOSED if overrides else ():
         for proposed in ((), FEW_IMAGES_OVERRIDES):
             try:
                 check_configuration(recipe_settings()[recipe], [*proposed, *overrides], data)
             except UsageError as error:
-                refused = refused or error
+                first_error = first_error or error
             else:
                 return
-    if refused is not None:
-        raise refused
+    if first_error is not None:
+        raise first_error
 
 
 def names_system(override: str) -> bool:
-    """Whether an override brings another system, of which only the mathematics tells what it takes of the old one."""
+    """Whether an override changes the system; which settings it then keeps is known only after importing torch."""
     return override.partition("=")[0] in ("system", "system.name")
 
 
 def check_file_with(file: Path, overrides: Sequence[str], data: str | None) -> None:
-    """The same of the configuration in a file, which ``--config`` names."""
+    """Check the configuration in a file, given by ``--config``, with overrides."""
     record, file = record_in(file), config_file(file)
     if "format_version" in record:
         from undiffuse.models.files.record import check_format
@@ -92,7 +93,7 @@ def check_file_with(file: Path, overrides: Sequence[str], data: str | None) -> N
 
 
 def check_resumed_with(run: Path, overrides: Sequence[str], data: str | None) -> None:
-    """The same of the run in a folder; whether that is sound is looked at when it is resumed."""
+    """Check the configuration of a run with overrides; whether the run itself is valid is checked on resuming."""
     try:
         values = read_json(run / "config.json")["config"]
         check_configuration(values, ())

@@ -1,7 +1,7 @@
-"""What names no data, found before the sources' configurations are imported, whose models cost a fifth of a second.
+"""Checks of data arguments before the configurations of the data sources are imported, which takes 0.2 s.
 
-Options of a source are known by its name; of a path, its kind would have to be found out first, and its options are
-looked at with their values. Nothing of ``data`` is imported where no data is named.
+The options of a source are known from its name. For a path, its kind has to be detected first, so its options are
+checked together with their values. Nothing of ``data`` is imported if no data is given.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _PREFIX = "data."
 
 
 def check_data(spec: str | None) -> None:
-    """Refuse what names no data, and a source whose file or folder is not there."""
+    """Check that ``spec`` names a data source or an existing path."""
     if spec is None:
         return
     rows = rows_of(_SOURCES)
@@ -37,7 +37,7 @@ def check_data(spec: str | None) -> None:
 
 
 def _check_named(has_path: bool, takes_path: bool, path: str) -> bool:
-    """Whether nothing is left to be said of ``name`` or ``name:path``."""
+    """Check ``name`` or ``name:path``; whether no further check is needed."""
     from undiffuse.data.sources.layout.tar_files import names_shards
 
     if has_path and takes_path and not Path(path).expanduser().exists() and not names_shards(path):
@@ -46,7 +46,7 @@ def _check_named(has_path: bool, takes_path: bool, path: str) -> bool:
 
 
 def _check_path(spec: str) -> bool:
-    """Whether nothing is left to be said of a path: any folder is taken, but a file may be of no kind."""
+    """Check a path; whether no further check is needed: any folder is valid, but a file may be of an unknown kind."""
     from undiffuse.data.readers.text import readable
     from undiffuse.data.sources.layout.naming import no_source
     from undiffuse.data.sources.layout.tar_files import names_shards
@@ -60,28 +60,30 @@ def _check_path(spec: str) -> bool:
 
 
 def check_augmentation(name: str | None) -> None:
-    """Refuse an augmentation that is none."""
+    """Check the name of an augmentation."""
     if name is not None and name not in (known := names_in(_AUGMENTATIONS)):
         raise UsageError(f"unknown augmentation {name!r}; {nearest(name, known)}")
 
 
 def check_augmentation_grid(augment: str | None, grid: str | Path | None) -> None:
-    """Refuse an augmentation that there is nothing to show on."""
+    """Raise UsageError for an augmentation without a grid to show it on."""
     if augment is not None and grid is None:
         raise UsageError(f"--augment {augment} is shown on a grid; add --grid FILE")
 
 
 def check_data_options(data: str | None, options: Sequence[str]) -> None:
-    """Refuse options of data that none is named for, and what ``check_source`` does."""
+    """Raise UsageError for data options without data, and as ``check_source`` does."""
     check_data_named(data, options)
     check_source(data, options)
 
 
 def check_source(spec: str | None, options: Sequence[str], given: Mapping[str, Any] | None = None) -> None:
-    """Refuse what names no data, and options that it does not have or that have no such value.
+    """Check a data source and the keys and values of its options.
 
     Args:
-        given: the values of options that have a name of their own, with ``None`` for what was not given.
+        spec: the data, as on the command line.
+        options: ``key=value`` strings.
+        given: values of options with their own flags; ``None`` for those that were not given.
     """
     check_data(spec)
     if spec is None:
@@ -95,7 +97,7 @@ def check_source(spec: str | None, options: Sequence[str], given: Mapping[str, A
 
 
 def check_prepare_settings(filters: Sequence[str], on_error: str) -> None:
-    """Refuse filters and words that ``data prepare`` does not know."""
+    """Check the filters and the error mode of ``data prepare``."""
     if filters or on_error not in ("fail", "skip"):
         from undiffuse.api.configuration.sources import prepare_settings
 
@@ -103,7 +105,7 @@ def check_prepare_settings(filters: Sequence[str], on_error: str) -> None:
 
 
 def check_pair(specs: Sequence[str], options: Sequence[str], size: str | None) -> None:
-    """Refuse what names no data, options that none of them has, and a size that is none."""
+    """Check two data sources, options that at least one of them must have, and a size."""
     for spec in specs:
         check_data(spec)
     if not options and size is None:

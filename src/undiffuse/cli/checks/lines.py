@@ -1,7 +1,7 @@
-"""A command line, read by a table of what the commands take: before the parser, whose import alone would be noticed.
+"""Reads a command line by a table of the commands' arguments, because importing the parser is noticeably slow.
 
-``command_lines.json`` is written from the parser's own tree by ``tools/make_cli_reference.py``, and a test compares the
-two. What is not plain by it is left to the parser: help, completion, a value that is none, something missing.
+``command_lines.json`` is generated from the parser by ``tools/make_cli_reference.py``, and a test compares the two. All
+other cases are left to the parser: help, completion, a value of the wrong type, a missing argument.
 """
 
 from __future__ import annotations
@@ -20,69 +20,69 @@ _TYPES: dict[str, Callable[[str], Any]] = {"int": int, "float": float}
 
 
 class Line(NamedTuple):
-    """A command by its full name, ``study sweep``, and what it was given, by the names of its parameters."""
+    """The full name of a command, such as ``study sweep``, and its arguments by parameter name."""
 
     command: str
     values: dict[str, Any]
 
 
-class _UnreadError(Exception):
-    """The parser has the word."""
+class _UnsupportedError(Exception):
+    """A command line that has to be left to the parser."""
 
 
 def read(arguments: Sequence[str]) -> Line | None:
-    """What a command line says; None where the parser has the word.
+    """Read a command line; None if it has to be left to the parser.
 
     Raises:
-        UsageError: a command or an option that there is not.
+        UsageError: an unknown command or option.
     """
     try:
         command, words = _command(arguments)
         return Line(command, _values(command, iter(words)))
-    except _UnreadError:
+    except _UnsupportedError:
         return None
 
 
 @cache
 def _table() -> dict[str, Any]:
-    """Commands by their full name; the program itself has none."""
+    """Commands by their full name; the empty name is the program itself."""
     found: dict[str, Any] = json.loads(_TABLE.read_bytes())
     return found
 
 
 def _command(arguments: Sequence[str]) -> tuple[str, Sequence[str]]:
-    """The command that is named, and the words after it."""
+    """The command, and the words after it."""
     name, row = "", _table()[""]
     for number, word in enumerate(arguments):
         if word.startswith("-"):
             _option(name, row, word)
-            raise _UnreadError
+            raise _UnsupportedError
         if word not in row["commands"]:
             raise no_command(name, word)
         name = f"{name} {word}".strip()
         row = _table()[name]
         if not row["commands"]:
             return name, arguments[number + 1 :]
-    raise _UnreadError
+    raise _UnsupportedError
 
 
 def _values(command: str, words: Iterator[str]) -> dict[str, Any]:
-    row, free, values = _table()[command], list[str](), dict[str, Any]()
+    row, positional, values = _table()[command], list[str](), dict[str, Any]()
     for word in words:
         if word == "--":
-            free += words
+            positional += words
         elif word.startswith("-") and word != "-":
             _put_option(_option(command, row, word), word, words, values)
         else:
-            free.append(word)
-    _put_arguments(row["arguments"], free, values)
+            positional.append(word)
+    _put_arguments(row["arguments"], positional, values)
     if not values.keys() >= set(row["required"]):
-        raise _UnreadError
+        raise _UnsupportedError
     return values
 
 
 def _option(command: str, row: dict[str, Any], word: str) -> dict[str, Any]:
-    """What is known of an option; a short one may be written together with its value."""
+    """The table entry of an option; a short option may be joined with its value."""
     key = word.partition("=")[0] if word.startswith("--") else word[:2]
     if key not in row["options"]:
         raise no_option(command, key)
@@ -93,42 +93,43 @@ def _option(command: str, row: dict[str, Any], word: str) -> dict[str, Any]:
 def _put_option(option: dict[str, Any], word: str, words: Iterator[str], values: dict[str, Any]) -> None:
     _, joined, value = word.partition("=") if word.startswith("--") else ("", word[2:], word[2:])
     if option["takes"] == "help" or (option["takes"] == "nothing" and joined):
-        raise _UnreadError
+        raise _UnsupportedError
     if option["takes"] == "nothing":
         values[option["name"]] = True
         return
-    value = _typed(value if joined else next(words, None), option["type"])
+    value = _converted(value if joined else next(words, None), option["type"])
     values[option["name"]] = [*values.get(option["name"], []), value] if option["takes"] == "many" else value
 
 
-def _put_arguments(known: Sequence[dict[str, Any]], free: list[str], values: dict[str, Any]) -> None:
+def _put_arguments(known: Sequence[dict[str, Any]], positional: list[str], values: dict[str, Any]) -> None:
     for argument in known:
-        if not free:
+        if not positional:
             return
-        taken, free = (free, []) if argument["takes"] == "many" else (free[:1], free[1:])
-        typed = [_typed(word, argument["type"]) for word in taken]
+        num_taken = len(positional) if argument["takes"] == "many" else 1
+        typed = [_converted(word, argument["type"]) for word in positional[:num_taken]]
+        positional = positional[num_taken:]
         values[argument["name"]] = typed if argument["takes"] == "many" else typed[0]
-    if free:
-        raise _UnreadError
+    if positional:
+        raise _UnsupportedError
 
 
-def _typed(word: str | None, kind: str) -> Any:
+def _converted(word: str | None, kind: str) -> Any:
     if word is None:
-        raise _UnreadError
+        raise _UnsupportedError
     try:
         return _TYPES.get(kind, str)(word)
     except ValueError:
-        raise _UnreadError from None
+        raise _UnsupportedError from None
 
 
 def no_command(group: str, word: str) -> UsageError:
-    """``word`` is no command of a group; of the program itself where that has no name."""
+    """The error for an unknown command of a group; the empty name is the program itself."""
     program = f"undiffuse {group}".strip()
     return UsageError(f"{program} has no command {word!r}; {nearest(word, _table()[group]['commands'])}")
 
 
 def no_option(command: str, option: str) -> UsageError:
-    """A command has no such option."""
+    """The error for an unknown option of a command."""
     program = f"undiffuse {command}".strip()
     hint = _as_key(command, option) or nearest(option, [word for word in _options(command) if word.startswith("--")])
     return UsageError(f"{program} has no option {option!r}; {hint}; see '{program} --help'")
@@ -139,10 +140,10 @@ def _options(command: str) -> list[str]:
 
 
 def _as_key(command: str, option: str) -> str:
-    """What to say of a key of the configuration that was written as an option."""
+    """A hint for a configuration key that was written as an option; empty if it is not a key."""
     key = option.lstrip("-").replace("-", "_")
     if command not in ("train", "distill") or not key:
         return ""
     from undiffuse.cli.checks.names import is_key
 
-    return f"a key of the configuration is said without dashes: {key}=VALUE" if is_key(key) else ""
+    return f"configuration keys are given without dashes: {key}=VALUE" if is_key(key) else ""

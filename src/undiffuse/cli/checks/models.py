@@ -1,8 +1,8 @@
-"""Models of a run's configuration without the modules whose import takes seconds.
+"""Pydantic models of a run's configuration without importing the modules that take seconds.
 
-A model of a module that imports nothing heavy is itself, with all that it refuses. For another, one is made of its
-text: its fields with their types and defaults, and what it checks by functions of ``_LIMITS``. It refuses what the
-model itself would refuse, in the same words, for the same code finds them. What cannot be made so is left for later.
+Models in modules without heavy imports are imported. For the others, a stand-in is built from the source text: its
+fields with types and defaults, and its checks by functions of the modules in ``_LIMITS``. A stand-in raises the same
+errors with the same messages, because the same code checks them. Anything else is checked later, by the model itself.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ from undiffuse.config import Component, ComponentConfig, FrozenModel
 if TYPE_CHECKING:
     from undiffuse.training.config import RunConfig
 
-#: Modules that hold nothing but types.
-_OF_TYPES = ("typing", "collections.abc", "pydantic")
-#: Modules of ours that import nothing heavy, by what their names begin with.
+#: Modules from which only types are imported.
+_TYPE_MODULES = ("typing", "collections.abc", "pydantic")
+#: Prefixes of modules of this package without heavy imports.
 _LIGHT = (
     *("undiffuse.config", "undiffuse.data.config", "undiffuse.data.config.loader", "undiffuse.augment.config"),
     *("undiffuse.networks.config", "undiffuse.networks.gan.config", "undiffuse.training.config"),
     *("undiffuse.models.options", "undiffuse.studies.option_parsing"),
 )
-#: Modules with checks of options, which rows call as they begin, and with rules of models and objectives.
+#: Modules with option checks that rows call first, and with rules of models and objectives.
 _LIMITS = (
     "undiffuse.core.process_limits",
     "undiffuse.losses.limits",
@@ -49,20 +49,20 @@ _LIMITS = (
 )
 _PLAIN = ("bool", "dict", "float", "int", "list", "str", "tuple")
 _BASES = ("BaseModel", "FrozenModel", "ComponentConfig", "ObjectiveConfig", "ModelConfig")
-_POWER: dict[type[ast.operator], Callable[[Any, Any], Any]] = {ast.Pow: operator.pow, ast.BitOr: operator.or_}
+_OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {ast.Pow: operator.pow, ast.BitOr: operator.or_}
 
 
-#: Asks one thing of a configuration, or of what stands in for it.
+#: A check of a configuration or of its stand-in.
 Check: TypeAlias = Callable[[Any], None]
 
 
 class UnresolvedError(Exception):
-    """Something that needs its own module."""
+    """An expression that cannot be evaluated without importing its module."""
 
 
 @cache
 def run_model() -> type[RunConfig]:
-    """The model of a run's configuration, with what stands in for its system."""
+    """The model of a run's configuration, with a stand-in for its system."""
     from undiffuse.training.config import RunConfig
 
     systems = Component(Rows(definition("undiffuse.objectives:OBJECTIVE_CONFIGS")), "system")
@@ -70,10 +70,10 @@ def run_model() -> type[RunConfig]:
 
 
 class Rows(Mapping[str, type[ComponentConfig]]):
-    """The models of a registry's rows, each made when it is asked for.
+    """The models of a registry's rows, each built on first access.
 
     Args:
-        registry: where its literal dict stands.
+        registry: the definition of its literal dict.
     """
 
     def __init__(self, registry: Place) -> None:
@@ -93,7 +93,7 @@ class Rows(Mapping[str, type[ComponentConfig]]):
 
 
 class _RowConfig(ComponentConfig):
-    """Stands in for the options of a row that is a function or a class, as ``config.model_of`` makes them."""
+    """Stand-in for the options of a row that is a function or a class, like the result of ``config.model_of``."""
 
     checks: ClassVar[Sequence[Check]] = ()
 
@@ -115,10 +115,10 @@ def _row(name: str, place: Place) -> type[ComponentConfig]:
 
 @cache
 def model_at(place: Place) -> Any:
-    """The model that is defined there, or what stands in for it.
+    """The model defined at ``place``, or its stand-in.
 
     Raises:
-        UnresolvedError: a default that only its module knows.
+        UnresolvedError: a default that cannot be evaluated without importing the module.
     """
     assert isinstance(place.node, ast.ClassDef)
     if place.module.startswith(_LIGHT):
@@ -126,18 +126,18 @@ def model_at(place: Place) -> Any:
     base = ComponentConfig if "name" in options_of(place) else FrozenModel
     checks = _checks_of(place)
 
-    def requested(self: BaseModel) -> BaseModel:
+    def run_checks(self: BaseModel) -> BaseModel:
         for _, part in self:
-            if isinstance(part, ComponentConfig):  # a model that builds its rows as it is made asks them so
+            if isinstance(part, ComponentConfig):  # as a model does that builds its rows on creation
                 part.check_row()
         for check in checks:
             check(self)
         return self
 
-    validators: dict[str, Any] = {"requested": model_validator(mode="after")(requested)}
-    made = create_model(place.node.name, __base__=base, __validators__=validators, **_fields(place))
-    made.renamed_keys = renamed_keys_of(place)  # type: ignore[attr-defined]
-    return made
+    validators: dict[str, Any] = {"run_checks": model_validator(mode="after")(run_checks)}
+    model = create_model(place.node.name, __base__=base, __validators__=validators, **_fields(place))
+    model.renamed_keys = renamed_keys_of(place)  # type: ignore[attr-defined]
+    return model
 
 
 def _fields(place: Place) -> dict[str, Any]:
@@ -152,7 +152,7 @@ def _is_model(place: Place) -> bool:
 
 
 def _annotation(option: Option) -> Any:
-    """The type of a field; what cannot be made of the text may be anything here."""
+    """The type of a field; ``Any`` if it cannot be evaluated."""
     try:
         return kind_of(option)
     except UnresolvedError:
@@ -160,92 +160,92 @@ def _annotation(option: Option) -> Any:
 
 
 def kind_of(option: Option) -> Any:
-    """The type that an option's annotation stands for.
+    """The type in an option's annotation.
 
     Raises:
-        UnresolvedError: it needs its own module.
+        UnresolvedError: it cannot be evaluated without importing its module.
     """
     if option.annotation is None:
         raise UnresolvedError
-    return _made(option.module, option.annotation)
+    return _evaluate(option.module, option.annotation)
 
 
 def _default(option: Option) -> Any:
-    return ... if option.written is None else _made(option.module, option.written)
+    return ... if option.written is None else _evaluate(option.module, option.written)
 
 
-def _made(module: str, node: ast.AST) -> Any:
-    """What an expression of types, of plain values or of models stands for."""
+def _evaluate(module: str, node: ast.AST) -> Any:
+    """Evaluate an expression of types, plain values or models."""
     match node:
         case ast.Constant():
             return node.value
         case ast.Name():
-            return _named(module, node)
+            return _evaluate_name(module, node)
         case ast.Tuple():
-            return tuple(_made(module, one) for one in node.elts)
+            return tuple(_evaluate(module, item) for item in node.elts)
         case ast.Dict():
             return {
-                _made(module, key): _made(module, one) for key, one in zip(node.keys, node.values, strict=True) if key
+                _evaluate(module, key): _evaluate(module, value)
+                for key, value in zip(node.keys, node.values, strict=True)
+                if key
             }
         case ast.Subscript():
-            return _made(module, node.value)[_made(module, node.slice)]
+            return _evaluate(module, node.value)[_evaluate(module, node.slice)]
         case ast.UnaryOp(op=ast.USub()):
-            return -_made(module, node.operand)
-        case ast.BinOp() if type(node.op) in _POWER:
-            return _POWER[type(node.op)](_made(module, node.left), _made(module, node.right))
+            return -_evaluate(module, node.operand)
+        case ast.BinOp() if type(node.op) in _OPERATORS:
+            return _OPERATORS[type(node.op)](_evaluate(module, node.left), _evaluate(module, node.right))
         case ast.Call():
-            return _called(module, node)
+            return _evaluate_call(module, node)
     raise UnresolvedError
 
 
-def _called(module: str, node: ast.Call) -> Any:
+def _evaluate_call(module: str, node: ast.Call) -> Any:
     match node.func:
         case ast.Name(id="Component"):
             registry, kind = node.args
-            return Component(Rows(resolved(module, registry)), _made(module, kind))
-        case ast.Name(id="default_of"):  # a row with its own defaults, by its name
-            return {"name": _made(module, node.args[0])}
+            return Component(Rows(resolved(module, registry)), _evaluate(module, kind))
+        case ast.Name(id="default_of"):  # a row with its defaults, by name
+            return {"name": _evaluate(module, node.args[0])}
         case ast.Attribute(attr="model_validate"):
-            return _made(module, node.args[0])
-    keywords = {one.arg: _made(module, one.value) for one in node.keywords if one.arg}
-    return _made(module, node.func)(*(_made(module, one) for one in node.args), **keywords)
+            return _evaluate(module, node.args[0])
+    keywords = {keyword.arg: _evaluate(module, keyword.value) for keyword in node.keywords if keyword.arg}
+    return _evaluate(module, node.func)(*(_evaluate(module, argument) for argument in node.args), **keywords)
 
 
-def _named(module: str, node: ast.Name) -> Any:
+def _evaluate_name(module: str, node: ast.Name) -> Any:
     if node.id in _PLAIN:
         return getattr(builtins, node.id)
     place = resolved(module, node)
     if place != Place(module, node) and isinstance(place.node, ast.expr):
-        return _made(place.module, place.node)
+        return _evaluate(place.module, place.node)
     if _is_model(place):
         return model_at(place)
     origin = imported_from(module, node.id) or module
-    if origin not in _OF_TYPES and not origin.startswith(_LIGHT):
+    if origin not in _TYPE_MODULES and not origin.startswith(_LIGHT):
         raise UnresolvedError
     return getattr(importlib.import_module(origin), node.id)
 
 
 def _checks_of(place: Place) -> list[Check]:
-    """What a row or a model checks by functions of the modules of limits, of its own options or of itself."""
-    return [
-        found for node in _own_and_inherited(place) for call in _calls(node) if (found := _check(node.module, call))
-    ]
+    """The checks of a row or a model by functions of the modules in ``_LIMITS``."""
+    return [found for node in _with_bases(place) for call in _calls(node) if (found := _check(node.module, call))]
 
 
-def _own_and_inherited(place: Place) -> Iterator[Place]:
-    """Those it derives from first, as their validators run first."""
+def _with_bases(place: Place) -> Iterator[Place]:
+    """A definition after its base classes, because their validators run first."""
     for base in getattr(place.node, "bases", ()):
         if isinstance((inner := resolved(place.module, base)).node, ast.ClassDef):
-            yield from _own_and_inherited(inner)
+            yield from _with_bases(inner)
     yield place
 
 
 def _calls(place: Place) -> Iterator[ast.Call]:
-    """Calls that stand as statements of their own at the top of a function, of ``__init__`` or of a validator."""
+    """Calls that are top-level statements of a function, of ``__init__`` or of a validator."""
     inner = [] if isinstance(place.node, ast.FunctionDef) else getattr(place.node, "body", [])
-    functions = [one for one in inner if isinstance(one, ast.FunctionDef)]
-    beginning = [one for one in functions if one.name == "__init__" or one.decorator_list]
-    for function in [place.node] if isinstance(place.node, ast.FunctionDef) else beginning:
+    functions = [statement for statement in inner if isinstance(statement, ast.FunctionDef)]
+    on_creation = [function for function in functions if function.name == "__init__" or function.decorator_list]
+    for function in [place.node] if isinstance(place.node, ast.FunctionDef) else on_creation:
         for statement in function.body:
             if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call):
                 yield statement.value
@@ -257,14 +257,14 @@ def _check(module: str, call: ast.Call) -> Check | None:
     function = getattr(importlib.import_module(str(imported_from(module, call.func.id))), call.func.id)
 
     def check(config: Any) -> None:
-        keywords = {one.arg: _value(config, one.value) for one in call.keywords if one.arg}
-        function(*(_value(config, one) for one in call.args), **keywords)
+        keywords = {keyword.arg: _value(config, keyword.value) for keyword in call.keywords if keyword.arg}
+        function(*(_value(config, argument) for argument in call.args), **keywords)
 
     return check
 
 
 def _value(config: Any, node: ast.expr) -> Any:
-    """An argument of a check: a constant, an option, or the configuration itself."""
+    """Evaluate an argument of a check: a constant, an option, or the configuration itself."""
     if isinstance(node, ast.Name):
         return config if node.id == "self" else getattr(config, node.id)
     return ast.literal_eval(node)

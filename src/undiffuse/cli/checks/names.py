@@ -1,7 +1,7 @@
-"""What a command line says wrongly, found before anything heavy is imported: it is answered at once.
+"""Early checks of the names on a command line, before any heavy import, so that errors are immediate.
 
-Only what is certain by names alone is refused here, in the words of the rooms that would refuse it later; whatever
-passes is looked at again there, with its values.
+Only errors that are certain from names alone are raised here, with the messages of the packages that would raise them
+later; these packages check everything again, with the values.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from undiffuse.api.arguments import EXACT, check_process
-from undiffuse.api.loading import check_device as check_device  # next to the others, for the commands
+from undiffuse.api.loading import check_device as check_device  # re-exported for the commands
 from undiffuse.api.loading import find_model, names_run
 from undiffuse.cli.checks.configuration import check_configuration, names_system, recipe_settings
 from undiffuse.cli.checks.data import check_data
@@ -39,7 +39,7 @@ from undiffuse.sealed import read_json
 from undiffuse.studies.option_parsing import sampler_words
 from undiffuse.zoo import bundled_folder
 
-#: Registries by the word for a row.
+#: Kind of row, as in messages -> registry.
 REGISTRIES = {
     "sampler": "undiffuse.samplers:SAMPLERS",
     "time grid": "undiffuse.samplers.grids:GRIDS",
@@ -53,19 +53,19 @@ REGISTRIES = {
     "exact distribution": "undiffuse.studies.theory.ground_truth:TRUTHS",
     "public data set": "undiffuse.data.download.sets:SETS",
 }
-#: What the rooms themselves call a row, where that is another word.
-_SAID = {"pair metric": "metric", "features": "feature extractor"}
-#: Keys of a system's configuration whose values name rows.
-_NAMING = {"sampling.sampler": "sampler", "sampling.grid": "time grid", "parameterization": "parameterization"}
-#: Annotations of components, whose models their registry tells.
-_OF_COMPONENTS = ("ComponentConfig", "AugmentConfig", "SourceConfig")
+#: Kinds that have another name in messages.
+_MESSAGE_KINDS = {"pair metric": "metric", "features": "feature extractor"}
+#: Keys of a system's configuration whose values are names of rows.
+_ROW_KEYS = {"sampling.sampler": "sampler", "sampling.grid": "time grid", "parameterization": "parameterization"}
+#: Annotations of components, whose models are in their registry.
+_COMPONENT_TYPES = ("ComponentConfig", "AugmentConfig", "SourceConfig")
 _RUN = "undiffuse.training.config:RunConfig"
-#: Files of weights by what they are called; see ``models.files.weights``.
+#: Kinds of weights; see ``models.files.weights``.
 _WEIGHTS = ("ema", "raw")
 
 
 def check_model(model: str | Path, device: str = "auto", weights: str = "ema") -> Path:
-    """The folder of a model, or of a run, with a configuration in it.
+    """The folder of a model or a run; checks that it has a configuration.
 
     Raises:
         UsageError: no such model, or no such device or kind of weights.
@@ -79,7 +79,7 @@ def check_model(model: str | Path, device: str = "auto", weights: str = "ema") -
 
 
 def check_run(folder: Path) -> None:
-    """Refuse a folder that holds neither a run nor a model.
+    """Check that a folder is a run or a model.
 
     Raises:
         UsageError: it has no configuration.
@@ -89,13 +89,13 @@ def check_run(folder: Path) -> None:
 
 
 def check_bundled(name: str | None) -> None:
-    """Refuse what names no bundled model."""
+    """Check the name of a bundled model."""
     if name is not None:
         bundled_folder(name)
 
 
 def check_spec(kind: str, spec: str | None) -> None:
-    """Refuse ``name:option=value`` of an unknown row, an option that it does not have, or a value of another type."""
+    """Check ``name:option=value``: the name of the row, its options and the types of their values."""
     if spec is None:
         return
     name, _, rest = spec.partition(":")
@@ -106,32 +106,33 @@ def check_spec(kind: str, spec: str | None) -> None:
 
 
 def check_name(kind: str, name: str) -> None:
-    """Refuse an unknown row."""
+    """Check the name of a row."""
     names = names_in(REGISTRIES[kind])
     if name not in names:
-        raise UsageError(f"unknown {_SAID.get(kind, kind)} {name!r}; {nearest(name, names)}")
+        raise UsageError(f"unknown {_MESSAGE_KINDS.get(kind, kind)} {name!r}; {nearest(name, names)}")
 
 
 def check_features(name: str) -> None:
-    """Refuse what ``--features`` does not know."""
+    """Check the value of ``--features``."""
     if name != "auto":
         check_name("features", name)
 
 
 def check_classes(folder: Path, requested: Iterable[str]) -> None:
-    """Refuse classes that the model in ``folder`` does not have, where its configuration says so."""
+    """Check that the model in ``folder`` has the requested classes, if its configuration can be read."""
     names = class_names(folder)
     if names is None or not (given := list(requested)):
         return
-    with observing(SILENT):  # said when it is acted on
+    with observing(SILENT):  # notes are shown when the model is sampled
         requested_classes(given, names)
 
 
 def check_guided(folder: Path, requested: Mapping[str, Any]) -> None:
-    """Refuse guidance of a model that was not taught it, where its configuration says so.
+    """Check that the model in ``folder`` supports the requested guidance, if its configuration can be read.
 
     Args:
-        requested: options of sampling by name, as they were typed.
+        folder: the folder of the model.
+        requested: sampling options by name, as on the command line.
     """
     weight, auto, system = requested.get("guidance"), requested.get("autoguidance"), _system_in(folder)
     if system is None or "sampling" not in system:
@@ -143,7 +144,7 @@ def check_guided(folder: Path, requested: Mapping[str, Any]) -> None:
 
 
 def check_recipe(name: str | None) -> None:
-    """Refuse an unknown recipe; of data in a recipe's place, training says what to type."""
+    """Check the name of a recipe; for a path instead of a recipe, training raises an error with advice."""
     from undiffuse.recipes import RECIPES
 
     if name is not None and name not in RECIPES and not Path(name).expanduser().exists():
@@ -151,13 +152,13 @@ def check_recipe(name: str | None) -> None:
 
 
 def check_subject(subject: str) -> None:
-    """Refuse what is neither a model nor data."""
+    """Check that ``subject`` is a model or data."""
     if not names_run(subject):
         check_data(subject)
 
 
 def check_theory(model: str, process: str | None, device: str, weights: str) -> None:
-    """Refuse what is neither a model nor the exact one of a source, or a process that is none."""
+    """Check a model or an exact distribution, and a process."""
     check_spec("process", process)
     if not model.startswith(EXACT):
         check_process(process)
@@ -167,7 +168,7 @@ def check_theory(model: str, process: str | None, device: str, weights: str) -> 
 
 
 def check_training_study(recipe: str, overrides: Sequence[str], data: str | None, device: str) -> None:
-    """Refuse what no training of a study could be made of."""
+    """Check the arguments of a study that trains models."""
     check_device(device)
     check_recipe(recipe)
     check_data(data)
@@ -175,7 +176,7 @@ def check_training_study(recipe: str, overrides: Sequence[str], data: str | None
 
 
 def check_study_options(name: str, options: Sequence[str]) -> None:
-    """Refuse options that the study of this name does not have."""
+    """Check the options of the study ``name``."""
     from undiffuse.studies import MODEL_STUDIES
 
     known = options_of(definition(MODEL_STUDIES[name].options))
@@ -195,26 +196,27 @@ def check_study_options(name: str, options: Sequence[str]) -> None:
 
 
 def check_overrides(overrides: Sequence[str], recipe: str | None = None, data: str | None = None) -> None:
-    """Refuse keys that a run's configuration does not have, names of rows that are none, and values.
+    """Check the keys, row names and values of overrides.
 
-    Without a recipe a key of a component is known if any row of its registry has it, and a value is one if it is for
-    any of them; of a recipe the chosen rows are known, and what goes together.
+    Without a recipe, a key of a component is valid if any row of its registry has it, and a value if any of these rows
+    accepts it. With a recipe, the rows are known, and the configuration is validated as a whole.
 
     Args:
-        recipe: whose configuration is overridden, where that is known.
-        data: what replaces the recipe's own data.
+        overrides: ``key=value`` strings.
+        recipe: name of the recipe, if known.
+        data: value of ``--data``, which replaces the recipe's data.
     """
-    requested = [(_named_now(key), text) for key, text in map(_split, overrides)]
-    said = recipe_settings().get(recipe) if recipe is not None else None
-    if said is not None:
-        chosen = {_section_of(key) for key, _ in requested} | ({("data",)} if data is not None else set())
+    requested = [(_current_key(key), text) for key, text in map(_split, overrides)]
+    settings = recipe_settings().get(recipe) if recipe is not None else None
+    if settings is not None:
+        replaced = {_section_of(key) for key, _ in requested} | ({("data",)} if data is not None else set())
         for key, _ in requested:
-            _check_chosen(key, said, chosen)
-    whole = said is not None and not any(map(names_system, overrides))
+            _check_recipe_key(key, settings, replaced)
+    is_complete = settings is not None and not any(map(names_system, overrides))
     for key, text in requested:
-        _check_key(key, text, plain=not whole)
-    if said is not None and requested and whole:
-        check_configuration(said, overrides, data)
+        _check_key(key, text, plain=not is_complete)
+    if settings is not None and requested and is_complete:
+        check_configuration(settings, overrides, data)
 
 
 def _split(override: str) -> tuple[str, str]:
@@ -224,67 +226,70 @@ def _split(override: str) -> tuple[str, str]:
     return key, text
 
 
-def _named_now(key: str) -> str:
-    """The same key where a part of it has an earlier name."""
+def _current_key(key: str) -> str:
+    """The key with deprecated parts replaced by their current names."""
     path: list[str] = []
     for part in key.split("."):
-        renamed = {old: new for place in _held(tuple(path)).models for old, new in renamed_keys_of(place).items()}
+        renamed = {
+            old: new for place in _contents_at(tuple(path)).models for old, new in renamed_keys_of(place).items()
+        }
         path.append(renamed.get(part, part))
     return ".".join(path)
 
 
 def _section_of(key: str) -> tuple[str, ...]:
-    """The section that is replaced by a value for this key, or whose row is; none for a value within one."""
+    """The section that an override of this key replaces; empty for a key inside a section."""
     path = tuple(key.removesuffix(".name").split("."))
-    return path if _held(path).models else ()
+    return path if _contents_at(path).models else ()
 
 
-def _check_chosen(key: str, said: Mapping[str, Any], replaced: Set[tuple[str, ...]]) -> None:
-    """Refuse a key that the rows of a recipe do not have, in the words of the configuration itself.
+def _check_recipe_key(key: str, settings: Mapping[str, Any], replaced: Set[tuple[str, ...]]) -> None:
+    """Check a key against the rows of a recipe, with the messages of the configuration itself.
 
     Args:
-        said: by the recipe; see ``recipe_settings``.
-        replaced: sections of which the command line says more than some keys, whose rows may be others.
+        key: the overridden key.
+        settings: the recipe's settings; see ``recipe_settings``.
+        replaced: sections that other overrides replace, whose rows are therefore unknown.
     """
-    path, what, begin, section = tuple(key.split(".")), "config", 0, said
+    path, what, start, section = tuple(key.split(".")), "config", 0, settings
     for depth, part in enumerate(path):
         within = path[:depth]
-        if not _held(within).models or (within and within in replaced):
+        if not _contents_at(within).models or (within and within in replaced):
             return
-        if within and "name" in section and _held(within).component:
+        if within and "name" in section and _contents_at(within).component:
             row = section["name"]
-            what = f"{what} key {'.'.join(path[begin:depth])!r}: {_kind_at(within)} {row!r}"
-            begin = depth
+            what = f"{what} key {'.'.join(path[start:depth])!r}: {_kind_at(within)} {row!r}"
+            start = depth
         fields = _fields_of(within, section)
         if depth == len(path) - 1:
             if part not in fields:
                 hint = nearest(part, fields) if depth else _nearest_key(part)
-                raise UsageError(f"{what} has no key {'.'.join(path[begin:])!r}; {hint}")
+                raise UsageError(f"{what} has no key {'.'.join(path[start:])!r}; {hint}")
             return
         if isinstance(section.get(part), dict):
             section = section[part]
-        elif part not in fields or not _held((*within, part)).models:
+        elif part not in fields or not _contents_at((*within, part)).models:
             known = [name for name, inner in section.items() if isinstance(inner, dict)]
             raise UsageError(f"config has no section {part!r} (in {key!r}); {nearest(part, known)}")
         else:
-            return  # switched off by the recipe
+            return  # set to None by the recipe
 
 
 def _kind_at(path: tuple[str, ...]) -> str:
-    """What a row under this key is called."""
-    calls = [call for option in _held(path[:-1]).fields[path[-1]] for call in _components(option)]
+    """The kind of the rows under this key, as in messages."""
+    calls = [call for option in _contents_at(path[:-1]).fields[path[-1]] for call in _components(option)]
     return str(ast.literal_eval(calls[0].args[1]))
 
 
 def _fields_of(path: tuple[str, ...], section: Mapping[str, Any]) -> list[str]:
-    """The keys of the row that a section names, or of the one model that it can be."""
-    held = _held(path)
-    place = held.every_row[section["name"]] if held.component else held.models[0]
-    return [*options_of(place), *(["name"] if held.component and "name" not in options_of(place) else [])]
+    """The keys of a section: those of the row that it names, or of its only model."""
+    contents = _contents_at(path)
+    place = contents.every_row[section["name"]] if contents.component else contents.models[0]
+    return [*options_of(place), *(["name"] if contents.component and "name" not in options_of(place) else [])]
 
 
 def is_key(key: str) -> bool:
-    """Whether a run's configuration may have this key."""
+    """Whether this is a key of a run's configuration, for any choice of rows."""
     try:
         _known_path(key)
     except UsageError:
@@ -293,47 +298,51 @@ def is_key(key: str) -> bool:
 
 
 def _known_path(key: str) -> tuple[str, ...]:
-    """The parts of a key, without the ``name`` that says which row a section is of.
+    """The parts of a key, without a final ``name``, which selects the row of a section.
 
     Raises:
         UsageError: no row has it.
     """
     path = tuple(key.split("."))
-    names = path[:-1] if path[-1] == "name" and _held(path[:-1]).component else path
+    names = path[:-1] if path[-1] == "name" and _contents_at(path[:-1]).component else path
     for depth in range(len(names)):
-        held = _held(names[:depth])
-        if not held.models:
-            break  # a dictionary of the user's own
-        if names[depth] not in held.fields:
+        contents = _contents_at(names[:depth])
+        if not contents.models:
+            break  # a free-form dictionary
+        if names[depth] not in contents.fields:
             raise UsageError(_unknown(key, names[: depth + 1], last=depth == len(path) - 1))
     return names
 
 
 def _check_key(key: str, text: str, *, plain: bool = True) -> None:
-    """Refuse a key that no row has, a name of no row and, if ``plain``, a value that none takes."""
+    """Check a key, the name of a row and, if ``plain``, a value, for any choice of rows."""
     path, names = tuple(key.split(".")), _known_path(key)
-    if not all(_held(names[:depth]).models for depth in range(len(names))):
+    if not all(_contents_at(names[:depth]).models for depth in range(len(names))):
         return
-    rows = _held(names).rows
+    rows = _contents_at(names).rows
     name = text.strip('"')
     if rows and name not in rows and not (name in ("null", "None") or name.startswith("{")):
         kind = _KINDS.get(names[-1], names[-1])
         raise UsageError(f"config key {key!r}: unknown {kind} {name!r}; {nearest(name, rows)}")
-    if path[0] == "system" and ".".join(path[1:]) in _NAMING:
-        check_spec(_NAMING[".".join(path[1:])], name)
-    held = _held(names)
-    if plain and names == path and not held.component and not held.models:
-        check_value(key, text, _held(names[:-1]).fields[names[-1]])
+    if path[0] == "system" and ".".join(path[1:]) in _ROW_KEYS:
+        check_spec(_ROW_KEYS[".".join(path[1:])], name)
+    contents = _contents_at(names)
+    if plain and names == path and not contents.component and not contents.models:
+        check_value(key, text, _contents_at(names[:-1]).fields[names[-1]])
 
 
 _KINDS = {"data": "data source", "augment": "augmentation", "times": "time density", "objective": "objective"}
 
 
-class _Held(NamedTuple):
-    """What may lie under a key of a configuration: models and their fields.
+class _Contents(NamedTuple):
+    """The possible contents of a configuration section.
 
-    ``component`` says that it may hold a row of a registry, one of ``every_row``; ``rows`` are the same where it holds
-    nothing else.
+    Attributes:
+        models: the models of the section.
+        fields: their options by key.
+        rows: the rows of the registry, if the section can only be a component.
+        every_row: the rows of the registry, if the section may be a component.
+        component: whether the section may be a component, that is a row of a registry.
     """
 
     models: list[Place]
@@ -344,43 +353,43 @@ class _Held(NamedTuple):
 
 
 @cache
-def _held(path: tuple[str, ...]) -> _Held:
-    """What a run's configuration may hold under these keys, whatever rows are chosen."""
+def _contents_at(path: tuple[str, ...]) -> _Contents:
+    """The possible contents of the section at ``path`` of a run's configuration, for any choice of rows."""
     if not path:
         return _with_fields([definition(_RUN)], {}, {})
-    options = _held(path[:-1]).fields.get(path[-1], [])
+    options = _contents_at(path[:-1]).fields.get(path[-1], [])
     registries = [rows for option in options for rows in _registries(option)]
     rows = {name: place for registry in registries for name, place in registry.items()}
     plain = [place for option in options for place in _plain_models(option)]
     every = len(registries) == len(options)
-    held = _with_fields([*plain, *rows.values()], rows if every else {}, rows)
-    return held._replace(component=bool(registries))
+    contents = _with_fields([*plain, *rows.values()], rows if every else {}, rows)
+    return contents._replace(component=bool(registries))
 
 
-def _with_fields(models: list[Place], rows: dict[str, Place], every_row: dict[str, Place]) -> _Held:
+def _with_fields(models: list[Place], rows: dict[str, Place], every_row: dict[str, Place]) -> _Contents:
     fields: dict[str, list[Option]] = {}
     for model in models:
         for name, option in options_of(model).items():
             fields.setdefault(name, []).append(option)
-    return _Held(models, fields, rows, every_row)
+    return _Contents(models, fields, rows, every_row)
 
 
 def _unknown(key: str, path: tuple[str, ...], *, last: bool) -> str:
-    """The last of ``path`` is no key."""
-    fields = _held(path[:-1]).fields
+    """The message for an unknown key, the last part of ``path``."""
+    fields = _contents_at(path[:-1]).fields
     if last:
         known = nearest(path[-1], fields) if len(path) > 1 else _nearest_key(path[-1])
         return f"config has no key {key!r}; {known}"
-    sections = [name for name in fields if _held((*path[:-1], name)).models]
+    sections = [name for name in fields if _contents_at((*path[:-1], name)).models]
     return f"config has no section {path[-1]!r} (in {key!r}); {nearest(path[-1], sections)}"
 
 
 def _nearest_key(key: str) -> str:
-    """A hint for a key without its section: of the options of data, say, which data's own commands take bare."""
-    fields = _held(()).fields
-    whole = [f"{section}.{key}" for section in fields if key in _held((section,)).fields]
+    """A hint for a key without its section, such as data options, which the data commands take without ``data.``."""
+    fields = _contents_at(()).fields
+    full_keys = [f"{section}.{key}" for section in fields if key in _contents_at((section,)).fields]
     known = nearest(key, fields)
-    return f"did you mean {' or '.join(map(repr, whole))}? {known[known.index('known:') :]}" if whole else known
+    return f"did you mean {' or '.join(map(repr, full_keys))}? {known[known.index('known:') :]}" if full_keys else known
 
 
 def _registries(option: Option) -> list[dict[str, Place]]:
@@ -396,12 +405,12 @@ def _components(option: Option) -> list[ast.Call]:
 def _plain_models(option: Option) -> list[Place]:
     nodes = list(ast.walk(option.annotation)) if option.annotation is not None else []
     names = [node for node in nodes if isinstance(node, ast.Name) and node.id.endswith("Config")]
-    places = [resolved(option.module, name) for name in names if name.id not in _OF_COMPONENTS]
+    places = [resolved(option.module, name) for name in names if name.id not in _COMPONENT_TYPES]
     return [place for place in places if isinstance(place.node, ast.ClassDef)]
 
 
 def _system_in(folder: Path) -> Mapping[str, Any] | None:
-    """The section of a model's configuration; None where nothing can be understood."""
+    """The section ``system`` of a model's configuration; None if it cannot be read."""
     try:
         system = read_json(folder / "config.json")["config"]["system"]
     except (OSError, ValueError, LookupError, TypeError):
@@ -410,7 +419,7 @@ def _system_in(folder: Path) -> Mapping[str, Any] | None:
 
 
 def class_names(folder: Path) -> Sequence[str] | None:
-    """What a model's configuration says of its classes; None where it says nothing that can be understood."""
+    """The class names in a model's configuration; None if it cannot be read."""
     try:
         record = read_json(folder / "config.json")
         conditional = record["config"]["system"].get("class_conditional", False)

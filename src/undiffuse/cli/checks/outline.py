@@ -1,7 +1,7 @@
-"""What modules define, read from their text: names, options and defaults, for which nothing need be imported.
+"""Static analysis of this package's source: names, options and defaults of registry rows, without importing them.
 
-Rows of the registries lie next to the mathematics, and importing that costs seconds; a misspelt name is answered from
-here at once. The modules themselves stay the only place where anything is listed (ADR 0040).
+The rows of the registries are in modules that import torch, which takes seconds; with this, the error for a misspelt
+name is immediate. The modules themselves remain the only place where rows are listed (ADR 0040).
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 _PACKAGE = Path(__file__).resolve().parents[2]
-#: What stands for a default that is no plain value.
+#: Placeholder for a default that is not a literal.
 UNKNOWN = ...
-#: Where the models of plain configuration end.
+#: Base classes whose fields are not options.
 _BASES = {"BaseModel", "FrozenModel", "ComponentConfig"}
 
 Definition: TypeAlias = ast.FunctionDef | ast.ClassDef
 
 
 class Place(NamedTuple):
-    """A definition and the module that it stands in."""
+    """A definition and the module that contains it."""
 
     module: str
     node: ast.AST
 
 
 class Option(NamedTuple):
-    """An option: its default, what it may hold by its annotation, the module of that, and the default as written."""
+    """An option: its default, its annotation, their module, and the expression of the default."""
 
     default: object
     annotation: ast.expr | None
@@ -57,7 +57,7 @@ def defaults_in(registry: str, name: str) -> dict[str, object]:
 
 @cache
 def rows_of(registry: str) -> dict[str, Place]:
-    """The rows of a literal dict, each where its definition stands; rows of other rows (``**OTHER``) are left out."""
+    """The definitions of the rows of a literal dict; unpacked dicts (``**OTHER``) are left out."""
     module, name = registry.split(":")
     place = _definition(module, name)
     assert place is not None and isinstance(place.node, ast.Dict), registry
@@ -87,7 +87,7 @@ def options_of(place: Place) -> dict[str, Option]:
 
 
 def renamed_keys_of(place: Place) -> dict[str, str]:
-    """Earlier names of a model's own keys → their names, see ``config.FrozenModel``."""
+    """``renamed_keys`` of a model, see ``config.FrozenModel``."""
     statements = place.node.body if isinstance(place.node, ast.ClassDef) else []
     for statement in statements:
         if isinstance(statement, ast.AnnAssign) and ast.unparse(statement.target) == "renamed_keys" and statement.value:
@@ -105,18 +105,18 @@ def definition(place: str) -> Place:
 
 
 def imported_from(module: str, name: str) -> str | None:
-    """The module that a name at the top of ``module`` is imported from, if it is."""
+    """The module that a top-level name of ``module`` is imported from, if it is imported."""
     node = _names(module).get(name)
     return node.module if isinstance(node, ast.ImportFrom) else None
 
 
 def resolved(module: str, node: ast.expr) -> Place:
-    """What an expression in ``module`` names; the expression itself where it names nothing of this package."""
+    """The definition that an expression in ``module`` refers to; the expression itself if it is not in this package."""
     return _resolved(module, node)
 
 
 def rows_at(registry: Place) -> dict[str, Place]:
-    """The rows of a registry by their names: a literal dict, or one over the items of another, whose rows these are."""
+    """The rows of a registry by name: a literal dict, or a dict comprehension over the items of another registry."""
     if isinstance(registry.node, ast.DictComp):
         (items,) = [node for node in ast.walk(registry.node.generators[0].iter) if isinstance(node, ast.Name)]
         return rows_at(resolved(registry.module, items))
@@ -143,7 +143,7 @@ def _resolved(module: str, node: ast.AST) -> Place:
 
 
 def _definition(module: str, name: str) -> Place | None:
-    """Where ``name`` is defined, followed through imports; None for what is no part of this package."""
+    """The definition of ``name``, followed through imports; None if it is not in this package."""
     node = _names(module).get(name)
     if isinstance(node, ast.ImportFrom):
         if node.module is None or not node.module.startswith("undiffuse"):
@@ -157,7 +157,7 @@ def _definition(module: str, name: str) -> Place | None:
 
 @cache
 def _names(module: str) -> dict[str, ast.AST]:
-    """What a module's text binds at its top, by name."""
+    """The top-level names of a module with the nodes that they are bound to."""
     found: dict[str, ast.AST] = {}
     for statement in _statements(ast.parse(_file_of(module).read_bytes()).body):
         if isinstance(statement, ast.FunctionDef | ast.ClassDef):
@@ -172,7 +172,7 @@ def _names(module: str) -> dict[str, ast.AST]:
 
 
 def _statements(body: Sequence[ast.stmt]) -> Iterator[ast.stmt]:
-    """Those at the top, and what is imported for names that a package hands out when they are asked for."""
+    """Top-level statements, including those under ``TYPE_CHECKING``, where a package imports its lazy names."""
     for statement in body:
         if isinstance(statement, ast.If) and ast.unparse(statement.test) == "TYPE_CHECKING":
             yield from statement.body

@@ -1,4 +1,4 @@
-"""The options of sampling as the text of their model states them: a key press or a wrong name waits for no import."""
+"""The sampling options, parsed from the source of their model, so that completion and early checks need no import."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class Flag(NamedTuple):
     """An option on the command line.
 
     Attributes:
-        name: of the parameter; with dashes, of the flag.
-        type: of its value; None for an interval, which is typed as ``LO,HI``.
-        kind: of the rows that it names; empty for what is no name.
-        help: a line.
-        of_image: whether it is of an image to begin from.
-        earlier: name of the parameter in earlier versions; empty where it had no other.
+        name: name of the parameter; with dashes, of the flag.
+        type: type of the value; None for an interval, which is written as ``LO,HI``.
+        kind: kind of the rows that the value names; empty if it is not a name.
+        help: one line of help.
+        of_image: whether it needs an initial image.
+        earlier: deprecated name of the parameter; empty if there is none.
     """
 
     name: str
@@ -37,33 +37,33 @@ class Flag(NamedTuple):
 
     @property
     def option(self) -> str:
-        """As it is typed."""
+        """The flag on the command line."""
         return f"--{self.name.replace('_', '-')}"
 
     @property
     def earlier_option(self) -> str:
-        """As it was typed in earlier versions."""
+        """The deprecated flag on the command line."""
         return f"--{self.earlier.replace('_', '-')}"
 
 
 @cache
 def flags() -> dict[str, Flag]:
-    """Every option that a request may set, by name; the same as ``models.options.option_rows`` lists."""
+    """All options that a request may set, by name; the same as those of ``models.options.option_rows``."""
     found = (_flag(field, option) for field, option in options_of(definition(_MODEL)).items())
     return {flag.name: flag for flag in found if flag is not None}
 
 
 @cache
 def earlier_flags() -> dict[str, Flag]:
-    """Flags by the names that they had in earlier versions, where those are others."""
+    """Flags by their deprecated names."""
     return {flag.earlier: flag for flag in flags().values() if flag.earlier}
 
 
 def check_options(values: Mapping[str, Any]) -> None:
-    """Refuse options of sampling, by name and as typed, of which some row or value is none.
+    """Check sampling options, given by name as on the command line.
 
     Raises:
-        UsageError: as the model of the options or what they name would.
+        UsageError: an unknown row or an invalid value; the message is that of ``SamplingOptions`` or of the row.
     """
     known = flags() | earlier_flags()
     requested = {name: value for name, value in values.items() if name in known and value is not None}
@@ -75,10 +75,10 @@ def check_options(values: Mapping[str, Any]) -> None:
 
 
 def read_options(typed: Mapping[str, Any]) -> Any:
-    """``SamplingOptions`` of flags as they were typed.
+    """Parse the values of flags to ``SamplingOptions``.
 
     Raises:
-        UsageError: a value that an option cannot have.
+        UsageError: an invalid value.
     """
     known = flags() | earlier_flags()
     read = {name: _read(known[name], value) for name, value in typed.items()}
@@ -92,19 +92,19 @@ def _read(flag: Flag, value: Any) -> Any:
 
 
 def _flag(field: str, option: Option) -> Flag | None:
-    """The flag of a field ``Annotated[type, ..., Option(help, ...)]``; None for one that no request sets."""
+    """The flag of a field ``Annotated[type, ..., Option(help, ...)]``; None for a field that is not an option."""
     match option.annotation:
         case ast.Subscript(value=ast.Name(id="Annotated"), slice=ast.Tuple(elts=[kind, *marks])):
-            calls = [one for one in marks if isinstance(one, ast.Call) and ast.unparse(one.func) == "Option"]
-            words = {one.arg: ast.literal_eval(one.value) for one in calls[0].keywords}
+            calls = [mark for mark in marks if isinstance(mark, ast.Call) and ast.unparse(mark.func) == "Option"]
+            arguments = {keyword.arg: ast.literal_eval(keyword.value) for keyword in calls[0].keywords}
             plain = re.findall(r"\bstr|int|float|LogSNRInterval\b", ast.unparse(kind))[0]
             text = ast.literal_eval(calls[0].args[0])
             return Flag(
-                words.get("name", field),
+                arguments.get("name", field),
                 _TYPES.get(plain),
-                words.get("kind", ""),
+                arguments.get("kind", ""),
                 text,
-                words.get("of_image", False),
-                words.get("earlier", ""),
+                arguments.get("of_image", False),
+                arguments.get("earlier", ""),
             )
     return None

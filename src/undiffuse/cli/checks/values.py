@@ -1,4 +1,4 @@
-"""Whether a value can be one of a key of the configuration, whichever row is meant; see ``early_models``."""
+"""Checks of a configuration value when the registry row is unknown; see ``checks.models``."""
 
 from __future__ import annotations
 
@@ -10,30 +10,32 @@ from undiffuse.errors import UsageError
 
 
 def check_value(key: str, text: str, options: Sequence[Option]) -> None:
-    """Refuse what none of the options that a key may stand for takes.
+    """Check that at least one of the options with this key accepts a value.
 
     Args:
-        options: one of each row that has the key.
+        key: the configuration key.
+        text: its value, as on the command line.
+        options: the option of each row that has the key.
     Raises:
-        UsageError: in pydantic's words for the first of them.
+        UsageError: none accepts it; the message is pydantic's for the first option.
     """
     from pydantic import ConfigDict, TypeAdapter, ValidationError
 
     from undiffuse.cli.checks.models import UnresolvedError, kind_of
 
-    found: ValidationError | None = None
+    first_error: ValidationError | None = None
     for option in options:
         try:
             TypeAdapter(kind_of(option), config=ConfigDict(allow_inf_nan=False)).validate_python(read_value(text))
         except UnresolvedError:
             return
         except ValidationError as error:
-            found = found or error
+            first_error = first_error or error
         else:
             return
-    if found is not None:
-        first = found.errors()[0]
+    if first_error is not None:
+        first = first_error.errors()[0]
         where = ".".join([key, *map(str, first["loc"])])
-        if first["type"] == "value_error":  # our own message, which already says what was received
+        if first["type"] == "value_error":  # a message of this package, which already states what was received
             raise UsageError(f"config key {where!r}: {first['ctx']['error']}")
         raise UsageError(f"config key {where!r}: {first['msg']}, got {first.get('input')!r}")
