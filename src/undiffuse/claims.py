@@ -72,11 +72,11 @@ def claimed(path: Path | None) -> Iterator[bool]:
     if path is None:
         yield False
         return
-    place = resolve_target(path)
-    with _thread_claim(path, place) as claim:
+    target = resolve_target(path)
+    with _thread_claim(path, target) as claim:
         if claim.depth == 1:
-            with _parents(path, place), _lock(path, place, claim):
-                remove_leftovers_of(place)
+            with _parents(path, target), _lock(path, target, claim):
+                remove_leftovers_of(target)
                 yield claim.guarded
         else:
             yield claim.guarded
@@ -159,13 +159,13 @@ def chosen_folder(requested: Path | None, parent: Path, stem: str) -> Iterator[P
 
 
 @contextlib.contextmanager
-def _thread_claim(path: Path, place: Path) -> Iterator[_Claim]:
+def _thread_claim(path: Path, target: Path) -> Iterator[_Claim]:
     """The claim with respect to the other threads of this process."""
     process, thread = os.getpid(), threading.get_ident()
     with _CLAIMS_LOCK:
-        claim = _CLAIMS.get(place)
+        claim = _CLAIMS.get(target)
         if claim is None or claim.process != process:  # copied from the parent process by a fork
-            claim = _CLAIMS[place] = _Claim(process, thread, f"{datetime.now():%Y-%m-%d %H:%M:%S}")
+            claim = _CLAIMS[target] = _Claim(process, thread, f"{datetime.now():%Y-%m-%d %H:%M:%S}")
         elif claim.thread == thread:
             claim.depth += 1
         else:
@@ -175,16 +175,16 @@ def _thread_claim(path: Path, place: Path) -> Iterator[_Claim]:
     finally:
         with _CLAIMS_LOCK:
             claim.depth -= 1
-            if not claim.depth and _CLAIMS.get(place) is claim:
-                del _CLAIMS[place]
+            if not claim.depth and _CLAIMS.get(target) is claim:
+                del _CLAIMS[target]
 
 
 @contextlib.contextmanager
-def _parents(path: Path, place: Path) -> Iterator[None]:
+def _parents(path: Path, target: Path) -> Iterator[None]:
     """Create the missing parent folders, and remove them again if they stay empty."""
-    missing = [folder for folder in place.parents if not folder.exists()]
+    missing = [folder for folder in target.parents if not folder.exists()]
     with translate_os_errors(path):
-        place.parent.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield
     finally:
@@ -194,10 +194,10 @@ def _parents(path: Path, place: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _lock(path: Path, place: Path, claim: _Claim) -> Iterator[None]:
+def _lock(path: Path, target: Path, claim: _Claim) -> Iterator[None]:
     """The claim with respect to other processes."""
     fcntl = _fcntl()
-    file = _lock_file(place)
+    file = _lock_file(target)
     with translate_os_errors(path):
         descriptor = _acquire_lock(fcntl, path, file, claim.since) if fcntl is not None else None
     claim.guarded = descriptor is not None
@@ -220,11 +220,11 @@ def _fcntl() -> ModuleType | None:
     return fcntl
 
 
-def _lock_file(place: Path) -> Path:
+def _lock_file(target: Path) -> Path:
     """Next to the path; inside the folder if its parent is not writable, such as for a mount point."""
-    if place.is_dir() and (not place.name or not os.access(place.parent, os.W_OK)):
-        return place / LOCK_ENDING
-    return place.with_name(f".{place.name}{LOCK_ENDING}")
+    if target.is_dir() and (not target.name or not os.access(target.parent, os.W_OK)):
+        return target / LOCK_ENDING
+    return target.with_name(f".{target.name}{LOCK_ENDING}")
 
 
 def _acquire_lock(fcntl: ModuleType, path: Path, file: Path, since: str) -> int | None:

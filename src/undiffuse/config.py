@@ -137,7 +137,7 @@ def explain(error: ValidationError, model: type[BaseModel], what: str) -> str:
         known = nearest(path.rsplit(".", 1)[-1], _fields_at(model, first["loc"][:-1]))
         return f"{what} has no key {path!r}; {known}"
     where = f"{what} key {path!r}" if path else what
-    if first["type"] == "value_error":  # our own message, which already says what was received
+    if first["type"] == "value_error":  # a message of this package, which already states what was received
         return f"{where}: {first['ctx']['error']}"
     received = "" if first["type"] == "missing" else f", got {short_repr(first.get('input'))}"
     return f"{where}: {first['msg']}{received}"

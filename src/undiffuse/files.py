@@ -121,12 +121,12 @@ def check_writable(path: Path) -> None:
         UsageError: ``path``, or its nearest existing parent folder, is not writable.
     """
     with translate_os_errors(path):
-        place = path.absolute()
-        while not os.path.lexists(place):
-            place = place.parent
-        if not place.is_dir() and place != path.absolute():
-            raise NotADirectoryError(errno.ENOTDIR, place)
-        folder = place if place.is_dir() else place.parent
+        existing = path.absolute()
+        while not os.path.lexists(existing):
+            existing = existing.parent
+        if not existing.is_dir() and existing != path.absolute():
+            raise NotADirectoryError(errno.ENOTDIR, existing)
+        folder = existing if existing.is_dir() else existing.parent
         if not os.access(folder, os.W_OK | os.X_OK):
             read_only = os.statvfs(folder).f_flag & os.ST_RDONLY
             raise OSError(errno.EROFS if read_only else errno.EACCES, folder)

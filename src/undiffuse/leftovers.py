@@ -72,9 +72,9 @@ def _clean_up(path: Path) -> None:
         match = _NAME.fullmatch(path.name)
         if match is None or not _is_leftover(path, match):
             return
-        place = path.with_name(match["name"])
-        if path.name.endswith(_ASIDE) and not os.path.lexists(place):
-            path.rename(place)
+        target = path.with_name(match["name"])
+        if path.name.endswith(_ASIDE) and not os.path.lexists(target):
+            path.rename(target)
         else:
             remove(path)
 

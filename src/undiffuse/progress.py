@@ -22,7 +22,7 @@ VARIABLE = "UNDIFFUSE_PROGRESS"
 _DELAY, _INTERVAL, _LINE_INTERVAL = 2.0, 0.2, 30.0
 _BAR = 24
 #: The nested tasks that are running; only the outermost is shown.
-_UNDER_WAY: list[object] = []
+_RUNNING: list[object] = []
 
 
 def is_off() -> bool:
@@ -40,14 +40,14 @@ def duration(seconds: float) -> str:
 
 
 @contextmanager
-def under_way() -> Iterator[bool]:
+def nested_progress() -> Iterator[bool]:
     """Mark a task as running; yields whether it is the outermost one."""
-    outermost, mark = not _UNDER_WAY, object()
-    _UNDER_WAY.append(mark)
+    outermost, mark = not _RUNNING, object()
+    _RUNNING.append(mark)
     try:
         yield outermost
     finally:
-        _UNDER_WAY.remove(mark)
+        _RUNNING.remove(mark)
 
 
 class Estimate:
@@ -75,8 +75,8 @@ class Estimate:
 
 def amount(done: float, total: float) -> str:
     """``3 of 8`` for integer counts, else ``42%``."""
-    whole = float(done).is_integer() and float(total).is_integer() and total > 1
-    return f"{done:.0f} of {total:.0f}" if whole else f"{100 * done / max(total, 1e-9):.0f}%"
+    is_count = float(done).is_integer() and float(total).is_integer() and total > 1
+    return f"{done:.0f} of {total:.0f}" if is_count else f"{100 * done / max(total, 1e-9):.0f}%"
 
 
 def status(done: float, total: float, left: float | None) -> str:
@@ -105,7 +105,7 @@ class ProgressLine(Silent):
 
     def __enter__(self) -> Self:
         self._started = time.monotonic()
-        self._nesting, observer = under_way(), current_observer()
+        self._nesting, observer = nested_progress(), current_observer()
         is_displayed_here = observer is None or isinstance(observer, StageObserver)
         self._parent = SILENT if observer is None or is_displayed_here else observer
         self._shown = self._nesting.__enter__() and self._shown and is_displayed_here

@@ -49,7 +49,7 @@ def known_keywords(function: Callable[P, R]) -> Callable[P, R]:
     known = [key for key in parameters if key != "self"]
 
     @wraps(function)
-    def called(*arguments: P.args, **keywords: P.kwargs) -> R:
+    def wrapper(*arguments: P.args, **keywords: P.kwargs) -> R:
         for key in keywords:
             if key not in known and key not in getattr(function, "earlier_keywords", ()):
                 raise KeywordError(f"{function.__name__}() has no argument {key!r}; {nearest(key, known)}")
@@ -59,7 +59,7 @@ def known_keywords(function: Callable[P, R]) -> Callable[P, R]:
             advise_in_python(error, parameters)
             raise
 
-    return called
+    return wrapper
 
 
 def lookup(registry: Mapping[str, Any], name: str, kind: str) -> Any:

@@ -35,12 +35,12 @@ def format_names(names: Iterable[object], limit: int = MAX_NAMES) -> str:
     return ", ".join(listed[:limit]) + more
 
 
-def command(*words: object) -> str:
+def command(*arguments: object) -> str:
     """A command line of ``undiffuse`` with these arguments, quoted for a shell where necessary.
 
     Placeholders in capitals, such as ``FOLDER``, are treated like any other argument.
     """
-    return " ".join(["undiffuse", *(quoted(word) for word in words)])
+    return " ".join(["undiffuse", *(quoted(argument) for argument in arguments)])
 
 
 def quoted(word: object) -> str:

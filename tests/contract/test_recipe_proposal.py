@@ -103,7 +103,7 @@ def test_the_reason_names_what_was_found() -> None:
             "photos-64",
             ["batch_images=8"],
             LAPTOP,
-            "how long it takes with another batch_images is measured by --dry-run",
+            "--dry-run measures the duration with another batch_images",
         ),
         ("flow-mnist", ["system.network.channels=8"], LAPTOP, "another system.network.channels is measured"),
         ("flow-mnist", [], LAPTOP, "about 10 minutes on two cores"),

@@ -190,7 +190,7 @@ def test_what_stands_in_the_way_is_said_and_taken(undiffuse: CommandLine, traine
 
 def test_a_key_that_is_written_as_an_option_is_said_how(undiffuse: CommandLine) -> None:
     for option, key in {"--num_images": "num_images", "--batch-images": "batch_images"}.items():
-        assert f"said without dashes: {key}=VALUE" in undiffuse.refused("train", "ddpm-digits", option, 64)
+        assert f"given without dashes: {key}=VALUE" in undiffuse.refused("train", "ddpm-digits", option, 64)
     assert "without dashes" not in undiffuse.refused("train", "ddpm-digits", "--nothing", 64)
     assert "without dashes" not in undiffuse.refused("sample", "mnist", "--num_images", 64)
 

@@ -18,7 +18,7 @@ from undiffuse.cli.ema import ema
 from undiffuse.cli.entry import run_program
 from undiffuse.cli.export import export
 from undiffuse.cli.measure import compare, doctor, evaluate, report
-from undiffuse.cli.narrowing import narrowed
+from undiffuse.cli.narrowing import select_command
 from undiffuse.cli.options import (
     DataOptions,
     DeviceOption,
@@ -75,7 +75,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="folder of the run")] = Path("runs/demo"),
     device: DeviceOption = "auto",
 ) -> None:
-    """Show the bundled models, then train on digits, sample, measure, report: a few minutes, no download."""
+    """Show the bundled models, then train on digits, sample, evaluate and report: a few minutes, no download."""
     from undiffuse.cli.demo import run_demo
 
     run_demo(out, device)
@@ -278,7 +278,7 @@ def run(arguments: list[str]) -> int:
     """
     limit_threads()
     try:
-        code = narrowed(app, arguments)(arguments, prog_name="undiffuse", standalone_mode=False)
+        code = select_command(app, arguments)(arguments, prog_name="undiffuse", standalone_mode=False)
     except typer.Exit as stop:
         code = stop.exit_code
     except typer.Abort:  # the parser's exception for Ctrl-C

@@ -8,19 +8,19 @@ from copy import copy
 import typer
 
 
-def narrowed(app: typer.Typer, words: Sequence[str]) -> typer.Typer:
-    """The application reduced to the command at the start of ``words``; unchanged if they name none."""
-    if not words:
+def select_command(app: typer.Typer, arguments: Sequence[str]) -> typer.Typer:
+    """The application reduced to the command at the start of ``arguments``; unchanged if they name none."""
+    if not arguments:
         return app
-    found = copy(app)
-    found.registered_commands = [command for command in app.registered_commands if _name(command) == words[0]]
-    found.registered_groups = []
+    reduced = copy(app)
+    reduced.registered_commands = [command for command in app.registered_commands if _name(command) == arguments[0]]
+    reduced.registered_groups = []
     for group in app.registered_groups:
-        if group.name == words[0] and group.typer_instance is not None:
+        if group.name == arguments[0] and group.typer_instance is not None:
             inner = copy(group)
-            inner.typer_instance = narrowed(group.typer_instance, words[1:])
-            found.registered_groups = [inner]
-    return found if found.registered_commands or found.registered_groups else app
+            inner.typer_instance = select_command(group.typer_instance, arguments[1:])
+            reduced.registered_groups = [inner]
+    return reduced if reduced.registered_commands or reduced.registered_groups else app
 
 
 def _name(command: typer.models.CommandInfo) -> str:

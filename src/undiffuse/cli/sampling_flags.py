@@ -27,7 +27,7 @@ def sampling_flags(function: Callable[..., R]) -> Callable[..., R]:
     """
 
     @wraps(function)
-    def called(*arguments: Any, **values: Any) -> R:
+    def wrapper(*arguments: Any, **values: Any) -> R:
         typed = {name: values.pop(name) for name in (*flags(), *earlier_flags()) if name in values}
         for old, flag in earlier_flags().items():
             if typed.get(old) is not None:
@@ -41,9 +41,9 @@ def sampling_flags(function: Callable[..., R]) -> Callable[..., R]:
         keyword = parameter.replace(annotation=hints[parameter.name], kind=inspect.Parameter.KEYWORD_ONLY)
         options = [_parameter(flag) for flag in known] + [_earlier_parameter(flag) for flag in known if flag.earlier]
         parameters += options if parameter.name == _PARAMETER else [keyword]
-    called.__signature__ = inspect.Signature(parameters, return_annotation=None)  # type: ignore[attr-defined]
-    called.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return called
+    wrapper.__signature__ = inspect.Signature(parameters, return_annotation=None)  # type: ignore[attr-defined]
+    wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return wrapper
 
 
 def _parameter(flag: Flag) -> inspect.Parameter:

@@ -13,7 +13,7 @@ from undiffuse.cancellation import Cancel
 from undiffuse.cli.escaping import escape_unprintable
 from undiffuse.cli.signals import cancel_on_signals
 from undiffuse.observer import Observer, OnProgress, Silent, current_cancel
-from undiffuse.progress import Estimate, ProgressLine, duration, is_off, status, under_way
+from undiffuse.progress import Estimate, ProgressLine, duration, is_off, nested_progress, status
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -137,7 +137,7 @@ def progress_bar(what: str) -> Iterator[Observer]:
 
     estimate = Estimate()
     to = Console(stderr=True, highlight=False)
-    with under_way() as outermost, _bar("{task.fields[status]}", shown=outermost, transient=True, to=to) as bar:
+    with nested_progress() as outermost, _bar("{task.fields[status]}", shown=outermost, transient=True, to=to) as bar:
         task = bar.add_task(what, total=1, status="")
 
         def on_progress(done: float, total: float, part: str) -> None:

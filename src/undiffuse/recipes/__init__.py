@@ -19,10 +19,14 @@ class Recipe(NamedTuple):
 
 RECIPES = {
     "photos-64": Recipe(
-        "photographs of one's own at 64x64, in colour, with their classes: an hour", "photos:photos_64"
+        "your own photographs at 64x64, in colour, with classes: an hour on two cores", "photos:photos_64"
     ),
-    "photos-48": Recipe("the same at 48x48", "photos:photos_48"),
-    "photos-32": Recipe("the same at 32x32", "photos:photos_32"),
+    "photos-48": Recipe(
+        "your own photographs at 48x48, in colour, with classes: an hour on two cores", "photos:photos_48"
+    ),
+    "photos-32": Recipe(
+        "your own photographs at 32x32, in colour, with classes: an hour on two cores", "photos:photos_32"
+    ),
     "ddpm-digits": Recipe("DDPM on scikit-learn's 8x8 digits: the demo, two minutes on two cores", "small:ddpm_digits"),
     "ddpm-mnist": Recipe("DDPM (linear schedule, noise prediction) on MNIST-format files", "families:ddpm_mnist"),
     "iddpm-mnist": Recipe(
@@ -37,7 +41,7 @@ RECIPES = {
     "edm-mnist": Recipe("EDM (preconditioned, log-normal noise levels) on MNIST-format files", "families:edm_mnist"),
     "flow-mnist": Recipe("flow matching on MNIST-format files: ten minutes on two cores", "families:flow_mnist"),
     "ct-mnist": Recipe(
-        "consistency model without a teacher on MNIST-format files: samples in one step or two", "few_step:ct_mnist"
+        "consistency model without a teacher on MNIST-format files: one- or two-step sampling", "few_step:ct_mnist"
     ),
     "flow-fashion": Recipe("flow matching on Fashion-MNIST", "families:flow_fashion"),
     "edm-fashion": Recipe("EDM on Fashion-MNIST", "families:edm_fashion"),
@@ -53,30 +57,30 @@ RECIPES = {
     "edm-swissroll": Recipe("EDM on the Swiss roll", "plane:edm_swissroll"),
     "flow-swissroll": Recipe("flow matching on the Swiss roll", "plane:flow_swissroll"),
     "meanflow-mnist": Recipe(
-        "MeanFlow without a teacher on MNIST-format files: samples in one step or two", "few_step:meanflow_mnist"
+        "MeanFlow without a teacher on MNIST-format files: one- or two-step sampling", "few_step:meanflow_mnist"
     ),
     "progressive-mnist": Recipe(
         "flow on MNIST-format files, then halved to one step by progressive distillation", "few_step:progressive_mnist"
     ),
-    "dcgan-mnist": Recipe("GAN of (transposed) convolutions, DCGAN, on MNIST-format files", "adversarial:dcgan_mnist"),
+    "dcgan-mnist": Recipe("deep convolutional GAN (DCGAN) on MNIST-format files", "adversarial:dcgan_mnist"),
     "wgan-gp-mnist": Recipe("Wasserstein GAN with gradient penalty on MNIST-format files", "adversarial:wgan_gp_mnist"),
     "r3gan-fashion": Recipe(
-        "R3GAN (relativistic pairs, R1 and R2, no norms) on Fashion-MNIST", "adversarial:r3gan_fashion"
+        "R3GAN (relativistic loss, R1 and R2, no normalisation) on Fashion-MNIST", "adversarial:r3gan_fashion"
     ),
-    "gan-rings": Recipe("plain GAN on eight Gaussians on a ring: it loses modes", "adversarial:gan_rings"),
+    "gan-rings": Recipe("original GAN on eight Gaussians on a ring: drops modes", "adversarial:gan_rings"),
     "unrolled-gan-rings": Recipe(
-        "unrolled GAN on eight Gaussians on a ring: it holds them all", "adversarial:unrolled_gan_rings"
+        "unrolled GAN on eight Gaussians on a ring: covers all modes", "adversarial:unrolled_gan_rings"
     ),
     "dcgan-bedroom64": Recipe(
-        "DCGAN at 64x64 on any folder of images, the network of the LSUN bedrooms",
+        "DCGAN at 64x64 on any folder of images, with the paper's network for LSUN bedrooms",
         "adversarial:dcgan_bedroom64",
     ),
     "ddpm-bedroom64": Recipe(
-        "DDPM at 64x64 on any folder of images, as large as dcgan-bedroom64 and trained as long",
+        "DDPM at 64x64 on any folder of images, with the size and number of images of dcgan-bedroom64",
         "large:ddpm_bedroom64",
     ),
     "ddpm-church48": Recipe(
-        "DDPM at 48x48 on any folder of images, the network of the LSUN church report", "large:ddpm_church48"
+        "DDPM at 48x48 on any folder of images, with the network of the LSUN church report", "large:ddpm_church48"
     ),
     "ddpm-cifar10": Recipe(
         "DDPM with Ho et al.'s 35.7M-parameter network, on a folder of 32x32 colour images", "large:ddpm_cifar10"

@@ -39,7 +39,7 @@ def estimate_duration(recipe: RunConfig, config: RunConfig, side: int, hardware:
     if recipe.recipe not in _KNOWN:
         return ""
     if changed := _changed(recipe, config):
-        return f"how long it takes with another {format_names(changed)} is measured by --dry-run"
+        return f"--dry-run measures the duration with another {format_names(changed)}"
     if hardware.gpu:
         is_scaled = config.num_images == GPU_FACTOR * recipe.num_images
         return f"on a GPU it sees {GPU_FACTOR} times the images of an hour on two cores" if is_scaled else ""

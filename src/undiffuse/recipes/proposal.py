@@ -24,7 +24,7 @@ _SMALL_GREY = 32
 _FEW = 1_000
 #: The smallest side that the photo recipes can train on; smaller images are enlarged to it.
 SMALLEST_SIDE = 8
-#: A GPU gets this many times the images of an hour on two cores.
+#: Number of images on a GPU, relative to an hour on two cores.
 GPU_FACTOR = 10
 
 
@@ -115,7 +115,7 @@ def _photographs(data: DataSummary, hardware: Hardware) -> Proposal:
     if data.smallest is None or data.smallest < side:
         overrides.append("data.upscale=true")
         if data.smallest is not None:
-            override_reasons[overrides[-1]] = f"some of them are smaller than {side}x{side} and are enlarged"
+            override_reasons[overrides[-1]] = f"images smaller than {side}x{side} are enlarged"
     if data.num_items - data.unreadable < _FEW:
         overrides += FEW_IMAGES_OVERRIDES
         override_reasons[overrides[-1]] = f"fewer than {_FEW:,} images: {overrides[-1]} keeps it from memorising them"
@@ -129,7 +129,9 @@ def _recipe_size(data: DataSummary, hardware: Hardware) -> tuple[int, list[str]]
     sizes = sorted(IMAGES_PER_HOUR, reverse=True)
     reached = next((size for size in sizes if data.side >= size), sizes[-1])
     if reached == sizes[0] and hardware.cores == 1 and not hardware.gpu and not data.requested:
-        return sizes[1], [f"{sizes[1]}x{sizes[1]}, for there is one core; photos-{reached} sees half as many images"]
+        return sizes[1], [
+            f"{sizes[1]}x{sizes[1]}, because there is only one core; photos-{reached} would see half as many images"
+        ]
     return reached, []
 
 

@@ -88,15 +88,15 @@ def check_line(arguments: Sequence[str]) -> None:
 def checked(command: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Decorator of a command that runs its check in ``CHECKS`` before anything else."""
 
-    def decorated(function: Callable[P, R]) -> Callable[P, R]:
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
         @wraps(function)
-        def called(*arguments: P.args, **keywords: P.kwargs) -> R:
+        def wrapper(*arguments: P.args, **keywords: P.kwargs) -> R:
             _check(command, signature(function).bind(*arguments, **keywords).arguments)
             return function(*arguments, **keywords)
 
-        return called
+        return wrapper
 
-    return decorated
+    return decorate
 
 
 def _check(command: str, values: Mapping[str, Any]) -> None:
