@@ -45,7 +45,7 @@ def test_the_size_that_all_reach_can_be_trained(sides: tuple[int, ...], advice: 
     folder = folder_of(tmp_path / "mixed", sides)
     found = findings(folder)
     few, broken, sizes = (found[title] for title in ("very few images", "broken files", "images of different sizes"))
-    assert f"all reach {advice};" in sizes.advice
+    assert f"all images reach {advice};" in sizes.advice
     assert "augment=document" in few.advice and "augment.flip=0" in few.advice and "random_flip" not in few.advice
     assert "data.on_error=skip" in broken.advice
     said = [advice, "augment=document", "augment.flip=0", "data.on_error=skip"]
@@ -82,6 +82,6 @@ def test_copying_says_what_stands_in_for_held_out_images(held_out: int, reported
         return torch.randint(0, 256, (sizes[held_out], 3, 16, 16), generator=generator, dtype=torch.uint8)
 
     named = SimpleNamespace(item_name=str)
-    subject = SimpleNamespace(need_images=lambda: None, real=real, seed=0, data=(named,), samples=real(80))
+    subject = SimpleNamespace(check_images=lambda: None, real=real, seed=0, data=(named,), samples=real(80))
     (finding,) = memorisation(subject)  # type: ignore[arg-type]
     assert reported in finding.evidence

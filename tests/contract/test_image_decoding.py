@@ -247,7 +247,7 @@ def test_tiffs_of_several_channels_of_16_bits_are_rounded(order: str, compressio
     assert np.abs(found(np.dstack([rgb // 2, half]), 2, extra=1) - nearest(rgb) / 2).max() <= 1
     ink = np.dstack([rgb, np.zeros_like(grey)])
     assert np.array_equal(found(ink, 5), 255 - nearest(rgb))
-    with pytest.raises(UsageError, match="not read; save it with 8 or 16 unsigned bits"):
+    with pytest.raises(UsageError, match="not supported; save it with 8 or 16 unsigned bits"):
         found(np.dstack([grey, half]), 1, extra=2)
 
 

@@ -163,7 +163,7 @@ def test_images_without_a_caption_are_looked_at_too(undiffuse: CommandLine, tmp_
     found = examined(undiffuse, subject, out=tmp_path / "found.json")
     record = json.loads((tmp_path / "found.json").read_text())
     assert (record["looked_at"], record["items"]) == (40, 40)
-    missing = found["captions that are missing"]
+    missing = found["missing captions"]
     assert (missing["severity"], missing["details"]["count"], missing["details"]["of"]) == ("problem", 30, 40)
     assert found["exact duplicates"]["details"]["extra"] == 2
     (group,) = found["exact duplicates"]["details"]["groups"]
@@ -180,7 +180,7 @@ def test_images_without_a_label_are_looked_at_and_keep_the_labels_of_the_others(
     lines = [{"file_name": f"{number:02d}.png", "label": number % 2} for number in range(20)]
     (tmp_path / "some" / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
     found = examined(undiffuse, tmp_path / "some", out=tmp_path / "found.json")
-    assert found["labels that are missing"]["details"]["count"] == 10
+    assert found["missing labels"]["details"]["count"] == 10
     assert found["tiny classes"]["details"]["counts"] == {"0": 10, "1": 10}
     assert found["exact duplicates"]["details"]["extra"] == 2
     assert "one image in several classes" not in found  # none is no class
@@ -247,7 +247,7 @@ def test_a_run_is_examined_and_its_record_written(undiffuse: CommandLine, run: P
     record = json.loads((run / "doctor.json").read_text())
     found = {finding["title"]: finding for finding in record["findings"]}
     assert record["doctor"] == "run" and record["subject"] == "run" and "copying" in record["checked"]
-    assert found["training is finished"]["severity"] == found["checkpoints are sound"]["severity"] == "ok"
+    assert found["training is finished"]["severity"] == found["checkpoints are intact"]["severity"] == "ok"
     assert found["no copying seen"]["details"]["num_samples"] == 64
     assert "validation loss" in found and "the process ends in noise" in found
     assert not [title for title in found if "unexpected" in found[title]["evidence"]]

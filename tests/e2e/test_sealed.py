@@ -89,7 +89,7 @@ def test_the_doctor_has_it_among_its_findings(run: Path) -> None:
     edit(run, old, new)
     subject = _run(str(run), None, (), None, 1, 0, "cpu")
     findings = {finding.title: finding.evidence for finding in examine_files(subject)}
-    assert named in findings["config.json is not sound"]
+    assert named in findings["config.json is invalid"]
 
 
 def test_both_remedies_of_the_message_do_what_it_says(run: Path, undiffuse: CommandLine, tmp_path: Path) -> None:

@@ -309,7 +309,7 @@ def test_saturated_washed_out_and_shifted_samples() -> None:
     assert severities(assess_colours(dark, real))["samples drift in brightness or colour"] == "warning"
     noisy = torch.where(samples < 128, 0, 200)
     real_ground = torch.where(real < 128, 0, 200).to(torch.uint8)
-    assert assess_saturation((noisy + 9).to(torch.uint8), real_ground).title == "noise left on plain grounds"
+    assert assess_saturation((noisy + 9).to(torch.uint8), real_ground).title == "residual noise on plain backgrounds"
 
 
 def test_collapsed_samples() -> None:

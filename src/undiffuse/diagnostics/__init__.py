@@ -1,7 +1,7 @@
-"""Examining data and runs: each finding with the numbers that show it and with what to do about it.
+"""Diagnostics of data sets and runs: each finding has its evidence and advice.
 
-A check is one row of ``DATA_CHECKS`` or ``RUN_CHECKS``: a function of a ``data_context.DataContext`` or a
-``run_context.RunContext`` that gives ``Finding``s. One that cannot be made says why and stops none of the others.
+A check is an entry of ``DATA_CHECKS`` or ``RUN_CHECKS``: a function of a ``data_context.DataContext`` or a
+``run_context.RunContext`` that yields ``Finding``s. A check that fails reports the reason and does not stop the others.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from undiffuse.diagnostics.findings import SEVERITIES, Examination, Finding, Sev
 
 __all__ = ["DATA_CHECKS", "RUN_CHECKS", "SEVERITIES", "Examination", "Finding", "Severity", "examine"]
 
-#: Of a set of images.
+#: Checks of a data set.
 DATA_CHECKS: dict[str, str] = {
     "broken": "undiffuse.diagnostics.stored_files:broken",
     "incomplete": "undiffuse.diagnostics.stored_files:incomplete",
@@ -31,7 +31,7 @@ DATA_CHECKS: dict[str, str] = {
     "against": "undiffuse.diagnostics.duplicate_checks:against",
 }
 
-#: Of a run or a saved model.
+#: Checks of a run or a saved model.
 RUN_CHECKS: dict[str, str] = {
     "files": "undiffuse.diagnostics.run_files:files",
     "progress": "undiffuse.diagnostics.metrics_log:progress",

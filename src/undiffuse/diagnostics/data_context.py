@@ -1,6 +1,6 @@
-"""What the doctor examines in data: the set as training would see it, its files where it has any, and one pass over it.
+"""Input of the data checks: the set as used for training, its files if it has any, and statistics of one pass over it.
 
-The pass keeps a thumbnail and a few numbers of each image: about 3 KB of memory an image, whatever its size.
+The pass stores a thumbnail and a few statistics of each image: about 3 KB per image, independent of its size.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ from undiffuse.diagnostics.survey import Survey, survey_folder
 from undiffuse.errors import UsageError
 from undiffuse.observer import SILENT, Observer
 
-#: Images whose pixels are examined; of a larger set an evenly spaced choice. Hashes are compared of all.
+#: Maximum number of images whose pixels are examined, evenly spaced in larger sets. Hashes are compared for all images.
 MOST = 100_000
 _CHUNK = 512
-#: Grey levels of difference that compression makes in a plain area, and that are seen as an edge.
+#: Grey level differences: caused by compression in uniform areas; visible as an edge.
 _SAME, _VISIBLE = 4, 16
 
 
 @dataclass(frozen=True)
 class Values:
-    """Numbers of each image, ``(N,)`` each.
+    """Statistics of each image, ``(N,)`` each.
 
     Attributes:
         low, high: smallest and largest value, 0..255.
         mean, contrast: mean and standard deviation of its values.
-        black, white: share of values at 0 and at 255.
+        black, white: fraction of values at 0 and at 255.
         border: mean value of its outermost rows and columns.
-        plain_border: whether the outermost rows and columns are all of one colour.
-        end_border: share of the values there at 0 or 255, as a plain ground has.
-        bars: share of the height or width that bars of one colour take, on both of two opposite sides.
+        plain_border: whether the outermost rows and columns have a single colour.
+        end_border: fraction of the border values at 0 or 255, which is high for a plain background.
+        bars: fraction of the height or width covered by uniform bars on two opposite sides.
         grey: whether its channels are equal.
     """
 
@@ -66,11 +66,11 @@ class DataContext:
     """A set of images or points to be examined.
 
     Args:
-        name: what the user called it.
-        config: of the source.
-        against: another set that must share no image with it, such as the test set.
-        near: the limit on the distance of near-duplicates, see ``doctor.duplicates``; searched among ``MOST`` items.
-        observer: learns how many images are examined, of how many.
+        name: name given by the user.
+        config: configuration of the source.
+        against: another set that must not share images with it, such as the test set.
+        near: maximum distance of near-duplicates, see ``diagnostics.duplicates``; searched among ``MOST`` items.
+        observer: receives the number of examined images and the total.
     """
 
     name: str
@@ -81,26 +81,26 @@ class DataContext:
 
     @cached_property
     def survey(self) -> Survey | None:
-        """Each file of a folder; ``None`` for other sources."""
+        """The files of a folder; ``None`` for other sources."""
         return survey_folder(self.config, self.observer) if isinstance(self.config, FolderConfig) else None
 
     @cached_property
     def dataset(self) -> Dataset:
-        """All items that can be read, including those without a label or a caption that others have."""
+        """All readable items, including those without a label or caption that other items have."""
         without = dict.fromkeys(self.lacking, "none") if self.lacking else {}
         return load_dataset(self._skipping.model_copy(update=without))
 
     @property
     def _skipping(self) -> SourceConfig:
-        """The source, read such that what cannot be used is skipped."""
+        """The configuration of the source with unusable items skipped."""
         skipping = {"on_error": "skip"} if hasattr(self.config, "on_error") else {}
         return self.config.model_copy(update=skipping)
 
     @cached_property
     def lacking(self) -> dict[str, list[str]]:
-        """Key of the source, ``captions`` or ``labels`` -> the items without one where others have it.
+        """Maps ``captions`` or ``labels`` to the items that lack one although other items have it.
 
-        A training refuses such a set, or leaves these items out.
+        Training raises an error for such a set, or skips these items.
         """
         config = self._skipping
         keys = _optional(config)
@@ -115,7 +115,7 @@ class DataContext:
 
     @cached_property
     def _listed(self) -> Dataset:
-        """What training would take, found and not decoded."""
+        """The items used for training, listed but not decoded."""
         return _listed(self._skipping, {})
 
     @property
@@ -125,12 +125,12 @@ class DataContext:
 
     @cached_property
     def rows(self) -> Indices:
-        """Numbers of the items whose pixels are examined."""
+        """Indices of the items whose pixels are examined."""
         return evenly_spaced(len(self.dataset), MOST)
 
     @property
     def coverage(self) -> tuple[int, int]:
-        """(items examined, items found); none where the set cannot be read."""
+        """(items examined, items found); (0, 0) if the set cannot be read."""
         if "dataset" not in vars(self):
             return 0, 0
         survey = vars(self).get("survey")
@@ -138,21 +138,21 @@ class DataContext:
         return len(self.rows), len(self.dataset) + broken
 
     def names(self, items: Iterable[int]) -> list[str]:
-        """What to call items, by their numbers in the set."""
+        """Short names of items, by their indices in the set."""
         return [self.short(self.dataset.item_name(int(item))) for item in items]
 
     def short(self, name: str) -> str:
-        """The name of an item without the folder that all of them lie in."""
+        """The name of an item relative to the location of the set."""
         return name.removeprefix(f"{getattr(self.config, 'location', '')}/")
 
     @cached_property
     def hashes(self) -> Hashes:
-        """(N, 16) of all items."""
+        """(N, 16) hashes of all items."""
         return self.dataset.hashes()
 
     @cached_property
     def labels(self) -> Indices | None:
-        """(N,) of all items, -1 where one has none; ``None`` where no item has."""
+        """(N,) labels of all items, -1 for missing ones; ``None`` if the set has none."""
         if "labels" not in self.lacking:
             return self.dataset.labels
         numbers = self._listed.labels
@@ -163,12 +163,12 @@ class DataContext:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """One name a class."""
+        """One name per class."""
         return (self._listed if "labels" in self.lacking else self.dataset).class_names
 
     @property
     def class_counts(self) -> dict[str, int]:
-        """How many items each class has; empty where there are no labels."""
+        """Number of items per class; empty if there are no labels."""
         if self.labels is None:
             return {}
         times = np.bincount(self.labels[self.labels >= 0], minlength=len(self.class_names)).tolist()
@@ -176,7 +176,7 @@ class DataContext:
 
     @cached_property
     def held_out(self) -> npt.NDArray[np.bool_]:
-        """(N,) whether the project's own split holds each item out."""
+        """(N,) whether each item belongs to the validation split."""
         return held_out_rows(self.hashes, self.config.validation_fraction)
 
     @cached_property
@@ -194,7 +194,7 @@ class DataContext:
 
     @property
     def values(self) -> Values:
-        """Numbers of each image."""
+        """Statistics of each image."""
         return self._examined[0]
 
     @property
@@ -204,7 +204,7 @@ class DataContext:
 
     @cached_property
     def pairs(self) -> Pairs:
-        """Near-duplicates within the set, exact ones apart: of those one each is compared."""
+        """Near-duplicates within the set; of exact duplicates only the first is compared."""
         _, first = np.unique(as_items(self.hashes[self.rows]), return_index=True)
         places = torch.from_numpy(np.sort(first))
         found = near_pairs(self.small[places], self.near)
@@ -213,12 +213,12 @@ class DataContext:
 
 
 def as_items(hashes: Hashes) -> npt.NDArray[np.void]:
-    """(N,) from (N, 16): each hash as one thing that can be sorted and compared."""
+    """(N,) from (N, 16): each hash as one item that can be sorted and compared."""
     return np.ascontiguousarray(hashes).view(f"V{HASH_BYTES}")[:, 0]
 
 
 def _optional(config: SourceConfig) -> list[str]:
-    """Keys that may be read of each item and are not turned off; a choice of classes needs its labels."""
+    """Enabled optional keys, ``captions`` and ``labels``; labels are required if classes are selected."""
     keys = [key for key in ("captions", "labels") if isinstance(config, EncodedConfig) and hasattr(config, key)]
     chosen = isinstance(config, ImageConfig) and bool(config.classes)
     return [key for key in keys if getattr(config, key) != "none" and not (key == "labels" and chosen)]
@@ -253,10 +253,10 @@ def values_of(images: Tensor) -> Values:
 
 
 def bars_of(images: Tensor) -> Tensor:
-    """Share of the height in bars of one colour at top and bottom, 0 without, ``(B,)``.
+    """Fraction of the height covered by uniform bars at top and bottom, 0 if there are none, ``(B,)``.
 
-    A margin around a drawing is no bar: bars are alike in height, and what lies between them begins at once over most
-    of the width and reaches both sides over most of their height.
+    The margin of a drawing does not count: bars have equal heights, and the content between them has a sharp edge over
+    most of the width and touches both sides over most of its height.
     """
     batch, height = len(images), images.shape[2]
     difference = (images.int() - images[..., :1, :1].int()).abs().amax(1)  # from the corner's colour, (B, H, W)
@@ -264,12 +264,12 @@ def bars_of(images: Tensor) -> Tensor:
     rows = torch.arange(height).expand(batch, height)
     top = torch.where(full, rows, height).amin(1)
     bottom = torch.where(full, rows, -1).amax(1)
-    alike = (top - (height - 1 - bottom)).abs() <= max(1, height // 32)  # as centring leaves them
-    barred = (top > 0) & (bottom < height - 1) & (bottom > top) & alike
+    is_centred = (top - (height - 1 - bottom)).abs() <= max(1, height // 32)  # up to rounding
+    has_bars = (top > 0) & (bottom < height - 1) & (bottom > top) & is_centred
     strong, every = difference > _VISIBLE, torch.arange(batch)
     edges = [strong[every, row].float().mean(1) for row in (top.clamp(max=height - 1), bottom.clamp(min=0))]
     inside = ((rows >= top[:, None]) & (rows <= bottom[:, None])).float()
     sides = [(strong[..., column] * inside).sum(1) / inside.sum(1).clamp(min=1) for column in (0, -1)]
-    most = torch.stack([*edges, *sides]).amin(0) > 0.7
-    share = (height - (bottom - top + 1)).float() / height
-    return torch.where(barred & most, share, torch.zeros_like(share))
+    is_sharp = torch.stack([*edges, *sides]).amin(0) > 0.7
+    fraction = (height - (bottom - top + 1)).float() / height
+    return torch.where(has_bars & is_sharp, fraction, torch.zeros_like(fraction))

@@ -1,4 +1,4 @@
-"""How many there are: of all, of each class, and for validation."""
+"""Checks of the number of items: in total, per class, and for validation."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from undiffuse.diagnostics.data_context import MOST, DataContext
 from undiffuse.diagnostics.findings import Finding
 from undiffuse.wording import counted, format_names
 
-#: Below the first, recipes of this project have been seen to memorise their images; below the second, watch for it.
+#: Below the first limit the recipes have been observed to memorise their images; below the second it may happen.
 FEW, SOME = 1_000, 10_000
 _FEW_OF_A_CLASS = 20
 _UNEVEN = 5.0
@@ -21,10 +21,10 @@ def amount(context: DataContext) -> Iterable[Finding]:
     details = {"items": total, "held_out": held_out}
     if total > MOST:
         text = (
-            f"the pixels of {MOST:,} of {total:,}, evenly spread; equal content was searched in all, near-duplicates "
-            "and odd values among the others were not"
+            f"the pixels of {MOST:,} of {total:,}, evenly spaced; exact duplicates were searched in all, "
+            "near-duplicates and unusual values only among these"
         )
-        yield Finding("note", "not all were examined", text, "examine parts of the set one by one", details)
+        yield Finding("note", "not all were examined", text, "examine parts of the set separately", details)
     if not context.has_images:
         yield Finding("ok", "amount", counted(total, "point"), details=details)
         return
@@ -59,7 +59,7 @@ def amount(context: DataContext) -> Iterable[Finding]:
 
 
 def classes(context: DataContext) -> Iterable[Finding]:
-    """Empty classes, tiny ones, uneven ones."""
+    """Empty, very small and unbalanced classes."""
     counts = context.class_counts
     if not counts:
         yield Finding("ok", "no classes", "images without labels")
@@ -72,7 +72,7 @@ def classes(context: DataContext) -> Iterable[Finding]:
 
 
 def _small(counts: Mapping[str, int], details: dict[str, Any]) -> Iterable[Finding]:
-    """Classes of nothing, and of next to nothing."""
+    """Empty and very small classes."""
     empty = [name for name, count in counts.items() if count == 0]
     tiny = [f"{name} ({count})" for name, count in counts.items() if 0 < count < _FEW_OF_A_CLASS]
     if empty:
@@ -94,7 +94,7 @@ def _small(counts: Mapping[str, int], details: dict[str, Any]) -> Iterable[Findi
 
 
 def _uneven(counts: Mapping[str, int], details: dict[str, Any]) -> Iterable[Finding]:
-    """The largest class against the smallest that is not empty."""
+    """The largest class compared with the smallest non-empty one."""
     present = [name for name, count in counts.items() if count]
     largest, smallest = max(present, key=counts.__getitem__), min(present, key=counts.__getitem__)
     many, few = counts[largest], counts[smallest]

@@ -1,4 +1,4 @@
-"""Findings about images that come more than once, in one set or across two, and about labels that contradict."""
+"""Checks for duplicate images, within a set or across two sets, and for contradictory labels."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from undiffuse.wording import counted, format_names
 
 _NONE = -1  # the label of an item without one
 _LISTED = 500  # groups or pairs in the details
-_MANY = 0.01  # share of a set from which duplicates are worth a warning
+_MANY = 0.01  # fraction of a set above which duplicates are a warning
 
 
 def exact(context: DataContext) -> Iterable[Finding]:
-    """Items of equal content, whatever their files are called."""
+    """Items of equal content, regardless of their names."""
     groups = _exact_groups(context)
     extra = sum(len(group) - 1 for group in groups)
     if not groups:
@@ -32,7 +32,7 @@ def exact(context: DataContext) -> Iterable[Finding]:
         "exact duplicates",
         f"{counted(extra, 'item')} ({percent(extra / len(context.hashes))}) repeat another, in "
         f"{counted(len(groups), 'group')}; the largest: {format_names(context.names(groups[0]))}",
-        "keep one of each group: what comes often is memorised first",
+        "keep one of each group: repeated images are memorised first",
         {"groups": [context.names(group) for group in groups[:_LISTED]], "num_groups": len(groups), "extra": extra},
     )
 
@@ -75,14 +75,16 @@ def labels(context: DataContext) -> Iterable[Finding]:
     if numbers is None:
         return
     groups = _exact_groups(context)
-    torn = [_with_classes(context, group) for group in groups if len({numbers[row] for row in group} - {_NONE}) > 1]
-    if torn:
+    contradictory = [
+        _with_classes(context, group) for group in groups if len({numbers[row] for row in group} - {_NONE}) > 1
+    ]
+    if contradictory:
         yield Finding(
             "problem",
             "one image in several classes",
-            f"{counted(len(torn), 'group')} of equal images: {format_names(torn)}",
+            f"{counted(len(contradictory), 'group')} of equal images: {format_names(contradictory)}",
             "decide on one class and delete the others",
-            {"groups": torn[:_LISTED]},
+            {"groups": contradictory[:_LISTED]},
         )
     if not context.has_images:
         return
@@ -99,12 +101,12 @@ def labels(context: DataContext) -> Iterable[Finding]:
             "look at them; one of the two labels is probably wrong",
             {"pairs": unlike[:_LISTED]},
         )
-    if not torn and not unlike:
+    if not contradictory and not unlike:
         yield Finding("ok", "no contradicting labels", counted(len(names), "class"))
 
 
 def split(context: DataContext) -> Iterable[Finding]:
-    """Images that the project's own split puts on both sides; exact duplicates never are."""
+    """Near-duplicates across the training/validation split; exact duplicates are always on the same side."""
     held_out = context.held_out
     num_held_out = int(held_out.sum())
     leaked = {a if held_out[a] else b for a, b in _rows_of(context.pairs) if held_out[a] != held_out[b]}
@@ -119,7 +121,7 @@ def split(context: DataContext) -> Iterable[Finding]:
         "near-duplicates across the split",
         f"{len(leaked)} of {num_held_out:,} held-out images ({percent(share)}) are nearly the same as a training "
         f"image: {format_names(named)}",
-        "delete the near-duplicates: losses and copying on held-out images come out too well",
+        "delete the near-duplicates: they bias validation losses and copying measures",
         {"held_out": named[:_LISTED], "share": share},
     )
 
@@ -136,7 +138,7 @@ def against(context: DataContext) -> Iterable[Finding]:
             f"images shared with {other.name}",
             f"{len(same)} of the {len(other.hashes):,} there ({percent(len(same) / len(other.hashes))}) are in "
             f"{context.name} too, by content: {format_names(other.names(same))}",
-            "delete them from one of the two: what was trained on cannot test",
+            "delete them from one of the two: training images cannot be used for testing",
             {"items": other.names(same)[:_LISTED], "count": len(same)},
         )
     if context.dataset.shape[0] != other.dataset.shape[0]:
@@ -171,7 +173,7 @@ def _colours(context: DataContext) -> str:
 
 
 def _near_leaks(context: DataContext, other: DataContext, known: set[int]) -> list[tuple[str, str, Any, Any]]:
-    """(name here, name there, d, mirrored) of near-duplicates across two sets, the nearest first; ``known`` apart."""
+    """(name here, name there, d, mirrored) of near-duplicates across two sets, nearest first, without ``known``."""
     places = [place for place, item in enumerate(other.rows.tolist()) if item not in known]
     here, there = context.small, other.small[places]
     if here.shape[1] != there.shape[1]:
@@ -180,25 +182,25 @@ def _near_leaks(context: DataContext, other: DataContext, known: set[int]) -> li
     joined: Tensor = torch.cat([thumbnails(here, sides), thumbnails(there, sides)])
     pairs = near_pairs(joined, context.near, boundary=len(here))
     names = context.names(context.rows[row] for row in pairs.first.tolist())
-    theirs = other.names(other.rows[places[row - len(here)]] for row in pairs.second.tolist())
-    return list(zip(names, theirs, pairs.distance, pairs.mirrored, strict=True))
+    other_names = other.names(other.rows[places[row - len(here)]] for row in pairs.second.tolist())
+    return list(zip(names, other_names, pairs.distance, pairs.mirrored, strict=True))
 
 
 def _grey(thumbnails: Tensor) -> Tensor:
-    """uint8 (N, 1, h, w): their brightness, as data is turned grey (ITU-R 601)."""
+    """uint8 (N, 1, h, w): luma (ITU-R BT.601), the same conversion as for data."""
     if thumbnails.shape[1] == 1:
         return thumbnails
     weights = torch.tensor([0.299, 0.587, 0.114])[:, None, None]
     return (thumbnails * weights).sum(1, keepdim=True).round().to(torch.uint8)
 
 
-def _shared(mine: Hashes, theirs: Hashes) -> list[int]:
-    known = {item.tobytes() for item in mine}
-    return [row for row, item in enumerate(theirs) if item.tobytes() in known]
+def _shared(hashes: Hashes, other: Hashes) -> list[int]:
+    known = {item.tobytes() for item in hashes}
+    return [row for row, item in enumerate(other) if item.tobytes() in known]
 
 
 def _exact_groups(context: DataContext) -> list[list[int]]:
-    """Numbers of all items of equal content, the largest group first."""
+    """Indices of items of equal content, largest group first."""
     items = as_items(context.hashes)
     _, kind, times = np.unique(items, return_inverse=True, return_counts=True)
     repeated = np.flatnonzero(times[kind] > 1)

@@ -1,23 +1,23 @@
-"""Images that are nearly the same: mirrored, compressed again, resized, moved by a little.
+"""Near-duplicate images: mirrored, recompressed, resized, or slightly shifted.
 
 Two images a, b differ by
 
-    d(a, b) = min over mirroring and moves m of  RMS(a - m b) / contrast,
+    d(a, b) = min over mirroring and shifts m of  RMS(a - m b) / contrast,
 
-where both are thumbnails of at most 32 pixels a side, softened by (1, 2, 1) / 4 each way, a move is of at most one
-thumbnail pixel, and the contrast is the standard deviation of an image's own values (root mean square of the two). The
-same image has 0, two unrelated ones about sqrt(2).
+where both are thumbnails of at most 32 pixels per side, smoothed by (1, 2, 1) / 4 along each axis, a shift is at most
+one thumbnail pixel, and the contrast is the standard deviation of an image's values (root mean square of the two). d is
+0 for identical images and about sqrt(2) for unrelated ones.
 
-The limit was chosen on MNIST, whose 60,000 digits hold no copies but thousands of much alike strokes: none of its 1.8e9
-pairs lies below 0.07, 3 below 0.08 and 97 below 0.1. Of images compressed again (JPEG, quality 75) nine in ten stay
-below 0.05 on MNIST, Fashion-MNIST and photographs and below 0.07 on emoji; of photographs shrunk to half and enlarged
-again, below 0.03. Not found: moves of a fraction of a thumbnail pixel, crops, turns, other brightness.
+The limit was chosen on MNIST, whose 60,000 digits have no copies but thousands of very similar strokes: none of its
+1.8e9 pairs is below 0.07, 3 are below 0.08 and 97 below 0.1. Of recompressed images (JPEG, quality 75) nine in ten stay
+below 0.05 on MNIST, Fashion-MNIST and photographs and below 0.07 on emoji; of photographs downscaled to half and
+upscaled again, below 0.03. Not detected: shifts by a fraction of a thumbnail pixel, crops, rotations, other brightness.
 
-All pairs are searched, exactly and in little memory. The moduli of an image's low Fourier frequencies do not change
-when it is moved, and with those of opposite horizontal frequency put in order of size not when it is mirrored either;
-neither step makes two images lie further apart than their pixels do (Parseval; the triangle inequality; the
-rearrangement inequality). So the distance of such signatures, one matrix product, is a lower bound on d but for what
-moves in at the border, and only pairs below the limit there are compared pixel by pixel.
+All pairs are searched, exactly and in little memory. The moduli of an image's low Fourier frequencies are invariant to
+shifts, and, with those of opposite horizontal frequency sorted, also to mirroring; neither step increases the distance
+of two images (Parseval; the triangle inequality; the rearrangement inequality). So the distance of such signatures, one
+matrix product, is a lower bound on d except for border effects, and only pairs below the limit are compared pixel by
+pixel.
 """
 
 from __future__ import annotations
@@ -34,24 +34,24 @@ from undiffuse.diagnostics.limits import NEAR
 
 #: Longest side of a thumbnail.
 SIDE = 32
-#: Frequencies kept each way.
+#: Number of frequencies per axis.
 _FREQUENCIES = 4
-#: Candidates at most; beyond that the limit on signatures is halved.
-_MOST_CANDIDATES = 2_000_000
-#: Thumbnails narrower than this are not moved: a pixel is too much of them.
-_LEAST_MOVED = 16
+#: Maximum number of candidates; beyond that the limit on signatures is halved.
+_MAX_CANDIDATES = 2_000_000
+#: Thumbnails narrower than this are not shifted, since a pixel is too large a fraction of them.
+_MIN_SHIFTED = 16
 _TILE, _CHUNK = (256, 4096), 4096
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Near-duplicates i < j, the nearest first.
+    """Near-duplicates i < j, nearest first.
 
     Attributes:
-        first, second: (P,) row numbers.
+        first, second: (P,) row indices.
         distance: (P,) d.
         mirrored: (P,) whether the second is the mirror image.
-        limit: on the signatures, as it was used: less than requested where there were too many candidates.
+        limit: the limit used for signatures: less than requested if there were too many candidates.
     """
 
     first: Tensor
@@ -65,7 +65,7 @@ class Pairs:
 
 
 def thumbnails(images: Tensor, sides: tuple[int, int] | None = None) -> Tensor:
-    """uint8 images (B, C, H, W) averaged over areas to at most ``SIDE`` a side, or to (height, width)."""
+    """Downscale uint8 images (B, C, H, W) by area averaging to at most ``SIDE`` per side, or to (height, width)."""
     height, width = sides or (min(SIDE, images.shape[-2]), min(SIDE, images.shape[-1]))
     if tuple(images.shape[-2:]) == (height, width):
         return images
@@ -74,7 +74,7 @@ def thumbnails(images: Tensor, sides: tuple[int, int] | None = None) -> Tensor:
 
 
 def contrast_of(images: Tensor) -> Tensor:
-    """(B,) standard deviation of each image's values about its own mean."""
+    """(B,) standard deviation of each image's values about its mean."""
     return images.flatten(1).float().std(1, correction=0)
 
 
@@ -84,7 +84,7 @@ def near_pairs(images: Tensor, near: float = NEAR, boundary: int | None = None) 
     Args:
         images: uint8 (N, C, H, W), thumbnails; those without contrast have no near-duplicates.
         near: the limit on d.
-        boundary: compare only rows below this number with rows from it on; otherwise all with all.
+        boundary: compare only rows below this index with rows from it on; by default all pairs.
     """
     chunks = torch.split(images, _CHUNK)
     signatures = torch.cat([signature(chunk) for chunk in chunks]) if len(images) else torch.zeros(0, 1)
@@ -104,13 +104,13 @@ def near_pairs(images: Tensor, near: float = NEAR, boundary: int | None = None) 
 
 
 def signature(images: Tensor) -> Tensor:
-    """(B, F) numbers that neither a move nor a mirror changes; their distances are in units of a pixel's RMS."""
+    """(B, F) features invariant to shifts and mirroring; their distances are in units of the RMS per pixel."""
     height, width = images.shape[-2:]
-    most = max(1, min(_FREQUENCIES, (height - 1) // 2, (width - 1) // 2))
+    limit = max(1, min(_FREQUENCIES, (height - 1) // 2, (width - 1) // 2))
     moduli = torch.fft.rfft2(images.float(), norm="ortho").abs() / math.sqrt(images[0].numel())
-    down, across = min(most, height - 1), min(most, width // 2)
+    down, across = min(limit, height - 1), min(limit, width // 2)
     upper, lower = moduli[..., 1 : down + 1, : across + 1], moduli[..., height - down :, : across + 1].flip(-2)
-    twice = math.sqrt(2)  # a frequency and its opposite are one number here
+    twice = math.sqrt(2)  # rfft2 returns only one of a frequency and its opposite
     parts = [
         moduli[..., 0, :1],
         moduli[..., 0, 1 : across + 1] * twice,
@@ -124,13 +124,13 @@ def signature(images: Tensor) -> Tensor:
 def _candidates(
     signatures: Tensor, contrast: Tensor, limit: float, boundary: int | None
 ) -> tuple[Tensor, Tensor] | None:
-    """Pairs i < j whose signatures are within ``limit`` contrasts, or ``None`` where there are too many."""
+    """Pairs i < j whose signatures are within ``limit`` contrasts, or ``None`` if there are too many."""
     first, second, count = [], [], 0
     for a, b in _tiles(signatures, contrast, limit, boundary):
         first.append(a)
         second.append(b)
         count += len(a)
-        if count > _MOST_CANDIDATES:
+        if count > _MAX_CANDIDATES:
             return None
     none = torch.zeros(0, dtype=torch.int64)
     return torch.cat([none, *first]), torch.cat([none, *second])
@@ -144,10 +144,10 @@ def _tiles(signatures: Tensor, contrast: Tensor, limit: float, boundary: int | N
         (0, size) if boundary is None else (boundary, size),
     )
     centred = signatures - signatures.mean(0) if size else signatures
-    slack = 1e-4  # of float32 sums; false candidates are removed by their pixels
-    own = (centred.square().sum(1) * (1 - slack) - limit**2 / 2 * contrast**2)[:, None]
-    one = torch.ones_like(own)
-    left, right = torch.cat([-2 * centred, one, own], 1), torch.cat([centred, own, one], 1)
+    slack = 1e-4  # for float32 sums; false candidates are removed by the pixel comparison
+    norm = (centred.square().sum(1) * (1 - slack) - limit**2 / 2 * contrast**2)[:, None]
+    one = torch.ones_like(norm)
+    left, right = torch.cat([-2 * centred, one, norm], 1), torch.cat([centred, norm, one], 1)
     flat = contrast == 0
     buffer = torch.empty(tall * wide)
     for top in range(*rows, tall):
@@ -166,25 +166,25 @@ def _tiles(signatures: Tensor, contrast: Tensor, limit: float, boundary: int | N
 
 
 def _verified(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """(P,) d of uint8 images (P, C, H, W), and whether mirroring made them nearer."""
+    """(P,) d of uint8 images (P, C, H, W), and whether the mirrored distance is smaller."""
     a, b = softened(a), softened(b)
     scale = ((contrast_of(a) ** 2 + contrast_of(b) ** 2) / 2).sqrt().clamp_min(1e-6)
-    plain, mirrored = _moved_distance(a, b), _moved_distance(a, b.flip(-1))
+    plain, mirrored = _shifted_distance(a, b), _shifted_distance(a, b.flip(-1))
     return torch.minimum(plain, mirrored) / scale, mirrored < plain
 
 
 def softened(images: Tensor) -> Tensor:
-    """Float images smoothed by (1, 2, 1) / 4 each way: what compression leaves of grain goes, what differs stays."""
+    """Smooth images by (1, 2, 1) / 4 along each axis, which removes compression noise but keeps real differences."""
     x = F.pad(images.float(), (1, 1, 1, 1), mode="replicate")
     x = (x[..., :-2] + 2 * x[..., 1:-1] + x[..., 2:]) / 4
     return (x[..., :-2, :] + 2 * x[..., 1:-1, :] + x[..., 2:, :]) / 4
 
 
-def _moved_distance(a: Tensor, b: Tensor) -> Tensor:
-    """Least RMS difference over moves of at most a pixel, on what the two have in common."""
+def _shifted_distance(a: Tensor, b: Tensor) -> Tensor:
+    """Smallest RMS difference over shifts of at most one pixel, on the overlap of the two images."""
     height, width = a.shape[-2:]
     best = (a - b).square().flatten(1).mean(1)
-    if min(height, width) < _LEAST_MOVED:
+    if min(height, width) < _MIN_SHIFTED:
         return best.sqrt()
     for down in (-1, 0, 1):
         for across in (-1, 0, 1):
@@ -194,14 +194,14 @@ def _moved_distance(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _overlap(images: Tensor, down: int, across: int) -> Tensor:
-    """What lies in both images, less a pixel around it where softening looked beyond what they have in common."""
+    """The overlap after a shift, without a margin of one pixel where smoothing used pixels outside the overlap."""
     height, width = images.shape[-2:]
     rows, columns = slice(max(down, 0), height + min(down, 0)), slice(max(across, 0), width + min(across, 0))
     return images[..., rows, columns][..., 1:-1, 1:-1]
 
 
 def groups_of(first: list[int], second: list[int]) -> list[list[int]]:
-    """The sets of rows that pairs connect, the largest first, each in order."""
+    """Connected components of the pairs, largest first, each sorted."""
     parent: dict[int, int] = {}
 
     def root(row: int) -> int:

@@ -1,4 +1,4 @@
-"""What the doctor finds: how bad it is, the numbers that show it, and what to do about it."""
+"""Findings of the checks: severity, evidence and advice."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from undiffuse.observer import SILENT, Observer, SubProgress, observing
 from undiffuse.registry import resolve
 
 Severity = Literal["ok", "note", "warning", "problem"]
-#: From harmless to harmful; ``--strict`` fails from ``warning`` on.
+#: In increasing severity; ``--strict`` fails from ``warning`` on.
 SEVERITIES: tuple[Severity, ...] = ("ok", "note", "warning", "problem")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was found.
+    """One finding of a check.
 
     Args:
         severity: ``ok``, ``note`` (good to know), ``warning`` (probably costs quality) or ``problem`` (does harm).
-        title: what it is.
-        evidence: the numbers that show it.
-        advice: a command, a key of the configuration, or what else to do; empty where nothing need be done.
+        title: short description.
+        evidence: the numbers that support it.
+        advice: a command, a key of the configuration, or another remedy; empty if nothing needs to be done.
         details: all numbers and names, for JSON.
-        check: the row of the registry that found it.
+        check: registry name of the check.
     """
 
     severity: Severity
@@ -43,7 +43,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Examination:
-    """The findings, the worst first, the checks that were requested, and those of them that could not be made."""
+    """The findings, most severe first, the requested checks, and the checks that failed to run."""
 
     findings: list[Finding]
     checked: list[str]
@@ -66,20 +66,20 @@ class Examination:
 
 
 def examine(checks: Mapping[str, Any], context: Any, observer: Observer = SILENT) -> Examination:
-    """Make each check, one after the other; one that cannot be made becomes a note and stops none of the others.
+    """Run the checks in sequence; a check that fails becomes a note and does not stop the others.
 
     Args:
-        checks: name -> a function of ``context`` that gives findings, or ``"module:function"``.
-        observer: learns how many checks are made, of how many; the progress of a check counts as a part of it.
+        checks: name -> a function of ``context`` that yields findings, or ``"module:function"``.
+        observer: receives the number of finished checks and the total; progress within a check counts as a fraction.
     """
     started = time.monotonic()
     found: list[Finding] = []
     for number, (name, row) in enumerate(checks.items()):
         observer.progress(number, len(checks))
-        check, whole = resolve(row), SubProgress(observer, number, len(checks))
+        check, progress = resolve(row), SubProgress(observer, number, len(checks))
         if observer is not SILENT:
-            context.observer = whole
-        with observing(whole.subtasks() if observer is not SILENT else None):
+            context.observer = progress
+        with observing(progress.subtasks() if observer is not SILENT else None):
             found += [replace(finding, check=name) for finding in _attempt(check, context)]
     not_run = [finding.check for finding in found if finding.title == _NOT_RUN]
     order = {severity: number for number, severity in enumerate(SEVERITIES)}
@@ -95,7 +95,7 @@ def _attempt(check: Callable[[Any], Iterable[Finding]], context: Any) -> list[Fi
         return found
     except UndiffuseError as error:
         reason = " ".join(str(error).split())
-    except Exception as error:  # a slip in one check must not hide what the others find
+    except Exception as error:  # a bug in one check must not hide the findings of the others
         reason = f"unexpected {type(error).__name__}: {' '.join(str(error).split())}"
     return [*found, Finding("note", _NOT_RUN, reason)]
 
@@ -104,7 +104,7 @@ _NOT_RUN = "could not be checked"
 
 
 def _joined(findings: list[Finding]) -> list[Finding]:
-    """Checks that could not be made for one and the same reason make one finding."""
+    """Merge the checks that failed for the same reason into one finding."""
     reasons: dict[str, list[str]] = {}
     for finding in findings:
         if finding.title == _NOT_RUN:
@@ -117,5 +117,5 @@ def _joined(findings: list[Finding]) -> list[Finding]:
 
 
 def percent(share: float) -> str:
-    """``12 %``, ``0.3 %``."""
+    """Format a fraction as a percentage: ``12 %``, ``0.3 %``."""
     return f"{100 * share:.2g} %" if share < 0.995 else f"{100 * share:.0f} %"

@@ -1,8 +1,8 @@
-"""GAN dynamics from the metrics log of an adversarial run: losses need not fall, but neither network may win for good.
+"""GAN dynamics from the metrics log of an adversarial run: losses need not fall, but no network should dominate.
 
-The discriminator's logits on data and on samples differ by as much as it can tell the two apart. Where its logits on
-training data lie above those on held-out data of the same kind, it has memorised images, and what it then teaches the
-generator is to copy.
+The difference of the discriminator's logits on data and on samples measures how well it distinguishes the two. If its
+logits on training data are above those on held-out data, it has memorised training images, and the generator learns to
+copy them.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from undiffuse.errors import UsageError
 Rows = Sequence[Mapping[str, Any]]
 
 _RECENT = 9
-#: Share of the training data that is called real, counted as a mean of signs, which leaves little to learn from.
+#: Mean sign of the logits on training data above which the generator receives little gradient.
 _WON = 0.95
 #: The gap to held-out data, in units of the distance between training data and samples.
 _SOME, _MUCH = 0.25, 0.5
 
 
 def is_adversarial(rows: Rows) -> bool:
-    """Whether the metrics log is that of an adversarial run."""
+    """Whether the metrics log is from an adversarial run."""
     return any("d_fake" in row for row in rows)
 
 
 def assess_balance(rows: Rows) -> Finding:
-    """Which network is ahead, from training rows.
+    """The balance of the two networks, from training rows.
 
     Args:
-        rows: with ``discriminator_loss``, ``generator_loss`` and, where logits have a meaningful sign, ``r_t``.
+        rows: with ``discriminator_loss``, ``generator_loss`` and, if logits have a meaningful sign, ``r_t``.
     """
     means = {key: _recent(rows, key) for key in ("discriminator_loss", "generator_loss")}
     signs = [float(row["r_t"]) for row in rows if "r_t" in row][-_RECENT:]
@@ -41,7 +41,7 @@ def assess_balance(rows: Rows) -> Finding:
         means["r_t"] = statistics.mean(signs)
     sign = f", mean sign on training data {means['r_t']:.2f}" if signs else ""
     text = (
-        f"discriminator {means['discriminator_loss']:.3g}, generator {means['generator_loss']:.3g}{sign} of late; in "
+        f"discriminator {means['discriminator_loss']:.3g}, generator {means['generator_loss']:.3g}{sign} recently; in "
         "adversarial training neither loss need fall"
     )
     if signs and means["r_t"] > _WON:

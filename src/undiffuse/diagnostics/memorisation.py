@@ -1,7 +1,7 @@
 """Memorisation: whether samples repeat training images.
 
-The distance of each sample to its nearest training image is compared with that of real images which the model never
-saw. Where fewer than ten were held out, training images take their place, with their distance to the nearest other one.
+The distance of each sample to its nearest training image is compared with that of held-out real images. If fewer than
+ten were held out, training images are used instead, with their distance to the nearest other training image.
 """
 
 from __future__ import annotations
@@ -18,36 +18,39 @@ from undiffuse.diagnostics.run_context import RunContext
 from undiffuse.metrics.neighbours import CopyingSummary, Neighbours, nearest_neighbours, summarise_copying
 from undiffuse.wording import format_names
 
-#: Training images searched at most, as thumbnails.
-_MOST = 200_000
+#: Maximum number of training images searched, as thumbnails.
+_MAX_TRAINING = 200_000
 _NAMED = 16
 _REAL = 500
-#: Held-out images from which on their distances make a scale.
-_FEWEST = 10
+#: Minimum number of held-out images for a reference distribution.
+_MIN_HELD_OUT = 10
 
 
 def memorisation(context: RunContext) -> Iterable[Finding]:
-    """Samples nearer to the training set than real images are."""
-    context.need_images()
-    training = thumbnails(context.real(_MOST))
+    """Whether samples are nearer to the training set than real images are."""
+    context.check_images()
+    training = thumbnails(context.real(_MAX_TRAINING))
     sampled = nearest_neighbours(thumbnails(context.samples), training)
     held_out = thumbnails(context.real(_REAL, held_out=True))
-    if len(held_out) >= _FEWEST:
+    if len(held_out) >= _MIN_HELD_OUT:
         real, scale = nearest_neighbours(held_out, training).distances[:, 0], "held-out images"
     else:
-        real, scale = _each_other(training), f"training images to each other, {_why_not_held_out(len(held_out))}"
+        real, scale = (
+            _distances_within(training),
+            f"training images to each other, {_reason_for_training_scale(len(held_out))}",
+        )
     summary = summarise_copying(sampled.distances[:, 0], real, len(training))
     yield assess_memorisation(summary, scale, _closest(context, sampled))
 
 
-def _why_not_held_out(count: int) -> str:
+def _reason_for_training_scale(count: int) -> str:
     if count == 0:
         return "because none were held out"
     return f"because {count} held out {'is' if count == 1 else 'are'} too few for a scale"
 
 
-def _each_other(training: Tensor) -> Tensor:
-    """(M,) distance of training images to their nearest other one."""
+def _distances_within(training: Tensor) -> Tensor:
+    """(M,) distance of training images to the nearest other training image."""
     rows = torch.linspace(0, len(training) - 1, min(len(training), _REAL)).round().long()
     return nearest_neighbours(training[rows], training, k=2).distances[:, 1]
 
@@ -65,12 +68,12 @@ def _closest(context: RunContext, sampled: Neighbours) -> list[dict[str, Any]]:
 
 
 def assess_memorisation(summary: CopyingSummary, scale: str, closest: list[dict[str, Any]]) -> Finding:
-    """See ``memorisation``, of a summary; of the samples, 1 % is expected below the first percentile of the scale."""
+    """The finding of ``memorisation`` for a summary; 1 % of samples is expected below the scale's first percentile."""
     near, ratio = summary.share_below_first_percentile, summary.ratio
     details = {**summary.to_dict(), "scale": scale, "closest": closest}
     shown = "-" if ratio is None else f"{ratio:.2f}"
     text = (
-        f"{percent(near)} of {summary.num_samples} samples lie nearer to a training image than 99 % of {scale}; "
+        f"{percent(near)} of {summary.num_samples} samples are nearer to a training image than 99 % of {scale}; "
         f"ratio of median distances {shown}"
     )
     named = format_names(f"seed {pair['seed']} = {pair['training_item']}" for pair in closest)

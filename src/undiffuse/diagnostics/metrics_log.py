@@ -16,14 +16,14 @@ from undiffuse.wording import command, counted, format_names
 Rows = Sequence[Mapping[str, Any]]
 
 _DIVERGED = 1.5  # times the lowest smoothed loss
-_SPIKE = 3.0  # times the median around it
+_SPIKE = 3.0  # times the local median
 _WINDOW = 9
-#: Passes over the training set from which models of this project have been seen to memorise images.
+#: Epochs above which models have been observed to memorise images.
 MANY_EPOCHS = 300
 
 
 def progress(context: RunContext) -> Iterable[Finding]:
-    """Whether training reached its end, warmed up, and how often it saw each image."""
+    """Whether training is finished and warmed up, and the number of epochs."""
     context.rows("train")
     seen, wanted = context.images_seen, int(context.config["num_images"])
     warmup = int(context.config["optimizer"]["warmup_images"])
@@ -42,14 +42,14 @@ def progress(context: RunContext) -> Iterable[Finding]:
             "warning",
             "learning rate still warming up",
             f"{seen:,} of optimizer.warmup_images={warmup:,} were seen",
-            f"train {'on' if seen < wanted else 'anew for more num_images'}, or lower optimizer.warmup_images",
+            f"train {'on' if seen < wanted else 'again for more num_images'}, or lower optimizer.warmup_images",
             {"images": seen, "warmup_images": warmup},
         )
     yield epochs(seen, int(context.record["data"]["train"]))
 
 
 def epochs(images: int, num_training: int) -> Finding:
-    """How often each training image was seen."""
+    """The number of epochs."""
     passes = images / max(num_training, 1)
     text = f"{counted(images, 'image')} are {passes:,.1f} passes over {counted(num_training, 'training item')}"
     details = {"epochs": passes, "training_items": num_training}
@@ -70,7 +70,7 @@ def losses(context: RunContext) -> Iterable[Finding]:
 
 
 def assess_losses(rows: Rows) -> Iterable[Finding]:
-    """See ``losses``, of rows with ``images``, ``loss`` and ``grad_norm``."""
+    """The findings of ``losses`` for rows with ``images``, ``loss`` and ``grad_norm``."""
     yield from _not_finite(rows)
     valid = [row for row in rows if _is_finite(row, "loss") and _is_finite(row, "grad_norm")]
     values = [float(row["loss"]) for row in valid]
@@ -89,13 +89,13 @@ def _not_finite(rows: Rows) -> Iterable[Finding]:
             "problem",
             "losses that are not finite",
             f"{len(bad)} of {counted(len(rows), 'row')} of the metrics log, at {where} images",
-            "start anew with a lower optimizer.learning_rate, optimizer.clip_norm=1 or system.precision=fp32",
+            "restart with a lower optimizer.learning_rate, optimizer.clip_norm=1 or system.precision=fp32",
             {"images": [row["images"] for row in bad]},
         )
 
 
 def _shape(values: Sequence[float]) -> Iterable[Finding]:
-    """Diverged, still falling, or levelled off."""
+    """Whether the loss diverged, is still falling, or has levelled off."""
     smooth = [statistics.median(values[i : i + _WINDOW]) for i in range(len(values) - _WINDOW + 1)]
     last, lowest = smooth[-1], min(smooth)
     part = smooth[-max(len(smooth) // 5, 2) :]
@@ -106,7 +106,7 @@ def _shape(values: Sequence[float]) -> Iterable[Finding]:
             "problem",
             "training diverged",
             f"the loss ends at {last:.4g}, {last / lowest:.2g} times its lowest, {lowest:.4g}",
-            "start anew with a lower optimizer.learning_rate",
+            "restart with a lower optimizer.learning_rate",
             details,
         )
     elif fall > 0.05:
@@ -139,13 +139,13 @@ def _spikes(rows: Rows) -> Iterable[Finding]:
 
 
 def overfitting(context: RunContext) -> Iterable[Finding]:
-    """Whether the validation loss rose again, and whether it rose above the training loss."""
+    """Whether the validation loss rises again."""
     rows = context.rows("validation")
     yield from assess_gap(rows) if is_adversarial(rows) else assess_validation(rows)
 
 
 def assess_validation(rows: Rows) -> Iterable[Finding]:
-    """See ``overfitting``, of rows with ``images`` and ``loss``."""
+    """The finding of ``overfitting`` for rows with ``images`` and ``loss``."""
     valid = [row for row in rows if _is_finite(row, "loss")]
     if len(valid) < 2:
         raise UsageError(
@@ -161,7 +161,7 @@ def assess_validation(rows: Rows) -> Iterable[Finding]:
             "problem" if rise > 0.25 else "warning",
             "validation loss rises again",
             f"it was lowest, {lowest:.4g}, at {best['images']:,} images and is {percent(rise)} higher at the end",
-            f"train anew with num_images={best['images']}, a smaller network, dropout or more images",
+            f"train again with num_images={best['images']}, a smaller network, dropout or more images",
             details,
         )
     else:

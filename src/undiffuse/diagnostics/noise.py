@@ -1,11 +1,11 @@
-"""Whether samples are little more than noise: how much neighbouring pixels correlate, compared with the data.
+"""Whether samples are mostly noise: the correlation of neighbouring pixels, compared with the data.
 
-For images x about the mean of each channel, of variance v over all pixels,
+For images x with the mean of each channel removed, and variance v over all pixels,
 
-    r = 1 - E (x_i - x_j)^2 / 2 v,     i and j next to each other in a row or a column,
+    r = 1 - E (x_i - x_j)^2 / 2 v,     i and j adjacent in a row or a column,
 
-which is 0 for white noise and near 1 for photographs. Noise that was not taken away lowers it: of a share s of the
-variance that is white, r falls to (1 - s) of itself.
+which is 0 for white noise and near 1 for photographs. Residual noise lowers it: if a fraction s of the variance is
+white noise, r is multiplied by (1 - s).
 """
 
 from __future__ import annotations
@@ -17,38 +17,38 @@ from torch import Tensor
 
 from undiffuse.diagnostics.findings import Finding
 from undiffuse.diagnostics.run_context import RunContext
-from undiffuse.diagnostics.samples import both
+from undiffuse.diagnostics.samples import samples_and_data
 
-#: Correlation of the data below which it does not differ from noise, and the share of it that samples must reach.
-_TELLING, _ENOUGH = 0.15, 0.5
+#: Correlation of the data below which it cannot be distinguished from noise; fraction of it that samples must reach.
+_MIN_CORRELATION, _MIN_FRACTION = 0.15, 0.5
 
 
 def noise(context: RunContext) -> Iterable[Finding]:
-    """Whether samples are little more than noise."""
-    yield assess_noise(*both(context))
+    """Whether samples are mostly noise."""
+    yield assess_noise(*samples_and_data(context))
 
 
 def assess_noise(samples: Tensor, real: Tensor) -> Finding:
-    """See ``noise``, of two sets of uint8 images (B, C, H, W)."""
-    ours, theirs = neighbour_correlation(samples), neighbour_correlation(real)
-    text = f"neighbouring pixels of samples correlate by {ours:.2f}, those of the data by {theirs:.2f}"
-    details = {"correlation": ours, "data_correlation": theirs}
-    if is_noise(ours, theirs):
+    """The finding of ``noise`` for two sets of uint8 images (B, C, H, W)."""
+    correlation, data_correlation = neighbour_correlation(samples), neighbour_correlation(real)
+    text = f"neighbouring pixels of samples correlate by {correlation:.2f}, those of the data by {data_correlation:.2f}"
+    details = {"correlation": correlation, "data_correlation": data_correlation}
+    if is_noise(correlation, data_correlation):
         advice = "too few images were seen: train for more num_images; with enough of them, see the other findings"
         return Finding("problem", "samples are little more than noise", text, advice, details)
-    return Finding("ok", "samples are no noise", text, details=details)
+    return Finding("ok", "samples are not noise", text, details=details)
 
 
 def is_noise(samples: float, data: float) -> bool:
-    """Whether this correlation means that samples are mostly noise, given that of the data."""
-    return data >= _TELLING and samples < _ENOUGH * data
+    """Whether samples with this correlation are mostly noise, given that of the data."""
+    return data >= _MIN_CORRELATION and samples < _MIN_FRACTION * data
 
 
 def neighbour_correlation(images: Tensor) -> float:
-    """How much neighbouring pixels correlate, from 0 for white noise to 1 for a plain field.
+    """Correlation of neighbouring pixels, from 0 for white noise to 1 for constant images.
 
     Args:
-        images: (B, C, H, W), of any type; 1 where they do not differ, or have no neighbours.
+        images: (B, C, H, W), of any dtype; the result is 1 if they are constant or have no neighbouring pixels.
     """
     x = images.to(torch.float64)
     x = x - x.mean((0, 2, 3), keepdim=True)

@@ -1,18 +1,18 @@
-"""The noise end of the process, and the error at every noise level.
+"""Residual signal at the noisy end of the process (prior mismatch), and the error at every noise level.
 
-At t = 1 a process leaves x_1 = alpha x_0 + sigma eps, and sampling starts from N(0, p^2) with its ``prior_std`` p. What
-that costs is the bound's first term,
+At t = 1 a process yields x_1 = alpha x_0 + sigma eps, and sampling starts from N(0, p^2) with its ``prior_std`` p. The
+mismatch is the prior term of the variational bound, per dimension
 
-    L_T = KL(N(alpha x_0, sigma^2) || N(0, p^2)) = 1/2 (alpha^2 x_0^2 / p^2 + sigma^2 / p^2 - 1 - ln(sigma^2 / p^2))
+    L_T = KL(N(alpha x_0, sigma^2) || N(0, p^2)) = 1/2 (alpha^2 x_0^2 / p^2 + sigma^2 / p^2 - 1 - ln(sigma^2 / p^2)).
 
-a dimension. A linear schedule of 200 steps from 1e-4 to 0.02 leaves 36 % of the signal's amplitude and costs 0.10 bits
-a dimension at |x_0| = 1; one of 1000 steps leaves 0.6 %.
+A linear schedule of 200 steps from 1e-4 to 0.02 leaves 36 % of the signal's amplitude and costs 0.10 bits per
+dimension at |x_0| = 1; one of 1000 steps leaves 0.6 %.
 
-The error at each level, ``losses.levels``, is compared with that of the best predictor that sees each pixel alone,
+The error at each level, ``losses.levels``, is compared with that of the optimal predictor from single pixels,
 
     e(lambda) = 1/D sum_i v_i SNR / (1 + v_i SNR),     v_i the pixel's variance over the training set,
 
-and the exact denoiser's error of x_0 never rises with the SNR.
+and the exact denoiser's error of x_0 never increases with the SNR.
 
 Source: Ho et al. 2020, arXiv:2006.11239, eq. 5; Guo, Shamai and Verdu 2005, "Mutual Information and Minimum Mean-Square
 Error in Gaussian Channels"; Lin et al. 2024, "Common Diffusion Noise Schedules and Sample Steps are Flawed",
@@ -41,11 +41,11 @@ from undiffuse.models.base import denoising
 from undiffuse.samplers.noise import SeededNoise
 from undiffuse.wording import counted
 
-#: Share of the signal that does no harm, and bits, a dimension and in all, that are nothing.
-_SIGNAL, _BITS, _BITS_IN_ALL = 0.05, 1e-3, 0.05
-_NOTHING_LEFT = -6.6  # the log-SNR of both
-_DEVIATION = 0.5  # of images in [-1, 1], about
-_LEVELS, _WIDEST = 9, 6.0  # levels evenly spaced over log-SNRs -6 ... 6, or as far as the model was trained
+#: Negligible fraction of the signal's amplitude, and negligible bits per dimension and in total.
+_SIGNAL, _BITS, _TOTAL_BITS = 0.05, 1e-3, 0.05
+_MAX_END_LOG_SNR = -6.6  # the log-SNR at which both are negligible
+_DEVIATION = 0.5  # typical for images in [-1, 1]
+_LEVELS, _MAX_LOG_SNR = 9, 6.0  # levels evenly spaced over log-SNRs -6 ... 6, within the trained range
 _ITEMS, _FOR_VARIANCE = 48, 2000
 
 
@@ -58,7 +58,7 @@ def prior(context: RunContext) -> Iterable[Finding]:
 
 
 def _spread(context: RunContext) -> tuple[float, float]:
-    """Deviation of the data about each coordinate's mean, and the size of that; those of images where it is away."""
+    """Standard deviation of the data about its mean, and RMS of the mean; typical values if the data is unavailable."""
     try:
         x_0 = _to_x(context.real(_FOR_VARIANCE)).flatten(1).double()
     except UsageError:
@@ -67,7 +67,7 @@ def _spread(context: RunContext) -> tuple[float, float]:
 
 
 def prior_mismatch(process: Process, x_0: float = 1.0) -> tuple[float, float]:
-    """(alpha / sqrt(alpha^2 + sigma^2) at t = 1, the signal's share of x_1; L_T in bits a dimension at ``x_0``)."""
+    """(alpha / sqrt(alpha^2 + sigma^2) at t = 1, the signal's part of x_1; L_T in bits per dimension at ``x_0``)."""
     end = terminal_noise(process)
     ratio = (end.sigma / end.std) ** 2
     nats = 0.5 * ((end.alpha * x_0 / end.std) ** 2 + ratio - 1 - math.log(ratio))
@@ -81,16 +81,16 @@ def assess_prior(
     deviation: float = _DEVIATION,
     mean: float = _DEVIATION,
 ) -> Finding:
-    """See ``prior``; of points a mismatch that is large a dimension may yet be nothing in all.
+    """The finding of ``prior``; for points a large mismatch per dimension may still be negligible in total.
 
     Args:
-        written: the name and the options of the process, to say which of them would do.
-        deviation, mean: of the data; where both come out right all the same, the mismatch is no problem.
+        written: name and options of the process, used to suggest better options.
+        deviation, mean: of the data; if both are reproduced despite the mismatch, it is only a note.
     """
     signal, bits = prior_mismatch(process)
     details = {"signal_left": signal, "bits_per_dim": bits}
     text = f"{percent(signal)} of the signal's amplitude is left at t = 1; L_T = {bits:.2g} bits/dim at |x_0| = 1"
-    if (signal <= _SIGNAL and bits <= _BITS) or bits * num_dims <= _BITS_IN_ALL:
+    if (signal <= _SIGNAL and bits <= _BITS) or bits * num_dims <= _TOTAL_BITS:
         return Finding("ok", "the process ends in noise", text, details=details)
     details |= {"log_snr": (end := terminal_noise(process)).log_snr}
     harmless = not end.is_noise() and not end.biases_samples(deviation, mean)
@@ -98,23 +98,23 @@ def assess_prior(
         "note" if harmless else "problem" if bits > 0.01 else "warning",
         "signal is left at the noisy end",
         f"{text}: the model never saw the pure noise that sampling starts from. {end.consequence(deviation)}",
-        f"train with a process that ends in noise: {' or '.join(_ways(written)) or 'ddpm_cosine, or flow'}",
+        f"train with a process that ends in noise: {' or '.join(_overrides(written)) or 'ddpm_cosine, or flow'}",
         details,
     )
 
 
-def _ways(written: Mapping[str, Any] | None) -> list[str]:
-    """Overrides with which this process would end in noise."""
+def _overrides(written: Mapping[str, Any] | None) -> list[str]:
+    """Configuration overrides with which this process ends in noise."""
     if written is None or written.get("name") not in PROCESSES:
         return []
     options = {key: value for key, value in written.items() if key != "name"}
-    found = options_ending_in_noise(PROCESSES[written["name"]], options, limit=_NOTHING_LEFT)
+    found = options_ending_in_noise(PROCESSES[written["name"]], options, limit=_MAX_END_LOG_SNR)
     return [f"system.process.{key}={value:g}" for key, value in found.items()]
 
 
 @dataclass(frozen=True)
 class LevelErrors:
-    """Errors of eps-hat at each level, ``(L, B)``, and of the per-pixel predictor, ``(L,)``."""
+    """Errors of eps-hat at each level, ``(L, B)``, and those of the per-pixel predictor, ``(L,)``."""
 
     log_snr: Tensor
     training: Tensor
@@ -123,13 +123,13 @@ class LevelErrors:
 
 
 def levels(context: RunContext) -> Iterable[Finding]:
-    """Whether the error is out of line at some noise level, or smaller on what was trained on."""
+    """Whether the error is too large at some noise level, or smaller on training images than on held-out ones."""
     system = denoising(context.model.module, "an error by noise level")
     ends = system.process.log_snr(torch.tensor([1.0, 0.0], dtype=torch.float64)).tolist()
-    low = max(system.log_snr_range[0], ends[0], -_WIDEST)
-    high = min(system.log_snr_range[1], ends[1], _WIDEST)
+    low = max(system.log_snr_range[0], ends[0], -_MAX_LOG_SNR)
+    high = min(system.log_snr_range[1], ends[1], _MAX_LOG_SNR)
     if not low < high:
-        raise UsageError(f"the model was trained on log-SNRs from {low:.3g} to {high:.3g} alone")
+        raise UsageError(f"the model was trained only on log-SNRs from {low:.3g} to {high:.3g}")
     log_snr = torch.linspace(low, high, _LEVELS, dtype=torch.float64)
     training = _errors(context, log_snr, held_out=False)
     held_out = _errors(context, log_snr, held_out=True) if len(context.data[1]) >= 2 else None
@@ -149,13 +149,13 @@ def _to_x(items: Tensor) -> Tensor:
 
 
 def trivial_error(variance: Tensor, log_snr: Tensor) -> Tensor:
-    """(L,) error of eps-hat of the best predictor that sees each pixel alone, of variances (D,)."""
+    """(L,) error of eps-hat of the optimal predictor from single pixels with variances (D,)."""
     signal = variance.double() * torch.exp(log_snr.double())[:, None]
     return (signal / (1 + signal)).mean(1)
 
 
 def assess_levels(errors: LevelErrors) -> Iterable[Finding]:
-    """A gap to held-out images, or else levels worse than trivial and an error of x_0 that rises with the SNR."""
+    """A gap to held-out images, or else levels worse than trivial and an error of x_0 that increases with the SNR."""
     shown = errors.held_out if errors.held_out is not None else errors.training
     mean, deviation = shown.mean(1), shown.std(1) / math.sqrt(shown.shape[1])
     details: dict[str, Any] = {
@@ -166,7 +166,7 @@ def assess_levels(errors: LevelErrors) -> Iterable[Finding]:
         "pictures": shown.shape[1],  # data
     }
     if (gap := _gap(errors, details)) is not None:
-        yield gap  # what else is out of line on held-out images comes of it
+        yield gap  # other deviations on held-out images are consequences of it
         return
     found = [*_worse(errors, mean, deviation, details), *_rising(errors, mean, details)]
     best = float((mean / errors.trivial).min())
@@ -175,7 +175,7 @@ def assess_levels(errors: LevelErrors) -> Iterable[Finding]:
 
 
 def _worse(errors: LevelErrors, mean: Tensor, deviation: Tensor, details: dict[str, Any]) -> Iterable[Finding]:
-    """Levels where the model, beyond three of its deviations, knows less than each pixel's mean and variance say."""
+    """Levels at which the error exceeds that of the per-pixel predictor by more than three standard errors."""
     worse = (mean - 3 * deviation > 1.05 * errors.trivial).nonzero()[:, 0].tolist()
     if not worse:
         return
@@ -186,16 +186,16 @@ def _worse(errors: LevelErrors, mean: Tensor, deviation: Tensor, details: dict[s
         "warning" if clean else "note",
         "worse than a guess at some noise levels",
         f"at log-SNR {where} the error is up to {float(factors.max()):.2g} times that of the best per-pixel guess",
-        "train on, or look there more often: another system.weighting or system.time_density"
+        "train on, or sample these levels more often: another system.weighting or system.time_density"
         if clean
-        else "at these levels all is noise; system.sampling.clip_x_0=true (default) keeps it from samples, and "
-        "predicting x0, v or flow instead of eps avoids it",
+        else "these levels are almost pure noise; system.sampling.clip_x_0=true (default) protects samples from it, "
+        "and predicting x0, v or flow instead of eps avoids it",
         details,
     )
 
 
 def _rising(errors: LevelErrors, mean: Tensor, details: dict[str, Any]) -> Iterable[Finding]:
-    """Levels whose error of x_0 is above that of the next noisier one."""
+    """Levels whose error of x_0 is larger than at the next noisier level."""
     x_error = mean / torch.exp(errors.log_snr)
     rises = [i for i in range(1, len(x_error)) if x_error[i] > 1.1 * x_error[i - 1]]
     if not rises:
@@ -211,12 +211,12 @@ def _rising(errors: LevelErrors, mean: Tensor, details: dict[str, Any]) -> Itera
 
 
 def _gap(errors: LevelErrors, details: dict[str, Any]) -> Finding | None:
-    """Held-out images that fare worse than those of training at some level."""
+    """A larger error on held-out images than on training images at some level."""
     if errors.held_out is None or min(errors.training.shape[1], errors.held_out.shape[1]) < 8:
         return None
-    ours, theirs = errors.training, errors.held_out
-    gap, ratio = theirs.mean(1) - ours.mean(1), theirs.mean(1) / ours.mean(1).clamp_min(1e-12)
-    spread = (theirs.var(1) / theirs.shape[1] + ours.var(1) / ours.shape[1]).sqrt()
+    training, held_out = errors.training, errors.held_out
+    gap, ratio = held_out.mean(1) - training.mean(1), held_out.mean(1) / training.mean(1).clamp_min(1e-12)
+    spread = (held_out.var(1) / held_out.shape[1] + training.var(1) / training.shape[1]).sqrt()
     wide = ((ratio > 1.2) & (gap > 4 * spread)).nonzero()[:, 0].tolist()
     if not wide:
         return None

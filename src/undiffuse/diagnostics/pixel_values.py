@@ -1,4 +1,4 @@
-"""Images whose values are odd: plain, faint, inverted, clipped, between bars, grey stored as colour."""
+"""Checks for unusual pixel values: constant, low contrast, inverted, clipped, letterboxed, grey stored as colour."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from undiffuse.diagnostics.findings import Finding, percent
 from undiffuse.wording import counted, format_names
 
 _LISTED = 1000  # images named in the details
-_FAINT = 8.0  # grey levels of standard deviation
-_CLIPPED = 0.1  # of an image's values at 0 or 255
+_FAINT = 8.0  # standard deviation in grey levels
+_CLIPPED = 0.1  # fraction of an image's values at 0 or 255
 _SMALL = 32  # pixels: smaller images are icons, digits or clothes, not photographs
-_BARS = 0.05  # of its height or width
+_BARS = 0.05  # fraction of the height or width
 
 
 def plain(context: DataContext) -> Iterable[Finding]:
-    """Images of one value, and such as can hardly be seen."""
+    """Constant images and images of very low contrast."""
     values = context.values
     constant = values.low == values.high
     if bool(constant.any()):
@@ -29,7 +29,7 @@ def plain(context: DataContext) -> Iterable[Finding]:
             "warning",
             "images of a single value",
             f"{counted(len(named))}, {black} of them all black and {white} all white: {format_names(named)}",
-            "delete them: a model learns to draw them as often as they come",
+            "delete them: the model learns to generate them with the same frequency",
             _listed(named, black=black, white=white),
         )
     faint = (values.contrast < _FAINT) & ~constant
@@ -40,20 +40,20 @@ def plain(context: DataContext) -> Iterable[Finding]:
             "warning" if many else "note",
             "images of little contrast",
             f"{counted(len(named))} with a standard deviation below {_FAINT:.0f} of 255: {format_names(named)}",
-            "look at them; delete what shows nothing",
+            "look at them; delete those that show nothing",
             _listed(named),
         )
 
 
 def value_range(context: DataContext) -> Iterable[Finding]:
-    """Whether the set as a whole uses the range 0..255, and which way round."""
+    """Whether the set uses the whole range 0..255, and whether it is inverted."""
     values = context.values
     low, high = int(values.low.min()), int(values.high.max())
     details = {"low": low, "high": high, "mean": float(values.mean.mean()), "contrast": float(values.contrast.mean())}
     if high <= 1:
         yield Finding(
             "problem",
-            "values of 0 and 1 alone",
+            "only values of 0 and 1",
             f"no value of {counted(len(values.low))} is above {high}; expected 0..255",
             "multiply them by 255 and save the files again",
             details,
@@ -82,15 +82,15 @@ def value_range(context: DataContext) -> Iterable[Finding]:
 
 
 def clipped(context: DataContext) -> Iterable[Finding]:
-    """Photographs whose darkest or lightest parts are cut off; drawings on a plain ground are none."""
+    """Clipped shadows or highlights of photographs; drawings on a plain background are ignored."""
     values = context.values
     photographs = values.end_border < 0.3
     if float(photographs.float().mean()) < 0.5 or min(context.dataset.shape[1:]) < _SMALL:
         return
-    clipped_ones = photographs & ((values.black > _CLIPPED) | (values.white > _CLIPPED))
-    share = float(clipped_ones.float().mean())
+    is_clipped = photographs & ((values.black > _CLIPPED) | (values.white > _CLIPPED))
+    share = float(is_clipped.float().mean())
     if share > 0.02:
-        named = _names(context, clipped_ones)
+        named = _names(context, is_clipped)
         yield Finding(
             "note",
             "clipped images",
@@ -102,18 +102,18 @@ def clipped(context: DataContext) -> Iterable[Finding]:
 
 
 def borders(context: DataContext) -> Iterable[Finding]:
-    """Bars of one colour on two opposite sides of an image that fills the rest."""
-    barred = context.values.bars > _BARS
-    if not bool(barred.any()) or min(context.dataset.shape[1:]) < _SMALL:
+    """Images with uniform bars on two opposite sides (letterboxed)."""
+    has_bars = context.values.bars > _BARS
+    if not bool(has_bars.any()) or min(context.dataset.shape[1:]) < _SMALL:
         return
-    named, share = _names(context, barred), float(barred.float().mean())
+    named, share = _names(context, has_bars), float(has_bars.float().mean())
     transparent = context.survey is not None and context.survey.transparent > 0.5
     yield Finding(
         "warning" if share > 0.01 and not transparent else "note",
         "bars around images",
-        f"{counted(len(named))} ({percent(share)}) lie between bars of one colour"
-        f"{', perhaps the ground under their transparency' if transparent else ''}: {format_names(named)}",
-        "remove them if they are no part of it: a model draws them as often as they come",
+        f"{counted(len(named))} ({percent(share)}) have bars of one colour"
+        f"{', perhaps the background of transparent pixels' if transparent else ''}: {format_names(named)}",
+        "crop them unless they belong to the images: the model learns to generate them with the same frequency",
         _listed(named, share=share),
     )
 
@@ -143,7 +143,7 @@ def colour(context: DataContext) -> Iterable[Finding]:
 
 
 def _listed(named: list[str], **values: float) -> dict[str, Any]:
-    """For the JSON: the first of the images, how many there are, and what else is known of them."""
+    """Details for the JSON: the first images, their number, and further values."""
     return {"items": named[:_LISTED], "count": len(named), **values}
 
 

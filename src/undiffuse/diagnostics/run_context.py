@@ -1,4 +1,4 @@
-"""What the doctor examines in a run: its model, its metrics log, its checkpoints, its data and some fresh samples."""
+"""Input of the run checks: the model, metrics log, checkpoints and data of a run, and newly drawn samples."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from undiffuse.observer import SILENT, Observer
 from undiffuse.seen import images_seen
 from undiffuse.wording import counted
 
-#: Samples tried first, from which the time of the others is estimated.
-_TRIED = 16
+#: Samples drawn first to estimate the time per sample.
+_NUM_TIMED = 16
 _CHUNK = 500
 
 
 class CheckpointState(NamedTuple):
-    """A checkpoint's name, its size, why it cannot be used, or "", and the settings that the run was computed with."""
+    """A checkpoint's name, size, damage (why it is unusable, or ""), and the compute settings of the run."""
 
     name: str
     num_bytes: int
@@ -47,20 +47,20 @@ class RunContext:
     """A run or a saved model to be examined.
 
     Args:
-        folder: of the run.
+        folder: folder of the run.
         record: the content of its ``config.json``.
-        load_data: gives (training, held-out) items; called once, by the first check that needs them.
+        load_data: returns (training, held-out) items; called once, when first needed.
         metrics_log: the rows of ``metrics.jsonl``.
-        metrics_log_note: what is not sound in that file, or "".
-        checkpoints: the newest first.
-        config_error: why ``config.json`` is not what this version writes, or "".
-        features: a row of ``metrics.FEATURES``, of classes and coverage.
-        num: samples drawn, as far as ``seconds`` allow.
-        seconds: that drawing them may take.
-        seed: of the first sample; sample i has seed + i.
-        device: where to put the model.
-        observer: learns how many samples are drawn, of how many.
-        count_modes: gives the modes of samples; ``None`` where those of the data are not known.
+        metrics_log_note: description of corrupt lines in that file, or "".
+        checkpoints: newest first.
+        config_error: why ``config.json`` is invalid for this version, or "".
+        features: an entry of ``metrics.FEATURES``, for classes and coverage.
+        num: maximum number of samples, limited by ``seconds``.
+        seconds: time budget for sampling.
+        seed: seed of the first sample; sample i has seed + i.
+        device: device of the model.
+        observer: receives the number of drawn samples and the total.
+        count_modes: counts the modes of samples; ``None`` if those of the data are unknown.
     """
 
     folder: Path
@@ -86,7 +86,7 @@ class RunContext:
 
     @cached_property
     def raw(self) -> dict[str, Tensor] | None:
-        """The weights that training itself moved, where the folder has them."""
+        """The raw (not averaged) weights, if the folder has them."""
         path = self.folder / WEIGHTS["raw"]
         return read_weights(path) if path.is_file() else None
 
@@ -98,12 +98,12 @@ class RunContext:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one item."""
+        """Shape of one item."""
         return tuple(self.record["model"]["shape"])
 
     @property
     def images_seen(self) -> int:
-        """In training, by the metrics log or, without one, by the model's own record; 0 where nothing does."""
+        """Images seen in training, from the metrics log, else from the model's record; 0 if unknown."""
         return images_seen(self.record, self.metrics_log)
 
     @cached_property
@@ -112,7 +112,7 @@ class RunContext:
         return self.load_data()
 
     def rows(self, kind: str) -> list[Mapping[str, Any]]:
-        """The rows of one kind in the metrics log, ``train`` or ``validation``.
+        """The rows of one kind, ``train`` or ``validation``, in the metrics log.
 
         Raises:
             UsageError: there is no metrics log.
@@ -121,30 +121,30 @@ class RunContext:
             raise UsageError("the folder has no metrics.jsonl, the metrics log of its training")
         return [row for row in self.metrics_log if row.get("kind") == kind]
 
-    def need_images(self) -> None:
-        """Refuse a model of points.
+    def check_images(self) -> None:
+        """Check that the model generates images.
 
         Raises:
-            UsageError: it is one.
+            UsageError: it generates points.
         """
         if not Space.of_data(self.shape).is_image:
-            raise UsageError("this check is for images, and the model makes points")
+            raise UsageError("this check is for images, and the model generates points")
 
     def real(self, count: int, held_out: bool = False) -> Tensor:
-        """``count`` real items, evenly spread over the training or held-out part; fewer where there are fewer."""
+        """Up to ``count`` real items, evenly spaced over the training or held-out part."""
         dataset = self.data[int(held_out)]
         rows = evenly_spaced(len(dataset), count)
         parts = [dataset.fetch(rows[start : start + _CHUNK]).items for start in range(0, len(rows), _CHUNK)]
         return torch.cat(parts) if parts else torch.zeros(0, *self.shape, dtype=torch.uint8)
 
     def batch(self, count: int, held_out: bool = False) -> Batch:
-        """The same with labels, where the model is conditioned on them."""
+        """Like ``real``, with labels if the model is conditioned on them."""
         dataset = self.data[int(held_out)]
         batch = dataset.fetch(evenly_spaced(len(dataset), count))
         return batch if self.model.class_names else replace(batch, given=Given())
 
     def draw(self, first: int, count: int, num_steps: int | None = None) -> Tensor:
-        """Samples ``seed + first`` ... as uint8 images or float32 points, classes in turn."""
+        """Samples ``seed + first`` ... as uint8 images or float32 points, cycling through the classes."""
         cond = self.model.condition(self.model.classes_of(None, first + count)[first:])
         seeds = range(self.seed + first, self.seed + first + count)
         sampled = self.model.module.sample(SampleRequest.of(seeds, steps=num_steps, cond=cond))
@@ -152,9 +152,9 @@ class RunContext:
 
     @cached_property
     def samples(self) -> Tensor:
-        """``num`` samples with the model's own options, or as many as ``seconds`` allow, at least ``_TRIED``."""
-        parts = [self._timed(0, min(_TRIED, self.num))]
-        allowed = max(_TRIED, min(self.num, int(self.seconds / max(self.seconds_a_sample, 1e-9))))
+        """``num`` samples with the model's default options; fewer, but at least ``_NUM_TIMED``, if they take long."""
+        parts = [self._timed(0, min(_NUM_TIMED, self.num))]
+        allowed = max(_NUM_TIMED, min(self.num, int(self.seconds / max(self.seconds_a_sample, 1e-9))))
         while (done := sum(map(len, parts))) < min(allowed, self.num):
             self.observer.progress(done, allowed)
             parts.append(self.draw(done, min(64, allowed - done)))
@@ -168,13 +168,15 @@ class RunContext:
 
     @cached_property
     def extractor(self) -> FeatureExtractor:
-        """The features of classes and coverage."""
+        """The feature extractor for classes and coverage."""
         return load_features(self.features)
 
     @property
     def sampling(self) -> str:
-        """How the samples were drawn, in words."""
+        """Description of how the samples were drawn."""
         record = self.model.module.sampling_record()
-        way = [str(record.get("sampler", "its sampler")), f"{record.get('steps', '?')} steps"]
-        more = (row.option.words.format(record[row.key]) for row in option_rows().values() if row.key in record)
-        return f"{counted(len(self.samples), 'sample')} by {', '.join(dict.fromkeys([*way, *filter(None, more)]))}"
+        method = [str(record.get("sampler", "its sampler")), f"{record.get('steps', '?')} steps"]
+        options = (row.option.words.format(record[row.key]) for row in option_rows().values() if row.key in record)
+        return (
+            f"{counted(len(self.samples), 'sample')} by {', '.join(dict.fromkeys([*method, *filter(None, options)]))}"
+        )

@@ -1,4 +1,4 @@
-"""Check of a run's own files: configuration, metrics log, weights, checkpoints, disk."""
+"""Checks of the files of a run: configuration, metrics log, weights, checkpoints, disk space."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from undiffuse.wording import command, counted, format_names
 
 
 def files(context: RunContext) -> Iterable[Finding]:
-    """The run's own files: configuration, weights, checkpoints, disk."""
+    """The files of the run: configuration, metrics log, weights, checkpoints, disk space."""
     if context.config_error:
         yield Finding(
             "problem",
-            "config.json is not sound",
+            "config.json is invalid",
             context.config_error,
-            "put the original back, or read it with the version of undiffuse that wrote it",
+            "restore the original, or read it with the version of undiffuse that wrote it",
         )
     if context.metrics_log_note:
-        advice = "the other rows are valid; restore a sound copy to have the whole curve"
+        advice = "the other rows are valid; restore an intact copy to get the whole curve"
         yield Finding("warning", "the metrics log is damaged", context.metrics_log_note, advice)
     yield from _checkpoints(context.checkpoints, context.folder)
     leftovers = [path.name for path in sorted(context.folder.glob("nonfinite_step_*"))]
@@ -29,14 +29,14 @@ def files(context: RunContext) -> Iterable[Finding]:
         yield Finding(
             "problem",
             "training stopped at a number that is not finite",
-            f"the evidence lies in {format_names(leftovers)}",
-            "read report.json there; start anew with a lower optimizer.learning_rate or system.precision=fp32",
+            f"the evidence is in {format_names(leftovers)}",
+            "read report.json there; restart with a lower optimizer.learning_rate or system.precision=fp32",
             {"folders": leftovers},
         )
     try:
-        context.model  # noqa: B018 (weights that do not match their checksum are refused here)
+        context.model  # noqa: B018 (raises if the weights do not match their checksum)
     except UsageError as error:
-        advice = f"put a sound copy back, or train on with: {command('train', '--resume', '--out', context.folder)}"
+        advice = f"restore an intact copy, or train on with: {command('train', '--resume', '--out', context.folder)}"
         yield Finding("problem", "the model cannot be loaded", str(error), advice)
         return
     yield Finding("ok", "model", f"weights match their checksum, {context.model.weights_sha256[:12]}")
@@ -54,21 +54,21 @@ def _checkpoints(checkpoints: Sequence[CheckpointState], folder: Path) -> Iterab
             "problem" if valid == 0 else "warning",
             "damaged checkpoints",
             f"{len(damaged)} of {len(checkpoints)}: {format_names(damaged.values())}",
-            f"delete {folder / 'checkpoints'}/{next(iter(damaged))}; training continues from the newest sound one"
+            f"delete {folder / 'checkpoints'}/{next(iter(damaged))}; training continues from the newest intact one"
             if valid
-            else "restore a copy: without a sound one training starts from the beginning",
+            else "restore a copy: without an intact one training starts from the beginning",
             {"damaged": damaged},
         )
     else:
-        yield Finding("ok", "checkpoints are sound", size, details={"bytes": total})
+        yield Finding("ok", "checkpoints are intact", size, details={"bytes": total})
     if len(settings := next((state.settings for state in checkpoints if not state.damage), ())) > 1:
-        changes = format_names(f"at {one['images']:,} images" for one in settings[1:])
+        changes = format_names(f"at {change['images']:,} images" for change in settings[1:])
         yield Finding(
             "note",
             "trained with more than one setting",
-            f"other threads, norms, device or torch {changes}: not bit for bit what one machine would have made",
-            "train it on one machine to have exactly that",
-            {"settings": [dict(one) for one in settings]},
+            f"other threads, norms, device or torch {changes}: not bit-identical to training on one machine",
+            "train on one machine for bit-identical results",
+            {"settings": [dict(entry) for entry in settings]},
         )
     if total > 10 * 2**30:
         yield Finding(

@@ -1,4 +1,4 @@
-"""Fresh samples against the data: steps, saturation, colours, variety, classes."""
+"""Checks of new samples against the data: steps, saturation, colours, variety, classes, coverage."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from undiffuse.metrics.coverage import coverage as coverage_of
 from undiffuse.samplers import make_sampler
 from undiffuse.wording import counted, format_names
 
-_FINER, _COMPARED = 4, 16
-_ENOUGH = 48  # samples for statistics
+_STEP_FACTOR, _NUM_COMPARED = 4, 16
+_MIN_SAMPLES = 48  # minimum for statistics
 _CHUNK = 256
-_END = 4  # levels from 0 and 255 that count as black and white
+_END = 4  # values within this distance of 0 and 255 count as black and white
 
 
 def steps(context: RunContext) -> Iterable[Finding]:
     """Whether more steps of the sampler would change the images."""
-    context.need_images()
+    context.check_images()
     sampling = context.model.module.sampling_record()
     if not sampling:
         raise UsageError("the model samples in one step")
@@ -35,24 +35,24 @@ def steps(context: RunContext) -> Iterable[Finding]:
         yield Finding(
             "note",
             "steps not compared",
-            f"{sampling['sampler']} draws fresh noise at every step, so other steps give other images",
-            "compare qualities instead: undiffuse evaluate MODEL --steps N",
+            f"{sampling['sampler']} draws new noise at every step, so another number of steps gives other images",
+            "compare the quality instead: undiffuse evaluate MODEL --steps N",
         )
         return
-    coarse = context.samples[:_COMPARED]
-    fine = context.draw(0, len(coarse), _FINER * int(sampling["steps"]))
+    coarse = context.samples[:_NUM_COMPARED]
+    fine = context.draw(0, len(coarse), _STEP_FACTOR * int(sampling["steps"]))
     yield assess_steps(coarse, fine, int(sampling["steps"]))
 
 
 def assess_steps(coarse: Tensor, fine: Tensor, num_steps: int) -> Finding:
-    """The same seeds with ``num_steps`` steps and with four times as many, uint8 (B, C, H, W)."""
+    """Compare samples of the same seeds with ``num_steps`` steps and with four times as many, uint8 (B, C, H, W)."""
     change = (coarse.float() - fine.float()).flatten(1)
     rms, mean = float(change.square().mean().sqrt()), float(change.abs().mean())
     contrast = float(fine.float().flatten(1).std(1).mean())
     share = rms / max(contrast, 1e-6)
     details = {"mean_change": mean, "rms_change": rms, "rms_over_contrast": share, "steps": num_steps}
     text = (
-        f"{_FINER * num_steps} steps from the same seeds change values by {mean:.1f} of 255 on average, "
+        f"{_STEP_FACTOR * num_steps} steps from the same seeds change values by {mean:.1f} of 255 on average, "
         f"{percent(share)} of the contrast"
     )
     if share > 0.5:
@@ -66,10 +66,10 @@ def assess_steps(coarse: Tensor, fine: Tensor, num_steps: int) -> Finding:
     return Finding("ok", "sampling steps", text, details=details)
 
 
-def both(context: RunContext) -> tuple[Tensor, Tensor]:
-    """(samples, as many training images and more)."""
-    context.need_images()
-    if len(context.samples) < min(_ENOUGH, context.num):
+def samples_and_data(context: RunContext) -> tuple[Tensor, Tensor]:
+    """(samples, at least as many training images)."""
+    context.check_images()
+    if len(context.samples) < min(_MIN_SAMPLES, context.num):
         raise UsageError(
             f"{counted(len(context.samples), 'sample')} took "
             f"{context.seconds_a_sample * len(context.samples):.0f} s, too few to compare; draw them with fewer steps "
@@ -80,11 +80,11 @@ def both(context: RunContext) -> tuple[Tensor, Tensor]:
 
 def colours(context: RunContext) -> Iterable[Finding]:
     """Whether samples drift from the data in brightness, colour or contrast."""
-    yield from assess_colours(*both(context))
+    yield from assess_colours(*samples_and_data(context))
 
 
 def assess_colours(samples: Tensor, real: Tensor) -> Iterable[Finding]:
-    """See ``colours``, of two sets of uint8 images (B, C, H, W)."""
+    """The findings of ``colours`` for two sets of uint8 images (B, C, H, W)."""
     (mean, error), (true, true_error) = (_channel_means(images) for images in (samples, real))
     shift, spread = mean - true, (error**2 + true_error**2).sqrt()
     contrast, true_contrast = (float(images.float().flatten(1).std(1).mean()) for images in (samples, real))
@@ -124,12 +124,12 @@ def _levels(values: Tensor) -> str:
 
 
 def saturation(context: RunContext) -> Iterable[Finding]:
-    """Whether samples press against the ends of the range more than the data does."""
-    yield assess_saturation(*both(context))
+    """Whether samples have more values at the ends of the range than the data."""
+    yield assess_saturation(*samples_and_data(context))
 
 
 def assess_saturation(samples: Tensor, real: Tensor) -> Finding:
-    """See ``saturation``, of two sets of uint8 images (B, C, H, W): shares of values within ``_END`` of 0 and 255."""
+    """The finding of ``saturation`` for two sets of uint8 images: fractions of values within ``_END`` of 0 and 255."""
     shares = {
         "black": (float((samples <= _END).float().mean()), float((real <= _END).float().mean())),
         "white": (float((samples >= 255 - _END).float().mean()), float((real >= 255 - _END).float().mean())),
@@ -145,19 +145,19 @@ def assess_saturation(samples: Tensor, real: Tensor) -> Finding:
             details,
         )
     if any(b > 0.3 and a < 0.7 * b for a, b in shares.values()):
-        advice = "the ground is not quite plain: take more steps, or a grid with more of them near t = 0"
-        return Finding("note", "noise left on plain grounds", text, advice, details)
+        advice = "the background is not quite uniform: take more steps, or a time grid with more of them near t = 0"
+        return Finding("note", "residual noise on plain backgrounds", text, advice, details)
     return Finding("ok", "saturation", text, details=details)
 
 
 def variety(context: RunContext) -> Iterable[Finding]:
-    """Whether samples differ from one another as real images do."""
-    samples, real = both(context)
+    """Whether samples are as diverse as real images."""
+    samples, real = samples_and_data(context)
     yield from assess_variety(samples, real[torch.linspace(0, len(real) - 1, len(samples)).round().long()])
 
 
 def assess_variety(samples: Tensor, real: Tensor) -> Iterable[Finding]:
-    """See ``variety``, of as many uint8 samples as real images, (B, C, H, W) each."""
+    """The findings of ``variety`` for equally many uint8 samples and real images, (B, C, H, W) each."""
     (mean, nearest), (true_mean, true_nearest) = (_distances(images) for images in (samples, real))
     ratio, floor = mean / max(true_mean, 1e-9), float(true_nearest.min())
     same = nearest < min(0.5 * floor, 0.1 * true_mean) if floor > 0 else nearest == 0
@@ -168,7 +168,7 @@ def assess_variety(samples: Tensor, real: Tensor) -> Iterable[Finding]:
         yield Finding(
             "problem",
             "samples repeat each other",
-            f"{twins} of {len(samples)} lie nearer to another sample than half the least distance of real images: "
+            f"{twins} of {len(samples)} are nearer to another sample than half the least distance of real images: "
             f"{format_names(f'sample {i}' for i in same.nonzero()[:, 0].tolist())}",
             "the model has collapsed onto few images: train on more of them, for fewer num_images, or lower the "
             "learning rate of an adversarial one",
@@ -187,7 +187,7 @@ def assess_variety(samples: Tensor, real: Tensor) -> Iterable[Finding]:
 
 
 def _distances(images: Tensor) -> tuple[float, Tensor]:
-    """Mean distance over all pairs, and each image's to its nearest other, on thumbnails."""
+    """Mean distance over all pairs, and the distance of each image to its nearest neighbour, on thumbnails."""
     flat = thumbnails(images).flatten(1).double()
     distances = torch.cdist(flat, flat, compute_mode="donot_use_mm_for_euclid_dist")
     mean = float(distances.sum() / (len(flat) * (len(flat) - 1)))
@@ -195,8 +195,8 @@ def _distances(images: Tensor) -> tuple[float, Tensor]:
 
 
 def classes(context: RunContext) -> Iterable[Finding]:
-    """Whether a classifier finds all classes among the samples, as often as among real images."""
-    samples, real = both(context)
+    """Whether a classifier finds all classes among the samples, as frequently as among real images."""
+    samples, real = samples_and_data(context)
     if context.features not in ("handwriting", "fashion"):
         raise UsageError(
             f"features {context.features!r} have no classes; only small grey digits or clothes are classified"
@@ -213,7 +213,7 @@ def _tally(context: RunContext, images: Tensor) -> ClassAccumulator:
 
 
 def assess_classes(sampled: ClassAccumulator, true: ClassAccumulator) -> Finding:
-    """See ``classes``, of two tallies."""
+    """The finding of ``classes`` for two class counts."""
     present = (true.counts > 0.02 * true.count).nonzero()[:, 0].tolist()
     missing = [index for index in present if int(sampled.counts[index]) == 0]
     details: dict[str, Any] = {"histogram": sampled.histogram, "data_histogram": true.histogram}
@@ -228,37 +228,39 @@ def assess_classes(sampled: ClassAccumulator, true: ClassAccumulator) -> Finding
     if missing and sampled.count >= 15 * len(present):
         return Finding("problem", "classes are missing among samples", text, advice, details)
     if sampled.balance < 0.9 * true.balance:
-        return Finding("warning", "classes come unevenly among samples", text, advice, details)
+        return Finding("warning", "classes are unbalanced among samples", text, advice, details)
     if sampled.confident_share < 0.5 * true.confident_share:
-        return Finding("note", "many samples are of no class", text, "train on, or take more sampling steps", details)
+        return Finding(
+            "note", "many samples belong to no class", text, "train on, or take more sampling steps", details
+        )
     return Finding("ok", "classes of samples", text, details=details)
 
 
 def coverage(context: RunContext) -> Iterable[Finding]:
-    """Whether samples reach all real images, with other real images as the scale."""
-    samples, _ = both(context)
+    """Whether samples cover the real images, relative to other real images."""
+    samples, _ = samples_and_data(context)
     real = context.real(2 * len(samples))
     if len(real) < 2 * len(samples):
         samples = samples[: len(real) // 2]
-    if len(samples) < _ENOUGH:
-        raise UsageError(f"coverage relative to real images needs {2 * _ENOUGH} of them, got {len(real)}")
+    if len(samples) < _MIN_SAMPLES:
+        raise UsageError(f"coverage relative to real images needs {2 * _MIN_SAMPLES} of them, got {len(real)}")
     first, second = real[: 2 * len(samples) : 2], real[1 : 2 * len(samples) : 2]
     features = [context.extractor.features(images) for images in (first, second, samples)]
-    ours, scale = coverage_of(features[0], features[2]), coverage_of(features[0], features[1])
-    yield assess_coverage(ours.to_dict(), scale.to_dict(), context.features)
+    result, scale = coverage_of(features[0], features[2]), coverage_of(features[0], features[1])
+    yield assess_coverage(result.to_dict(), scale.to_dict(), context.features)
 
 
-def assess_coverage(ours: Mapping[str, Any], scale: Mapping[str, Any], features: str) -> Finding:
-    """See ``coverage``, of two results of ``metrics.coverage``."""
+def assess_coverage(result: Mapping[str, Any], scale: Mapping[str, Any], features: str) -> Finding:
+    """The finding of ``coverage`` for two results of ``metrics.coverage``."""
     keys = ("precision", "recall", "coverage")
-    text = ", ".join(f"{key} {ours[key]:.2f} (real images {scale[key]:.2f})" for key in keys)
-    text += f" on {counted(int(ours['num_generated']))} and {features} features"
-    details = {"samples": dict(ours), "real": dict(scale), "features": features}
-    low = min(ours[key] / max(scale[key], 1e-9) for key in ("recall", "coverage"))
+    text = ", ".join(f"{key} {result[key]:.2f} (real images {scale[key]:.2f})" for key in keys)
+    text += f" on {counted(int(result['num_generated']))} and {features} features"
+    details = {"samples": dict(result), "real": dict(scale), "features": features}
+    low = min(result[key] / max(scale[key], 1e-9) for key in ("recall", "coverage"))
     if low < 0.4:
         return Finding(
             "warning", "samples miss parts of the data", text, "train on, or lower a guidance scale", details
         )
     if low < 0.7:
-        return Finding("note", "samples reach less than real images do", text, "train on", details)
+        return Finding("note", "samples cover less than real images do", text, "train on", details)
     return Finding("ok", "coverage", text, details=details)

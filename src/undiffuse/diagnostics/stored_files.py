@@ -1,4 +1,4 @@
-"""How the files of a set are stored: which cannot be read, which are not read, of what kind and size they are."""
+"""Checks of the files of a set: unreadable files, skipped files, image modes and sizes."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from undiffuse.diagnostics.survey import Survey, kinds
 from undiffuse.errors import UsageError
 from undiffuse.wording import counted, format_names
 
-#: What is done to each kind of file, by Pillow's mode, and which key changes it.
+#: Treatment of each kind of file, by Pillow's mode, with the key that changes it.
 _TREATED = {
-    "alpha": ("transparency", "laid on data.background, 255 (white) by default: set it, as in data.background=0"),
+    "alpha": ("transparency", "composited on data.background, 255 (white) by default: set it, as in data.background=0"),
     "palette": ("a palette", "read as RGB; nothing to do"),
     "sixteen": ("16 bits a value", "divided by 257 to 8 bits; nothing to do unless the finer levels matter"),
     "float": ("floating-point values", "read as 0 (black) to 1 (white): check that this is meant"),
@@ -25,9 +25,9 @@ _TREATED = {
     "lab": ("LAB colours", "converted to sRGB; nothing to do"),
     "bilevel": ("1 bit a pixel", "read as black and white; nothing to do"),
 }
-#: Sizes to train at, the largest first; below the last the recipes' networks have no room for their levels.
+#: Training sizes, largest first; images below the last are too small for the networks of the recipes.
 _REACHED = (256, 128, 96, 64, 48, 32, 28, 16, 8)
-#: What a set's provenance says of what is not read, and what to call it.
+#: Provenance keys about items that are not read, and the titles of their findings.
 _LEFT_OUT = {
     "splits": "parts of the set",
     "masks": "images and masks",
@@ -41,10 +41,10 @@ def broken(context: DataContext) -> Iterable[Finding]:
     """Files that cannot be read, each with its reason."""
     survey = None
     try:
-        survey = context.survey  # refuses a folder without images
+        survey = context.survey  # raises for a folder without images
         context.dataset  # noqa: B018 (read here for the first time)
     except UsageError as error:
-        yield Finding("problem", "the data cannot be read", str(error), "mend that first: little else can be checked")
+        yield Finding("problem", "the data cannot be read", str(error), "fix that first: little else can be checked")
     if survey is None:
         if "dataset" not in vars(context):
             return
@@ -65,12 +65,12 @@ def broken(context: DataContext) -> Iterable[Finding]:
             {"files": survey.broken},
         )
     if not survey.broken and (skipped := vars(context)["dataset"].provenance.get("skipped")):
-        advice = "mend them; training skips them with data.on_error=skip"
+        advice = "fix them; training skips them with data.on_error=skip"
         yield Finding("problem", "left out by the reader", skipped, advice)
 
 
 def left_out(context: DataContext) -> Iterable[Finding]:
-    """What lies in the data and is not read: parts for testing, masks, images of other formats, other files."""
+    """Content of the data that is not read: test splits, masks, unsupported image formats, other files."""
     if "dataset" not in vars(context):
         return
     about = context.dataset.provenance
@@ -80,21 +80,21 @@ def left_out(context: DataContext) -> Iterable[Finding]:
 
 
 def incomplete(context: DataContext) -> Iterable[Finding]:
-    """Items without the label or the caption that others have: examined here, and not trained on."""
+    """Items without a label or caption that other items have: examined here, but not used for training."""
     total = len(context.dataset)
     for key, names in context.lacking.items():
         yield Finding(
             "problem",
-            f"{key} that are missing",
+            f"missing {key}",
             f"{len(names):,} of {counted(total)} have none, though others have: "
-            f"{format_names(map(context.short, names))}; a training refuses the set as it is",
-            f"give them one; train on all without with data.{key}=none, or leave these out with data.on_error=skip",
+            f"{format_names(map(context.short, names))}; training raises an error for this set",
+            f"add them; train on all items without any by data.{key}=none, or skip these by data.on_error=skip",
             {"key": key, "items": list(map(context.short, names[:1000])), "count": len(names), "of": total},
         )
 
 
 def modes(context: DataContext) -> Iterable[Finding]:
-    """How the files are stored, and what becomes of it."""
+    """Modes of the stored files, and how they are converted."""
     survey = context.survey
     if survey is None:
         return
@@ -107,23 +107,23 @@ def modes(context: DataContext) -> Iterable[Finding]:
         yield _stored(what, names, len(survey.entries), advice, kind)
     turned = [entry.name for entry in survey.entries if entry.turned]
     if turned:
-        advice = "turned upright as EXIF says; nothing to do"
+        advice = "rotated upright according to EXIF; nothing to do"
         yield _stored("an EXIF orientation", turned, len(survey.entries), advice, "turned")
     moving = [entry.name for entry in survey.entries if FRAMES in entry.notes]
     if moving:
-        advice = "the first frame alone is read; save the others as files to train on them"
+        advice = "only the first frame is read; save the others as files to train on them"
         yield _stored("several frames", moving, len(survey.entries), advice, "frames")
-    yield from _remarked(survey)
+    yield from _decoding_notes(survey)
 
 
-def _remarked(survey: Survey) -> Iterator[Finding]:
-    """What else decoding has to say."""
-    said: dict[str, list[str]] = {}
+def _decoding_notes(survey: Survey) -> Iterator[Finding]:
+    """The other notes of the decoder."""
+    files: dict[str, list[str]] = {}
     for entry in survey.entries:
         for note in entry.notes:
             if note != FRAMES:
-                said.setdefault(note, []).append(entry.name)
-    for note, names in sorted(said.items()):
+                files.setdefault(note, []).append(entry.name)
+    for note, names in sorted(files.items()):
         evidence = f"{len(names):,} of {counted(len(survey.entries))}: {format_names(names)}"
         details = {"kind": "decoding", "count": len(names), "files": names[:1000]}
         yield Finding("note", f"images {note}", evidence, "nothing to do, if they look right", details)
@@ -136,7 +136,7 @@ def _stored(what: str, names: list[str], total: int, advice: str, kind: str) -> 
 
 
 def sizes(context: DataContext) -> Iterable[Finding]:
-    """Sizes of the images as found, and as training takes them."""
+    """Sizes of the original images, and the training size."""
     survey = context.survey
     if survey is None or not survey.entries:
         shape = "x".join(map(str, context.dataset.shape))
@@ -144,11 +144,11 @@ def sizes(context: DataContext) -> Iterable[Finding]:
         return
     counts = Counter((entry.height, entry.width) for entry in survey.entries)
     sides = sorted(min(size) for size in counts.elements())
-    slanted = sum(count for (height, width), count in counts.items() if height != width)
+    not_square = sum(count for (height, width), count in counts.items() if height != width)
     details = {
         "sizes": {f"{height}x{width}": count for (height, width), count in counts.most_common(20)},
         "shorter_side": {"smallest": sides[0], "median": sides[len(sides) // 2], "largest": sides[-1]},
-        "not_square": slanted,
+        "not_square": not_square,
         "reaching": {str(side): sum(s >= side for s in sides) for side in (28, 32, 48, 64, 96, 128, 256)},
     }
     if len(counts) == 1:
@@ -156,14 +156,14 @@ def sizes(context: DataContext) -> Iterable[Finding]:
         yield Finding("ok", "one size", f"{counted(len(sides))} of {height}x{width}", details=details)
     else:
         yield _mixed_sizes(survey, sides, details)
-    if slanted:
+    if not_square:
         longest = max(max(size) / min(size) for size in counts)
         yield Finding(
             "note",
             "images that are not square",
-            f"{slanted:,} of {counted(len(sides))}, the longest {longest:.2g} times as long as wide",
-            "data.fit=crop cuts the centre out (default), data.fit=letterbox keeps all of it between bars",
-            {"not_square": slanted},
+            f"{not_square:,} of {counted(len(sides))}, with aspect ratios up to {longest:.2g}",
+            "data.fit=crop crops the centre (default), data.fit=letterbox keeps the whole image between bars",
+            {"not_square": not_square},
         )
 
 
@@ -171,13 +171,13 @@ def _mixed_sizes(survey: Survey, sides: list[int], details: dict[str, object]) -
     side = automatic_side(np.array(sides))
     small = [entry.name for entry in survey.entries if min(entry.height, entry.width) < side]
     reach = next((size for size in _REACHED if sides[0] >= size), None)
-    advice = f"choose the size yourself: all reach data.size={reach}; or remove the small ones"
+    advice = f"set the size: all images reach data.size={reach}; or remove the small ones"
     return Finding(
         "warning" if len(small) > 0.05 * len(sides) else "note",
         "images of different sizes",
-        f"shorter sides from {sides[0]} to {sides[-1]}, median {sides[len(sides) // 2]}; at the size={side} that would "
-        f"be chosen, {counted(len(small))} {'is' if len(small) == 1 else 'are'} enlarged and so blurred"
+        f"shorter sides from {sides[0]} to {sides[-1]}, median {sides[len(sides) // 2]}; at the default size={side}, "
+        f"{counted(len(small))} {'is' if len(small) == 1 else 'are'} enlarged and so blurred"
         f"{': ' + format_names(small) if small else ''}",
-        advice if reach is not None else "remove the small ones: nothing can be trained at a size that all reach",
+        advice if reach is not None else "remove the small ones: the size that all images reach is too small to train",
         details | {"chosen": side, "enlarged": len(small), "enlarged_files": small[:1000]},
     )

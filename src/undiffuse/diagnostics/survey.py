@@ -1,4 +1,4 @@
-"""Each file of a folder: whether it can be read, how it is stored, how large it is."""
+"""Survey of the files of a folder: readability, storage mode and size of each."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _BLOCK = 256
 
 @dataclass(frozen=True)
 class Entry:
-    """A file that can be read: its name, how it is stored, what decoding has to say, upright height and width."""
+    """A readable file: name, Pillow mode, whether rotated, the decoder's notes, upright height and width."""
 
     name: str
     mode: str
@@ -36,22 +36,22 @@ class Entry:
 
 @dataclass(frozen=True)
 class Survey:
-    """The images of a folder that training would read: those that can be read, and why others cannot."""
+    """The training images of a folder: readable files, and the reasons why others are unreadable."""
 
     entries: list[Entry]
     broken: dict[str, str]
 
     @property
     def transparent(self) -> float:
-        """Share of the files with an alpha channel."""
+        """Fraction of the files with an alpha channel."""
         return sum("alpha" in kinds(entry.mode) for entry in self.entries) / max(len(self.entries), 1)
 
 
 def survey_folder(config: FolderConfig, observer: Observer = SILENT) -> Survey:
-    """Decode every file that training would read.
+    """Decode every file used for training.
 
     Raises:
-        UsageError: no such folder, or no image's name in it.
+        UsageError: no such folder, or no image files in it.
     """
     root = config.location
     images = without_grids(FolderSidecars(root), list_names(root), Skips("skip"))[0].images
@@ -82,7 +82,7 @@ def _inspected(root: Path, names: list[str], config: FolderConfig) -> Generator[
 
 
 def kinds(mode: str) -> Iterator[str]:
-    """What is special about files of one of Pillow's modes, such as ``alpha`` or ``palette``."""
+    """Special properties of files with a Pillow mode, such as ``alpha`` or ``palette``."""
     if mode in ("LA", "La", "PA", "RGBA", "RGBa"):
         yield "alpha"
     if mode in ("P", "PA"):

@@ -1,4 +1,4 @@
-"""The weights themselves: finite, and their average neither too young nor too old."""
+"""Checks of the weights: finite values, and a suitable half-life of the average."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from undiffuse.diagnostics.findings import Finding, percent
 from undiffuse.diagnostics.run_context import RunContext
 from undiffuse.wording import counted, format_names
 
-_IMMATURE = 0.01  # of the average still made of the first weights
-_LAGGING = 0.2  # of the run within one half-life
-_WORSE = 0.02  # of the loss, relative
+_IMMATURE = 0.01  # fraction of the average that is still the initial weights
+_LAGGING = 0.2  # half-life as a fraction of the run
+_WORSE = 0.02  # relative to the loss
 
 
 def ema(context: RunContext) -> Iterable[Finding]:
-    """Whether the averaged weights have forgotten the first ones, and whether they are better than the raw ones."""
+    """Whether the average has forgotten the initial weights, and whether it is better than the raw weights."""
     settings, seen = context.config["ema"], context.images_seen
     if seen:
         yield assess_ema(seen, int(settings["halflife_images"]), settings.get("rampup"))
@@ -28,10 +28,10 @@ def ema(context: RunContext) -> Iterable[Finding]:
 
 
 def assess_ema(images: int, halflife_images: int, rampup: float | None) -> Finding:
-    """Share of the first weights left in the average, and the half-life against the run.
+    """Fraction of the initial weights left in the average, and the half-life relative to the run.
 
-    With a half-life h that ramps up as min(h, r images) the share left is 0.5^(N/h) of the time after the ramp; during
-    the ramp it falls as a power of the images and is next to nothing at its end.
+    Without ramp-up the fraction left after N images is 0.5^(N/h) for a half-life h. With a half-life of min(h, r N) it
+    decreases as a power of N during the ramp and is negligible at its end.
     """
     ramp = 0.0 if rampup is None else halflife_images / rampup
     left = 0.0 if rampup is not None else 0.5 ** (images / halflife_images)
@@ -58,7 +58,7 @@ def assess_ema(images: int, halflife_images: int, rampup: float | None) -> Findi
 
 
 def assess_ema_loss(averaged: float, raw: float) -> Finding:
-    """The validation loss of the averaged weights against that of the raw ones."""
+    """The validation loss of the averaged weights compared with that of the raw ones."""
     details = {"loss": averaged, "loss_raw": raw}
     if not (math.isfinite(averaged) and math.isfinite(raw)):
         text = f"{averaged:g} averaged, {raw:g} raw"
@@ -78,17 +78,17 @@ def assess_ema_loss(averaged: float, raw: float) -> Finding:
 
 
 def finite(context: RunContext) -> Iterable[Finding]:
-    """Whether all weights are finite, and how far the averaged ones lie from the raw ones."""
+    """Whether all weights are finite, and the distance between averaged and raw weights."""
     averaged = dict(context.model.module.state_dict())
     yield from assess_weights(averaged, context.raw)
 
 
 def assess_weights(averaged: Mapping[str, Tensor], raw: Mapping[str, Tensor] | None) -> Iterable[Finding]:
-    """See ``finite``, of two sets of tensors by name."""
+    """The findings of ``finite`` for two sets of named tensors."""
     both = {f"{name} (averaged)": value for name, value in averaged.items()}
     both |= {f"{name} (raw)": value for name, value in (raw or {}).items()}
     bad = [name for name, value in both.items() if not bool(torch.isfinite(value).all())]
-    trained = [name for name in averaged if not name.startswith("guide.")]  # which no step moves
+    trained = [name for name in averaged if not name.startswith("guide.")]  # which are not trained
     total = sum(averaged[name].numel() for name in trained)
     if bad:
         yield Finding(
