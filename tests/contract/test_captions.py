@@ -119,7 +119,7 @@ def test_two_levels_of_folders_are_never_guessed_at(load: Load) -> None:
     guess = load(TREE)
     assert guess.labels is None
     assert guess.provenance["classes_possible"].endswith(
-        "makes 2 of the outer folders, data.labels=leaf 4 of the inner"
+        "gives 2 classes (outer folders), data.labels=leaf 4 (inner folders)"
     )
     assert labels_of(load(TREE, labels="folders")) == ["g", "g", "g", "l", "l"]
     assert labels_of(load(TREE, labels="leaf")) == ["g/1", "g/1", "g/2", "l/1", "l/3"]

@@ -71,7 +71,7 @@ def test_the_split_of_the_partition(tmp_path: Path) -> None:
         assert [found.item_name(n)[-10:-4] for n in range(4)] == [f"{n + 1:06}" for n in range(place, COUNT, 3)]
     training = load_dataset(CelebaConfig(path=str(tmp_path)))
     assert training.fingerprint == load(tmp_path, split="train").fingerprint
-    assert training.provenance["splits"].startswith("4 of 12 images are for training and are taken; data.split=all")
+    assert training.provenance["splits"].startswith("4 of 12 images are for training and are used; data.split=all")
     assert len(load(tmp_path)) == COUNT and "splits" not in load(tmp_path, split="train").provenance
     (tmp_path / "list_eval_partition.txt").unlink()
     assert len(load_dataset(CelebaConfig(path=str(tmp_path)))) == COUNT
@@ -145,7 +145,7 @@ def test_images_without_lines_and_lines_without_images(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"000099\.jpg: not in the list of attributes"):
         load(tmp_path)
     found = load(tmp_path, on_error="skip")
-    assert len(found) == COUNT - 1 and "names 000002.jpg, which is not there" in found.provenance["skipped"]
+    assert len(found) == COUNT - 1 and "names 000002.jpg, which is missing" in found.provenance["skipped"]
     (tmp_path / "img_align_celeba" / "000003.jpg").write_bytes(b"\xff\xd8\xff")
     assert len(load(tmp_path, on_error="skip")) == COUNT - 2
 

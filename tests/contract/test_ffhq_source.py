@@ -56,7 +56,7 @@ def test_the_first_sixty_thousand_are_for_training(tmp_path: Path) -> None:
     assert numbers(load(path, split="validation")) == NUMBERS[-2:]
     training = load_dataset(FfhqConfig(path=str(path)))
     assert numbers(training) == NUMBERS[:-2] and numbers(load(path)) == NUMBERS
-    assert training.provenance["splits"].startswith("10 of 12 images are for training and are taken; data.split=all")
+    assert training.provenance["splits"].startswith("10 of 12 images are for training and are used; data.split=all")
     late = write_zip(tmp_path / "ffhq_late.zip", ffhq_files([69_000, 69_001]))
     assert numbers(load_dataset(FfhqConfig(path=str(late)))) == [69_000, 69_001]
     only = write_zip(tmp_path / "ffhq_few.zip", ffhq_files([1, 2]))

@@ -65,7 +65,7 @@ def test_of_several_images_of_a_sample_one_is_chosen_by_its_column(tmp_path: Pat
         found = tar(tmp_path, pair, image_column=column)
         assert names(found) == ["0.right.png", "1.right.png"] and is_of(found, 1, 3)
         assert found.provenance["left_out"].startswith("2 further images of samples: 0.left.png, 1.left.png")
-    with pytest.raises(UsageError, match=r"without an image 'up'; take data.image_column=left\.png or right\.png"):
+    with pytest.raises(UsageError, match=r"without an image 'up'; use data.image_column=left\.png or right\.png"):
         tar(tmp_path, pair, image_column="up")
     members: dict[str, Content] = {"0.input.jpg": png(0), "0.output.jpg": png(1), "0.txt": "make it red"}
     found = tar(tmp_path, members, image_column="output")
@@ -229,7 +229,5 @@ def test_a_folder_of_test_digits_alone_says_which_file_to_name(tmp_path: Path) -
 def test_what_a_prepared_archive_says_of_its_source(tmp_path: Path) -> None:
     write_tree(tmp_path / "x", {"train/0.png": png(0), "test/1.png": png(1), "train/b.jxl": "x"})
     source = prepare(source_config_for(str(tmp_path / "x")), tmp_path / "x.zip", workers=1)["source"]
-    assert source["num_pictures"] == 1 and source["splits"].startswith(
-        "images by split: train (1) taken, test (1) left"
-    )
+    assert source["num_pictures"] == 1 and source["splits"].startswith("images by split: train (1) used, test (1) left")
     assert source["left_out"].startswith("1 image of a format that is not read: train/b.jxl")

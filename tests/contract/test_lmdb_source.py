@@ -80,7 +80,7 @@ def test_several_categories_are_the_classes(tmp_path: Path) -> None:
     assert found.class_names == ("bridge", "tower") and found.labels is not None
     assert found.labels.tolist() == [0] * COUNT + [1] * COUNT
     assert load(tmp_path, labels="none").labels is None
-    assert " left out (data.split= takes others)" in found.provenance["splits"]
+    assert " left out (data.split= selects others)" in found.provenance["splits"]
     val = load(tmp_path, split="val")
     assert len(val) == COUNT and "bridge_val_lmdb" in val.item_name(0) and val.labels is None
     with pytest.raises(UsageError, match="no folder of the split 'test'"):

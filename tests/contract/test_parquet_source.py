@@ -68,7 +68,7 @@ def test_shards_of_a_split_in_their_order(tmp_path: Path) -> None:
     assert found.provenance["shards"] == "2"
     test = load(tmp_path, split="test")
     assert len(test) == 4 and is_of(test, 0, 100)
-    with pytest.raises(UsageError, match=r"no table of the split 'dev'; take one of data.split=test, train"):
+    with pytest.raises(UsageError, match=r"no table of the split 'dev'; choose one of data.split=test, train"):
         load(tmp_path, split="dev")
 
 
@@ -117,7 +117,7 @@ def test_columns_are_found_or_named(tmp_path: Path) -> None:
     found = load(path)
     assert found.class_names == ("a", "b", "c") and is_of(found, 1, 1)
     assert found.captions is not None and found.captions[2] == "t2"
-    assert found.provenance["other_classes"] == "coarse (data.label_column= takes one)"
+    assert found.provenance["other_classes"] == "coarse (data.label_column= selects one)"
     other = load(path, label_column="coarse", image_column="thumb")
     assert labels_of(other) == [0, 1] * 3 and other.class_names == ("x", "y") and is_of(other, 1, 51)
     for options, message in [
@@ -379,7 +379,7 @@ def test_splits_are_said_and_known_in_any_case_and_by_what_they_mean(tmp_path: P
     root = str(tmp_path)
     found = load_dataset(source_config_for(root))
     assert len(found) == 1 and is_of(found, 0, 0)
-    assert found.provenance["splits"].startswith("tables by split: Train (1) taken, VAL (1), test (1) left out")
+    assert found.provenance["splits"].startswith("tables by split: Train (1) used, VAL (1), test (1) left out")
     assert "left_out" not in found.provenance
     for requested, seed in (("val", 1), ("validation", 1), ("test", 2), ("train", 0)):
         assert is_of(load_dataset(source_config_for(root).model_copy(update={"split": requested})), 0, seed)

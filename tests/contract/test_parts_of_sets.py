@@ -35,7 +35,7 @@ def test_the_training_part_is_taken_and_its_folders_are_no_classes(load, others:
     names = ["Train/0.png", "Train/1.png", *(f"{part}/0.png" for part in others)]
     found = load(sorted(names))
     assert len(found) == 2 and found.labels is None
-    assert "Train (2) taken" in found.provenance["splits"] and f"{sorted(others)[0]} (1)" in found.provenance["splits"]
+    assert "Train (2) used" in found.provenance["splits"] and f"{sorted(others)[0]} (1)" in found.provenance["splits"]
     for part in others:
         assert found.provenance["splits"].count("data.split=") == 2 and len(load(sorted(names), split=part)) == 1
     assert len(load(sorted(names), split="all")) == 2 + len(others)
@@ -64,7 +64,7 @@ def test_a_class_called_test_or_train_among_others_is_a_class(load) -> None:  # 
 
 def test_parts_without_one_for_training_and_parts_that_are_not_there_are_refused(load) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(
-        UsageError, match=r"none for training among test \(1\), val \(1\); take data.split=test or validation"
+        UsageError, match=r"none for training among test \(1\), val \(1\); use data.split=test or validation"
     ):
         load(["test/0.png", "val/0.png"])
     assert len(load(["test/0.png", "val/0.png"], split="validation")) == 1
@@ -77,7 +77,7 @@ def test_parts_without_one_for_training_and_parts_that_are_not_there_are_refused
 def test_images_and_masks_are_no_classes(load) -> None:  # type: ignore[no-untyped-def]
     found = load(["images/0.png", "images/1.png", "masks/0.png", "masks/1.png"])
     assert len(found) == 2 and found.labels is None and is_of(found, 1, 1)
-    assert found.provenance["masks"].startswith("images (2) taken, masks (2) left out")
+    assert found.provenance["masks"].startswith("images (2) used, masks (2) left out")
     both = load(["images/train/0.png", "images/val/0.png", "labels/train/0.png", "labels/val/0.png"])
     assert len(both) == 1 and is_of(both, 0, 0)
     other_way = load(["test/JPEGImages/0.png", "train/Annotations/0.png", "train/JPEGImages/0.png"])

@@ -55,7 +55,7 @@ def survey_folder(config: FolderConfig, observer: Observer = SILENT) -> Survey:
     """
     root = config.location
     images = without_grids(FolderSidecars(root), list_names(root), Skips("skip"))[0].images
-    names = list(filter(Folders(images, config.split, root).takes, images))
+    names = list(filter(Folders(images, config.split, root).includes, images))
     entries, broken = [], {}
     with without_warnings(), closing(_inspected(root, names, config)) as inspected:
         for number, (name, found) in enumerate(zip(names, inspected, strict=True)):

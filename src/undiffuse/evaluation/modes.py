@@ -146,13 +146,13 @@ def check_known(source: SourceConfig, shape: tuple[int, ...], origin: str) -> No
 
 def point_modes(known: PointModes) -> DataModes:
     """The modes of points: a point is good within 3 standard deviations of the nearest mode."""
-    expected = good_of_gaussian(1 if known.words == "circles" else 2)
+    expected = good_of_gaussian(1 if known.noun == "circles" else 2)
 
     def assign(points: Tensor) -> ModeAssignments:
         return assign_points(torch.from_numpy(known.distances(points.double().cpu().numpy())), expected)
 
     protocol = {"good": f"within {WITHIN:g} standard deviations of a mode", "std": known.std}
-    return DataModes(known.words, equal_shares(known.num), assign, protocol)
+    return DataModes(known.noun, equal_shares(known.num), assign, protocol)
 
 
 def image_modes(

@@ -1,1 +1,1 @@
-"""One module for each data source, with ``load(config) -> Dataset``; it is imported when its source is first used."""
+"""Data sources, one module each with ``load(config) -> Dataset``; imported lazily when a source is first used."""

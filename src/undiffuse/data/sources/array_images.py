@@ -51,7 +51,7 @@ def _fit_all(
     if num_bytes > MAX_BYTES:
         raise UsageError(
             f"{len(images)} images of {size[0]}x{size[1]} make {num_bytes} bytes, more than the {MAX_BYTES} that are "
-            f"held in memory; take a smaller size than {config.size}"
+            f"held in memory; use a smaller size than {config.size}"
         )
 
     def fit(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

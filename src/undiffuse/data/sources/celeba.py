@@ -1,8 +1,8 @@
 """CelebA (``img_align_celeba/000001.jpg`` ...) and CelebA-HQ (``CelebA-HQ-img/0.jpg`` ...) with their attributes.
 
 Published by Liu, Luo, Wang and Tang ("Deep Learning Face Attributes in the Wild", 2015, arXiv:1411.7766), and as
-CelebAMask-HQ by Lee, Liu, Wu and Luo (2020, arXiv:1907.11922); both for non-commercial research only. The
-lists (see ``celeba_lists``) are next to the folder or archive of images, or in it.
+CelebAMask-HQ by Lee, Liu, Wu and Luo (2020, arXiv:1907.11922); both for non-commercial research only. The lists (see
+``celeba_lists``) are next to the folder or archive of images, or in it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from undiffuse.registry import nearest
 
 _NUMBERED = re.compile(r"\d{1,6}\.(jpg|png|webp)")
 _LISTS = (*ATTRIBUTE_LISTS, *PARTITIONS)
-_LICENCE = "non-commercial research alone, as its authors say"
+_LICENCE = "non-commercial research only, according to its authors"
 
 
 class _Faces(NamedTuple):
@@ -68,9 +68,9 @@ def load(config: CelebaConfig) -> Dataset:
 
 def _left_out(faces: _Faces) -> LeftOut:
     """Record the other files at the location, except for CelebA's own lists."""
-    found, taken = faces.tree.names.left_out, set(faces.images.values())
+    found, used = faces.tree.names.left_out, set(faces.images.values())
     for name in faces.tree.names.images:
-        if name not in taken:
+        if name not in used:
             found.add(NOT_OF_THE_SET, name)
     found.add_others(name for name in faces.tree.names.others if name.rpartition("/")[2] not in _LISTS)
     return found
@@ -88,7 +88,7 @@ def _faces(config: CelebaConfig, skips: Skips) -> _Faces:
         kept = [name for name in kept if name in attributes.row_of]
         for name in attributes.row_of:
             if name not in images:
-                skips.take(UsageError(f"{config.location}: the list of attributes names {name}, which is not there"))
+                skips.take(UsageError(f"{config.location}: the list of attributes names {name}, which is missing"))
     return _Faces(tree, images, attributes, split, kept)
 
 
@@ -101,7 +101,7 @@ def _images(tree: Tree) -> dict[str, str]:
             continue
         if basename in found:
             raise UsageError(
-                f"{tree.location}: {found[basename]} and {name} have the same number; name the folder of one"
+                f"{tree.location}: {found[basename]} and {name} have the same number; name the folder of one of them"
             )
         found[basename] = name
     if not found:
@@ -116,7 +116,7 @@ def _attributes(config: CelebaConfig, tree: Tree, skips: Skips) -> Attributes | 
             return read_attributes(listed[1], listed[0], skips.take)
     if config.attribute is not None:
         raise UsageError(
-            f"{config.location}: attribute={config.attribute}, but neither {' nor '.join(ATTRIBUTE_LISTS)} is there"
+            f"{config.location}: attribute={config.attribute}, but neither {' nor '.join(ATTRIBUTE_LISTS)} was found"
         )
     return None
 

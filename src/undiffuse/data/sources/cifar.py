@@ -79,13 +79,13 @@ def _read_binary(store: Store, name: str, label: str) -> Labelled:
 
 def _has_two_labels(store: Store, name: str, content: bytes, title: str) -> bool:
     """Whether the records are those of CIFAR-100, judged by their length."""
-    fits_cifar10, is_cifar100 = len(content) % (_PIXELS + 1) == 0, len(content) % (_PIXELS + 2) == 0
-    if not content or not (fits_cifar10 or is_cifar100):
+    fits_cifar10, fits_cifar100 = len(content) % (_PIXELS + 1) == 0, len(content) % (_PIXELS + 2) == 0
+    if not content or not (fits_cifar10 or fits_cifar100):
         raise UsageError(
             f"{title}: {len(content)} bytes are not a whole number of CIFAR records ({_PIXELS + 1} bytes each, "
             f"{_PIXELS + 2} for CIFAR-100): cut short or another file; fetch it again"
         )
-    return is_cifar100 and not (fits_cifar10 and "batch" in name)
+    return fits_cifar100 and not (fits_cifar10 and "batch" in name)
 
 
 def _read_python(store: Store, name: str, label: str) -> Labelled:

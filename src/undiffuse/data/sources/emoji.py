@@ -51,19 +51,19 @@ def load(config: EmojiConfig) -> Dataset:
     skips = Skips(config.on_error)
     tree = open_tree(config.location, skips, "an emoji-datasource package")
     vendor, name_of = _images(config, tree)
-    every = list(_listed(tree, vendor, skips))
-    wanted = [emoji for emoji in every if config.skin_tones == "all" or not emoji.has_tone]
-    for emoji in wanted:
+    all_emoji = list(_listed(tree, vendor, skips))
+    requested = [emoji for emoji in all_emoji if config.skin_tones == "all" or not emoji.has_tone]
+    for emoji in requested:
         if emoji.image not in name_of:
             skips.take(UsageError(f"{tree.location}: emoji.json lists {emoji.image} for {vendor}, but it is missing"))
-    kept = [emoji for emoji in wanted if emoji.image in name_of]
-    skips.check_images_left(len(kept), len(every))
+    kept = [emoji for emoji in requested if emoji.image in name_of]
+    skips.check_images_left(len(kept), len(all_emoji))
     about = {
         "vendor": vendor,
-        "skin_tones": f"{config.skin_tones}: {len(every) - len(wanted)} of {len(every)} images left out",
+        "skin_tones": f"{config.skin_tones}: {len(all_emoji) - len(requested)} of {len(all_emoji)} images left out",
         "licence": f"that of {vendor}'s emoji; the list is under the MIT licence",
     }
-    listed = {emoji.image for emoji in every}
+    listed = {emoji.image for emoji in all_emoji}
     for image in sorted(set(name_of) - listed):
         tree.names.left_out.add(NOT_OF_THE_SET, name_of[image])
     about |= tree.names.left_out.notes

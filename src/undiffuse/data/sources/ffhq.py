@@ -20,7 +20,7 @@ from undiffuse.errors import UsageError
 
 NUM_IMAGES, NUM_TRAIN = 70_000, 60_000
 _NAME = re.compile(r"(?P<set>.*?/)??((?P<folder>\d{5})/)?(?P<number>\d{5})\.(png|jpg|webp)")
-_LICENCE = "CC BY-NC-SA 4.0 (the set); each photograph as its author says, see ffhq-dataset-v2.json"
+_LICENCE = "CC BY-NC-SA 4.0 (the set); each photograph has its own licence, see ffhq-dataset-v2.json"
 
 
 def load(config: FfhqConfig) -> Dataset:
@@ -46,7 +46,7 @@ def load(config: FfhqConfig) -> Dataset:
         found[number] = name
     if len(sets) > 1:
         raise UsageError(
-            f"{config.location}: contains several sets ({', '.join(sorted(sets))}); name the folder of one"
+            f"{config.location}: contains several sets ({', '.join(sorted(sets))}); name the folder of one of them"
         )
     split = config.split or ("train" if any(_is_of("train", number) for number in found) else "all")
     kept = [found[number] for number in sorted(found) if _is_of(split, number)]

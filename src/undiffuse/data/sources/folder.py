@@ -54,13 +54,15 @@ class FolderSidecars(SidecarReader):
     def title_of(self, name: str) -> str:
         return readable(self._prefix + name)
 
-    def read_sidecar(self, name: str, most: int) -> bytes:
+    def read_sidecar(self, name: str, max_bytes: int) -> bytes:
         path, title = self.location / name, self.title_of(name)
         try:
             if not path.is_file():
                 raise UsageError(f"{title}: not a regular file; expected a text file")
-            if path.stat().st_size > most:
-                raise UsageError(f"{title}: {path.stat().st_size} bytes exceed the limit of {most} for a text file")
+            if path.stat().st_size > max_bytes:
+                raise UsageError(
+                    f"{title}: {path.stat().st_size} bytes exceed the limit of {max_bytes} for a text file"
+                )
             return path.read_bytes()
         except OSError as error:
             raise UsageError(f"{title}: cannot be read ({error.strerror})") from None

@@ -1,7 +1,7 @@
 """LSUN's LMDB folders, such as ``church_outdoor_train_lmdb/data.mdb``, whose values are encoded images.
 
-Published by Yu, Seff, Zhang, Song, Funkhouser and Xiao (2015, arXiv:1506.03365): one database per category
-and split; keys are hashes of the images in hex, values the files (WebP; JPEG in some copies).
+Published by Yu, Seff, Zhang, Song, Funkhouser and Xiao (2015, arXiv:1506.03365): one database per category and split;
+keys are hashes of the images in hex, values the files (WebP; JPEG in some copies).
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ class LmdbFiles(EncodedFiles):
         return int(self._ends[-1])
 
     def title(self, index: int) -> str:
-        number, row = self._place(index)
+        number, row = self._locate(index)
         return f"{self._files[number].path}!{self._values[number].keys[row]}"
 
     def read(self, index: int) -> bytes:
-        number, row = self._place(index)
+        number, row = self._locate(index)
         start, size = self._values[number].places[row].tolist()
         if size > MAX_IMAGE_BYTES:
             raise UsageError(f"{self.title(index)}: {size} bytes exceed the limit of {MAX_IMAGE_BYTES} for an image")
@@ -61,7 +61,7 @@ class LmdbFiles(EncodedFiles):
         for file in self._files:
             file.close()
 
-    def _place(self, index: int) -> tuple[int, int]:
+    def _locate(self, index: int) -> tuple[int, int]:
         number = int(np.searchsorted(self._ends, index, side="right"))
         return number, index - (int(self._ends[number - 1]) if number else 0)
 
@@ -87,13 +87,13 @@ def load(config: LmdbConfig) -> Dataset:
     return load_encoded(config, files, labels, classes, None, about, skips)
 
 
-def _unread_note(config: LmdbConfig, taken: Sequence[Path]) -> dict[str, str]:
+def _unread_note(config: LmdbConfig, used: Sequence[Path]) -> dict[str, str]:
     """Provenance note on the databases of a folder that are not read."""
-    others = sorted(set(_subfolders(config.location)) - set(taken)) if len(_subfolders(config.location)) > 1 else []
+    others = sorted(set(_subfolders(config.location)) - set(used)) if len(_subfolders(config.location)) > 1 else []
     unread = ", ".join(path.name for path in others)
-    read = ", ".join(path.name for path in taken)
+    read = ", ".join(path.name for path in used)
     return (
-        {"splits": f"databases by split: {read} taken, {unread} left out (data.split= takes others)"} if others else {}
+        {"splits": f"databases by split: {read} used, {unread} left out (data.split= selects others)"} if others else {}
     )
 
 

@@ -21,13 +21,13 @@ class PointModes:
     Attributes:
         num: number of modes K; modes are numbered like the labels of the data.
         std: standard deviation of the data around its mode, along each coordinate; may be 0.
-        words: what a mode is, as a plural noun.
+        noun: what the modes are, in the plural.
         offset: distances (B, K) of points (B, 2) from the modes' centres or curves, in units of the data.
     """
 
     num: int
     std: float
-    words: str
+    noun: str
     offset: Callable[[Values], Values]
 
     def distances(self, points: npt.ArrayLike) -> Values:

@@ -37,7 +37,7 @@ _IMAGES, _LABELS, _CAPTIONS = (
     ("caption", "text", "prompt", "captions", "texts", "prompts", "sentences"),
 )
 FURTHER_CAPTIONS = Kind(
-    "image with further captions", "images with further captions", "data.caption_index=N takes others"
+    "image with further captions", "images with further captions", "data.caption_index=N selects others"
 )
 
 
@@ -176,7 +176,7 @@ def _columns(config: ParquetConfig, tables: Tables) -> Columns:
     names = tuple(declared.get(label, {}).get("names", ())) if label is not None else ()
     notes = {"image_column": image, "label_column": label, "caption_column": caption}
     others = [name for name in classes if name != label]
-    also = {"other_classes": f"{', '.join(others)} (data.label_column= takes one)"} if others else {}
+    also = {"other_classes": f"{', '.join(others)} (data.label_column= selects one)"} if others else {}
     unread = [name for name in schema.names if name not in (image, label, caption, *others)]
     also |= {"columns_not_read": ", ".join(unread)} if unread else {}
     return Columns(image, label, caption, names, {**{k: v for k, v in notes.items() if v is not None}, **also})

@@ -1,8 +1,8 @@
 """Points drawn from known distributions: small two-dimensional data sets on which a model is easy to inspect.
 
 Each is a curve or a set of centres whose mean variance is exactly 1, plus Gaussian noise, so its density is a mixture
-of Gaussians: a sum over centres, or an integral along a curve. The functions for
-curves and centres are public for ``studies.theory.ground_truth``, which computes that density.
+of Gaussians: a sum over centres, or an integral along a curve. The functions for curves and centres are public for
+``studies.theory.ground_truth``, which computes that density.
 """
 
 from __future__ import annotations
@@ -132,14 +132,14 @@ def ring_radii(num_rings: int) -> Array:
 
 
 def grid_centres(side: int) -> Array:
-    """Centres (side^2, 2) of an even square grid about 0, each coordinate of variance (side^2 - 1) / 12 steps^2 = 1."""
+    """Centres (side^2, 2) of a regular square grid around 0; variance (side^2 - 1) / 12 steps^2 = 1 per coordinate."""
     along = (np.arange(side) - (side - 1) / 2) * math.sqrt(12 / (side**2 - 1))
     centres: Array = np.stack(np.meshgrid(along, along, indexing="ij"), axis=-1).reshape(-1, 2)
     return centres
 
 
 def ring_centres(num_modes: int) -> Array:
-    """Centres (num_modes, 2) even on a circle of radius sqrt(2), of mean variance 1; the first to the right."""
+    """Centres (num_modes, 2) evenly spaced on a circle of radius sqrt(2), of mean variance 1; the first at angle 0."""
     angle = 2 * math.pi * np.arange(num_modes) / num_modes
     centres: Array = math.sqrt(2) * np.stack([np.cos(angle), np.sin(angle)], axis=1)
     return centres

@@ -28,7 +28,7 @@ class Shard(NamedTuple):
     of: int
 
 
-class Found(NamedTuple):
+class TableShards(NamedTuple):
     """Shards that are read, in order; those of other splits; and provenance notes on the selection."""
 
     paths: list[Path]
@@ -36,7 +36,7 @@ class Found(NamedTuple):
     notes: dict[str, str]
 
 
-def find_tables(location: Path, split: str | None, take: Callable[[UsageError], None]) -> Found:
+def find_tables(location: Path, split: str | None, take: Callable[[UsageError], None]) -> TableShards:
     """Find the shards of a split, in order; a file is its only shard.
 
     Args:
@@ -49,7 +49,7 @@ def find_tables(location: Path, split: str | None, take: Callable[[UsageError], 
         UsageError: if there is no table, or no such split.
     """
     if location.is_file():
-        return Found([location], [], {})
+        return TableShards([location], [], {})
     if not location.is_dir():
         raise UsageError(f"{location}: no such file or folder; expected Parquet or Arrow tables")
     shards = [_shard(path, folder, location) for folder in table_folders(location) for path in _tables_in(folder)]
@@ -61,7 +61,7 @@ def find_tables(location: Path, split: str | None, take: Callable[[UsageError], 
     for name in sorted(selected):
         _note_missing(location, [shard for shard in chosen if shard.split == name], take)
     others = [shard.path for shard in shards if shard.split not in selected]
-    return Found([shard.path for shard in chosen], others, _notes(counts, selected))
+    return TableShards([shard.path for shard in chosen], others, _notes(counts, selected))
 
 
 def _selected_splits(counts: Mapping[str, int], split: str | None, location: Path) -> set[str]:
@@ -82,19 +82,19 @@ def _selected_splits(counts: Mapping[str, int], split: str | None, location: Pat
     selected = next(filter(None, matches_by_rule), None)
     if selected is None:
         choices = ", ".join(sorted(counts))
-        raise UsageError(f"{location}: no table of the split {name!r}; take one of data.split={choices}")
+        raise UsageError(f"{location}: no table of the split {name!r}; choose one of data.split={choices}")
     return selected
 
 
 def _notes(counts: Mapping[str, int], selected: set[str]) -> dict[str, str]:
     if len(counts) < 2:
         return {}
-    taken, left = (
-        ", ".join(f"{name} ({counts[name]:,})" for name in sorted(counts) if (name in selected) is there)
-        for there in (True, False)
+    used, left = (
+        ", ".join(f"{name} ({counts[name]:,})" for name in sorted(counts) if (name in selected) is is_used)
+        for is_used in (True, False)
     )
-    text = f"tables by split: {taken} taken" + (
-        f", {left} left out (data.split=NAME takes another, or all)" if left else ""
+    text = f"tables by split: {used} used" + (
+        f", {left} left out (data.split=NAME selects another, or all)" if left else ""
     )
     return {"splits": text}
 

@@ -93,7 +93,7 @@ class _Samples:
 
     def __init__(self, config: TarConfig, skips: Skips) -> None:
         self._skips, self._image_column, self.left_out = skips, config.image_column, LeftOut()
-        self._wants_labels, self._wants_captions = config.labels == "auto", config.captions == "auto"
+        self._use_labels, self._use_captions = config.labels == "auto", config.captions == "auto"
         self.names, self.captions, self.column = StringArray(), StringArray(), LabelColumn()
         self.places, self.codes, self.caption_of = array("q"), array("q"), array("q")
 
@@ -124,11 +124,11 @@ class _Samples:
         if image.size > MAX_IMAGE_BYTES:
             raise UsageError(f"{title}: {image.size} bytes exceed the limit of {MAX_IMAGE_BYTES} for an image")
         annotation = _annotation(shard, sample.sidecars)
-        code = self.column.code(annotation.label, title) if self._wants_labels and annotation.label is not None else -1
+        code = self.column.code(annotation.label, title) if self._use_labels and annotation.label is not None else -1
         self.names.append(image.name)
         self.places.extend((number, image.offset, image.size))
         self.codes.append(code)
-        has_caption = self._wants_captions and annotation.caption is not None
+        has_caption = self._use_captions and annotation.caption is not None
         self.caption_of.append(len(self.captions) if has_caption else -1)
         if has_caption:
             self.captions.append(str(annotation.caption))
@@ -192,8 +192,8 @@ def load(config: TarConfig) -> Dataset:
     all_files = TarFiles(config.location, shards, samples.names, table)
     split_folders = Folders(samples.names, None if about else config.split, config.location)
     absent = np.zeros(len(all_files), dtype=bool)
-    if not split_folders.all_taken:
-        absent = np.fromiter((not split_folders.takes(name) for name in samples.names), np.bool_)
+    if not split_folders.includes_all:
+        absent = np.fromiter((not split_folders.includes(name) for name in samples.names), np.bool_)
     rows = complete_rows({"label": codes, "caption": caption_of}, absent, all_files.title, skips)
     classes, notes = _classes(config, samples, codes, rows, split_folders)
     captions = samples.captions.select(caption_of[rows]) if len(samples.captions) else None
@@ -240,7 +240,7 @@ def _classes(
         classes = samples.column.classes(codes, (), config.location) if config.labels == "auto" else Classes(None, ())
         return (Classes(classes.labels[rows], classes.names) if classes.labels is not None else classes), {}
     names = samples.names.select(rows)
-    names = names if split_folders.all_taken else StringArray(map(split_folders.class_path, names))
+    names = names if split_folders.includes_all else StringArray(map(split_folders.class_path, names))
     folders = folder_classes(names, config.labels, config.location)
     if folders is None:
         return Classes(None, ()), depth_note(names)

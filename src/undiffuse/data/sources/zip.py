@@ -136,12 +136,12 @@ class ZipSidecars(SidecarReader):
     def title_of(self, name: str) -> str:
         return readable(f"{self.location}!{name}")
 
-    def read_sidecar(self, name: str, most: int) -> bytes:
+    def read_sidecar(self, name: str, max_bytes: int) -> bytes:
         row, title, table = self._members.row_of(name), self.title_of(name), self._members.table
         if row is None:
             raise UsageError(f"{title}: no such member")
-        if table.sizes[row] > most:
-            raise UsageError(f"{title}: {table.sizes[row]} bytes exceed the limit of {most} for a text file")
+        if table.sizes[row] > max_bytes:
+            raise UsageError(f"{title}: {table.sizes[row]} bytes exceed the limit of {max_bytes} for a text file")
         return read_member(self._file, table, row, title)
 
 

@@ -1,1 +1,1 @@
-"""How images lie in folders and archives: their names, classes, captions and splits, and what kind of set that is."""
+"""Layouts of images in folders and archives: names, classes, captions and splits, and detection of the kind of data."""

@@ -58,11 +58,11 @@ class SidecarReader(ABC):
     location: Path
 
     @abstractmethod
-    def read_sidecar(self, name: str, most: int) -> bytes:
+    def read_sidecar(self, name: str, max_bytes: int) -> bytes:
         """Read the content of the file with this name.
 
         Raises:
-            UsageError: if it cannot be read, or is longer than ``most`` bytes; the message starts with its title.
+            UsageError: if it cannot be read, or is longer than ``max_bytes`` bytes; the message starts with its title.
         """
 
     @abstractmethod
@@ -89,17 +89,23 @@ def annotate(reader: SidecarReader, names: Names, config: TreeConfig, skips: Ski
     Raises:
         UsageError: if ``skips`` raises; if requested labels are missing; if a list is damaged.
     """
-    parts = Folders(names.images, config.split, reader.location)
-    chosen = np.fromiter(map(parts.takes, names.images), np.bool_) if not parts.all_taken else None
+    split_folders = Folders(names.images, config.split, reader.location)
+    chosen = (
+        np.fromiter(map(split_folders.includes, names.images), np.bool_) if not split_folders.includes_all else None
+    )
     annotations = _Annotations(reader, names, config, skips, chosen)
-    notes = dict(parts.notes)
+    notes = dict(split_folders.notes)
     if config.labels == "metadata" and not annotations.labelled:
         raise UsageError(
             f"{reader.location}: labels=metadata, but neither {DATASET} nor {METADATA} nor a .json file next to an "
             "image gives a label; choose another, data.labels=folders, leaf, prefix or none"
         )
     if config.labels in ("folders", "leaf") or (config.labels == "auto" and not annotations.has_labels_source):
-        paths = annotations.paths if parts.all_taken else StringArray(map(parts.class_path, annotations.paths))
+        paths = (
+            annotations.paths
+            if split_folders.includes_all
+            else StringArray(map(split_folders.class_path, annotations.paths))
+        )
         folders = folder_classes(paths, config.labels, reader.location)
         if folders is not None:
             annotations.label_all(folders)
@@ -143,9 +149,9 @@ class _Annotations:
         self.class_names: tuple[str, ...] = ()
         self._others, self._was_read = names.others, np.zeros(len(names.others), dtype=bool)
         self.has_labels_source = False  # a label or a list of labels was found; the list may be empty
-        self._wants_labels = config.labels in ("auto", "metadata")
-        self._wants_captions = config.captions == "auto"
-        if self._wants_labels or self._wants_captions:
+        self._use_labels = config.labels in ("auto", "metadata")
+        self._use_captions = config.captions == "auto"
+        if self._use_labels or self._use_captions:
             self._read()
 
     @property
@@ -222,13 +228,13 @@ class _Annotations:
         """Whether no earlier line of the list gives another label; an image with two labels is rejected."""
         earlier, code, caption = entries.of(index)
         word = "entry" if title.endswith(DATASET) else "line"
-        if self._wants_labels and code >= 0 and line.annotation.label is not None:
+        if self._use_labels and code >= 0 and line.annotation.label is not None:
             label = self.column.label_of(code)
             if composed(str(label)) != composed(str(line.annotation.label)):
                 where = f"{label!r} in {word} {earlier}, {line.annotation.label!r} in {word} {line.number}"
                 self._reject(index, UsageError(f"{title}: gives {line.image} two labels: {where}"))
                 return False
-        if self._wants_captions and caption >= 0 and line.annotation.caption not in (None, self.captions[caption]):
+        if self._use_captions and caption >= 0 and line.annotation.caption not in (None, self.captions[caption]):
             self._left_out.add(EARLIER_CAPTION, f"{line.image} ({word}s {earlier} and {line.number} of {title})")
         return True
 
@@ -237,7 +243,7 @@ class _Annotations:
             return read_metadata(content, folder, title, self._skips.take)
         if basename == METADATA_CSV:
             return read_metadata_csv(content, folder, title, self._skips.take)
-        found = read_dataset_json(content, folder, title) if self._wants_labels else None
+        found = read_dataset_json(content, folder, title) if self._use_labels else None
         if found is None:
             return None
         self.has_labels_source, self.class_names = True, found.class_names
@@ -245,7 +251,7 @@ class _Annotations:
 
     def _read_sidecars(self, ending: str) -> None:
         """Read the annotation files named like images; such a file without an image is an error."""
-        if not self._wants_captions and ending != ".json":
+        if not self._use_captions and ending != ".json":
             return
         rows = [row for row, name in enumerate(self._others) if name.lower().endswith(ending) and not is_document(name)]
         targets = [self._others[row][: -len(ending)] for row in rows]
@@ -277,10 +283,10 @@ class _Annotations:
             self._add_annotation(index, annotation, title)
 
     def _add_annotation(self, index: int, annotation: Annotation, title: str) -> None:
-        if self._wants_captions and annotation.caption is not None:
+        if self._use_captions and annotation.caption is not None:
             self.caption_of[index] = len(self.captions)
             self.captions.append(annotation.caption)
-        if self._wants_labels and annotation.label is not None:
+        if self._use_labels and annotation.label is not None:
             try:
                 self.codes[index] = self.column.code(annotation.label, title)
                 self.has_labels_source = True

@@ -73,8 +73,8 @@ def depth_note(images: Sequence[str]) -> dict[str, str]:
         return {}
     first = {name.split("/")[depth] for name in images}
     leaves = {name.rpartition("/")[0] for name in images}
-    outer = f"data.labels=folders makes {len(first)} of the outer folders"
-    text = f"none read: {outer}, data.labels=leaf {len(leaves)} of the inner"
+    outer = f"data.labels=folders gives {len(first)} classes (outer folders)"
+    text = f"none read: {outer}, data.labels=leaf {len(leaves)} (inner folders)"
     return {"classes_possible": text}
 
 
@@ -148,7 +148,7 @@ class LabelColumn:
         return first
 
     def label_of(self, code: int) -> Label:
-        """Label of a code."""
+        """Return the label of a code."""
         return self._labels[code]
 
     @property

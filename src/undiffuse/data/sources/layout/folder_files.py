@@ -114,9 +114,9 @@ def _is_new(folder: Path, visited: set[str]) -> bool:
     return new
 
 
-def add_unread(left_out: LeftOut, folder: Path, taken: Iterable[Path]) -> None:
+def add_unread(left_out: LeftOut, folder: Path, used: Iterable[Path]) -> None:
     """Record the entries of a folder that are neither files that are read nor folders with such files."""
-    known = {name for path in taken for name in (path, path.parent)}
+    known = {name for path in used for name in (path, path.parent)}
     for path in sorted(folder.iterdir()):
         if path in known:
             continue

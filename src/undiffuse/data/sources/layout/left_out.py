@@ -22,13 +22,13 @@ class Kind(NamedTuple):
     """Description of a kind of files.
 
     Args:
-        one, several: singular and plural of the description.
+        singular, plural: description of one file and of several.
         advice: what the user can do, if anything.
         warned: whether opening a data set warns about such files.
     """
 
-    one: str
-    several: str
+    singular: str
+    plural: str
     advice: str = ""
     warned: bool = True
 
@@ -39,7 +39,7 @@ VIDEO = Kind("video", "videos", "save its frames as images")
 LIST = Kind("list that is not read", "lists that are not read", "save it as metadata.csv or metadata.jsonl")
 ARCHIVE = Kind("nested archive", "nested archives", "unpack them here, or name one of them, if they contain images")
 ARCHIVE_BEFORE = Kind("archive before the last in the file", "archives before the last", "store them in separate files")
-FURTHER = Kind("further image of a sample", "further images of samples", "data.image_column=ENDING takes another")
+FURTHER = Kind("further image of a sample", "further images of samples", "data.image_column=ENDING selects another")
 REPEATED = Kind("file whose name is repeated later", "files whose names are repeated later")
 UNREAD_IMAGE = Kind(
     "image outside the data that is read", "images outside the data that is read", "folder:PATH reads only images"
@@ -127,7 +127,7 @@ class LeftOut:
 
     def text(self, warned: bool, advice: bool = True) -> str:
         """Description of the kinds with or without a warning: each with its count, a few names and advice."""
-        kinds = sorted((kind for kind in self._counts if kind.warned == warned), key=lambda kind: kind.several)
+        kinds = sorted((kind for kind in self._counts if kind.warned == warned), key=lambda kind: kind.plural)
         return "; ".join(self._of_kind(kind, advice) for kind in kinds)
 
     @property
@@ -140,4 +140,6 @@ class LeftOut:
         count, names = self._counts[kind], self._names[kind]
         more = f" and {count - len(names):,} more" if count > len(names) else ""
         advice = f" ({kind.advice})" if kind.advice and with_advice else ""
-        return f"{count:,} {kind.one if count == 1 else kind.several}: {', '.join(map(readable, names))}{more}{advice}"
+        return (
+            f"{count:,} {kind.singular if count == 1 else kind.plural}: {', '.join(map(readable, names))}{more}{advice}"
+        )

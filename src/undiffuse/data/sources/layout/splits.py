@@ -119,13 +119,13 @@ def select_split(
     selected = frozenset(counts) if requested == ALL else _matching_names(counts, requested or TRAIN)
     if not selected:
         what = f"no split {requested!r}" if requested else "splits, but none for training"
-        raise UsageError(f"{readable(str(location))}: {what} among {_listed(counts)}; take {_choices(counts)}")
+        raise UsageError(f"{readable(str(location))}: {what} among {_listed(counts)}; use {_choices(counts)}")
     others = {name: count for name, count in counts.items() if name not in selected}
-    taken = f"{_listed({name: counts[name] for name in selected})} taken"
+    used = f"{_listed({name: counts[name] for name in selected})} used"
     left = f", {_listed(others)} left out" if others else ""
     as_classes = "; with data.split=none the names are classes" if noun == "images" else ""
-    advice = f"{_choices(others or counts)} takes others{as_classes}"
-    return SelectedSplit(selected, f"{noun} by split: {taken}{left} ({advice})")
+    advice = f"{_choices(others or counts)} selects others{as_classes}"
+    return SelectedSplit(selected, f"{noun} by split: {used}{left} ({advice})")
 
 
 def _matching_names(counts: Mapping[str, int], requested: str) -> frozenset[str]:
@@ -186,11 +186,11 @@ class Folders:
             raise UsageError(f"{readable(str(location))}: data.split={requested}, but {what}; leave it out")
 
     @property
-    def all_taken(self) -> bool:
+    def includes_all(self) -> bool:
         """Whether all images are selected, with unchanged paths."""
         return not self._replacements and not self._has_mask_files
 
-    def takes(self, image: str) -> bool:
+    def includes(self, image: str) -> bool:
         """Whether an image is in a selected folder, and not the mask of an image next to it."""
         is_mask = self._has_mask_files and _MASK_FILE.fullmatch(image) is not None
         return image.rpartition("/")[0] in self._selected and not is_mask
@@ -227,7 +227,7 @@ class Folders:
             ):
                 masks = {name: count for name, count in counts.items() if name not in images}
                 self.notes["masks"] = (
-                    f"{_listed({name: counts[name] for name in images})} taken, {_listed(masks)} left out as masks or "
+                    f"{_listed({name: counts[name] for name in images})} used, {_listed(masks)} left out as masks or "
                     "labels of these images (with data.split=none the names are classes)"
                 )
                 self._replacements |= {(level, name): "" for name in images}
@@ -245,7 +245,7 @@ class Folders:
             self._has_mask_files = True
             shown = readable(next(iter(owners)))
             self.notes["masks"] = (
-                f"{owners.total():,} masks of images next to them left out, as of {shown} (data.split=none takes all)"
+                f"{owners.total():,} masks of images next to them left out, as of {shown} (data.split=none reads all)"
             )
 
     @property
@@ -300,9 +300,9 @@ def select_shards(paths: Sequence[Path], requested: str | None, location: Path) 
     return [path for path in paths if names[path] in found.names], found.note
 
 
-def split_note(taken: int, count: int, split: str | None) -> dict[str, str]:
+def split_note(num_used: int, count: int, split: str | None) -> dict[str, str]:
     """Provenance note if only the training images were selected by default, for a data set with published splits."""
-    if split is not None or taken == count:
+    if split is not None or num_used == count:
         return {}
-    text = f"{taken:,} of {count:,} images are for training and are taken; data.split=all takes the others too"
+    text = f"{num_used:,} of {count:,} images are for training and are used; data.split=all adds the others"
     return {"splits": text}

@@ -22,10 +22,12 @@ class _ShardSidecars(SidecarReader):
     def title_of(self, name: str) -> str:
         return readable(f"{self.location}!{name}")
 
-    def read_sidecar(self, name: str, most: int) -> bytes:
+    def read_sidecar(self, name: str, max_bytes: int) -> bytes:
         member = self._members[name]
-        if member.size > most:
-            raise UsageError(f"{self.title_of(name)}: {member.size} bytes exceed the limit of {most} for a text file")
+        if member.size > max_bytes:
+            raise UsageError(
+                f"{self.title_of(name)}: {member.size} bytes exceed the limit of {max_bytes} for a text file"
+            )
         return self._shard.read(member.offset, member.size)
 
 

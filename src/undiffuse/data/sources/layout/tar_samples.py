@@ -120,7 +120,7 @@ def image_of(sample: Sample, title: str, image_column: str | None, left_out: Lef
     selected = _requested(images, image_column) if image_column else _plain(images) or images
     choices = f"data.image_column={' or '.join(sorted({ending for ending, _ in images}))}"
     if not selected:
-        raise UsageError(f"{title}: a sample without an image {image_column!r}; take {choices}")
+        raise UsageError(f"{title}: a sample without an image {image_column!r}; use {choices}")
     if len({ending for ending, _ in selected}) < len(selected):
         raise UsageError(f"{title}: {len(selected)} members with the same name; names in a sample must be unique")
     if len(selected) > 1:
@@ -136,8 +136,8 @@ def image_of(sample: Sample, title: str, image_column: str | None, left_out: Lef
 
 def _requested(images: list[tuple[str, Member]], column: str) -> list[tuple[str, Member]]:
     """Images whose ending is the column, with or without the file extension."""
-    wanted = column.casefold().lstrip(".")
-    return [pair for pair in images if wanted in (pair[0].casefold(), pair[0].casefold().rpartition(".")[0])]
+    requested = column.casefold().lstrip(".")
+    return [pair for pair in images if requested in (pair[0].casefold(), pair[0].casefold().rpartition(".")[0])]
 
 
 def _plain(images: list[tuple[str, Member]]) -> list[tuple[str, Member]]:

@@ -38,8 +38,8 @@ class Tree(Protocol):
     def title_of(self, name: str) -> str:
         """Name of a file in messages."""
 
-    def read_sidecar(self, name: str, most: int) -> bytes:
-        """Read the content of a file of at most ``most`` bytes."""
+    def read_sidecar(self, name: str, max_bytes: int) -> bytes:
+        """Read the content of a file of at most ``max_bytes`` bytes."""
 
     def files(self, kept: Sequence[str]) -> EncodedFiles:
         """Create the ``EncodedFiles`` of these images, in this order."""
@@ -110,10 +110,10 @@ class _TarTree:
     def title_of(self, name: str) -> str:
         return readable(f"{self.location}!{name}")
 
-    def read_sidecar(self, name: str, most: int) -> bytes:
+    def read_sidecar(self, name: str, max_bytes: int) -> bytes:
         offset, size = self._location_of[name]
-        if size > most:
-            raise UsageError(f"{self.title_of(name)}: {size} bytes exceed the limit of {most} for this file")
+        if size > max_bytes:
+            raise UsageError(f"{self.title_of(name)}: {size} bytes exceed the limit of {max_bytes} for this file")
         return self._place.read(offset, size)
 
     def files(self, kept: Sequence[str]) -> EncodedFiles:
