@@ -33,7 +33,7 @@ from undiffuse.errors import RunError, UsageError
 from undiffuse.images import save_png
 from undiffuse.reports import ReportMaterial, Study, read_study, render, write_report
 from undiffuse.reports.curves import curve, drift_curves, level_curves, quality_curve
-from undiffuse.reports.figures import moving_mean, short, thinned, wants_log
+from undiffuse.reports.figures import moving_mean, needs_log_axis, short, thinned
 from undiffuse.reports.images import PREVIEW_BYTES, EmbeddedImage, embed, spread
 from undiffuse.reports.metrics_table import metrics_of, with_uncertainty
 from undiffuse.reports.wording import duration, flattened, headline, number, progress_of
@@ -116,7 +116,7 @@ def test_a_study_of_other_weights_says_so(tmp_path: Path) -> None:
     for weights, said in (("abc", False), ("xyz", True)):
         evaluation = {**EVALUATION, "model": {"weights_sha256": weights}}
         text = Page(render(replace(bare(), studies=[study], evaluation=evaluation))).text
-        assert ("looked at other weights" in text) == said
+        assert ("used other weights" in text) == said
 
 
 def test_quality_is_drawn_with_its_errors_and_the_data_with_it() -> None:
@@ -170,10 +170,10 @@ def test_what_is_missing_is_said_in_a_sentence() -> None:
     html = render(bare())
     page = Page(html)
     check_self_contained(page, html)
-    for text in ("There are no samples to show.", "No filmstrip was kept", "holds no losses", "was not evaluated",
+    for text in ("There are no samples to show.", "No filmstrip was saved", "contains no losses", "was not evaluated",
                  "No configuration was recorded", "No commands were given", "Quality was not measured",
                  "has no noise schedule", "No studies of this run", "The doctor has not examined",
-                 "No command is known", "No samples were kept"):  # fmt: skip
+                 "No command that reproduces this run is known", "No samples were saved"):  # fmt: skip
         assert text in page.text
     assert set(SECTIONS) <= set(page.ids)
 
@@ -181,7 +181,7 @@ def test_what_is_missing_is_said_in_a_sentence() -> None:
 def test_run_without_validation_says_so(material: ReportMaterial) -> None:
     rows = [row for row in material.metrics_log if row["kind"] == "train"]
     text = Page(render(replace(material, metrics_log=rows, schedule=None))).text
-    assert "made no validation" in text and "Validation loss" not in text
+    assert "had no validation" in text and "Validation loss" not in text
 
 
 def test_points_are_shown_as_clouds(material: ReportMaterial) -> None:
@@ -305,7 +305,7 @@ def test_curves_leave_out_what_is_not_a_number() -> None:
     rows += [{"kind": "validation", "images": 9, "loss": 7.0}, {"kind": "train", "images": 10}]
     one = curve(rows, "train", "loss", "a", "#000")
     assert one.x.tolist() == [0, 3] and one.y.tolist() == [1.0, 0.5]
-    assert not wants_log([one]) and wants_log([one._replace(y=one.y**4)])
+    assert not needs_log_axis([one]) and needs_log_axis([one._replace(y=one.y**4)])
 
 
 def test_smoothing_bends_no_line_and_thinning_keeps_the_mean() -> None:

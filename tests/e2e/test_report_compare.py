@@ -108,7 +108,7 @@ def test_runs_whose_images_were_stored_with_more_are_distinguished() -> None:
         for name, stored in known.items()
     )
     (line,) = notes([plain, deeper])
-    assert line == f"deep learned from {known['deep']['bit_depth']}; the images of plain had none such."
+    assert line == f"deep was trained on {known['deep']['bit_depth']}; the images of plain had none."
     assert notes([deeper, deeper]) == notes([deeper, material_of()]) == []  # a run of before does not know
 
 

@@ -32,7 +32,7 @@ def judged(*runs: Any) -> dict[str, RankedMetric]:
 
 def test_the_better_number_wins_where_the_interval_leaves_zero_out() -> None:
     (line,) = rank_runs([run("gan", row("frechet_pixels", 9.0, 0.5)), run("flow", row("frechet_pixels", 4.0, 0.4))])
-    assert (line.aspect, line.best, line.words) == ("quality", (1,), "flow is better")
+    assert (line.aspect, line.best, line.outcome) == ("quality", (1,), "flow is better")
     assert line.cells == ["9.00 ± 0.50", "4.00 ± 0.40"]
 
 
@@ -40,7 +40,7 @@ def test_the_better_number_wins_where_the_interval_leaves_zero_out() -> None:
 def test_the_limit_is_1_96_standard_errors_of_the_difference(gap: float, found: bool) -> None:
     error = 2**-0.5  # so that the difference has error 1
     (line,) = rank_runs([run("a", row("fid", 10.0, error)), run("b", row("fid", 10.0 + gap, error))])
-    assert (line.words == "a is better") == found and (line.words == NO_DIFFERENCE) != found
+    assert (line.outcome == "a is better") == found and (line.outcome == NO_DIFFERENCE) != found
 
 
 @pytest.mark.parametrize(
@@ -57,12 +57,12 @@ def test_diversity_is_best_near_that_of_real_images() -> None:
     near = {"better": "near that of real images", "details": {"real_pictures": 0.3}}
     (line,) = rank_runs([run("a", row("lpips_diversity", 0.6, 0.01, **near)),
                        run("b", row("lpips_diversity", 0.25, 0.01, **near))])  # fmt: skip
-    assert line.words == "b is better"
+    assert line.outcome == "b is better"
 
 
 def test_three_runs_may_share_a_place() -> None:
     lines = judged(*(run(name, row("fid", value, 1.0)) for name, value in (("a", 5), ("b", 6), ("c", 20))))
-    assert lines["FID"].best == (0, 1) and lines["FID"].words == f"a and b are better; {NO_DIFFERENCE} between them"
+    assert lines["FID"].best == (0, 1) and lines["FID"].outcome == f"a and b are better; {NO_DIFFERENCE} between them"
     assert summary(list(lines.values()), "abc") == ["Quality: a and b are better (FID)."]
 
 
@@ -76,10 +76,10 @@ def test_an_aspect_whose_metrics_disagree_depends() -> None:
 
 def test_what_cannot_be_judged_says_why() -> None:
     lines = judged(run("a", row("fid", 3.0, None)), run("b", row("fid", 5.0, 0.1)))
-    assert lines["FID"].words == "not compared: an error is not known" and lines["FID"].best == ()
+    assert lines["FID"].outcome == "not compared: an error is not known" and lines["FID"].best == ()
     other = row("fid", 5.0, 0.1, protocol={"extractor": "x", "samples": {"num": 9, "sampler": "ddim"}})
     own = row("fid", 3.0, 0.1, protocol={"extractor": "y", "samples": {"num": 9, "sampler": "heun"}})
-    assert judged(run("a", own), run("b", other))["FID"].words == "not compared: protocols differ (extractor)"
+    assert judged(run("a", own), run("b", other))["FID"].outcome == "not compared: protocols differ (extractor)"
     assert rank_runs([run("a", row("fid", 3, 1)), run("b", row("fid", 9, 1), data={"fingerprint": "g"})]) == []
     assert rank_runs([run("a", row("fid", 3, 1)), run("b")]) == []
 
@@ -87,15 +87,15 @@ def test_what_cannot_be_judged_says_why() -> None:
 @pytest.mark.parametrize(("seconds", "words"), [(12.0, NO_DIFFERENCE), (40.0, "gan is better")])
 def test_times_to_sample_a_thousand(seconds: float, words: str) -> None:
     (line,) = rank_runs([run("gan", sampling=10.0), run("flow", sampling=seconds)])
-    assert line.cells[0] == "20 s" and line.words == words and line.aspect.startswith("time to sample")
+    assert line.cells[0] == "20 s" and line.outcome == words and line.aspect.startswith("time to sample")
 
 
 def test_copying_is_judged_by_the_share_of_samples_that_are_too_near() -> None:
     def ratio(share: float, num: int) -> dict[str, Any]:
         return row("neighbour_ratio", 1.0, None, details={"share_below_first_percentile": share, "num_samples": num})
 
-    assert rank_runs([run("a", ratio(0.01, 500)), run("b", ratio(0.3, 500))])[0].words == "a is better"
-    assert rank_runs([run("a", ratio(0.01, 100)), run("b", ratio(0.03, 100))])[0].words == NO_DIFFERENCE
+    assert rank_runs([run("a", ratio(0.01, 500)), run("b", ratio(0.3, 500))])[0].outcome == "a is better"
+    assert rank_runs([run("a", ratio(0.01, 100)), run("b", ratio(0.03, 100))])[0].outcome == NO_DIFFERENCE
 
 
 def test_unequal_training_is_said_beyond_a_tenth() -> None:

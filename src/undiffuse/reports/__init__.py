@@ -1,6 +1,6 @@
-"""Reports: one HTML page of a run, or of several side by side, that needs no network.
+"""Reports: a self-contained HTML page of one run, or a comparison of several runs.
 
-Matplotlib and jinja2 come in when a page is made.
+Matplotlib and jinja2 are imported when a page is rendered.
 """
 
 from undiffuse.reports.compare import render_comparison, write_comparison

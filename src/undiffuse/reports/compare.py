@@ -1,4 +1,4 @@
-"""The page that sets several runs side by side."""
+"""The page that compares several runs."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from undiffuse.reports.figures import RUN_COLOURS, VARIABLES, Chart
 from undiffuse.reports.material import ReportMaterial
 from undiffuse.reports.page import epoch_of, fill, shown_studies, study_note, write_page
 
-#: Of a configuration, where two losses are not the same quantity.
+#: Settings that determine which quantity the loss is.
 LOSS_KEYS = ("system.parameterization", "system.weighting", "system.objective", "system.time_density", "system.process")
-#: Settings that two runs may differ in without it saying anything.
-IDLE = ("recipe",)
+#: Settings that are not listed as differences.
+IGNORED = ("recipe",)
 _DASH = "–"
 
 
 class Cell(NamedTuple):
-    """A number of one run, and its error."""
+    """A number of one run and its error."""
 
     value: str
     uncertainty: str
 
 
 class Line(NamedTuple):
-    """One metric over all runs; ``differs`` names what of its protocol is not the same for all."""
+    """One metric over all runs; ``differs`` names the protocol entries that are not equal for all runs."""
 
     name: str
     small: str
@@ -36,17 +36,17 @@ class Line(NamedTuple):
 
 
 def write_comparison(path: Path, materials: Sequence[ReportMaterial]) -> Path:
-    """Write the page of several runs at ``path``.
+    """Write the page of several runs to ``path``.
 
     Raises:
-        UsageError: the folder may not be written to.
+        UsageError: the folder is not writable.
         RunError: the disk is full, or the page would be larger than 5 MB.
     """
     return write_page(path, render_comparison(materials))
 
 
 def render_comparison(materials: Sequence[ReportMaterial]) -> str:
-    """The page of several runs as text; their order is that of the columns."""
+    """The page of several runs as text, with a column per run in the given order."""
     names = [material.title for material in materials]
     metrics = metric_lines(materials)
     return fill(
@@ -60,7 +60,7 @@ def render_comparison(materials: Sequence[ReportMaterial]) -> str:
             **_ranking(materials, names),
             "metrics": metrics,
             "differences": config_differences([material.record.get("config", {}) for material in materials]),
-            "commands": [(one.title, one.reproduce) for one in materials],
+            "commands": [(material.title, material.reproduce) for material in materials],
             "studies": shown_studies(_studies(materials)),
             "footer": [(key, text) for key, text in _footer(materials) if text],
             "samples": _samples(materials),
@@ -77,44 +77,46 @@ def _ranking(materials: Sequence[ReportMaterial], names: Sequence[str]) -> dict[
         "ranking": ranking.summary(ranked, names),
         "unequal": ranking.unequal_training(materials) if ranked else "",
         "collapsed": [
-            f"{one.title} has {conclusion.text}"
-            for one in materials
-            for conclusion in metrics_table.conclusions_of(one.evaluation)
+            f"{material.title} has {conclusion.text}"
+            for material in materials
+            for conclusion in metrics_table.conclusions_of(material.evaluation)
             if conclusion.about == "modes" and conclusion.bad
         ],
     }
 
 
 def notes(materials: Sequence[ReportMaterial]) -> list[str]:
-    """What a reader must know before comparing: other shapes, other data, losses that are other quantities."""
+    """Limits of the comparison: different shapes, different data, or losses that are not the same quantity."""
     shapes = {str(wording.dig(one.record, "model.shape")): one.record for one in materials}
-    said = []
+    remarks = []
     if len(shapes) > 1:
         sizes = ", ".join(_size(record) for record in shapes.values())
-        said.append(f"These runs make items of different shapes ({sizes}): their losses and distances do not compare.")
+        remarks.append(
+            f"These runs generate items of different shapes ({sizes}): their losses and distances are not comparable."
+        )
     elif len({str(wording.dig(one.record, "data.fingerprint")) for one in materials}) > 1:
-        said.append("These runs were trained on different data: their losses and distances do not compare.")
+        remarks.append("These runs were trained on different data: their losses and distances are not comparable.")
     configs = [one.record.get("config", {}) for one in materials]
-    if not said and any(len({str(wording.dig(config, key)) for config in configs}) > 1 for key in LOSS_KEYS):
-        said.append(
+    if not remarks and any(len({str(wording.dig(config, key)) for config in configs}) > 1 for key in LOSS_KEYS):
+        remarks.append(
             "Process, prediction or weighting differ, so the losses are not the same quantity: compare the shapes of "
             "their curves, and the runs by their metrics."
         )
-    return [*said, *_stored_otherwise(materials)]
+    return [*remarks, *_storage_differences(materials)]
 
 
-def _stored_otherwise(materials: Sequence[ReportMaterial]) -> list[str]:
-    """Where the images of some runs alone had transparency or more than 8 bits; runs that do not know are left out."""
+def _storage_differences(materials: Sequence[ReportMaterial]) -> list[str]:
+    """Remarks if only the images of some runs had transparency or more than 8 bits; unknown runs are skipped."""
     known = [
         (one.title, found) for one in materials if (found := wording.dig(one.record, "data.stored_with")) is not None
     ]
-    said = []
+    remarks = []
     for key in dict.fromkeys(key for _, found in known for key in found):
-        having = [f"{title} learned from {found[key]}" for title, found in known if key in found]
+        having = [f"{title} was trained on {found[key]}" for title, found in known if key in found]
         lacking = [title for title, found in known if key not in found]
         if lacking:
-            said.append(f"{'; '.join(having)}; the images of {' and '.join(lacking)} had none such.")
-    return said
+            remarks.append(f"{'; '.join(having)}; the images of {' and '.join(lacking)} had none.")
+    return remarks
 
 
 def _size(record: Mapping[str, Any]) -> str:
@@ -123,7 +125,7 @@ def _size(record: Mapping[str, Any]) -> str:
 
 
 def overview(materials: Sequence[ReportMaterial]) -> list[tuple[str, list[str]]]:
-    """What each run is, one property a line, one run a column; lines that no run has are left out."""
+    """Properties of each run, one per line with a column per run; lines without any value are left out."""
     progress = [wording.progress_of(one.record, one.metrics_log) for one in materials]
     rows = [
         ("Recipe", [str(wording.dig(one.record, "config.recipe") or _DASH) for one in materials]),
@@ -141,7 +143,7 @@ def overview(materials: Sequence[ReportMaterial]) -> list[tuple[str, list[str]]]
 
 
 def _doctor_line(findings: Sequence[Mapping[str, Any]] | None) -> str:
-    """``1 problem, 2 warnings``; a dash where the doctor did not look."""
+    """``1 problem, 2 warnings``; a dash if the doctor was not run."""
     if findings is None:
         return _DASH
     counts = {kind: sum(row.get("severity") == kind for row in findings) for kind in ("problem", "warning", "note")}
@@ -166,23 +168,23 @@ def metric_lines(materials: Sequence[ReportMaterial]) -> list[Line]:
 
 
 def config_differences(configs: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
-    """Settings that are not the same for all runs: dotted key and the value of each, a dash where it has none."""
+    """Settings that are not equal for all runs: dotted key and the value of each run, a dash for none."""
     tables = [dict(wording.flattened(config)) for config in configs]
-    keys = [key for key in dict.fromkeys(key for table in tables for key in table) if key not in IDLE]
+    keys = [key for key in dict.fromkeys(key for table in tables for key in table) if key not in IGNORED]
     sections = [key.rpartition(".")[0] for key in keys]
-    together = sorted(keys, key=lambda key: sections.index(key.rpartition(".")[0]))
-    rows = [(key, [table.get(key, _DASH) for table in tables]) for key in together]
+    ordered = sorted(keys, key=lambda key: sections.index(key.rpartition(".")[0]))
+    rows = [(key, [table.get(key, _DASH) for table in tables]) for key in ordered]
     return [(key, values) for key, values in rows if len(set(values)) > 1]
 
 
 def _samples(materials: Sequence[ReportMaterial]) -> list[Any]:
-    """An image a run, ``None`` for one without samples."""
+    """One image per run, ``None`` for a run without samples."""
     budget = images.COMPARED_BYTES // len(materials)
     return [images.column(one.samples, f"Samples of {one.title}", _limit(one), budget) for one in materials]
 
 
 def _real(materials: Sequence[ReportMaterial]) -> list[Any]:
-    """An image of each data set that the runs learned from."""
+    """One image of each data set that the runs were trained on."""
     firsts = {str(wording.dig(one.record, "data.fingerprint")): one for one in reversed(materials)}
     budget = images.COMPARED_BYTES // (2 * len(firsts))
     columns = [
@@ -213,11 +215,11 @@ def _charts(materials: Sequence[ReportMaterial]) -> dict[str, Any]:
 
 
 def _run_chart(
-    title: str, wanted: Sequence[tuple[str, str, Any]], materials: Sequence[ReportMaterial], epoch: float | None
+    title: str, requested: Sequence[tuple[str, str, Any]], materials: Sequence[ReportMaterial], epoch: float | None
 ) -> Chart | None:
     lines = [
         curves.run_curve(rows, kind, key, materials[number].title, number)
-        for number, (kind, key, rows) in enumerate(wanted)
+        for number, (kind, key, rows) in enumerate(requested)
     ]
     return figures.chart(lines, f"{title} of all runs over items seen", title, epoch=epoch)
 
@@ -247,9 +249,9 @@ def _studies(materials: Sequence[ReportMaterial]) -> list[Any]:
 
 
 def _footer(materials: Sequence[ReportMaterial]) -> list[tuple[str, str]]:
-    prints = dict.fromkeys(str(wording.dig(one.record, "data.fingerprint") or "") for one in materials)
+    fingerprints = dict.fromkeys(str(wording.dig(one.record, "data.fingerprint") or "") for one in materials)
     return [
         ("undiffuse", materials[0].version),
         ("Hardware", materials[0].hardware),
-        ("Data fingerprints", ", ".join(filter(None, prints))),
+        ("Data fingerprints", ", ".join(filter(None, fingerprints))),
     ]

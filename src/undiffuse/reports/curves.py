@@ -1,4 +1,4 @@
-"""Which curves a page shows: picked from metrics logs and schedules, with their colours and labels."""
+"""The curves of a page: selected from metrics logs and schedules, with their colours and labels."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 def curve(rows: Rows, kind: str, key: str, label: str, colour: str, smooth: bool = False) -> Curve:
-    """The finite values of ``key`` (or of the clock's ``wall.key``) in rows of one kind, over images."""
+    """The finite values of ``key`` (or of ``wall.key``) in rows of one kind, over images."""
     pairs = [
         (row["images"], row.get(key, row.get("wall", {}).get(key)))
         for row in rows
@@ -32,7 +32,7 @@ def curve(rows: Rows, kind: str, key: str, label: str, colour: str, smooth: bool
 
 
 def loss_curves(rows: Rows) -> list[Curve]:
-    """Training loss and validation loss of the averaged and of the raw weights, as far as the metrics log has them."""
+    """Training loss and validation loss of the averaged and of the raw weights, if the metrics log has them."""
     curves = [
         curve(rows, "train", "loss", "training", TRAIN, smooth=True),
         curve(rows, "validation", "loss_raw", "validation, raw weights", RAW),
@@ -42,7 +42,7 @@ def loss_curves(rows: Rows) -> list[Curve]:
 
 
 def side_curves(rows: Rows) -> dict[str, Curve]:
-    """What else the metrics log follows, by title."""
+    """Further curves of the metrics log, by title."""
     keys = {"Learning rate": "learning_rate", "Gradient norm": "grad_norm", "Items per second": "images_per_second"}
     keys |= {
         "Loss of the generator": "generator_loss",
@@ -57,15 +57,15 @@ def side_curves(rows: Rows) -> dict[str, Curve]:
 
 
 def quality_metrics(rows: Rows) -> list[str]:
-    """The metrics that the quality rows hold, each once."""
+    """The metrics in the quality rows, without duplicates."""
     return list(dict.fromkeys(str(row["metric"]) for row in rows if row.get("kind") == "quality" and "metric" in row))
 
 
 def quality_curve(rows: Rows, metric: str, label: str, colour: str) -> Curve:
     """One metric of the samples over images seen, with its standard errors."""
-    mine = [row for row in rows if row.get("kind") == "quality" and row.get("metric") == metric]
-    value = curve(mine, "quality", "value", label, colour)
-    errors = dict(zip(*curve(mine, "quality", "standard_error", label, colour)[1:3], strict=True))
+    metric_rows = [row for row in rows if row.get("kind") == "quality" and row.get("metric") == metric]
+    value = curve(metric_rows, "quality", "value", label, colour)
+    errors = dict(zip(*curve(metric_rows, "quality", "standard_error", label, colour)[1:3], strict=True))
     return value._replace(error=np.array([errors.get(images, 0.0) for images in value.x]))
 
 
@@ -76,7 +76,7 @@ def quality_curves(rows: Rows) -> dict[str, Curve]:
 
 
 def drift_curves(rows: Rows, points: bool = False) -> dict[str, list[Curve]]:
-    """Mean of each channel and contrast of the samples over images seen, dashed those of the data, by title."""
+    """Mean of each channel and contrast of the samples over images seen, and of the data (dashed), by title."""
     quality = [row for row in rows if row.get("kind") == "quality"]
     means = _mean_curves(quality, points)
     contrast = [
@@ -130,7 +130,7 @@ def time_curves(schedule: Schedule) -> dict[str, list[Curve]]:
 
 
 def level_curves(schedule: Schedule) -> dict[str, list[Curve]]:
-    """Where training looks, and how its loss weighs it, over the log-SNR; empty where the configuration is silent."""
+    """Density of the training draws and weight of the loss over the log-SNR; empty without a time density."""
     if not len(schedule.level):
         return {}
     density = [_finite_curve("density of training's draws", schedule.level, schedule.density, EMA)]
@@ -143,12 +143,12 @@ def level_curves(schedule: Schedule) -> dict[str, list[Curve]]:
 
 
 def _finite_curve(label: str, x: Values, y: Values, colour: str) -> Curve:
-    fine = np.isfinite(y)
-    return Curve(label, x[fine], y[fine], colour)
+    finite = np.isfinite(y)
+    return Curve(label, x[finite], y[finite], colour)
 
 
 def run_curve(rows: Rows, kind: str, key: str, label: str, number: int) -> Curve:
-    """A curve of run ``number`` of several: a colour of its own, dashed once the colours are used up."""
+    """A curve of run ``number`` of several, with the run's colour; dashed when colours repeat."""
     colour = RUN_COLOURS[number % len(RUN_COLOURS)]
-    one = curve(rows, kind, key, label, colour, smooth=kind == "train")
-    return one._replace(dashed=number >= len(RUN_COLOURS))
+    solid = curve(rows, kind, key, label, colour, smooth=kind == "train")
+    return solid._replace(dashed=number >= len(RUN_COLOURS))

@@ -1,6 +1,6 @@
-"""Curves as SVG that takes its colours from the page, so that light and dark both read well.
+"""Curves as SVG with CSS variables as colours, for light and dark themes.
 
-Matplotlib draws in placeholder colours which are then exchanged for the page's CSS variables. Only ``Figure`` objects
+Matplotlib draws in placeholder colours, which are then replaced by the page's CSS variables. Only ``Figure`` objects
 are used, never pyplot's global state, and the same curves give the same bytes.
 """
 
@@ -15,22 +15,22 @@ import numpy as np
 import numpy.typing as npt
 
 QUIET, RULE, TRAIN, EMA, RAW, DATA = "#020202", "#030303", "#040404", "#050505", "#060606", "#070707"
-#: One a run where several are compared; on both themes they differ under every common colour blindness.
+#: One per run of a comparison; distinguishable in both themes with any common colour blindness.
 RUN_COLOURS = tuple(f"#0a0a0{number}" for number in range(8))
 VARIABLES = {
     **{QUIET: "--muted", RULE: "--rule", TRAIN: "--train", EMA: "--ema", RAW: "--raw", DATA: "--data"},
     **{colour: f"--run{number}" for number, colour in enumerate(RUN_COLOURS)},
 }
-WIDE, NARROW, SMALL = (1000, 340), (340, 270), (320, 190)  # in the page's pixels
+WIDE, NARROW, SMALL = (1000, 340), (340, 270), (320, 190)  # in CSS pixels
 MEDIUM = (480, 250)
-MOST_POINTS = 600
+MAX_POINTS = 600
 SETTINGS: Any = {"svg.fonttype": "none", "svg.hashsalt": "undiffuse", "font.size": 12, "text.parse_math": False}
 
 Values = npt.NDArray[np.float64]
 
 
 class Curve(NamedTuple):
-    """One line of a plot; ``error`` is drawn as bars of that length up and down."""
+    """One line of a plot; ``error`` is drawn as symmetric error bars."""
 
     label: str
     x: Values
@@ -50,7 +50,7 @@ class Key(NamedTuple):
 
 
 class Chart(NamedTuple):
-    """A plot ready for the page: drawn wide, and narrow where the page is so too."""
+    """A rendered plot in two sizes, for wide and for narrow pages."""
 
     wide: str
     narrow: str
@@ -70,22 +70,22 @@ def chart(
     log: bool | None = None,
     epoch: float | None = None,
 ) -> Chart | None:
-    """The curves that hold anything as a chart; ``None`` where none does.
+    """A chart of the curves that have points; ``None`` if there are none.
 
     Args:
-        label: in words, for those who do not see it.
+        label: text alternative for screen readers.
         name: unique on the page.
-        from_zero: the value axis begins at 0.
-        x_from_zero: so does the other one.
-        log: whether the value axis is logarithmic; by default where the values span much.
-        epoch: a second axis above, in units of so much x.
+        from_zero: whether the value axis starts at 0.
+        x_from_zero: whether the x axis starts at 0.
+        log: whether the value axis is logarithmic; by default if the values have a large range.
+        epoch: length of an epoch in units of x, for a second axis at the top.
     """
-    from markupsafe import Markup  # jinja2's own; what it marks is drawn here and holds no text of the user's
+    from markupsafe import Markup  # a dependency of jinja2; the markup is drawn here and contains no user text
 
     shown = [one for one in curves if len(one.x)]
     if not shown:
         return None
-    log = (not from_zero and wants_log(shown)) if log is None else log
+    log = (not from_zero and needs_log_axis(shown)) if log is None else log
     wide, narrow = (
         Markup(plot(shown, one, f"{name}-{one[0]}", from_zero, x_from_zero, log, epoch)) for one in (size, NARROW)
     )
@@ -115,36 +115,36 @@ def plot(
         axes = figure.add_subplot()
         for one in curves:
             _draw(axes, one)
-        _dress(axes, narrow=size[0] < 600)
+        _style_axes(axes, narrow=size[0] < 600)
         _scale(axes, curves, from_zero, x_from_zero, log, narrow=size[0] < 600)
         if epoch:
             _epoch_axis(axes, epoch)
-        return _themed(figure, name)
+        return _to_svg(figure, name)
 
 
-def thinned(x: Values, y: Values, most: int = MOST_POINTS) -> tuple[Values, Values]:
-    """Means over equal runs of neighbours, at most ``most`` of them."""
-    if len(x) <= most:
+def thinned(x: Values, y: Values, max_points: int = MAX_POINTS) -> tuple[Values, Values]:
+    """Means over blocks of neighbouring points of equal size, at most ``max_points`` of them."""
+    if len(x) <= max_points:
         return x, y
-    parts = np.array_split(np.arange(len(x)), most)
+    parts = np.array_split(np.arange(len(x)), max_points)
     return np.array([x[part].mean() for part in parts]), np.array([y[part].mean() for part in parts])
 
 
 def moving_mean(y: Values, width: int) -> Values:
-    """The mean over ``width`` neighbours; windows shrink towards the ends but stay centred, so that no end is bent."""
+    """The mean over ``width`` neighbours; windows shrink towards the ends but stay centred, to avoid bias there."""
     index, sums = np.arange(len(y)), np.concatenate([[0.0], np.cumsum(y)])
     reach = np.minimum(np.minimum(index, len(y) - 1 - index), width // 2)
     return np.asarray((sums[index + reach + 1] - sums[index - reach]) / (2 * reach + 1))
 
 
-def wants_log(curves: Sequence[Curve]) -> bool:
-    """Whether the values span so much that only a logarithmic axis shows the later ones."""
+def needs_log_axis(curves: Sequence[Curve]) -> bool:
+    """Whether the values are positive and have too large a range for a linear axis."""
     values = np.concatenate([one.y for one in curves])
     return bool(values.min() > 0 and values.max() / values.min() > 5)
 
 
 def short(number: float) -> str:
-    """12500 -> ``12.5k``, 0.0005 -> ``5e-4``; for the ticks of an axis."""
+    """A tick label: 12500 -> ``12.5k``, 0.0005 -> ``5e-4``."""
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(number) >= size:
             return f"{number / size:g}{unit}"
@@ -156,18 +156,18 @@ def short(number: float) -> str:
 
 def _draw(axes: Any, one: Curve) -> None:
     x, y = thinned(one.x, one.y)
-    lone = {"marker": "o", "markersize": 4.5} if len(x) <= 30 and not one.dashed else {}
+    marker = {"marker": "o", "markersize": 4.5} if len(x) <= 30 and not one.dashed else {}
     style = {"linestyle": (0, (4, 3)), "linewidth": 1.5} if one.dashed else {"linewidth": 1.8}
     if one.smooth and len(x) > 60:
         axes.plot(x, y, color=one.colour, linewidth=1, alpha=0.3)
         y = moving_mean(y, 2 * (len(y) // 60) + 3)
     if one.error is not None and len(one.error) == len(x):
         axes.errorbar(x, y, one.error, fmt="none", color=one.colour, elinewidth=1.2, capsize=3)
-    axes.plot(x, y, color=one.colour, label=one.label, **style, **lone)
+    axes.plot(x, y, color=one.colour, label=one.label, **style, **marker)
 
 
-def _dress(axes: Any, narrow: bool) -> None:
-    """Axes that stay in the background: no frame, a light grid, few ticks."""
+def _style_axes(axes: Any, narrow: bool) -> None:
+    """Unobtrusive axes: no frame, a light grid, few ticks."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     axes.patch.set_visible(False)
@@ -209,7 +209,7 @@ def _epoch_axis(axes: Any, epoch: float) -> None:
     upper.spines["top"].set_color(RULE)
 
 
-def _themed(figure: Any, name: str) -> str:
+def _to_svg(figure: Any, name: str) -> str:
     buffer = io.StringIO()
     empty = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     figure.savefig(buffer, format="svg", transparent=True, metadata=empty)
@@ -219,7 +219,7 @@ def _themed(figure: Any, name: str) -> str:
         r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1), count=1
     )
     svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg).replace("xlink:href", "href")
-    prefix = re.sub(r"\W+", "-", name).lower()  # several figures share the page, so ids must differ
+    prefix = re.sub(r"\W+", "-", name).lower()  # a page has several figures, so ids must be unique
     svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\1{prefix}-", svg)
     for placeholder, variable in VARIABLES.items():
         svg = svg.replace(placeholder, f"var({variable})")

@@ -1,4 +1,4 @@
-"""What a report is made of: plain arrays and JSON, so that this room knows nothing of models."""
+"""The input of a report: plain arrays and JSON, so that this package does not depend on models."""
 
 from __future__ import annotations
 
@@ -21,31 +21,31 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class ReportMaterial:
-    """Everything that a page shows of one run; what is missing gets a plain sentence in its place.
+    """The content of a page about one run; the page states what is missing.
 
     Args:
         record: the run's ``config.json``: ``model`` (``shape``, ``class_names``), ``data`` and ``config``.
         metrics_log: rows of ``metrics.jsonl``; ``kind`` is ``"train"``, ``"validation"`` or ``"quality"``.
         samples: generated items, (N, C, H, W) uint8 or (N, 2) floats; item i has seed i.
-        data: real items of the same kind, best as many of them.
-        name: of the run, as its folder is called.
-        augmentation: what training does to some images, one grid (C, height, width) uint8, one column per name of
-            ``augmentation_columns``; ``None`` if it takes them as they are.
+        data: real items of the same kind, preferably as many.
+        name: of the run's folder.
+        augmentation: augmented training images, one grid (C, height, width) uint8 with one column per name of
+            ``augmentation_columns``; ``None`` without augmentation.
         filmstrip: n samples at K times, (K, n, C, H, W) uint8 or (K, n, 2) floats.
         filmstrip_labels: K labels such as ``"t = 0.75"``.
-        filmstrip_shows: what a frame is, for the caption.
+        filmstrip_shows: description of a frame, for the caption.
         evaluation: JSON of ``evaluate``: ``{"results": [{"metric", "value", "uncertainty", "unit", "protocol"}]}``.
-        previews: a folder of images that training left.
+        previews: a folder of preview images from training.
         schedule: curves of the forward process and of the training loss.
         studies: experiments on the run's model.
-        findings: of the doctor, ``{"severity", "title", "evidence", "advice"}`` each; ``None`` if it did not run.
-        reproduce: the command that trains the same run again, or "".
-        commands: how to go on, title to command line.
-        hardware: what the page was made on, in words.
+        findings: of the doctor, ``{"severity", "title", "evidence", "advice"}`` each; ``None`` if it was not run.
+        reproduce: the command that reproduces the run, or "".
+        commands: command lines for next steps, by title.
+        hardware: description of the hardware that rendered the page.
         version: of this package.
 
     Raises:
-        UsageError: images of another type or shape, or labels that do not match the frames.
+        UsageError: images of another dtype or shape, or labels that do not match the frames.
     """
 
     record: Mapping[str, Any]
@@ -86,12 +86,12 @@ class ReportMaterial:
 
     @property
     def title(self) -> str:
-        """What to call the run: its name, else its recipe."""
+        """The run's name, else its recipe."""
         return self.name or str(self.record.get("config", {}).get("recipe") or "run")
 
 
 def _check_items(name: str, items: Array, leading: int) -> None:
-    """Refuse what is neither images (..., C, H, W) of bytes nor points (..., 2)."""
+    """Check that ``items`` are uint8 images (..., C, H, W) or points (..., 2)."""
     tail = items.shape[leading:]
     images = items.dtype == np.uint8 and len(tail) == 3 and tail[0] in (1, 3) and min(tail) > 0
     points = np.issubdtype(items.dtype, np.floating) and tail == (2,)

@@ -1,4 +1,4 @@
-"""The table of metrics: each number to the digits it has, and the protocol that made it."""
+"""The table of metrics: each number with its significant digits and its protocol."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ NAMES = {
 }
 FAMILIES = {"frechet": "Fréchet distance", "kernel": "Kernel distance", "score": "Class score"}  # over given features
 ALWAYS_CAPITAL = ("Fréchet", "FID", "KID", "LPIPS")
-GIST = {  # entries of a protocol that are shown at first, and how they are written
+KEY_ENTRIES = {  # entries of a protocol that are shown in its one-line summary, and their format
     "extractor": "{} features",
     "space": "{}",
     "distance": "{}",
@@ -64,14 +64,14 @@ GIST = {  # entries of a protocol that are shown at first, and how they are writ
 
 
 class Metric(NamedTuple):
-    """One line of the table, ready to print; ``part`` marks a summand of the line above."""
+    """One formatted line of the table; ``part`` marks a summand of the line above."""
 
     name: str
     value: str
     uncertainty: str
     unit: str
     better: str
-    gist: str
+    short_protocol: str
     protocol: list[tuple[str, str]]
     part: bool
 
@@ -81,12 +81,12 @@ class Metric(NamedTuple):
 
 
 def metrics_of(evaluation: Mapping[str, Any] | None) -> list[Metric]:
-    """The lines of the table from the JSON of ``evaluate``; none without one."""
+    """The lines of the table from the JSON of ``evaluate``; empty without an evaluation."""
     return [_line(row) for row in (evaluation or {}).get("results", [])]
 
 
 class Conclusion(NamedTuple):
-    """What an evaluation says in words: about what, whether it is bad news, and the rule it follows."""
+    """A conclusion of an evaluation: its subject, its text, whether it is bad, and its rule."""
 
     about: str
     text: str
@@ -95,7 +95,7 @@ class Conclusion(NamedTuple):
 
 
 def conclusions_of(evaluation: Mapping[str, Any] | None) -> list[Conclusion]:
-    """The conclusions among the details of results, each once."""
+    """The conclusions in the details of results, without duplicates."""
     rows = [row.get("details") or {} for row in (evaluation or {}).get("results", [])]
     found = [
         Conclusion(
@@ -122,14 +122,14 @@ def _line(row: Mapping[str, Any]) -> Metric:
         uncertainty=uncertainty,
         unit=str(row.get("unit") or ""),
         better=f"{better} is better" if better and not part else "",
-        gist=_gist(protocol),
+        short_protocol=_short_protocol(protocol),
         protocol=everything,
         part=part,
     )
 
 
 def name_of(metric: str) -> str:
-    """``frechet_pixels`` -> ``Fréchet distance (pixels)``; unknown names lose their underscores."""
+    """``frechet_pixels`` -> ``Fréchet distance (pixels)``; in unknown names underscores become spaces."""
     if metric in NAMES:
         return NAMES[metric]
     family, _, features = metric.partition("_")
@@ -139,7 +139,7 @@ def name_of(metric: str) -> str:
 
 
 def with_uncertainty(value: Any, uncertainty: Any) -> tuple[str, str]:
-    """Both to the same decimal: the uncertainty to two figures, the value no further than that."""
+    """Both with the same number of decimals: two significant digits of the uncertainty."""
     if value is None:
         return "–", ""
     if not _finite(value) or not _finite(uncertainty) or uncertainty <= 0:
@@ -154,14 +154,14 @@ def _finite(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _gist(protocol: Mapping[str, str]) -> str:
-    """A protocol in one line: what most readers ask, or its first short entries."""
-    known = [_said(text, protocol[key]) for key, text in GIST.items() if key in protocol]
+def _short_protocol(protocol: Mapping[str, str]) -> str:
+    """A protocol in one line: its key entries, or else its first short entries."""
+    known = [_format_entry(text, protocol[key]) for key, text in KEY_ENTRIES.items() if key in protocol]
     short = [f"{key} {text}" for key, text in protocol.items() if "." not in key and len(text) <= 24]
     return " · ".join(known or short[:5])
 
 
-def _said(text: str, value: object) -> str:
-    """A word of ``GIST`` about a value: of one thing in the singular."""
-    said = text.format(value)
-    return re.sub(r"s(?= each$|$)", "", said) if str(value) == "1" and text.startswith("{} ") else said
+def _format_entry(template: str, value: object) -> str:
+    """An entry in its format of ``KEY_ENTRIES``; singular if the value is 1."""
+    text = template.format(value)
+    return re.sub(r"s(?= each$|$)", "", text) if str(value) == "1" and template.startswith("{} ") else text

@@ -1,4 +1,4 @@
-"""The page of one run: what goes where, and its one file."""
+"""The page of one run: its content and layout, written as one HTML file."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from undiffuse.reports.studies import Study
 from undiffuse.wording import counted
 
 TEMPLATES = Path(__file__).parent / "templates"
-MOST_BYTES = 5_000_000
+MAX_BYTES = 5_000_000
 SEVERITIES = ("problem", "warning", "note", "ok")
 
 
 def write_report(path: Path, material: ReportMaterial) -> Path:
-    """Write the page of one run, which needs nothing but itself, at ``path``.
+    """Write the self-contained page of one run to ``path``.
 
     Raises:
-        UsageError: the folder may not be written to.
+        UsageError: the folder is not writable.
         RunError: the disk is full, or the page would be larger than 5 MB.
     """
     return write_page(path, render(material))
 
 
 def write_page(path: Path, html: str) -> Path:
-    """Write a page in one piece unless it is larger than a page may be."""
+    """Write a page atomically, or raise RunError if it is too large."""
     size = len(html.encode())
-    if size > MOST_BYTES:
-        raise RunError(f"the report would take {size:,} bytes, expected at most {MOST_BYTES:,}; give it less to show")
+    if size > MAX_BYTES:
+        raise RunError(f"the report would take {size:,} bytes, expected at most {MAX_BYTES:,}; reduce its content")
     write_text(path, html)
     return path
 
@@ -44,7 +44,7 @@ def render(material: ReportMaterial) -> str:
 
 
 def fill(template: str, context: Mapping[str, Any]) -> str:
-    """A template of this package, filled; all values are escaped."""
+    """A rendered template of this package; all values are escaped."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -87,7 +87,7 @@ def _context(material: ReportMaterial) -> dict[str, Any]:
 
 
 def findings_of(findings: Sequence[Mapping[str, Any]] | None) -> list[dict[str, str]] | None:
-    """The doctor's findings, worst first; ``None`` if it did not run."""
+    """The doctor's findings, worst first; ``None`` if it was not run."""
     if findings is None:
         return None
     keys = ("severity", "title", "evidence", "advice")
@@ -100,7 +100,7 @@ def findings_of(findings: Sequence[Mapping[str, Any]] | None) -> list[dict[str, 
 def _tiles(
     material: ReportMaterial, progress: wording.Progress, metrics: list[metrics_table.Metric]
 ) -> list[tuple[str, str, str]]:
-    """Title, figure and small print of the boxes at the top."""
+    """Title, number and note of the boxes at the top."""
     items = wording.items_of(material.record)
     tiles = [(f"{items} seen", f"{progress.images:,}" if progress.images else "not recorded", "")]
     if progress.seconds is not None:
@@ -162,13 +162,13 @@ def _small(sides: Mapping[str, Curve], items: str) -> list[tuple[str, Chart | No
 
 
 def epoch_of(record: Mapping[str, Any]) -> float | None:
-    """Items of one pass over the training data, if known."""
+    """Number of items of an epoch, if known."""
     count = wording.dig(record, "data.train")
     return float(count) if isinstance(count, int) and count > 0 else None
 
 
 def quality_counts(metrics_log: Sequence[Mapping[str, Any]]) -> str:
-    """``200 samples against 1,596 training items``, of the last measurement; "" without any."""
+    """``200 samples against 1,596 training items`` for the last measurement; "" without measurements."""
     row: Mapping[str, Any] = next((row for row in reversed(metrics_log) if row.get("kind") == "quality"), {})
     samples, reference = row.get("samples"), row.get("reference")
     if not isinstance(samples, int) or not isinstance(reference, int):
@@ -192,17 +192,17 @@ def _schedule(material: ReportMaterial) -> dict[str, Any]:
 
 
 def _level_chart(title: str, lines: Sequence[Curve]) -> Chart | None:
-    """A density from zero up; a weight likewise, or on a logarithmic axis where it spans much."""
-    log = title == curves.WEIGHT and figures.wants_log(lines)
+    """A density or a weight with an axis from 0, or a weight of large range on a logarithmic axis."""
+    log = title == curves.WEIGHT and figures.needs_log_axis(lines)
     label, size = f"{title} over the log-SNR", figures.MEDIUM
     return figures.chart(lines, label, title, size, from_zero=not log, x_from_zero=False, log=log)
 
 
 def study_note(study: Study, evaluation: Mapping[str, Any] | None) -> str:
-    """Says so where a study looked at other weights than the evaluation of the same page."""
+    """A note if a study used other weights than the evaluation of the same page."""
     measured = wording.dig(evaluation, "model.weights_sha256")
     if measured and study.weights_sha256 and measured != study.weights_sha256:
-        return "This study looked at other weights than those that the metrics were taken of."
+        return "This study used other weights than the metrics."
     return ""
 
 
@@ -222,7 +222,7 @@ def shown_studies(studies: Sequence[tuple[Study, str]]) -> list[dict[str, Any]]:
 
 
 def footer_of(material: ReportMaterial) -> list[tuple[str, str]]:
-    """Versions, hardware and what identifies the data."""
+    """Versions, hardware and the identity of the data."""
     data, config = material.record.get("data", {}), material.record.get("config", {})
     counts = [f"{data[key]:,} {key}" for key in ("train", "validation") if isinstance(data.get(key), int)]
     lines = {

@@ -1,4 +1,4 @@
-"""Studies as a page shows them, read from the folders that ``undiffuse study`` writes."""
+"""Studies for a page, read from the folders that ``undiffuse study`` writes."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from undiffuse.reports.wording import number
 from undiffuse.sealed import read_sealed
 from undiffuse.studies.study_file import study_file
 
-#: Numbers of a figure that are shown with it; all are in ``study.json``.
-MOST_NUMBERS = 6
+#: Maximum number of a figure's values that are shown with it; all are in ``study.json``.
+MAX_NUMBERS = 6
 
 
 class SavedFigure(NamedTuple):
-    """One figure of a study: its file, its title and caption, and some of its numbers."""
+    """One figure of a study: its file, title, caption, and its first numbers."""
 
     path: Path
     title: str
@@ -26,13 +26,13 @@ class SavedFigure(NamedTuple):
 
 
 class Study(NamedTuple):
-    """One study: what it shows, and its figures.
+    """One study: its summary and its figures.
 
     Attributes:
         name: such as ``interpolation``.
-        summary: in a line; may be "".
-        weights_sha256: of the model that it looked at; "" where the study does not say.
-        figures: those whose files are there.
+        summary: one line; may be "".
+        weights_sha256: of the model that was studied; "" if it is not recorded.
+        figures: those whose files exist.
     """
 
     name: str
@@ -42,10 +42,10 @@ class Study(NamedTuple):
 
 
 def read_study(folder: Path) -> Study:
-    """A study's folder: ``study.json``, ``README.md`` for the captions, and PNGs.
+    """Read a study's folder: ``study.json``, ``README.md`` for the captions, and PNGs.
 
     Raises:
-        UsageError: no study there, or a damaged one.
+        UsageError: the folder contains no study or a damaged one.
     """
     path = study_file(folder)
     content = read_sealed(path, "run the study again")
@@ -66,7 +66,7 @@ def read_study(folder: Path) -> Study:
 
 
 def _captions(page: Path) -> dict[str, str]:
-    """File name -> the paragraph below the figure, from the study's own page."""
+    """File name -> the paragraph below the figure in the study's page."""
     if not page.is_file():
         return {}
     blocks = [block.strip() for block in page.read_text(encoding="utf-8").split("\n\n")]
@@ -79,10 +79,10 @@ def _captions(page: Path) -> dict[str, str]:
 
 
 def _numbers(values: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The first single numbers of a figure, for people."""
-    single = [
+    """The first scalar numbers of a figure, formatted."""
+    scalars = [
         (key.replace("_", " "), number(value))
         for key, value in values.items()
         if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     ]
-    return single[:MOST_NUMBERS]
+    return scalars[:MAX_NUMBERS]

@@ -1,4 +1,4 @@
-"""A run in words: the summary sentence, numbers for people, the table of settings."""
+"""Texts about a run: the summary sentence, formatted numbers, the table of settings."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from undiffuse.wording import counted as number_of
 
 
 class Progress(NamedTuple):
-    """Progress of a run; 0 images and ``None`` where nothing is recorded."""
+    """Progress of a run; 0 images and ``None`` for values that are not recorded."""
 
     images: int
     seconds: float | None
@@ -24,7 +24,7 @@ class Progress(NamedTuple):
 
 
 def progress_of(record: Mapping[str, Any], metrics_log: Sequence[Mapping[str, Any]]) -> Progress:
-    """Images seen, seconds spent and the last validation losses; the first also from a model's own record."""
+    """Images seen (also from a model's record), training seconds and the last validation losses."""
     seconds = [row["wall"]["seconds"] for row in metrics_log if "seconds" in row.get("wall", {})]
     validation = [row for row in metrics_log if row.get("kind") == "validation"]
     last = validation[-1] if validation else {}
@@ -41,9 +41,9 @@ def dig(tree: Any, path: str) -> Any:
 
 
 def headline(record: Mapping[str, Any], progress: Progress, measured: Sequence[str]) -> str:
-    """What was trained on what, for how long, and what came of it, in one or two sentences."""
-    config, trained = record.get("config", {}), dig(record, "data.train")
-    passes = f" ({progress.images / trained:.3g} passes)" if trained else ""
+    """The model, its data, the length of its training and its results, in one or two sentences."""
+    config, epoch = record.get("config", {}), dig(record, "data.train")
+    passes = f" ({progress.images / epoch:.3g} passes)" if epoch else ""
     spent = f" in {duration(progress.seconds)}" if progress.seconds is not None else ""
     text = f"{_what(config)} trained on {_data(record)}"
     if progress.images:
@@ -84,12 +84,12 @@ def classes_of(record: Mapping[str, Any]) -> list[str]:
 
 
 def items_of(record: Mapping[str, Any]) -> str:
-    """What the run is about: ``points`` of the plane or ``images``."""
+    """The kind of a run's items: ``points`` of the plane or ``images``."""
     return "points" if dig(record, "model.shape") == [2] else "images"
 
 
 def is_image(shape: Sequence[int]) -> bool:
-    """Whether a record's samples are images; not where it does not state their shape."""
+    """Whether a record's samples are images; False if it has no shape."""
     return bool(shape) and Space.of_data(shape).is_image
 
 
@@ -109,7 +109,7 @@ def duration(seconds: float) -> str:
 
 
 def number(value: Any) -> str:
-    """A number to four figures; anything else as JSON."""
+    """A number with four significant digits; anything else as JSON."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     if isinstance(value, int) or not math.isfinite(value):
@@ -118,13 +118,13 @@ def number(value: Any) -> str:
 
 
 def counted(names: Sequence[str]) -> str:
-    """Names in a row, one that repeats once and with its number: ``as it is, flip, all together (5 times)``."""
+    """Names joined by commas, with the count of repeated ones: ``as it is, flip, all together (5 times)``."""
     groups = [(name, len(list(same))) for name, same in groupby(names)]
     return ", ".join(name if count == 1 else f"{name} ({count} times)" for name, count in groups)
 
 
 def flattened(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Nested settings as ``a.b.c`` and their values, as one would write them on the command line."""
+    """Nested settings as dotted keys ``a.b.c`` with their values, in the format of the command line."""
     for key, value in tree.items():
         if isinstance(value, Mapping) and value:
             yield from flattened(value, f"{prefix}{key}.")
@@ -152,7 +152,7 @@ AT_A_GLANCE = {
 
 
 def glance(config: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The most important settings that this configuration has."""
+    """The most important settings of a configuration."""
     found = [(title, dig(config, path)) for title, path in AT_A_GLANCE.items()]
     unit = {title: " images" for title, path in AT_A_GLANCE.items() if path.endswith("_images")}
     return [(title, number(value) + unit.get(title, "")) for title, value in found if value is not None]
