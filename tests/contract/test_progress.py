@@ -215,6 +215,6 @@ def test_a_study_that_trains_says_how_long_all_that_are_left_will_take(
     assert capsys.readouterr().out.splitlines() == [
         "training 1 of 4: there already",
         "training 2 of 4: plain",
-        "training 3 of 4: augmented (all that are left: about 2 min 0 s)",
-        "training 4 of 4: both (all that are left: about 45 s)",
+        "training 3 of 4: augmented (remaining: about 2 min 0 s)",
+        "training 4 of 4: both (remaining: about 45 s)",
     ]

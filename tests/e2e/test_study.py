@@ -107,13 +107,13 @@ def test_a_table_goes_on_and_says_what_broke(
 
     monkeypatch.setattr(trainings, "train_run", train)
     arguments = ("study", "parameterization", "--data", "rings", "--out", tmp_path, "--images", 2_000, "--num", 40)
-    assert "broke down: the loss is not finite" in undiffuse.fine(*arguments).err
+    assert "failed: the loss is not finite" in undiffuse.fine(*arguments).err
     study = json.loads((tmp_path / "study.json").read_text())
     simple, tilde, broken = study["cells"]
     assert simple["training"] == tilde["training"] == "eps-simple"
     assert simple["bound"]["value"] != tilde["bound"]["value"] and simple["quality"]["value"] > 0
     assert broken["quality"] is None and "not finite" in broken["failed"]
-    assert "| x0 | variational | beta | broke down" in (tmp_path / "table.md").read_text()
+    assert "| x0 | variational | beta | failed" in (tmp_path / "table.md").read_text()
 
     config = json.loads((tmp_path / "runs" / "eps-simple" / "config.json").read_text())["config"]
     assert config["system"]["weighting"] == {"name": "simple"} and config["num_images"] == 2_000

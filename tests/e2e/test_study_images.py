@@ -67,7 +67,7 @@ def test_what_makes_no_sense_is_refused(
         return undiffuse.refused("study", *arguments, *out)
 
     for name in QUICK:
-        assert "is for images, this model makes points" in refused(name, trained_points)
+        assert "is for images, this model generates points" in refused(name, trained_points)
         assert "has no key 'tt'" in refused(name, trained, "tt=1")
     assert "got 1.5" in refused("shared-latent", trained, "t=1.5")
     assert "got -0.1" in refused("interpolation", trained, "t=-0.1")

@@ -147,7 +147,7 @@ def test_the_study_goes_on_where_it_was(
 @pytest.mark.parametrize("recipe", ["photos-32", "flow-mnist", "dcgan-mnist"])
 def test_one_class_takes_recipes_that_guide_their_samples(recipe: str) -> None:
     base = one_class._configuration(recipe, [], DigitsConfig(), 32, 0)
-    reported = one_class._of_training(base, TRAININGS[2], "3")
+    reported = one_class._training_config(base, TRAININGS[2], "3")
     assert reported.system.class_conditional  # type: ignore[attr-defined]
     for config in (base, reported):  # a model that knows no classes cannot be guided, and all are drawn alike
         assert getattr(getattr(config.system, "sampling", None), "guidance", 1) == 1

@@ -502,4 +502,4 @@ def test_a_sheet_enlarges_by_whole_factors_and_frames() -> None:
     assert (drawn[2 : 2 + cell // 2, 2 : 2 + cell // 2] == 0).all()
     assert (drawn == np.array([0x10, 0x20, 0x30])).all(-1).sum() > 4 * cell
     large = np.full((1, 3, 400, 300), 7, dtype=np.uint8)
-    assert image_grid._sized(large).shape == (1, 3, 133, 100)
+    assert image_grid._resize(large).shape == (1, 3, 133, 100)

@@ -327,7 +327,7 @@ class _Classifier:
 def test_the_table_has_a_row_a_set_and_says_what_broke() -> None:
     part = {"frechet": 1.0, "frechet_standard_error": 0.1, "precision": 0.5, "recall": 0.25}
     row = {"trained_on": "one class", "asked_for": "anything", "class_images": 100.0, "class_share": 0.75}
-    broken = {**row, "failed": "broke down: loss is not finite"}
+    broken = {**row, "failed": "failed: loss is not finite"}
     entry = {
         "data": "d",
         "class": "3",

@@ -91,7 +91,7 @@ def test_the_conclusion_says_no_more_than_the_intervals() -> None:
     assert none.count("no difference was found") == 2 and "rose" not in none
     worse = conclusion([finished("plain", [3.0]), finished("augmented", [9.0])])
     assert worse.count("raises the distance") == 2
-    assert "Not all" in conclusion([finished("plain", [1.0]), {"arm": "augmented", "failed": "broke down"}])
+    assert "Not all" in conclusion([finished("plain", [1.0]), {"arm": "augmented", "failed": "failed"}])
 
 
 def test_few_items_are_chosen_by_content_and_independently_of_the_split() -> None:
@@ -109,7 +109,7 @@ def test_few_items_are_chosen_by_content_and_independently_of_the_split() -> Non
 
 def test_the_whole_study_on_a_few_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plot_style, "DPI", 40)
-    monkeypatch.setattr(small_data, "_fewest", lambda extractor, shape, distance: 100)
+    monkeypatch.setattr(small_data, "_min_samples", lambda extractor, shape, distance: 100)
     out = tmp_path / "study"
 
     def study(**measured: str) -> dict[str, Any]:

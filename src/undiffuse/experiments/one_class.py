@@ -1,4 +1,4 @@
-"""``undiffuse study one-class``: trains the same recipe on one class and on all, and compares what comes out."""
+"""``undiffuse study one-class``: trains the same recipe on one class and on all, and compares the samples."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ _SHOWN = 12
 
 
 class Ground:
-    """The real images of a study: those compared with, and others for scale; of the class and of all."""
+    """The real images of a study, of the class and of all classes: references, and other images for comparison."""
 
     def __init__(self, training: Dataset, class_name: str, num: int, seed: int) -> None:
         labels = training.labels
@@ -61,21 +61,22 @@ class Ground:
         if class_name not in training.class_names:
             raise UsageError(f"the data has no class {class_name!r}; {nearest(class_name, training.class_names)}")
         if len(training.class_names) < 2:
-            raise UsageError(f"the data has the class {class_name!r} alone; the study compares one with several")
+            raise UsageError(f"the data only has the class {class_name!r}; the study compares one with several")
         number = training.class_names.index(class_name)
-        own = torch.from_numpy(np.flatnonzero(labels == number))
-        self.share = len(own) / len(training)
+        of_class = torch.from_numpy(np.flatnonzero(labels == number))
+        self.share = len(of_class) / len(training)
         self.references: dict[str, Tensor] = {}
         self.others: dict[str, Tensor] = {}
-        for name, rows in (("class", own), ("all", torch.arange(len(training)))):
+        for name, rows in (("class", of_class), ("all", torch.arange(len(training)))):
             measured, others = other_images(len(rows), num, seed)
             self.references[name], self.others[name] = fetch(training, rows[measured]), fetch(training, rows[others])
 
     def targets(self, extractor: FeatureExtractor, num: int, distance: SetDistance) -> dict[str, Target]:
-        """The real images as features."""
-        whose = {"class": "real images of the class", "all": "real images of all"}
+        """Features of the reference images."""
+        descriptions = {"class": "real images of the class", "all": "real images of all"}
         return {
-            name: target_of(extractor, images, num, whose[name], distance) for name, images in self.references.items()
+            name: target_of(extractor, images, num, descriptions[name], distance)
+            for name, images in self.references.items()
         }
 
 
@@ -94,26 +95,26 @@ def one_class(
     seed: int,
     device: str,
 ) -> dict[str, Any]:
-    """Train what is not trained yet, measure every set, write ``table.md``, ``samples.png`` and ``study.json``.
+    """Train the missing models, measure every set, write ``table.md``, ``samples.png`` and ``study.json``.
 
     Args:
         data: a source of images with classes.
-        out: a folder; a study that was interrupted there goes on where it was.
-        class_name: the one class; the data's first by default.
-        recipe, overrides: what is trained; its data, budget, seed and classes are the study's.
-        images: seen by each training.
-        samples: drawn of each set.
-        features: a row of ``metrics.FEATURES``; ``auto`` picks by the data.
-        metric: the distance over them, a row of ``SET_DISTANCES``.
+        out: a folder; a study that was interrupted there is resumed.
+        class_name: the one class; the first class of the data by default.
+        recipe, overrides: configuration of the trainings; the study sets data, budget, seed and classes.
+        images: images seen by each training.
+        samples: samples per set.
+        features: a key of ``metrics.FEATURES``; ``auto`` selects by the data.
+        metric: the distance between features, a key of ``SET_DISTANCES``.
     Returns:
         The content of ``study.json``.
     Raises:
-        UsageError: senseless numbers, data without classes, or a folder that holds something else.
+        UsageError: if a number is out of range, the data has no classes, or the folder has other content.
     """
     check_study(out, images=images, samples=samples, seed=seed, fewest_samples=FEWEST_OF_A_CLASS)
     source = source_config_for(data)
     if not isinstance(source, ImageConfig):
-        raise UsageError(f"the study 'one-class' is for images with classes, {source.name!r} makes points")
+        raise UsageError(f"the study 'one-class' is for images with classes, {source.name!r} has points")
     measure = features, set_distance(metric)
     study = _study(source, out, class_name, (recipe, overrides), images, samples, measure, seed, device)
     rows, shown = study.measured()
@@ -124,7 +125,7 @@ def one_class(
 
 @dataclass(frozen=True)
 class _Study:
-    """What all sets of samples share; ``base`` is the training on all classes without their names."""
+    """State shared by all sets of samples; ``base`` is the unconditional training on all classes."""
 
     base: RunConfig
     class_name: str
@@ -137,22 +138,22 @@ class _Study:
     device: str
 
     def measured(self) -> tuple[list[dict[str, Any]], list[tuple[str, str, Any]]]:
-        """The rows of the table, and those of the image: what each is, what stands next to it, its images."""
+        """The rows of the table, and the rows (label, note, images) of the figure."""
         rows: list[dict[str, Any]] = []
         shown = [self._real_shown("class", "of the class")]
         parts = Parts("set", len(SETS))
         for requested in SETS:
-            parts.begin(f"trained on {requested.training.words}, asked for {requested.words}")
+            parts.begin(f"trained on {requested.training.label}, sampling {requested.label}")
             row, images = self.measured_set(requested)
             rows.append(row)
             if images is not None:
-                label = f"{requested.training.words.replace(', ', ',' + chr(10))}\n(asked for {requested.words})"
+                label = f"{requested.training.label.replace(', ', ',' + chr(10))}\n(sampling {requested.label})"
                 shown.append((label, _note(row, self.distance), images))
         rows += [self.real_row(name) for name in ("class", "all")]
         return rows, [*shown, self._real_shown("all", "of all")]
 
     def record(self) -> dict[str, Any]:
-        """What ``study.json`` says of the real images and the measure."""
+        """Record of the real images and the metric for ``study.json``."""
         return {
             "features": self.extractor.name,
             "metric": self.distance.name,
@@ -163,39 +164,39 @@ class _Study:
         }
 
     def measured_set(self, requested: SampleSet) -> tuple[dict[str, Any], Any]:
-        """Numbers of one set, and a few of its images; a training that breaks down is a result, and says so."""
-        config = _of_training(self.base, requested.training, self.class_name)
+        """Scores of one set, and a few of its images; a failed training is a result and recorded as such."""
+        config = _training_config(self.base, requested.training, self.class_name)
         name = f"{requested.training.name}-of-{'class' if requested.of_class else 'anything'}"
         path, row = self.out / "cells" / f"{name}.json", self._row(requested, config)
         try:
             model = trained(config, self.out / "runs" / requested.training.name, self.device)
-            few = _draw(model, requested, self.class_name, min(_SHOWN, self.samples)).numpy()
+            examples = _draw(model, requested, self.class_name, min(_SHOWN, self.samples)).numpy()
             if (earlier := _measured(path, row)) is not None:
-                return earlier, few
+                return earlier, examples
             row.update(self._scores(_draw(model, requested, self.class_name, self.samples)))
         except RunError as error:
-            row["failed"] = f"broke down: {error}"
+            row["failed"] = f"failed: {error}"
             note(f"{name} {row['failed']}")
             return row, None
         write_json(path, sealed(row))
-        return row, few
+        return row, examples
 
     def real_row(self, name: str) -> dict[str, Any]:
         """Other real images of the ``class`` or of ``all``, as many as there are samples."""
         scored = self._scores(self.ground.others[name])
         return {"trained_on": "real images", "asked_for": "the class" if name == "class" else "all", **scored}
 
-    def _real_shown(self, name: str, words: str) -> tuple[str, str, Any]:
-        return f"real,\n{words}", "", self.ground.others[name][:_SHOWN].numpy()
+    def _real_shown(self, name: str, label: str) -> tuple[str, str, Any]:
+        return f"real,\n{label}", "", self.ground.others[name][:_SHOWN].numpy()
 
     def _scores(self, images: Tensor) -> dict[str, Any]:
         return measure(self.extractor, images, self.targets, self.ground.references["class"])
 
     def _row(self, requested: SampleSet, config: RunConfig) -> dict[str, Any]:
-        """What a set is, by which a finished one is known again."""
+        """Description of a set, which identifies a finished one."""
         return {
-            "trained_on": requested.training.words,
-            "asked_for": requested.words,
+            "trained_on": requested.training.label,
+            "asked_for": requested.label,
             "class_name": self.class_name,
             "config": config.model_dump(mode="json"),
             "features": self.extractor.name,
@@ -217,19 +218,19 @@ def _study(
     device: str,
 ) -> _Study:
     base = _configuration(*recipe, source, images, seed)
-    whole = split_data(base)[0]
-    chosen = class_name if class_name is not None else (whole.class_names or ("",))[0]
-    ground = Ground(whole, chosen, samples, seed)
+    dataset = split_data(base)[0]
+    chosen = class_name if class_name is not None else (dataset.class_names or ("",))[0]
+    ground = Ground(dataset, chosen, samples, seed)
     features, distance = measure
-    extractor = pick_features(features, whole.shape, origin_of(base.data.model_dump(), whole.class_names))
+    extractor = pick_features(features, dataset.shape, origin_of(base.data.model_dump(), dataset.class_names))
     targets = ground.targets(extractor, samples, distance)
     return _Study(base, chosen, ground, extractor, distance, targets, out, samples, device)
 
 
 def _configuration(recipe: str, overrides: Sequence[str], source: SourceConfig, images: int, seed: int) -> RunConfig:
-    """The training on all classes without their names; the others differ in what ``Training`` says alone.
+    """The unconditional training on all classes; the others only differ in the fields of ``Training``.
 
-    No samples are guided, for a model that knows no classes cannot be, and all are to be drawn alike.
+    Guidance is disabled, since a model without classes cannot use it and all sets should be sampled in the same way.
     """
     chosen = get_recipe(recipe)
     unguided = ["system.sampling.guidance=1"] if hasattr(chosen.system, "sampling") else []
@@ -246,37 +247,37 @@ def _configuration(recipe: str, overrides: Sequence[str], source: SourceConfig, 
     return apply_overrides(chosen, [*overrides, *shared], source)
 
 
-def _of_training(base: RunConfig, training: Training, class_name: str) -> RunConfig:
-    own = [f"system.class_conditional={str(training.conditional).lower()}"]
-    own += [f"data.classes={json.dumps([class_name])}"] if training.one_class else []
-    return apply_overrides(base, own).model_copy(update={"recipe": f"study-{training.name}"})
+def _training_config(base: RunConfig, training: Training, class_name: str) -> RunConfig:
+    overrides = [f"system.class_conditional={str(training.conditional).lower()}"]
+    overrides += [f"data.classes={json.dumps([class_name])}"] if training.one_class else []
+    return apply_overrides(base, overrides).model_copy(update={"recipe": f"study-{training.name}"})
 
 
 def _draw(model: Model, requested: SampleSet, class_name: str, num: int) -> Tensor:
     """``num`` samples, uint8 (N, C, H, W)."""
 
-    def no_data() -> tuple[Dataset, Dataset]:
+    def load_no_data() -> tuple[Dataset, Dataset]:
         raise RunError("samples need no data")
 
-    subject = ImageStudyContext(model, no_data)
+    subject = ImageStudyContext(model, load_no_data)
     with stage("sampling") as observer:
         named = class_name if requested.of_class else None
         return draw(subject, num, lambda done: observer.progress(done, num), class_name=named)[0]
 
 
 def _measured(path: Path, row: dict[str, Any]) -> dict[str, Any] | None:
-    """An earlier result of the same set, trained alike on the same data."""
+    """An earlier result of the same set with the same settings and data, if any."""
     try:
         earlier = read_sealed(path, "it is measured again")
     except UsageError:
         return None
     keys = ("class_name", "config", "samples", "features", "metric")
-    earlier = {"metric": "frechet", **earlier}  # which the results of earlier versions all are
+    earlier = {"metric": "frechet", **earlier}  # the only metric of earlier versions
     return earlier if all(earlier.get(key) == row[key] for key in keys) else None
 
 
 def _note(row: dict[str, Any], distance: SetDistance) -> str:
-    """What stands next to a row of samples."""
+    """Note next to a row of samples."""
     to_class, to_all = row["class"][distance.name], row["all"][distance.name]
     return f"{distance.short_label}\n{to_class:.3g} (the class)\n{to_all:.3g} (all)"
 
@@ -292,11 +293,11 @@ def _write(
 
 
 def summary(result: Mapping[str, Any]) -> Table:
-    """The result of the study as a table, a line a set of samples."""
+    """The result of the study as a table, one row per set of samples."""
     distance = set_distance(result["metric"])
     measured = (f"{distance.short_label} to {result['class']}", "precision", "recall", f"{distance.short_label} to all")
     texts = [row_texts(row, distance) for row in result["rows"]]
     rows = [[row[0], row[1], *row[4:7], row[7]] if len(row) > 7 else row for row in texts]
     return Table(
-        f"{result['data']}, {result['images']:,} images a training", ("trained on", "asked for", *measured), rows
+        f"{result['data']}, {result['images']:,} images per training", ("trained on", "sampled", *measured), rows
     )

@@ -1,4 +1,4 @@
-"""``undiffuse study parameterization``: trains the cells of the table one after the other, each in its own folder."""
+"""``undiffuse study parameterization``: trains the cells of the table one after another, each in a separate folder."""
 
 from __future__ import annotations
 
@@ -55,18 +55,18 @@ def parameterization(
     device: str,
     options: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Train what is not trained yet, measure every cell, write ``table.md`` and ``study.json``.
+    """Train the missing models, measure every cell, write ``table.md`` and ``study.json``.
 
     Args:
-        data: a source; the embedded digits by default.
-        out: a folder; a study that was interrupted there goes on where it was.
-        images: seen by each training; by default about ten minutes' worth on two cores.
-        samples: drawn in each cell.
-        options: ``key=value`` of the source.
+        data: a data source; scikit-learn's digits by default.
+        out: a folder; a study that was interrupted there is resumed.
+        images: images seen by each training; by default about ten minutes of training on two cores.
+        samples: samples per cell.
+        options: ``key=value`` options of the source.
     Returns:
         The content of ``study.json``.
     Raises:
-        UsageError: senseless numbers, or a folder that holds something else.
+        UsageError: if a number is out of range, or the folder has other content.
     """
     check_study(out, images=images, samples=samples, seed=seed)
     source = configured(source_config_for(data or "digits"), options)
@@ -97,14 +97,14 @@ def parameterization(
 
 
 def summary(result: Mapping[str, Any]) -> Table:
-    """The result of the study as a table, a line a cell."""
+    """The result of the study as a table, one row per cell."""
     head = ("predicts", "loss", "variance", str(result["quality"]), str(result["bound"]))
-    title = f"{result['data']}, {result['images']:,} images a training"
+    title = f"{result['data']}, {result['images']:,} images per training"
     return Table(title, head, [row_texts(row) for row in result["cells"]])
 
 
 def _configuration(source: SourceConfig, points: bool, images: int, seed: int, cell: Cell) -> RunConfig:
-    """The run of a cell: a DDPM that differs from the others' in what the cell names alone."""
+    """The run of a cell: a DDPM that differs from the other cells only in the cell's settings."""
     base = get_recipe("ddpm-swissroll" if points else "ddpm-digits")
     shared = [
         f"num_images={images}",
@@ -124,7 +124,7 @@ def _configuration(source: SourceConfig, points: bool, images: int, seed: int, c
 
 
 def _cell(cell: Cell, config: RunConfig, out: Path, samples: int, device: str, points: bool) -> dict[str, Any]:
-    """Numbers of one cell; a training or sampling that breaks down is a result, and says so."""
+    """Measure one cell; a failed training or sampling is a result and recorded as such."""
     path, run = out / "cells" / f"{cell.name}.json", out / "runs" / cell.training
     row: dict[str, Any] = {
         "prediction": cell.prediction,
@@ -143,13 +143,13 @@ def _cell(cell: Cell, config: RunConfig, out: Path, samples: int, device: str, p
     try:
         row.update(_measure(cell, trained(config, run, device), samples, points))
     except RunError as error:
-        row["failed"] = f"broke down: {error}"
+        row["failed"] = f"failed: {error}"
         note(f"{cell.name} {row['failed']}")
     return row
 
 
 def _measured(path: Path, row: dict[str, Any]) -> dict[str, Any] | None:
-    """An earlier result of the same cell, trained and measured alike on the same data."""
+    """An earlier result of the same cell with the same settings and data, if any."""
     if not path.is_file():
         return None
     try:

@@ -49,7 +49,7 @@ from undiffuse.wording import Table, counted
 
 _TRIAL_STEPS, _TRIAL_LOGS = 24, 4
 _SHOWN = 32
-#: Samples that a distance has to be of to tell two trainings apart, whatever fewer it would take.
+#: Minimum number of samples to distinguish two trainings, even if the distance would need fewer.
 _LEAST = 50
 
 
@@ -69,22 +69,22 @@ def small_data(
     seed: int,
     device: str,
 ) -> dict[str, Any]:
-    """Train what is not trained yet; write ``table.md``, ``small_data.png``, ``samples.png`` and ``study.json``.
+    """Train the missing models; write ``table.md``, ``small_data.png``, ``samples.png`` and ``study.json``.
 
     Args:
-        data: a source of images, with as many more to hold out.
-        out: a folder; a study that was interrupted there goes on where it was.
-        recipe, overrides: what is trained; its data, budget and seed are the study's.
-        augmentation: overrides of the augmented training; by default what suits the recipe.
-        images: to train on.
-        epochs: passes over them.
-        every: epochs between two measurements; more where measuring would take more than a fifth of the training.
-        features: a row of ``metrics.FEATURES``; ``auto`` picks by the data.
-        metric: the distance over them, a row of ``SET_DISTANCES``.
+        data: a source of images, with further images to hold out.
+        out: a folder; a study that was interrupted there is resumed.
+        recipe, overrides: configuration of the trainings; the study sets data, budget and seed.
+        augmentation: overrides of the augmented training; by default selected by the recipe.
+        images: number of training images.
+        epochs: number of epochs.
+        every: epochs between two measurements; increased if measuring would take more than a fifth of the training.
+        features: a key of ``metrics.FEATURES``; ``auto`` selects by the data.
+        metric: the distance between features, a key of ``SET_DISTANCES``.
     Returns:
         The content of ``study.json``.
     Raises:
-        UsageError: senseless numbers, too few images, or a folder that holds something else.
+        UsageError: if a number is out of range, there are too few images, or the folder has other content.
     """
     check_study(out, images=None, samples=1, seed=seed)
     check_passes(images, epochs, every)
@@ -98,7 +98,7 @@ def small_data(
         raise UsageError(f"--images {images}: the data has {len(training)} training images; ask for fewer")
     extractor = pick_features(features, training.shape, origin_of(base.data.model_dump(), training.class_names))
     distance = set_distance(metric)
-    measuring = _Measuring(extractor.name, distance, _fewest(extractor, training.shape, distance))
+    measuring = _Measuring(extractor.name, distance, _min_samples(extractor, training.shape, distance))
     if len(held_out) < measuring.fewest:
         other = ", or say --metric kernel" if distance.positive else ""
         raise UsageError(
@@ -113,10 +113,10 @@ def small_data(
     rows, shown = [], []
     parts = Parts("training", len(ARMS))
     for arm in ARMS:
-        parts.begin(arm.words)
-        row, samples = _arm(arm, _of_arm(base, arm, chosen, budget, images), out, measuring, device)
+        parts.begin(arm.label)
+        row, samples = _arm(arm, _arm_config(base, arm, chosen, budget, images), out, measuring, device)
         rows.append(row)
-        shown += [(arm.words, samples)] if samples is not None else []
+        shown += [(arm.label, samples)] if samples is not None else []
     record = {
         "study": "small-data",
         "data": base.data.name,
@@ -139,7 +139,7 @@ def small_data(
 
 
 def default_augmentation(config: RunConfig) -> list[str]:
-    """DiffAugment of a system that knows it, for it reaches no sample; else what ``augment=document`` does."""
+    """DiffAugment if the system supports it, since it does not affect samples; otherwise ``augment=document``."""
     if "diff_augment" in type(config.system).model_fields:
         return ['system.diff_augment=["colour","translation","cutout"]']
     return ["augment=document"]
@@ -158,28 +158,28 @@ def _configuration(
         "checkpoint_every_images=0",
     ]
     config = apply_overrides(get_recipe(recipe), [*overrides, *shared], source)
-    # the gap sets as many training images with the held-out ones
+    # the gap compares equally many training and held-out images
     return config.model_copy(update={"validation_images": min(config.validation_images, images)})
 
 
-def _of_arm(base: RunConfig, arm: Arm, augmentation: Sequence[str], budget: Budget, images: int) -> RunConfig:
+def _arm_config(base: RunConfig, arm: Arm, augmentation: Sequence[str], budget: Budget, images: int) -> RunConfig:
     every = budget.epochs * images
-    own = [
+    overrides = [
         *(augmentation if arm.augmented else []),
         f"quality_every_images={every}",
         f"validate_every_images={every}",
         f"log_every_images={max(base.batch_images, every // 4)}",
         f"quality_samples={budget.samples}",
     ]
-    return apply_overrides(base, own).model_copy(update={"recipe": f"study-{arm.name}"})
+    return apply_overrides(base, overrides).model_copy(update={"recipe": f"study-{arm.name}"})
 
 
-def _fewest(extractor: FeatureExtractor, shape: tuple[int, ...], distance: SetDistance) -> int:
+def _min_samples(extractor: FeatureExtractor, shape: tuple[int, ...], distance: SetDistance) -> int:
     return max(_LEAST, distance.min_images(extractor.dim or int(np.prod(shape))))
 
 
 class _Measuring(NamedTuple):
-    """How the samples of all trainings are measured: the features, the distance over them, and the fewest samples."""
+    """How samples are measured: the features, the distance, and the minimum number of samples."""
 
     features: str
     distance: SetDistance
@@ -187,17 +187,17 @@ class _Measuring(NamedTuple):
 
     @property
     def metric(self) -> str:
-        """As the metrics log names it."""
+        """Name of the metric in the metrics log."""
         return f"{self.distance.name}_{self.features}"
 
     @property
-    def made(self) -> MeasuredBy:
-        """What trainings measure by."""
+    def factory(self) -> MeasuredBy:
+        """Factory of the measure, for ``train_run``."""
         return partial(quality_measure, features=self.features, metric=self.distance.name)
 
 
 class _Planned(FrozenModel):
-    """What the trial of an interrupted study said, so that the same command goes on with the same trainings."""
+    """Result of the trial of an interrupted study, so that the same command resumes the same trainings."""
 
     epochs: int
     samples: int
@@ -205,25 +205,25 @@ class _Planned(FrozenModel):
 
 
 def _budget(base: RunConfig, out: Path, images: int, every: int, measuring: _Measuring, device: str) -> Budget:
-    """From a short trial of the plain training; kept, for another trial would say a little other."""
+    """The budget from a short trial of the plain training; saved, since another trial would differ slightly."""
     path = out / "runs" / "budget.json"
     if path.is_file():
-        kept = read_sealed(path, "remove it, and another trial is made")
-        if (before := kept.get("metric", measuring.metric)) != measuring.metric:
+        saved = read_sealed(path, "remove it to run another trial")
+        if (before := saved.get("metric", measuring.metric)) != measuring.metric:
             raise UsageError(f"the study in {out} measures by {before}, not {measuring.metric}; give another --out")
-        if kept["every"] == every and kept["config"] == base.model_dump(mode="json"):
-            return Budget(**_Planned.model_validate(kept["budget"]).model_dump())
-    announce("a short trial, to see what a pass and a sample cost")
+        if saved["every"] == every and saved["config"] == base.model_dump(mode="json"):
+            return Budget(**_Planned.model_validate(saved["budget"]).model_dump())
+    announce("a short trial, to measure the cost of an epoch and of a sample")
     trial, seen = out / "runs" / "trial", _TRIAL_STEPS * base.batch_images
     shutil.rmtree(trial, ignore_errors=True)
-    own = [
+    trial_overrides = [
         f"num_images={seen}",
         f"quality_every_images={2 * seen}",
         f"quality_samples={measuring.fewest}",
         f"log_every_images={seen // _TRIAL_LOGS}",
         "validate_every_images=0",
     ]
-    train_run(apply_overrides(base, own), trial, device=device, measured_by=measuring.made)
+    train_run(apply_overrides(base, trial_overrides), trial, device=device, measured_by=measuring.factory)
     budget = budget_of(*trial_costs(read_metrics(trial), images), every, measuring.fewest)
     shutil.rmtree(trial)
     planned = {"every": every, "metric": measuring.metric, "budget": budget._asdict()}
@@ -232,14 +232,14 @@ def _budget(base: RunConfig, out: Path, images: int, every: int, measuring: _Mea
 
 
 def _arm(arm: Arm, config: RunConfig, out: Path, measuring: _Measuring, device: str) -> tuple[dict[str, Any], Any]:
-    """Numbers and a few samples of a training; one that breaks down is a result, and says so."""
+    """Results and a few samples of a training; a failed training is a result and recorded as such."""
     run = out / "runs" / arm.name
     try:
-        model = trained(config, run, device, measuring.made)
+        model = trained(config, run, device, measuring.factory)
         samples = model.sample(_SHOWN).numpy()
     except RunError as error:
-        note(f"{arm.name} broke down: {error}")
-        return {"arm": arm.name, "words": arm.words, "failed": f"broke down: {error}"}, None
+        note(f"{arm.name} failed: {error}")
+        return {"arm": arm.name, "words": arm.label, "failed": f"failed: {error}"}, None
     assert config.train_items is not None
     return row_of(arm, read_metrics(run), config.train_items), samples
 
@@ -256,6 +256,6 @@ def _write(out: Path, record: dict[str, Any], rows: list[dict[str, Any]], shown:
 
 
 def summary(result: Mapping[str, Any]) -> Table:
-    """The result of the study as a table, a line a training."""
+    """The result of the study as a table, one row per training."""
     title = f"{result['data']}, {counted(result['train_items'])}, {counted(result['epochs'], 'epoch')}"
     return Table(title, head(set_distance(result["metric"])), [row_texts(row) for row in result["rows"]])

@@ -1,4 +1,4 @@
-"""What studies share that train several models: what is refused at once, and trainings that go on where they were."""
+"""Shared code of studies that train several models: early checks, and trainings that resume."""
 
 from __future__ import annotations
 
@@ -15,49 +15,51 @@ from undiffuse.observer import announce
 from undiffuse.progress import duration, is_off
 from undiffuse.training.config import RunConfig
 
-#: A part that takes no longer was made before, and is read alone.
+#: A part that takes less time was finished before and only read.
 _SECONDS_OF_READING = 1.0
 
 
 class Parts:
-    """Says which part of a study is under way, and from the second on how long all that are left will take.
+    """Announces the current part of a study and, from the second on, the estimated remaining time.
 
     Args:
-        what: a part is, such as ``training``.
-        count: parts.
+        what: name of a part, such as ``training``.
+        count: number of parts.
     """
 
     def __init__(self, what: str, count: int) -> None:
         self._what, self._count, self._number = what, count, 0
-        self._made, self._began = list[float](), time.monotonic()
+        self._durations, self._started = list[float](), time.monotonic()
 
-    def begin(self, words: str) -> None:
-        """The next part; one that took no time was there from a command before, and says nothing of the others."""
+    def begin(self, description: str) -> None:
+        """Announce the next part; a part that took no time was finished by an earlier command and is not used for
+        estimates.
+        """
         now = time.monotonic()
-        if self._number and now - self._began > _SECONDS_OF_READING:
-            self._made.append(now - self._began)
-        self._number, self._began = self._number + 1, now
-        left = (self._count - self._number + 1) * sum(self._made) / max(len(self._made), 1)
-        more = f" (all that are left: about {duration(left)})" if self._made and not is_off() else ""
-        announce(f"{self._what} {self._number} of {self._count}: {words}{more}")
+        if self._number and now - self._started > _SECONDS_OF_READING:
+            self._durations.append(now - self._started)
+        self._number, self._started = self._number + 1, now
+        left = (self._count - self._number + 1) * sum(self._durations) / max(len(self._durations), 1)
+        more = f" (remaining: about {duration(left)})" if self._durations and not is_off() else ""
+        announce(f"{self._what} {self._number} of {self._count}: {description}{more}")
 
 
 def check_study(out: Path, *, images: int | None, samples: int, seed: int, fewest_samples: int = 1) -> None:
-    """Refuse before any training senseless numbers, and a folder that holds something else.
+    """Check the numbers and the output folder before any training.
 
     Args:
-        out: of the study, with ``cells/`` and ``runs/`` in it where it was interrupted.
-        images: seen by each training; ``None`` where the study says how many.
-        samples: drawn of each model, at least ``fewest_samples``.
+        out: folder of the study, which contains ``cells/`` and ``runs/`` if it was interrupted.
+        images: images seen by each training; ``None`` if the study determines the number.
+        samples: samples per model, at least ``fewest_samples``.
     Raises:
-        UsageError: one line that says which.
+        UsageError: if a number is out of range, or the folder has other content.
     """
     check_trainings(images, samples, seed, fewest_samples)
     check_study_folder(out)
 
 
 def trained(config: RunConfig, run: Path, device: str, measured_by: MeasuredBy | None = None) -> Model:
-    """Train a model, or resume or load what is in ``run``.
+    """Start or resume the training in ``run``, or load a finished one, and return its model.
 
     Args:
         config: of the training.
@@ -65,9 +67,9 @@ def trained(config: RunConfig, run: Path, device: str, measured_by: MeasuredBy |
         device: ``cpu``, ``cuda`` or ``auto``.
         measured_by: see ``train_run``.
     Raises:
-        RunError: the training failed.
-        StoppedError: it was stopped; a checkpoint was written.
-        UsageError: the folder holds a training with another configuration.
+        RunError: if training fails.
+        StoppedError: if it was stopped; a checkpoint was written.
+        UsageError: if the folder has a training with another configuration.
     """
     try:
         train_run(config, run, resume=(run / "config.json").is_file(), device=device, measured_by=measured_by)

@@ -1,7 +1,7 @@
-"""Studies: experiments that show what a model does and what the theory says, as figures and numbers.
+"""Studies: experiments that compare the behaviour of a model with theory, as figures and numbers.
 
-Listing them imports nothing. The rows of ``MODEL_STUDIES`` look at a trained model of images and share one command
-line and one way of writing (``studies.run``); the other studies have a command of their own.
+Listing them imports nothing. The entries of ``MODEL_STUDIES`` examine a trained model of images and share one command
+line and one output format (``studies.run``); each other study has a separate command.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ class ModelStudy(NamedTuple):
     """A study of a trained model of images.
 
     Attributes:
-        summary: what it shows, in a line.
-        run: ``module:function`` of ``(ImageStudyContext, options, folder, tell) -> list[StudyFigure]``; writes the
-            figures' PNGs into the folder, which exists, and calls ``on_progress(done, total)`` as it goes.
-        options: ``module:Model`` of its options, a frozen pydantic model whose docstring says what each one is.
-        denoises: it needs the model's denoiser; otherwise samples are enough, whatever generates them.
+        summary: what it shows, in one line. run: ``module:function`` of ``(ImageStudyContext, options, folder,
+            on_progress) -> list[StudyFigure]``; writes the figures' PNGs into the existing folder and calls
+            ``on_progress(done, total)``.
+        options: ``module:Model`` of its options, a frozen pydantic model whose docstring describes each option.
+        denoises: whether it needs the model's denoiser; otherwise only samples are needed.
     """
 
     summary: str
@@ -48,7 +48,7 @@ MODEL_STUDIES: dict[str, ModelStudy] = {
         "undiffuse.studies.images.interpolation:InterpolationOptions",
     ),
     "prior-interpolation": ModelStudy(
-        "samples from noise interpolated between two seeds, spherically or linearly; of a GAN, from its latents",
+        "samples from noise interpolated between two seeds, spherically or linearly; for a GAN, from its latents",
         "undiffuse.studies.images.prior_interpolation:study_prior_interpolation",
         "undiffuse.studies.images.prior_interpolation:PriorInterpolationOptions",
         denoises=False,
@@ -83,14 +83,14 @@ MODEL_STUDIES: dict[str, ModelStudy] = {
     ),
 }
 
-#: Former names of studies, which the command line still takes -> their names.
+#: Former names of studies, which the command line still accepts -> current names.
 RENAMED_STUDIES = {"progressive": "denoising-trajectory", "levels": "noise-levels"}
 
-#: Name of a study and what it shows.
+#: Name of each study and its summary.
 STUDIES = {
-    "theory": "a model of points in the plane against the exact truth: scores, paths, likelihood, samplers",
-    "parameterization": "{posterior mean, x0, eps} x {variational, simple} x {beta, beta-tilde}, trained alike",
-    "one-class": "one class against several at an equal budget of training: fidelity and variety of each",
+    "theory": "a model of points in the plane against the exact distribution: scores, paths, likelihood, samplers",
+    "parameterization": "{posterior mean, x0, eps} x {variational, simple} x {beta, beta-tilde}, with equal training",
+    "one-class": "one class against several at an equal training budget: fidelity and diversity of each",
     "small-data": "a recipe on 1,000 images, with and without augmentation: quality and overfitting against epochs",
     **{name: study.summary for name, study in MODEL_STUDIES.items()},
 }

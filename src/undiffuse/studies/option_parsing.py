@@ -1,4 +1,4 @@
-"""How lists are written in the options of studies. Imports nothing heavy."""
+"""Parsing of lists in the options of studies. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def sampler_words(value: Any) -> Any:
-    """``heun,ddim:eta=0.5`` as a list; a comma inside a sampler's options belongs to them. What is no text stays."""
+    """Split ``heun,ddim:eta=0.5`` into a list; commas within a sampler's options are kept, as are non-string values."""
     if not isinstance(value, str):
         return value
     parts: list[str] = []

@@ -20,14 +20,14 @@ from undiffuse.version import __version__
 
 
 def check_model(model: Model, study: str) -> None:
-    """Refuse a study of images on a model of points, or one that needs a denoiser on a model without.
+    """Check that a study of images can be run on this model.
 
     Raises:
-        UsageError: says which study to take instead.
+        UsageError: if the model generates points, or has no denoiser and the study needs one.
     """
     if not model.module.space.is_image:
         raise UsageError(
-            f"the study {study!r} is for images, this model makes points; take 'undiffuse study theory MODEL'"
+            f"the study {study!r} is for images, this model generates points; use 'undiffuse study theory MODEL'"
         )
     if lookup(MODEL_STUDIES, study, "study").denoises:
         denoising(model.module, f"the study {study!r}")
@@ -41,13 +41,13 @@ def run_study(
     record: Mapping[str, Any] | None = None,
     observer: Observer = SILENT,
 ) -> dict[str, Any]:
-    """Write a study's figures, ``study.json`` and ``README.md`` into ``folder``, which exists.
+    """Write a study's figures, ``study.json`` and ``README.md`` into the existing ``folder``.
 
     Args:
-        name: a row of ``MODEL_STUDIES``.
+        name: a key of ``MODEL_STUDIES``.
         options: of the study; its defaults if ``None``.
-        record: of the model, at the head of the JSON.
-        observer: learns how much of the work is done, of how much.
+        record: description of the model, at the start of the JSON.
+        observer: receives the progress.
     Returns:
         The content of ``study.json``.
     """

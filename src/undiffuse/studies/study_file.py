@@ -8,10 +8,10 @@ from undiffuse.errors import UsageError
 
 
 def study_file(folder: Path) -> Path:
-    """The file in a study's folder that holds its results.
+    """Path of the file with the results in a study's folder.
 
     Raises:
-        UsageError: no study there.
+        UsageError: if the folder contains no study.
     """
     path = folder / "study.json"
     if not path.exists():

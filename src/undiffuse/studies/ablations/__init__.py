@@ -1,1 +1,1 @@
-"""Studies that train several models which differ in one choice."""
+"""Studies that train several models that differ in one choice."""

@@ -1,9 +1,9 @@
-"""Study ``one-class``: one class against several at an equal budget of training.
+"""Study ``one-class``: one class against several at an equal training budget.
 
-The same recipe sees the same number of images three times: of one class alone; of all classes; of all classes, each
-with its name. A model of one class spends its whole budget there and has no other to get wrong; a model of all classes
-sees a part of each and shares among them what they have in common. So all are compared with real images of that class
-and of all; fresh real images, compared likewise, show how good a score can be at that count.
+The same recipe is trained three times on the same number of images: of one class; of all classes; of all classes with
+class conditioning. A model of one class spends its whole budget on it; a model of all classes sees fewer images of each
+and shares common features between classes. So all are compared with real images of that class and of all classes; other
+real images, compared in the same way, show the best possible score at that number of images.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from undiffuse.studies.images.context import ImageArray
 from undiffuse.studies.plots import image_grid
 
 NEAREST = 5  # the neighbour that sets the radii of precision and recall
-#: Real images compared with, at most: precision and recall look at all pairs.
+#: Maximum number of real images for comparison: precision and recall need all pairs.
 REFERENCES = 2000
 _SHOWN = 12
-#: A classifier that knows a class names at least this share of its real images alike.
+#: Minimum fraction of the real images of a class to which the classifier must assign the same label.
 _KNOWN = 0.5
 
 
@@ -34,14 +34,14 @@ class Training(NamedTuple):
     """One of the trainings.
 
     Attributes:
-        name: of its folder.
-        words: in tables.
-        one_class: it sees the one class alone.
-        conditional: it is conditioned on the class of each image.
+        name: name of its folder.
+        label: label in tables.
+        one_class: whether it is trained on the one class only.
+        conditional: whether it is conditioned on the class of each image.
     """
 
     name: str
-    words: str
+    label: str
     one_class: bool
     conditional: bool
 
@@ -54,18 +54,18 @@ TRAININGS = (
 
 
 class SampleSet(NamedTuple):
-    """Samples of a training: of the one class (``the class``) or of whatever comes (``anything``)."""
+    """Samples of a training: of the one class (``the class``) or without a requested class (``anything``)."""
 
     training: Training
     of_class: bool
 
     @property
-    def words(self) -> str:
-        """What is sampled."""
+    def label(self) -> str:
+        """What is sampled, for tables."""
         return "the class" if self.of_class else "anything"
 
 
-#: Every set of samples; an unconditional model cannot be asked for a class.
+#: All sets of samples; an unconditional model cannot sample a given class.
 SETS = (
     SampleSet(TRAININGS[0], False),
     SampleSet(TRAININGS[1], False),
@@ -75,7 +75,7 @@ SETS = (
 
 
 class Target(NamedTuple):
-    """Real images as features (N, D), and as the distance from them sums them up."""
+    """Features (N, D) of real images, and their summary for the distance."""
 
     features: Tensor
     distance: SetDistance
@@ -85,14 +85,14 @@ class Target(NamedTuple):
 def target_of(
     extractor: FeatureExtractor, images: Tensor, num: int, what: str, distance: SetDistance | None = None
 ) -> Target:
-    """What samples are compared with.
+    """Prepare real images for comparison with samples.
 
     Args:
-        num: samples of each set.
-        what: the images are, for messages.
-        distance: from them; the Fréchet distance by default.
+        num: samples per set.
+        what: name of the images, for messages.
+        distance: the Fréchet distance by default.
     Raises:
-        UsageError: fewer images or samples than the distance over these features needs.
+        UsageError: if there are fewer images or samples than the distance needs with these features.
     """
     distance = distance or FrechetSetDistance()
     features = extractor.features(images)
@@ -104,7 +104,7 @@ def target_of(
 
 
 def scores(samples: Tensor, target: Target) -> dict[str, float]:
-    """The distance with its standard error, precision and recall of features (M, D) against a target."""
+    """Distance with standard error, precision and recall of features (M, D) against a target."""
     name, distance = target.distance.name, target.distance
     estimate = distance.between(distance.of(samples), target.summary)
     found = coverage(target.features, samples, k=NEAREST)
@@ -117,28 +117,29 @@ def scores(samples: Tensor, target: Target) -> dict[str, float]:
 
 
 def class_share(extractor: FeatureExtractor, samples: Tensor, real: Tensor) -> float | None:
-    """Share of samples that the classifier gives to the class that it gives most of ``real`` to.
+    """Fraction of samples with the class that the classifier predicts for most of ``real``.
 
-    ``None`` without a classifier, or where it does not know the class: if it spreads ``real`` over several of its own,
-    as one of ImageNet's classes does with sunflowers, the share would say more of the classifier than of the samples.
+    ``None`` without a classifier, or if the classifier does not have the class: if its predictions for ``real`` are
+    spread over several classes, as those of an ImageNet classifier for sunflowers, the fraction would not be
+    informative.
 
     Args:
-        samples, real: uint8 images (N, C, H, W), ``real`` all of one class.
+        samples, real: uint8 images (N, C, H, W); all images of ``real`` are of one class.
     """
     try:
-        named = extractor.classify(real).argmax(1)
+        predicted = extractor.classify(real).argmax(1)
     except UsageError:
         return None
-    own = int(named.mode().values)
-    if (named == own).double().mean() < _KNOWN:
+    mode = int(predicted.mode().values)
+    if (predicted == mode).double().mean() < _KNOWN:
         return None
-    return float((extractor.classify(samples).argmax(1) == own).double().mean())
+    return float((extractor.classify(samples).argmax(1) == mode).double().mean())
 
 
 def measure(
     extractor: FeatureExtractor, samples: Tensor, targets: Mapping[str, Target], real_of_class: Tensor
 ) -> dict[str, Any]:
-    """All scores of a set of uint8 images against each target, and the share of the class."""
+    """All scores of a set of uint8 images against each target, and the fraction of the class."""
     features = extractor.features(samples)
     return {
         "class_share": class_share(extractor, samples, real_of_class),
@@ -147,12 +148,12 @@ def measure(
 
 
 def markdown(rows: Sequence[Mapping[str, Any]], record: Mapping[str, Any]) -> str:
-    """The table and how it was made, as Markdown."""
+    """The table and its settings, as Markdown."""
     distance = set_distance(record["metric"])
     titles = [f"{name}, {of}" for of in ("the class", "all") for name in (distance.short_label, "precision", "recall")]
     head = ["trained on", "sampled", "images of the class seen", "classified as the class", *titles]
     lines = [
-        "# One class against several at an equal budget",
+        "# One class against several at an equal training budget",
         "",
         f"Data: {record['data']}; the class: {record['class']}. {record['images']:,} images seen by each training of "
         f"the recipe {record['recipe']}, seed {record['seed']}; {record['samples']} samples of each set; "
@@ -166,16 +167,16 @@ def markdown(rows: Sequence[Mapping[str, Any]], record: Mapping[str, Any]) -> st
     lines += [
         "",
         f"Lower {distance.label}s ({_published(distance)}: other features) and higher precision and recall are "
-        "better. A model that cannot be conditioned on the class is measured by whatever it samples. The last rows "
-        "are other real images, as many as there are samples: no model should be expected to do better. Numbers "
-        "after ± are standard errors of sampling, not of training again.",
+        "better. A model without class conditioning is measured by its unconditional samples. The last rows "
+        "are other real images, as many as there are samples, which no model should be expected to exceed. Numbers "
+        "after ± are standard errors over sampling, not over training runs.",
         "",
     ]
     return "\n".join(lines)
 
 
 def _published(distance: SetDistance) -> str:
-    """What it is not, for its features are not those of the papers."""
+    """The published metric that it is not, since its features differ from those of the papers."""
     return "no FID" if distance.positive else "no KID"
 
 
@@ -208,15 +209,15 @@ def draw_samples(path: Path, rows: Sequence[tuple[str, str, ImageArray]]) -> Non
 
 
 def other_images(count: int, num: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Positions of reference images and of ``num`` others out of ``count``, in a random order by the seed.
+    """Positions of reference images and of ``num`` other images among ``count``, in a random order set by the seed.
 
     Raises:
-        UsageError: too few images for both.
+        UsageError: if there are too few images for both.
     """
     if count < 2 * num:
         raise UsageError(
-            f"{count} training images of one kind are too few to compare {num} samples with {num} real images and "
-            f"have {num} others for scale; take --num {max(1, count // 2)} or fewer, or more data"
+            f"{count} training images of one kind are too few to compare {num} samples with {num} real images and to "
+            f"keep {num} others for reference; use --num {max(1, count // 2)} or fewer, or more data"
         )
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     return order[num : num + REFERENCES], order[:num]

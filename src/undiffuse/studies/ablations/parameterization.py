@@ -1,8 +1,9 @@
-"""``undiffuse study parameterization``: what the network predicts, how its loss is weighted, which variance samples.
+"""``undiffuse study parameterization``: prediction target, loss weighting and sampling variance.
 
 The experiment of Ho et al. 2020, table 2, for {posterior mean, x0, eps} x {variational, simple} x {beta, beta-tilde}:
-the same network sees the same images and noise in all cells. The simple loss is the plain squared error of what is
-predicted and knows no variance, so its two cells share one training; the variational weight c_0^2 / (2 variance) does.
+all cells use the same network, images and noise. The simple loss is the plain squared error of the prediction target
+and does not depend on the variance, so its two cells share one training; the variational weight c_0^2 / (2 variance)
+does.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from undiffuse.losses.variational import Normal, variational_bound
 PREDICTIONS = ("posterior_mean", "x0", "eps")
 LOSSES = ("variational", "simple")
 VARIANCES = ("beta", "beta_tilde")
-#: The weighting that is the plain error of what is predicted.
+#: The weighting that gives the plain error of each prediction target.
 SIMPLE = {"posterior_mean": "posterior_mean", "x0": "uniform", "eps": "simple"}
-#: T and a linear schedule with the end points of DDPM's 1000 steps, each beta 1000 / T times as large.
+#: T, and a linear schedule with the end points of DDPM's 1000 steps, with each beta 1000 / T times as large.
 NUM_STEPS = 200
 SCHEDULE = {"beta_start": 1e-4 * 1000 / NUM_STEPS, "beta_end": 0.02 * 1000 / NUM_STEPS}
 _SHOWN = {"posterior_mean": "posterior mean", "beta_tilde": "beta-tilde"}
@@ -33,9 +34,9 @@ class Cell:
     """One cell of the table.
 
     Attributes:
-        prediction: a row of ``PREDICTIONS``.
-        loss: a row of ``LOSSES``.
-        variance: of the reverse step, in sampling and in the bound; a row of ``VARIANCES``.
+        prediction: an element of ``PREDICTIONS``.
+        loss: an element of ``LOSSES``.
+        variance: of the reverse step, in sampling and in the bound; an element of ``VARIANCES``.
     """
 
     prediction: str
@@ -44,7 +45,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """``eps-simple-beta`` and the like."""
+        """A name such as ``eps-simple-beta``."""
         return f"{self.prediction}-{self.loss}-{self.variance}"
 
     @property
@@ -53,32 +54,32 @@ class Cell:
         return self.name if self.loss == "variational" else f"{self.prediction}-{self.loss}"
 
     def overrides(self) -> list[str]:
-        """What distinguishes its training, as ``key=value``."""
+        """The settings of its training, as ``key=value``."""
         weighting = ["system.weighting=variational", f"system.weighting.variance={self.variance}"]
         simple = [f"system.weighting={SIMPLE[self.prediction]}"]
         return [f"system.parameterization={self.prediction}", *(weighting if self.loss == "variational" else simple)]
 
     @property
     def sampler(self) -> str:
-        """How it samples: all steps of the chain."""
+        """Its sampler, over all steps of the chain."""
         return f"ancestral:variance={self.variance}"
 
 
 def cells() -> list[Cell]:
-    """All twelve."""
+    """All twelve cells of the table."""
     return [Cell(prediction, loss, var) for prediction in PREDICTIONS for loss in LOSSES for var in VARIANCES]
 
 
 def density_bound(denoiser: Denoiser, x_0: Tensor, normal: Normal, variance: str) -> Tensor:
-    """The bound on -log p(x_0) of data without levels over a chain's own knots, ``(B,)`` nats.
+    """The bound on -log p(x_0) of continuous data over the knots of a chain, ``(B,)`` nats.
 
     Args:
         denoiser: of a discrete chain.
         x_0: (B, ...).
-        normal: noise of the terms, see ``losses.variational``.
+        normal: draws the noise of the terms, see ``losses.variational``.
         variance: ``beta`` or ``beta_tilde``.
     Raises:
-        UsageError: a process without steps.
+        UsageError: if the process is continuous.
     """
     knots = denoiser.process.knots
     if knots is None:
@@ -87,9 +88,9 @@ def density_bound(denoiser: Denoiser, x_0: Tensor, normal: Normal, variance: str
 
 
 def markdown(rows: Sequence[dict[str, Any]], record: dict[str, Any]) -> str:
-    """The table and how it was made, as Markdown."""
+    """The table and its settings, as Markdown."""
     lines = [
-        "# What to predict, how to weigh it, which variance to sample with",
+        "# Prediction target, loss weighting and sampling variance",
         "",
         f"Data: {record['data']}. {record['images']:,} images for each training, T = {NUM_STEPS}, "
         f"seed {record['seed']}; {record['samples']} samples, all {NUM_STEPS} ancestral steps. The experiment "
@@ -101,16 +102,16 @@ def markdown(rows: Sequence[dict[str, Any]], record: dict[str, Any]) -> str:
     lines += ["| " + " | ".join(row_texts(row)) + " |" for row in rows]
     lines += [
         "",
-        "The variational loss weighs each step as the bound does, c_0² / (2 variance); the simple one is the plain "
-        "squared error of what is predicted. The two cells of a simple loss share their weights. A cell that broke "
-        "down says how. Numbers after ± are standard errors of sampling and evaluation, not of training again.",
+        "The variational loss weights each step as in the bound, c_0² / (2 variance); the simple loss is the plain "
+        "squared error of the prediction target. The two cells of a simple loss share their weights. A failed cell "
+        "gives the reason. Numbers after ± are standard errors over sampling and evaluation, not over training runs.",
         "",
     ]
     return "\n".join(lines)
 
 
 def row_texts(row: dict[str, Any]) -> list[str]:
-    """The five columns of one cell as text; the reason in place of a number that is missing."""
+    """The five columns of one cell as text, with the reason in place of a missing number."""
     names = [_SHOWN.get(row[key], row[key]) for key in ("prediction", "loss", "variance")]
     return [*names, *(_value(row[key], row.get("failed")) for key in ("quality", "bound"))]
 

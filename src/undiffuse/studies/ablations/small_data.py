@@ -1,16 +1,15 @@
 """Study ``small-data``: one recipe on about 1,000 images, with and without augmentation, measured during training.
 
-Plotted against the number of passes over those images are the distance of samples from images that were held out,
-which a model that merely repeats its training images does not lower, and how much better the model knows its training
-images than held-out ones: of a GAN, by its discriminator's logits D,
+It plots against the number of epochs the distance of samples from held-out images, which memorisation of training
+images does not lower, and the gap between training and held-out images: for a GAN, from its discriminator's logits D,
 
     gap = (E[D(training)] - E[D(held out)]) / (E[D(training)] - E[D(samples)]),
 
-0 where the discriminator cannot tell the two apart and 1 where held-out images look to it like samples (r_v of Karras
-et al. 2020, arXiv:2006.06676, eq. 1); of a model with a loss alone, (held-out - training loss) / held-out loss.
+0 if the discriminator cannot distinguish them and 1 if it rates held-out images like samples (r_v of Karras et al.
+2020, arXiv:2006.06676, eq. 1); for a model without a discriminator, (held-out - training loss) / held-out loss.
 
-The cost of measuring is bounded beforehand: a short trial gives the seconds of a pass and of a sample, and the number
-of samples is the largest that keeps measuring within a fifth of the training.
+The cost of evaluation is limited in advance: a short trial measures the seconds per epoch and per sample, and the
+number of samples is the largest that keeps the evaluation within a fifth of the training time.
 """
 
 from __future__ import annotations
@@ -27,18 +26,18 @@ from undiffuse.metrics.set_distance import SetDistance, set_distance
 from undiffuse.studies.images.context import ImageArray
 from undiffuse.studies.plots import image_grid, plot_style
 
-#: Share of the seconds of training that measuring may take.
+#: Maximum time of evaluation as a fraction of the training time.
 SHARE = 0.2
-#: Samples beyond which the distance's error gains little.
+#: Number of samples beyond which the error of the distance hardly decreases.
 MOST_SAMPLES = 2000
-_SPARE = 0.75  # of the share is planned for, as trials are short and validation takes its part
+_SPARE = 0.75  # fraction of the limit that is planned for, since trials are short and validation takes time too
 
 
 class Arm(NamedTuple):
-    """One of the trainings: ``name`` of its folder, and ``words`` in tables."""
+    """One of the trainings: ``name`` of its folder, and ``label`` in tables."""
 
     name: str
-    words: str
+    label: str
     augmented: bool
 
 
@@ -46,12 +45,12 @@ ARMS = (Arm("plain", "no augmentation", False), Arm("augmented", "augmentation",
 
 
 class Budget(NamedTuple):
-    """How often is measured, and with how many samples.
+    """Interval of the measurements, and their number of samples.
 
     Attributes:
-        epochs: between two measurements.
-        samples: of each.
-        share: of the training's seconds that the trial promises.
+        epochs: epochs between two measurements.
+        samples: samples per measurement.
+        share: fraction of the training time, estimated from the trial.
     """
 
     epochs: int
@@ -60,15 +59,15 @@ class Budget(NamedTuple):
 
 
 def budget_of(seconds_an_epoch: float, seconds_a_sample: float, epochs: int, fewest: int) -> Budget:
-    """The most samples whose measurement every ``epochs`` passes stays within its share of the training.
+    """The largest number of samples whose measurement every ``epochs`` epochs stays within the time limit.
 
-    Where not even ``fewest`` do, they are measured more rarely.
+    If even ``fewest`` samples exceed it, the interval is increased.
 
     Args:
-        seconds_an_epoch: of a pass over the data, without measuring.
-        seconds_a_sample: of drawing and measuring a sample.
-        epochs: wanted between two measurements.
-        fewest: that the distance needs.
+        seconds_an_epoch: time of an epoch, without measuring.
+        seconds_a_sample: time to draw and measure a sample.
+        epochs: requested interval between two measurements.
+        fewest: minimum number of samples for the distance.
     """
     allowed = _SPARE * SHARE * seconds_an_epoch
     samples = min(MOST_SAMPLES, int(allowed * epochs / seconds_a_sample))
@@ -84,20 +83,20 @@ def trial_costs(metrics_log: Sequence[Mapping[str, Any]], images_an_epoch: int) 
 
 
 def training_rate(metrics_log: Sequence[Mapping[str, Any]]) -> float:
-    """Images a second of training alone: the median over the log's windows, without the first if there are others."""
+    """Images per second of training only: the median over the log's windows, without the first if there are more."""
     rates = [row["wall"]["images_per_second"] for row in metrics_log if row.get("kind") == "train"]
     return float(median(rates[1:] or rates))
 
 
 def measuring_share(metrics_log: Sequence[Mapping[str, Any]]) -> float:
-    """Time spent on measuring samples, as a share of the seconds of training without it."""
+    """Time spent on measuring samples, as a fraction of the remaining training time."""
     spent = sum(row["wall"]["measuring_seconds"] for row in metrics_log if row.get("kind") == "quality")
     total = max(float(row["wall"]["seconds"]) for row in metrics_log)
     return float(spent / (total - spent))
 
 
 def curve(metrics_log: Sequence[Mapping[str, Any]], images_an_epoch: int) -> list[dict[str, Any]]:
-    """Epoch, distance and its error of every measurement."""
+    """Epoch, distance and standard error of every measurement."""
     return [
         {
             "epoch": row["images"] / images_an_epoch,
@@ -111,7 +110,7 @@ def curve(metrics_log: Sequence[Mapping[str, Any]], images_an_epoch: int) -> lis
 
 
 def gaps(metrics_log: Sequence[Mapping[str, Any]], images_an_epoch: int) -> list[dict[str, float]]:
-    """Epoch and the discriminator's gap at every validation; none for a model without a discriminator."""
+    """Epoch and the discriminator's gap at every validation; empty for a model without a discriminator."""
     found = []
     for row in metrics_log:
         if row.get("kind") == "validation" and "d_real_train" in row:
@@ -125,28 +124,28 @@ def gaps(metrics_log: Sequence[Mapping[str, Any]], images_an_epoch: int) -> list
 def loss_gaps(metrics_log: Sequence[Mapping[str, Any]], images_an_epoch: int) -> list[dict[str, float]]:
     """Epoch and (held-out - training loss) / held-out loss of a model without a discriminator.
 
-    The training loss is the mean over the window of the metrics log that the validation falls into, so that one gap is
-    as noisy as one window.
+    The training loss is the mean over the window of the metrics log that contains the validation, so a gap is as noisy
+    as one window.
     """
     train = [row for row in metrics_log if row.get("kind") == "train"]
     found = []
     for row in metrics_log:
         if row.get("kind") == "validation" and "d_real_train" not in row and row["loss_raw"]:
-            own = [one["loss"] for one in train if one["images"] >= row["images"]][:1]
+            window = [entry["loss"] for entry in train if entry["images"] >= row["images"]][:1]
             found += [
                 {"epoch": row["images"] / images_an_epoch, "gap": (row["loss_raw"] - loss) / row["loss_raw"]}
-                for loss in own
+                for loss in window
             ]
     return found
 
 
 def row_of(arm: Arm, metrics_log: Sequence[Mapping[str, Any]], images_an_epoch: int) -> dict[str, Any]:
-    """All that the study needs from a training's metrics log."""
+    """The results of a training, from its metrics log."""
     measured = curve(metrics_log, images_an_epoch)
     best = min(measured, key=lambda point: point["value"])
     return {
         "arm": arm.name,
-        "words": arm.words,
+        "words": arm.label,
         "quality": measured,
         "best": best,
         "last": measured[-1],
@@ -169,7 +168,7 @@ def _point(point: Mapping[str, Any]) -> str:
 
 
 def head(distance: SetDistance) -> list[str]:
-    """Above the columns of ``row_texts``."""
+    """Column titles of ``row_texts``."""
     return [
         "trained with",
         f"best {distance.short_label}, after epochs",
@@ -180,7 +179,7 @@ def head(distance: SetDistance) -> list[str]:
 
 
 def markdown(rows: Sequence[Mapping[str, Any]], record: Mapping[str, Any]) -> str:
-    """The table and how it was made, as Markdown."""
+    """The table and its settings, as Markdown."""
     distance = set_distance(record["metric"])
     titles = head(distance)
     lines = [
@@ -199,36 +198,36 @@ def markdown(rows: Sequence[Mapping[str, Any]], record: Mapping[str, Any]) -> st
         "",
         "![Quality and gap against epochs](small_data.png)",
         "",
-        f"{conclusion(rows)} Numbers after ± are standard errors of sampling, not of training again.",
+        f"{conclusion(rows)} Numbers after ± are standard errors over sampling, not over training runs.",
         "",
     ]
     return "\n".join(lines)
 
 
 def conclusion(rows: Sequence[Mapping[str, Any]]) -> str:
-    """What the numbers say about the augmentation, where both trainings finished."""
-    whole = {row["arm"]: row for row in rows if not row.get("failed")}
-    if len(whole) < len(ARMS):
+    """The effect of the augmentation in words, if both trainings finished."""
+    finished = {row["arm"]: row for row in rows if not row.get("failed")}
+    if len(finished) < len(ARMS):
         return "Not all trainings finished."
     sentences = [
-        f"At the {where}, {_comparison(whole['plain'][key], whole['augmented'][key])}."
+        f"At the {where}, {_comparison(finished['plain'][key], finished['augmented'][key])}."
         for key, where in (("best", "best epoch of each"), ("last", "last epoch"))
     ]
-    late = [row["words"] for row in whole.values() if surely_above(row["last"], row["best"])]
+    late = [row["words"] for row in finished.values() if significantly_above(row["last"], row["best"])]
     sentences.append(f"The distance rose again after its best epoch with {' and with '.join(late)}." if late else "")
     return " ".join(filter(None, sentences))
 
 
 def _comparison(plain: Mapping[str, float], augmented: Mapping[str, float]) -> str:
-    if surely_above(plain, augmented):
+    if significantly_above(plain, augmented):
         return "the augmentation lowers the distance"
-    if surely_above(augmented, plain):
+    if significantly_above(augmented, plain):
         return "the augmentation raises the distance"
     return "no difference was found"
 
 
-def surely_above(a: Mapping[str, float], b: Mapping[str, float]) -> bool:
-    """Whether the 95 % interval of a - b lies above 0."""
+def significantly_above(a: Mapping[str, float], b: Mapping[str, float]) -> bool:
+    """Whether the 95 % interval of a - b is above 0."""
     return a["value"] - b["value"] > 1.96 * math.hypot(a["standard_error"], b["standard_error"])
 
 
@@ -247,7 +246,7 @@ def draw_curves(path: Path, rows: Sequence[Mapping[str, Any]], distance: SetDist
             right.plot(*zip(*along, strict=True), color=colour, marker="o", ms=3, label=row["words"])
     title = f"{distance.label} ({features}) from held-out images"
     left.set(xlabel="epochs", yscale="log" if distance.positive else "linear", title=title)
-    right.set(xlabel="epochs", title="how much better training images are known than held-out ones")
+    right.set(xlabel="epochs", title="gap between training and held-out images")
     right.axhline(0, color=plot_style.GREY, linewidth=0.8)
     for axes in (left, right):
         axes.title.set_fontsize(9.5)
@@ -258,7 +257,7 @@ def draw_curves(path: Path, rows: Sequence[Mapping[str, Any]], distance: SetDist
 
 
 def draw_samples(path: Path, shown: Sequence[tuple[str, ImageArray]]) -> None:
-    """Write ``samples.png``: of each training its name and samples (N, C, H, W), in two rows."""
+    """Write ``samples.png``: the label and samples (N, C, H, W) of each training, in two rows."""
     rows = [row for _, images in shown for row in np.array_split(images, 2)]
     labels = [text for words, _ in shown for text in (words, "")]
     image_grid.write([image_grid.Table(rows, row_labels=labels, row_gaps=range(2, len(rows), 2))], path)

@@ -1,4 +1,4 @@
-"""The context of a study of images: a trained model, its training and held-out images, and ways between them."""
+"""The context of a study of images: a trained model, its training and held-out images, and conversions."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from undiffuse.samplers.grids import time_grid
 from undiffuse.samplers.noise import NoiseSource, SeededNoise
 
 ImageArray = npt.NDArray[np.uint8]
-#: Steps of a first-order stochastic sampler that is not the model's own.
+#: Default steps of a first-order stochastic sampler other than the model's.
 _ANCESTRAL_STEPS = 100
 
 
@@ -39,9 +39,9 @@ class ImageStudyContext:
     """A trained model of images and its data.
 
     Args:
-        model: trained, of images.
-        load_data: gives (training, held-out) images; called once, by the first study that needs them.
-        seed: of everything drawn; sample i has seed + i.
+        model: a trained model of images.
+        load_data: returns (training, held-out) images; called once, when first needed.
+        seed: base seed; sample i has seed + i.
     """
 
     model: Model
@@ -55,17 +55,17 @@ class ImageStudyContext:
 
     @property
     def module(self) -> DenoisingModel:
-        """The model, which denoises."""
+        """The denoising model."""
         return denoising(self.model.module, "a study of denoising")
 
     @cached_property
     def denoiser(self) -> Denoiser:
-        """What samples are drawn with, in fixed batches, so that no image depends on how many are drawn together."""
+        """The denoiser for sampling, in fixed batches, so that images do not depend on the batch size."""
         return self.module.sampling_denoiser().eval()
 
     @cached_property
     def unguided(self) -> Denoiser:
-        """The same without any guidance: the model whose ODE inverts."""
+        """The denoiser without guidance, for inversion by the ODE."""
         return self.module.unguided_denoiser().eval()
 
     @property
@@ -75,7 +75,7 @@ class ImageStudyContext:
 
     @property
     def device(self) -> torch.device:
-        """Where the network is."""
+        """Device of the network."""
         return self.model.module.device
 
     @cached_property
@@ -84,20 +84,20 @@ class ImageStudyContext:
         return self.load_data()
 
     def real(self, count: int, split: str = "held out") -> Tensor:
-        """``count`` real images, evenly spread over a split (``held out`` or ``training``), uint8 (N, C, H, W).
+        """``count`` real images, evenly spaced over a split (``held out`` or ``training``), uint8 (N, C, H, W).
 
-        Where nothing was held out, training images are taken.
+        If no images were held out, training images are used.
         """
         train, held_out = self.data
         dataset = train if split == "training" or len(held_out) == 0 else held_out
         return dataset.fetch(evenly_spaced(len(dataset), count)).items
 
     def to_x(self, images: Tensor) -> Tensor:
-        """uint8 images as x_0 in [-1, 1], float32 on the model's device."""
+        """Convert uint8 images to x_0 in [-1, 1], float32 on the model's device."""
         return images.to(self.device).float() / 127.5 - 1
 
     def condition(self, count: int, class_name: Classes = None) -> Condition | None:
-        """Labels of ``count`` samples, all classes in turn by default; ``None`` for a model without classes."""
+        """Condition of ``count`` samples, by default cycling through all classes; ``None`` without classes."""
         return self.model.condition(self.model.classes_of(class_name, count))
 
     def noise(self, count: int, first: int = 0) -> SeededNoise:
@@ -109,15 +109,15 @@ class ImageStudyContext:
         return range(self.seed + first, self.seed + first + count)
 
     def diffuse(self, x_0: Tensor, t: float, eps: Tensor) -> Tensor:
-        """x_t = alpha(t) x_0 + sigma(t) eps for a batch at one time, in the type of ``x_0``."""
+        """x_t = alpha(t) x_0 + sigma(t) eps for a batch at one time, in the dtype of ``x_0``."""
         times = torch.full((len(x_0),), t, dtype=torch.float64, device=x_0.device)
         alpha, sigma = per_row(self.process.alpha(times), x_0), per_row(self.process.sigma(times), x_0)
         return alpha * x_0 + sigma * eps.to(x_0)
 
     def times(self, num_steps: int | None = None, start: float = 1.0, grid: str | None = None) -> Tensor:
-        """The model's own grid, or one of other steps, from the first of its times at or below ``start`` down to 0.
+        """The model's time grid, or one with ``num_steps`` steps, from ``start`` down to 0.
 
-        With ``start`` inside the grid, the grid begins at ``start`` itself.
+        If ``start`` is inside the grid, the grid starts at exactly ``start``.
         """
         record = self.module.sampling_record()
         times = time_grid(
@@ -141,10 +141,10 @@ class ImageStudyContext:
         """Samples (B, C, H, W) in [-1, 1] from x_t at ``times[0]`` down to 0.
 
         Args:
-            sampler: the model's own by default.
-            noise: of a stochastic sampler's steps, one seed per sample; equal seeds share their step noise.
-            cond: one row per sample; classes in turn by default.
-            denoiser: another than the one that samples are drawn with.
+            sampler: the model's by default.
+            noise: for the steps of a stochastic sampler, one seed per sample; equal seeds share their step noise.
+            cond: one row per sample; by default cycling through the classes.
+            denoiser: replaces the default denoiser.
         """
         row = make_sampler(sampler or self.module.sampling_record()["sampler"])
         count = len(x_t)
@@ -167,11 +167,11 @@ class ImageStudyContext:
 
 
 class ClassOptions(FrozenModel):
-    """The class in a study's options; the class called 3 may be written without quotes.
+    """The class in a study's options; the class named "3" may be written without quotes.
 
     Args:
-        class_name: of all samples; all classes in turn by default.
-        no_class: samples of no class in particular.
+        class_name: of all samples; by default cycling through all classes.
+        no_class: sample without a class.
     """
 
     class_name: Annotated[
@@ -185,14 +185,14 @@ class ClassOptions(FrozenModel):
         return [None] if self.no_class else self.class_name
 
     @model_validator(mode="after")
-    def _one_of_both(self) -> Self:
+    def _check_exclusive(self) -> Self:
         if self.no_class and self.class_name is not None:
-            raise ValueError(f"class_name={self.class_name} and no_class=true exclude each other; say one of them")
+            raise ValueError(f"class_name={self.class_name} and no_class=true exclude each other; set only one of them")
         return self
 
 
 class Plan(NamedTuple):
-    """A sampler's name with its options, and the steps of its whole grid."""
+    """A sampler's name with its options, and the steps of its full grid."""
 
     sampler: str
     steps: int
@@ -201,18 +201,19 @@ class Plan(NamedTuple):
 def sampling_plan(
     context: ImageStudyContext, sampler: str | None, steps: int | None, *, stochastic: bool = False
 ) -> Plan:
-    """What a study samples with: the given options, else the model's own.
+    """The sampler and steps of a study: the given options, else the model's defaults.
 
     Args:
-        stochastic: take ancestral sampling where the model's own sampler draws no noise.
+        stochastic: use ancestral sampling if the model's sampler is deterministic.
     """
     record = context.module.sampling_record()
-    own, own_steps = str(record["sampler"]), int(record["steps"])
-    if sampler is None and stochastic and not make_sampler(own).stochastic:
-        return Plan("ancestral", steps or max(own_steps, _ANCESTRAL_STEPS))
-    chosen = make_sampler(sampler or own)
-    default = own_steps if sampler in (None, own) or chosen.order > 1 else max(own_steps, _ANCESTRAL_STEPS)
-    return Plan(sampler or own, steps or default)
+    default, default_steps = str(record["sampler"]), int(record["steps"])
+    if sampler is None and stochastic and not make_sampler(default).stochastic:
+        return Plan("ancestral", steps or max(default_steps, _ANCESTRAL_STEPS))
+    chosen = make_sampler(sampler or default)
+    higher_order = sampler in (None, default) or chosen.order > 1
+    chosen_steps = default_steps if higher_order else max(default_steps, _ANCESTRAL_STEPS)
+    return Plan(sampler or default, steps or chosen_steps)
 
 
 def real_pairs(
@@ -220,10 +221,10 @@ def real_pairs(
 ) -> tuple[Tensor, Tensor, Condition | None]:
     """``count`` pairs of different real images, uint8 (N, C, H, W) each, and the condition of each pair.
 
-    The two of a pair are of one class where the model is conditional: all classes in turn, or the given one.
+    If the model is conditional, both images of a pair are of one class: cycling through all classes, or the given one.
 
     Raises:
-        UsageError: an unknown class, or a set too small.
+        UsageError: if the class is unknown, or the set is too small.
     """
     names = context.model.classes_of(class_name, count)
     train, held_out = context.data
@@ -243,7 +244,7 @@ def real_pairs(
 
 
 def _rows_of_class(dataset: Dataset, name: str | None) -> npt.NDArray[np.int64]:
-    """All rows for no class, or a name that is none."""
+    """Indices of the items of a class; all items if ``name`` is ``None`` or not a class."""
     if name is None or name not in dataset.class_names or dataset.labels is None:
         return np.arange(len(dataset))
     return np.flatnonzero(dataset.labels == dataset.class_names.index(name))

@@ -1,11 +1,11 @@
-"""The denoising trajectory: x_t and x_0-hat while sampling, and when which scales of the image are determined.
+"""The denoising trajectory: x_t and x_0-hat during sampling, and when each scale of the image is determined.
 
-x_0-hat is the model's estimate of the finished sample at time t. Its distance from the sample itself is split by
-scale: with P_b the part of an image in a band b of spatial frequencies (cycles across the image),
+x_0-hat is the model's estimate of the final sample at time t. Its distance from the sample is split by scale: with P_b
+the part of an image in a band b of spatial frequencies (cycles across the image),
 
     e_b(t) = mean over samples of |P_b (x_0-hat(x_t) - x_0)|^2, over the variance of |P_b x_0| among the samples,
 
-which is 1 where nothing is known of the band yet but its mean, more where the network errs, and 0 at the end.
+which is 1 if only the mean of the band is known, more if the network errs, and 0 at the end.
 
 Source: Ho et al. 2020, arXiv:2006.11239, sec. 4.3 and fig. 6.
 """
@@ -29,11 +29,11 @@ from undiffuse.studies.plots import image_grid, plot_style
 from undiffuse.studies.plots.plot_style import StudyFigure
 from undiffuse.wording import counted
 
-#: Columns of the filmstrips, the finished image apart.
+#: Columns of the filmstrips, without the final image.
 _COLUMNS = 11
-#: Default steps, unless the model's own are more: enough to see when what appears.
+#: Default number of steps, unless the model's is larger: enough to see when features appear.
 _STEPS = 50
-#: Cycles per image up to which a feature is large, and beyond which it is a detail.
+#: Maximum frequency, in cycles per image, of large features.
 _LARGE = 2.0
 
 
@@ -41,12 +41,12 @@ class DenoisingTrajectoryOptions(ClassOptions):
     """Options of the study ``denoising-trajectory``.
 
     Args:
-        num: samples that the distances are taken over.
-        rows: of them shown.
-        sampler: the model's own by default.
+        num: samples over which the distances are computed.
+        rows: samples shown.
+        sampler: the model's by default.
         steps: of the grid; at least 50 by default.
-        class_name: of all samples; all classes in turn by default.
-        no_class: of no class in particular.
+        class_name: of all samples; by default cycling through all classes.
+        no_class: sample without a class.
     """
 
     num: Annotated[int, Field(ge=2)] = 16
@@ -65,13 +65,13 @@ class Film(NamedTuple):
 
 
 def film(context: ImageStudyContext, plan: Plan, num: int, class_name: Classes, on_progress: ProgressCallback) -> Film:
-    """Draw samples and keep every step."""
+    """Draw samples and record every step."""
     times = context.times(plan.steps)
     noise = context.noise(num)
     start = context.process.start_std(float(times[0])) * noise.prior(torch.empty(num, *context.shape))
     x, x_0 = [start], []
 
-    def keep(progress: Progress) -> None:
+    def record(progress: Progress) -> None:
         x.append(progress.x.cpu())
         x_0.append(progress.x_0.cpu())
         on_progress(progress.index + 1, progress.count)
@@ -82,7 +82,7 @@ def film(context: ImageStudyContext, plan: Plan, num: int, class_name: Classes, 
         sampler=plan.sampler,
         noise=noise,
         cond=context.condition(num, class_name),
-        callback=keep,
+        callback=record,
     )
     return Film(times, torch.stack(x[:-1]), torch.stack(x_0), final.cpu())
 
@@ -91,7 +91,7 @@ def band_energies(images: Tensor, limits: tuple[float, float]) -> Tensor:
     """Energy of images (..., C, H, W) in three bands of spatial frequency, ``(3,)``, summed over all of them.
 
     Args:
-        limits: cycles per image that separate the bands.
+        limits: boundaries of the bands, in cycles per image.
     """
     height, width = images.shape[-2:]
     across = torch.fft.fftfreq(width, 1 / width).expand(height, width)
@@ -107,8 +107,8 @@ def missing(done: Film, limits: tuple[float, float]) -> Tensor:
     """e_b at each step, ``(K, 3)``: the error's energy in three bands over that of the samples about their mean."""
     energies = torch.stack([band_energies(x_0 - done.final, limits) for x_0 in done.x_0])
     num = len(done.final)
-    own = band_energies(done.final - done.final.mean(0), limits) * num / (num - 1)
-    return energies / own.clamp(min=1e-300)
+    sample_energies = band_energies(done.final - done.final.mean(0), limits) * num / (num - 1)
+    return energies / sample_energies.clamp(min=1e-300)
 
 
 def determined_from(share: Tensor, level: float = 0.5) -> int:
@@ -121,8 +121,8 @@ def study_denoising_trajectory(
     context: ImageStudyContext, options: DenoisingTrajectoryOptions, folder: Path, on_progress: ProgressCallback
 ) -> list[StudyFigure]:
     """``denoising_trajectory.png``: filmstrips of x_t and x_0-hat, and the distance of x_0-hat from the sample."""
-    own = sampling_plan(context, options.sampler, options.steps)
-    plan = own if options.steps is not None else own._replace(steps=max(own.steps, _STEPS))
+    default = sampling_plan(context, options.sampler, options.steps)
+    plan = default if options.steps is not None else default._replace(steps=max(default.steps, _STEPS))
     done = film(context, plan, options.num, options.requested, on_progress)
     limits = _LARGE, max(2 * _LARGE, max(context.shape[1:]) / 4)
     share = missing(done, limits)
@@ -172,11 +172,11 @@ def _charts(axes: Any, distance: Tensor, log_snr: Tensor, share: Tensor, limits:
     for band, colour in enumerate((plot_style.BLUE, plot_style.ORANGE, plot_style.RED)):
         right.plot(finite, share[:, band].numpy(), color=colour, label=_bands(limits)[band])
     right.axhline(0.5, color=plot_style.GREY, lw=0.8, ls=":")
-    right.set(title="what is still missing, by scale", xlabel="log-SNR", ylabel="error / variance of the samples")
+    right.set(title="remaining error, by scale", xlabel="log-SNR", ylabel="error / variance of the samples")
     right.legend(fontsize=8, frameon=False)
-    for one in axes:
-        one.title.set_fontsize(9.5)
-        plot_style.grid_lines(one)
+    for chart in axes:
+        chart.title.set_fontsize(9.5)
+        plot_style.grid_lines(chart)
 
 
 def _bands(limits: tuple[float, float]) -> tuple[str, str, str]:
@@ -197,17 +197,19 @@ def _study_figure(
     for name, band in zip(("large", "middle", "details"), share.T, strict=True):
         step = determined_from(band)
         halves[name] = {"step": step + 1, "t": float(done.times[step]), "log_snr": _at(log_snr, step)}
-    words = ", ".join(f"{name} at step {half['step']} (t = {half['t']:.2g})" for name, half in halves.items())
+    half_times = ", ".join(f"{name} at step {half['step']} (t = {half['t']:.2g})" for name, half in halves.items())
     return StudyFigure(
         "denoising_trajectory.png",
         "Denoising trajectory",
         f"{counted(len(done.final), 'sample')} by {plan.sampler}, {counted(plan.steps, 'step')}. "
-        "Upper rows: x_t, black to white being -(α + 2σ) to α + 2σ. Lower rows: x_0-hat, a mean over all images that "
-        "x_t may come from, so that it begins blurred; large features come first and details last. Below left: how far "
-        "x_0-hat is from the sample, each sample thin, their mean bold. Below right: the same by "
-        "scale, 1 where no more than "
-        f"the mean is known; it is under a half for {words}, of {counted(plan.steps, 'step')}.",
-        "x_0-hat = E[x_0 | x_t];  e_b(t) = Σ |P_b (x_0-hat - x_0)|², over the samples' own variance in that band",
+        "Upper rows: x_t, black to white being -(α + 2σ) to α + 2σ. Lower rows: x_0-hat, the mean over all images "
+        "from which "
+        "x_t may originate, so it is blurred at first; large features appear first and details last. Below left: how "
+        "far "
+        "x_0-hat is from the sample, one thin line per sample, the mean bold. Below right: the same by "
+        "scale, 1 if only "
+        f"the mean is known; it falls below a half for {half_times}, of {counted(plan.steps, 'step')}.",
+        "x_0-hat = E[x_0 | x_t];  e_b(t) = Σ |P_b (x_0-hat - x_0)|², over the variance of the samples in that band",
         "Ho et al. 2020, arXiv:2006.11239, fig. 6; `undiffuse.studies.images.denoising_trajectory:film`",
         {
             **plan._asdict(),

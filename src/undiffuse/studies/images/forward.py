@@ -1,4 +1,4 @@
-"""The forward process on real images: T single steps q(x_t | x_s) composed, against the closed form q(x_t | x_0).
+"""The forward process on real images: T composed single steps q(x_t | x_s) and the closed form q(x_t | x_0).
 
 A step from s to t is
 
@@ -9,7 +9,7 @@ x_t differ from alpha m and alpha^2 v + sigma^2 by sampling errors of standard d
 
     sigma / sqrt(n)   and   sqrt((4 alpha^2 sigma^2 v + 2 sigma^4) / n),
 
-where m and v are mean and variance of the images' own values.
+where m and v are mean and variance of the pixel values of the images.
 
 Source: Ho et al. 2020, arXiv:2006.11239, eqs. 2 and 4; Song et al. 2021, arXiv:2011.13456, sec. 3 and appendix B.
 """
@@ -37,12 +37,12 @@ from undiffuse.studies.plots import image_grid, plot_style
 from undiffuse.studies.plots.plot_style import StudyFigure
 from undiffuse.wording import counted
 
-#: Standard normal noise shaped like what it is given.
+#: Draws standard normal noise of the shape of its argument.
 Draw = Callable[[Tensor], Tensor]
 
-#: Steps of a process that has none of its own.
+#: Default steps of a continuous process.
 _STEPS = 1000
-#: Times at which mean and variance are taken; columns of the filmstrip.
+#: Number of times at which mean and variance are computed; columns of the filmstrip.
 _MOMENTS, _COLUMNS = 101, 11
 
 
@@ -50,9 +50,9 @@ class ForwardOptions(FrozenModel):
     """Options of the study ``forward``.
 
     Args:
-        steps: single steps of a continuous process, even in t; a discrete chain has its own.
-        num: real images that mean and variance are taken over.
-        rows: of them shown.
+        steps: single steps of a continuous process, even in t; a discrete chain has a fixed number.
+        num: real images over which mean and variance are computed.
+        rows: images shown.
     """
 
     steps: Annotated[int, Field(ge=2, le=100_000)] | None = None
@@ -61,7 +61,7 @@ class ForwardOptions(FrozenModel):
 
 
 class Moments(NamedTuple):
-    """Mean and variance of all values at each of K times, ``(K,)`` float64 each."""
+    """Mean and variance over all values at each of K times, ``(K,)`` float64 each."""
 
     mean: Tensor
     variance: Tensor
@@ -71,24 +71,22 @@ def chain_times(process: Process, steps: int | None = None) -> Tensor:
     """The knots of a discrete chain, or ``steps`` equal steps (1000 by default) from 0 to 1, ascending float64.
 
     Raises:
-        UsageError: another number of steps than a chain has.
+        UsageError: if ``steps`` differs from the number of steps of a discrete chain.
     """
     if process.knots is None:
         return torch.linspace(0, 1, (steps or _STEPS) + 1, dtype=torch.float64)
     if steps is not None and steps != process.num_steps:
-        raise UsageError(
-            f"this model's chain has {process.num_steps} steps of its own, got steps={steps}; leave it out"
-        )
+        raise UsageError(f"this model's chain has {process.num_steps} steps of its own, got steps={steps}; omit it")
     return process.knots
 
 
 def compose(process: Process, times: Tensor, x_0: Tensor, draw: Draw) -> Iterator[Tensor]:
-    """x at each of ``times``, a single step q(x_t | x_s) from one to the next.
+    """Yield x at each of ``times``, with a single step q(x_t | x_s) from one to the next.
 
     Args:
-        times: (K + 1,) ascending; at the first, x is drawn from the closed form if there is noise already.
+        times: (K + 1,) ascending; the first x is drawn from the closed form if sigma > 0 there.
         x_0: (..., D) clean data.
-        draw: noise of a step, of a shape that broadcasts to that of x_0.
+        draw: returns the noise of a step, in a shape that broadcasts to that of x_0.
     """
     first = times[:1]
     x = float(process.alpha(first)) * x_0
@@ -102,7 +100,7 @@ def compose(process: Process, times: Tensor, x_0: Tensor, draw: Draw) -> Iterato
 
 
 def composed_coefficients(process: Process, times: Tensor) -> tuple[Tensor, Tensor]:
-    """(alpha, sigma^2) of x at ``times`` as the single steps compose them, ``(K + 1,)`` float64 each."""
+    """(alpha, sigma^2) of x at ``times`` computed from the composed single steps, ``(K + 1,)`` float64 each."""
     bridge = process.bridge(times[:-1], times[1:])
     alpha, variance = [process.alpha(times[:1])[0]], [process.sigma(times[:1])[0] ** 2]
     for alpha_ts, var in zip(bridge.alpha_ts, bridge.var_max, strict=True):
@@ -125,11 +123,11 @@ def sampling_error(process: Process, times: Tensor, variance: float, count: int)
 
 
 class Measured(NamedTuple):
-    """Measurements: the images' own mean and deviation, and x_t at the measured times.
+    """Mean and deviation of the images, and statistics of x_t at the measured times.
 
-    ``raw`` is the mean of x_t in the model's own values; ``unit`` mean and variance of x_t where the images' values
-    are brought to mean 0 and variance 1. Each is a pair: single steps, closed form. ``films`` (2, columns, rows, C, H,
-    W) are the images shown, in the model's own values.
+    ``raw`` is the mean of x_t in model values; ``unit`` is the mean and variance of x_t for images normalised to mean 0
+    and variance 1. Each is a pair: single steps, closed form. ``films`` (2, columns, rows, C, H, W) are the images
+    shown, in model values.
     """
 
     mean: float
@@ -149,7 +147,7 @@ def measure(
     draw: Draw,
     on_progress: ProgressCallback,
 ) -> Measured:
-    """Compose all steps, and take the moments at the knots ``at`` and films at the knots ``shown``."""
+    """Compose all steps; compute the moments at the knots ``at`` and record images at the knots ``shown``."""
     mean, std = float(x_0.mean()), float(x_0.std(correction=0)) or 1.0
     both = torch.stack([x_0, (x_0 - mean) / std])
     moments: tuple[list[Any], list[Any]] = ([], [])
@@ -222,13 +220,13 @@ def _filmstrip(process: Process, times: Tensor, films: Tensor) -> image_grid.Tab
         rows,
         ["single steps", "closed form"] * films.shape[2],
         [time_label(process, t) for t in times.tolist()],
-        "x_t from the same images: all single steps composed, and drawn at once  (λ: log-SNR)",
+        "x_t from the same images: all single steps composed, and drawn directly  (λ: log-SNR)",
         row_gaps=range(2, len(rows), 2),
     )
 
 
 def _charts(axes: Any, process: Process, times: Tensor, done: Measured, error: Moments, curve: Moments) -> None:
-    mean, variance, misses = axes
+    mean, variance, deviations = axes
     t = times.numpy()
     styles = ({"color": plot_style.BLUE, "marker": "o", "ms": 3.5}, {"color": plot_style.RED, "marker": "x", "ms": 4.5})
     names = ("single steps", "closed form, drawn")
@@ -240,28 +238,28 @@ def _charts(axes: Any, process: Process, times: Tensor, done: Measured, error: M
         t, (process.alpha(times) * done.mean).numpy(), color=plot_style.INK, lw=1, zorder=0, label="α(t) · mean of x_0"
     )
     variance.plot(t, curve.variance.numpy(), color=plot_style.INK, lw=1, zorder=0, label="α² + σ²")
-    mean.set(title="mean of x_t, images as they are", xlabel="t")
-    variance.set(title="variance of x_t, images at unit variance", xlabel="t")
+    mean.set(title="mean of x_t, original images", xlabel="t")
+    variance.set(title="variance of x_t, images of unit variance", xlabel="t")
     low, high = float(curve.variance.min()), float(curve.variance.max())
     if high > 20:
         variance.set_yscale("log")
     else:
         variance.set_ylim(min(0.8, low - 0.2), max(1.2, high + 0.2))
-    misses.axhspan(-2, 2, color=plot_style.GREY, alpha=0.2, lw=0)
+    deviations.axhspan(-2, 2, color=plot_style.GREY, alpha=0.2, lw=0)
     for way, style in enumerate(styles):
         z = _deviations(done.unit[way].variance, curve.variance, error.variance)
-        misses.plot(t, z.numpy(), lw=1.2, color=style["color"], label=names[way])
-    low, high = misses.get_ylim()
-    misses.set_ylim(low, high + 0.25 * (high - low))  # room for the legend
-    misses.set(title="variance: deviation / its sampling error", xlabel="t")
-    for one in axes:
-        plot_style.grid_lines(one)
-        one.title.set_fontsize(9.5)
-        one.legend(fontsize=8, frameon=False, loc="upper right" if one is misses else "best")
+        deviations.plot(t, z.numpy(), lw=1.2, color=style["color"], label=names[way])
+    low, high = deviations.get_ylim()
+    deviations.set_ylim(low, high + 0.25 * (high - low))  # space for the legend
+    deviations.set(title="variance: deviation / its sampling error", xlabel="t")
+    for chart in axes:
+        plot_style.grid_lines(chart)
+        chart.title.set_fontsize(9.5)
+        chart.legend(fontsize=8, frameon=False, loc="upper right" if chart is deviations else "best")
 
 
 def _deviations(measured: Tensor, truth: Tensor, error: Tensor) -> Tensor:
-    """In units of the sampling error; 0 where there is no noise and so no error."""
+    """Deviations in units of the sampling error; 0 if there is no noise and so no error."""
     return torch.where(error > 0, (measured - truth) / error.clamp(min=1e-300), torch.zeros_like(error))
 
 
@@ -281,15 +279,16 @@ def _study_figure(
                 _deviations(unit.mean, curve.mean, error.mean).abs().max()
             ),
         }
-    words, kept = _variance_in_words(process, curve.variance)
+    sentence, trend = _describe_variance(process, curve.variance)
     return StudyFigure(
         "forward.png",
         "The forward process: single steps and closed form",
-        f"Above: the same images after {len(times) - 1} single steps and drawn at once from the closed form, at "
-        "columns with as much noise as DDPM's chain has after every tenth of its steps; black to white is "
-        "-(α + 2σ) to α + 2σ, so that noise is seen. The two rows are different draws of one distribution. Below: "
-        f"mean and variance over all values of {counted(num)} at {len(error.mean)} times. {words} Right: the grey band "
-        "is two sampling errors wide to either side, where 95% of the deviations should lie; neighbouring times of the "
+        f"Above: the same images after {len(times) - 1} single steps and drawn directly from the closed form, at "
+        "times with the noise of DDPM's chain after every tenth of its steps; black to white is "
+        "-(α + 2σ) to α + 2σ, so that noise is visible. The two rows are different draws of one distribution. Below: "
+        f"mean and variance over all values of {counted(num)} at {len(error.mean)} times. {sentence} Right: the grey "
+        "band "
+        "is ± two sampling errors, which should contain 95% of the deviations; neighbouring times of the "
         "chain share their noise, those of the closed form do not.",
         "x_t = α_ts x_s + sqrt(σ_t² - α_ts² σ_s²) ε, composed; x_t = α_t x_0 + σ_t ε",
         "Ho et al. 2020, arXiv:2006.11239, eqs. 2 and 4; `undiffuse.studies.images.forward:compose`",
@@ -299,7 +298,7 @@ def _study_figure(
             "pixel_mean": done.mean,
             "pixel_std": done.std,
             **ways,
-            "variance": kept,
+            "variance": trend,
             "variance_range": [float(curve.variance.min()), float(curve.variance.max())],
             "composed_alpha_largest_error": float((alpha - process.alpha(times)).abs().max()),
             "composed_variance_largest_relative_error": float(
@@ -309,15 +308,15 @@ def _study_figure(
     )
 
 
-def _variance_in_words(process: Process, variance: Tensor) -> tuple[str, str]:
+def _describe_variance(process: Process, variance: Tensor) -> tuple[str, str]:
     low, high = float(variance.min()), float(variance.max())
-    begin = "The images' values are brought to mean 0 and variance 1 first; "
+    begin = "The images are first normalised to mean 0 and variance 1; "
     if high - low < 1e-6:
         return begin + "this process keeps that variance at 1 at every t.", "kept at 1"
     if high > 1.01:
         end = float(process.sigma(torch.ones(1, dtype=torch.float64)))
         return (
-            begin + f"here nothing is scaled down and the variance grows to 1 + σ(1)², σ(1) = {end:.3g}.",
+            begin + f"here the signal is not scaled down and the variance grows to 1 + σ(1)², σ(1) = {end:.3g}.",
             "grows",
         )
-    return begin + f"here the variance falls to {low:.2g} on the way: alpha² + sigma² is below 1.", "dips"
+    return begin + f"here the variance falls to {low:.2g} in between: alpha² + sigma² is below 1.", "dips"

@@ -1,8 +1,8 @@
-"""Interpolants between two images or two noises: the straight line and the great circle.
+"""Linear and spherical interpolation between two images or two noise tensors.
 
-Two independent draws of N(0, I) in D dimensions have norm sqrt(D) and are orthogonal; on the straight line
-between them the norm falls to sqrt(1/2) = 0.71 of that midway, where no sample of N(0, I) ever is. The great circle
-keeps it.
+Two independent draws of N(0, I) in D dimensions have norm sqrt(D) and are orthogonal, up to small deviations; under
+linear interpolation the norm falls to sqrt(1/2) = 0.71 of that midway, which is atypical for N(0, I). Spherical
+interpolation preserves it.
 
 Source: Shoemake 1985, "Animating rotation with quaternion curves" (slerp); White 2016, arXiv:1609.04468.
 """
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from undiffuse.core.rows import per_row
 
-#: Angles nearer to 0 or pi than this define no plane of rotation.
+#: Angles closer to 0 or pi than this do not define a plane of rotation.
 _FLAT = 1e-6
 
 
@@ -45,10 +45,10 @@ def _ends(a: Tensor, b: Tensor, weight: float) -> Tensor:
 
 
 def angles(a: Tensor, b: Tensor) -> Tensor:
-    """The angle between the rows of ``a`` and ``b`` (B, ...), ``(B,)`` float64; not a number for a row of zeros."""
+    """The angle between the rows of ``a`` and ``b`` (B, ...), ``(B,)`` float64; NaN for a row of zeros."""
     a, b = a.double().flatten(1), b.double().flatten(1)
     a, b = a / a.norm(dim=1, keepdim=True), b / b.norm(dim=1, keepdim=True)
-    # atan2 keeps its digits near 0 and pi, which the inverse cosine does not
+    # atan2 is accurate near 0 and pi, unlike the inverse cosine
     return 2 * torch.atan2((a - b).norm(dim=1), (a + b).norm(dim=1))
 
 
@@ -61,5 +61,5 @@ def mixed(a: Tensor, b: Tensor, weights: Sequence[float], mix: str) -> Tensor:
 
 
 def evenly(count: int) -> list[float]:
-    """``count`` weights from 0 to 1, both ends exact."""
+    """``count`` evenly spaced weights from 0 to 1, both ends exact."""
     return [number / (count - 1) for number in range(count)]

@@ -1,8 +1,8 @@
-"""Two real images encoded to time t, mixed there and decoded; and the same over t, from coarse to fine.
+"""Interpolation of two real images: encoded to time t, mixed there and decoded; and the same over t, coarse to fine.
 
-Stochastic, as in DDPM: both images get the same noise, x_t = alpha x_0 + sigma eps, and all mixes the same step
-noise on the way back. Deterministic: both are followed along the probability-flow ODE to time t and back. With more
-noise the image between two is less a double exposure of them and more one of its own.
+Stochastic, as in DDPM: both images get the same noise, x_t = alpha x_0 + sigma eps, and all mixes get the same step
+noise in decoding. Deterministic: both are encoded along the probability-flow ODE to time t and decoded with it. With
+more noise the intermediate image is less a double exposure of the two and more a separate realistic image.
 
     x_t(w) = mix(x_t, x_t'; w),   x_0(w) ~ p(x_0 | x_t(w)),   0 <= w <= 1
 
@@ -37,10 +37,10 @@ from undiffuse.studies.plots import image_grid, plot_style
 from undiffuse.studies.plots.plot_style import StudyFigure
 from undiffuse.wording import counted
 
-#: DDPM's figures: 500 of 1000 steps, and every 125.
+#: As in DDPM's figures: 500 of 1000 steps, and every 125.
 _DEFAULT_FRACTION = 0.5
 _FRACTIONS = tuple(k / 8 for k in range(9))
-#: Heun steps of the ODE over its whole range of log-SNR, NFE 2 each.
+#: Heun steps of the ODE over its full log-SNR range, NFE 2 each.
 _ODE_STEPS = 32
 #: Batch size of the ODE's network: small, because there are often few samples.
 _BLOCK = 4
@@ -50,19 +50,19 @@ class InterpolationOptions(ClassOptions):
     """Options of the study ``interpolation``.
 
     Args:
-        t: time that the images are encoded to; by default that of as much noise as DDPM's chain has after 500 of its
+        t: time to which the images are encoded; by default the time with the noise of DDPM's chain after 500 of its
             1000 steps.
         levels: times of the figure from coarse to fine; by default the noise of every 125 of those steps.
         mode: ``stochastic``, noise added and removed again, or ``deterministic``, along the ODE.
-        mix: ``linear`` or ``spherical``; by default linear where stochastic, as in DDPM, and spherical where not.
-        pairs: of real images.
-        pair: number of the one that is shown from coarse to fine.
-        frames: mixes of a pair, both ends among them.
-        sampler: which decodes: stochastic by default, ancestral where the model's own is not; in the deterministic mode
-            the ODE itself, or a sampler that draws no noise.
-        steps: of the sampler's whole grid, or of the ODE from end to end.
-        class_name: of both images; a conditional model takes pairs of one class, all in turn by default.
-        no_class: of no class in particular.
+        mix: ``linear`` or ``spherical``; by default linear if stochastic, as in DDPM, and spherical if deterministic.
+        pairs: number of pairs of real images.
+        pair: number of the pair that is shown from coarse to fine.
+        frames: mixes of a pair, including both ends.
+        sampler: for decoding: by default the model's sampler if it is stochastic, otherwise ancestral; in the
+            deterministic mode the ODE solver, or a sampler without noise.
+        steps: of the sampler's full grid, or of the ODE over its full range.
+        class_name: of both images; a conditional model uses pairs of one class, by default cycling through all.
+        no_class: use no class condition.
     """
 
     t: Fraction | None = None
@@ -76,14 +76,14 @@ class InterpolationOptions(ClassOptions):
     steps: Annotated[int, Field(ge=1)] | None = None
 
     @model_validator(mode="after")
-    def _pair_is_there(self) -> Self:
+    def _check_pair(self) -> Self:
         if self.pair > self.pairs:
             raise ValueError(f"pair={self.pair} is not among pairs={self.pairs}")
         return self
 
 
 class Way(NamedTuple):
-    """How images are encoded, mixed and decoded; ``ode`` is whether the ODE itself decodes."""
+    """How images are encoded, mixed and decoded; ``ode`` is whether the ODE solver decodes."""
 
     deterministic: bool
     mix: str
@@ -92,10 +92,10 @@ class Way(NamedTuple):
 
 
 def way_of(context: ImageStudyContext, options: InterpolationOptions) -> Way:
-    """The way that the options describe.
+    """The method that the options specify.
 
     Raises:
-        UsageError: a stochastic sampler in the deterministic mode.
+        UsageError: if a stochastic sampler is given in the deterministic mode.
     """
     deterministic = options.mode == "deterministic"
     mix = options.mix or ("spherical" if deterministic else "linear")
@@ -104,8 +104,8 @@ def way_of(context: ImageStudyContext, options: InterpolationOptions) -> Way:
     plan = sampling_plan(context, options.sampler, options.steps, stochastic=not deterministic)
     if deterministic and make_sampler(plan.sampler).stochastic:
         raise UsageError(
-            f"mode=deterministic decodes without noise, got sampler={plan.sampler!r}, which draws some; take heun or "
-            "ddim, or leave sampler out"
+            f"mode=deterministic decodes without noise, got sampler={plan.sampler!r}, which draws some; use heun or "
+            "ddim, or omit sampler"
         )
     return Way(deterministic, mix, plan, False)
 
@@ -118,7 +118,7 @@ class Mixes(NamedTuple):
 
 
 class Pairs(NamedTuple):
-    """The two images of each pair as x_0 (P, C, H, W), the condition of each pair, and the seeds of noise."""
+    """The two images of each pair as x_0 (P, C, H, W), the condition of each pair, and the seeds of the noise."""
 
     a: Tensor
     b: Tensor
@@ -129,10 +129,10 @@ class Pairs(NamedTuple):
 def interpolate(
     context: ImageStudyContext, way: Way, pairs: Pairs, t: float, weights: list[float], on_progress: ProgressCallback
 ) -> Mixes:
-    """Encode both images of each pair to ``t``, mix, decode; at ``t`` = 0 the images themselves are mixed.
+    """Encode both images of each pair to ``t``, mix, decode; at ``t`` = 0 the images are mixed directly.
 
     Returns:
-        The frames, and the time that was gone to: ``t``, or the noisiest that the model and the grid know.
+        The frames, and the time used: ``t``, or the noisiest time that the model and the grid support.
     """
     if way.deterministic:
         return _along_the_ode(context, way, pairs, t, weights, on_progress)
@@ -157,7 +157,7 @@ def _sampled(
     on_progress: ProgressCallback,
     denoiser: Denoiser | None = None,
 ) -> Tensor:
-    """x_t (P, F, C, H, W) finished by the sampler, all frames of a pair with the same step noise."""
+    """Denoise x_t (P, F, C, H, W) with the sampler, all frames of a pair with the same step noise."""
     count = x_t.shape[1]
     x = context.denoise_from(
         x_t.flatten(0, 1),
@@ -172,14 +172,14 @@ def _sampled(
 
 
 def _repeated(cond: Condition | None, num: int, count: int) -> Condition | None:
-    """Each row ``count`` times."""
+    """The first ``num`` rows, each repeated ``count`` times."""
     return None if cond is None else cond.map(lambda value: value[:num].repeat_interleave(count, dim=0))
 
 
 def _along_the_ode(
     context: ImageStudyContext, way: Way, pairs: Pairs, t: float, weights: list[float], on_progress: ProgressCallback
 ) -> Mixes:
-    """Encoded unclipped and in full precision, so that the way can be gone back."""
+    """Encode and decode by the ODE, without clipping and in full precision, so that the map is invertible."""
     denoiser: Denoiser = FixedBatchDenoiser(context.module.denoiser("fp32").eval(), _BLOCK)
     low, high = ode_range(denoiser)
     here = max(low, float(context.process.log_snr(torch.tensor([t], dtype=torch.float64))))
@@ -187,8 +187,8 @@ def _along_the_ode(
         return _untouched(way, pairs, weights)
     t = float(context.process.time_of_log_snr(torch.tensor([here], dtype=torch.float64)))
     steps = math.ceil((way.plan.steps if way.ode else _ODE_STEPS) * (high - here) / (high - low))
-    both, twice = torch.cat([pairs.a, pairs.b]), _twice(pairs.cond)
-    latents = invert(denoiser, both, cond=twice, log_snr_range=(here, high), num_steps=steps).x
+    both, both_cond = torch.cat([pairs.a, pairs.b]), _duplicated(pairs.cond)
+    latents = invert(denoiser, both, cond=both_cond, log_snr_range=(here, high), num_steps=steps).x
     z = mixed(latents[: len(pairs.a)], latents[len(pairs.a) :], weights, way.mix)
     if not way.ode:
         x_t = context.process.start_std(t) * z
@@ -198,12 +198,12 @@ def _along_the_ode(
     return Mixes(t, x.cpu().reshape(z.shape))
 
 
-def _twice(cond: Condition | None) -> Condition | None:
+def _duplicated(cond: Condition | None) -> Condition | None:
     return None if cond is None else Condition.join([cond, cond])
 
 
 class Measures(NamedTuple):
-    """Numbers of the frames at one time, means over the pairs; see ``measured``."""
+    """Statistics of the frames at one time, averaged over the pairs; see ``measured``."""
 
     reconstruction_rms: float
     path_length: float
@@ -213,14 +213,14 @@ class Measures(NamedTuple):
 
 
 def measured(mixes: Tensor, a: Tensor, b: Tensor, legibility: list[float]) -> Measures:
-    """Numbers of frames (P, F, C, H, W) between the images ``a`` and ``b`` (P, C, H, W).
+    """Statistics of frames (P, F, C, H, W) between the images ``a`` and ``b`` (P, C, H, W).
 
     Returns:
         ``reconstruction_rms`` of both ends from the real images, in pixels of [-1, 1]; ``path_length``, the sum of
         the distances of neighbouring frames over the distance of the real images, 1 for the straight line; the
-        ``largest_step_share`` of that sum, 1 / (F - 1) if all steps are alike and 1 if the image changes at a stroke;
-        ``departure``, the distance of the middle frame from the mean of the real images over half the distance of
-        those: 0 for a mere double exposure, 1 where it is as far from that as the images themselves are.
+        ``largest_step_share`` of that sum, 1 / (F - 1) if all steps are equal and 1 if the image changes in one step;
+        ``departure``, the distance of the middle frame from the mean of the real images over half the distance between
+        them: 0 for a double exposure, 1 if it is as far from the mean as the images are.
     """
     x, real = mixes.double(), torch.stack([a, b], dim=1).double()
     reconstruction = (x[:, [0, -1]] - real).square().mean().sqrt()
@@ -238,7 +238,7 @@ def measured(mixes: Tensor, a: Tensor, b: Tensor, legibility: list[float]) -> Me
 
 
 def _mean_ratio(above: Tensor, below: Tensor) -> float:
-    """Mean of the ratios of the rows that are not 0 / 0; not a number if all are."""
+    """Mean of the ratios over the rows that are not 0 / 0; NaN if all are."""
     rows = below > 1e-9
     return float((above[rows] / below[rows]).mean()) if bool(rows.any()) else math.nan
 
@@ -314,9 +314,9 @@ def _pairs_figure(
     return StudyFigure(
         "interpolation.png",
         "Interpolation of real images",
-        f"{_way_in_words(way)} At w = 0 and 1 the images come back with an RMS error of "
+        f"{_describe_method(way)} At w = 0 and 1 the images are reconstructed with an RMS error of "
         f"{numbers.reconstruction_rms:.2g} (pixels in [-1, 1])"
-        + ("; what is lost is what the noise covered." if not way.deterministic else ", that of the solver."),
+        + ("; the noise hides the lost details." if not way.deterministic else ", the error of the solver."),
         "x_t(w) = mix(x_t, x_t'; w);  "
         + ("x_t by the ODE" if way.deterministic else "x_t = α x_0 + σ ε, one ε per pair"),
         "Ho et al. 2020, arXiv:2006.11239, fig. 8; `undiffuse.studies.images.interpolation:interpolate`",
@@ -348,11 +348,11 @@ def _levels_figure(
     return StudyFigure(
         "coarse_to_fine.png",
         "Interpolation from coarse to fine",
-        f"{_way_in_words(way)} Below, little is encoded, and what is between two images is a double exposure of "
-        f"them; further up larger and larger features are interpolated, {_at_the_top(way)}"
+        f"{_describe_method(way)} At the bottom, little is encoded, and intermediate frames are double exposures of "
+        f"the two; further up larger and larger features are interpolated, {_describe_top(way)}"
         + " At the right edge: the RMS error of the images' reconstructions, and the departure, how far the middle "
-        "frame is from the mean of the two images, over half their distance: 0 for a mere double exposure, 1 and "
-        "more for an image of its own.",
+        "frame is from the mean of the two images, over half their distance: 0 for a double exposure, 1 or "
+        "more for a separate image.",
         "x_t(w) = mix(x_t, x_t'; w) at every t",
         "Ho et al. 2020, arXiv:2006.11239, fig. 9; `undiffuse.studies.images.interpolation:measured`",
         {
@@ -362,10 +362,10 @@ def _levels_figure(
     )
 
 
-def _at_the_top(way: Way) -> str:
+def _describe_top(way: Way) -> str:
     if way.deterministic:
-        return "until at the top whole images turn into each other, and still come back at both ends."
-    return "until at the top nothing is left of the images and, with one noise for all, all frames are one new sample."
+        return "until at the top whole images are interpolated, with both ends still reconstructed."
+    return "until at the top no trace of the images is left and, with shared noise, all frames are one new sample."
 
 
 def _record(way: Way, weights: list[float], legibility: Legibility) -> dict[str, Any]:
@@ -373,11 +373,11 @@ def _record(way: Way, weights: list[float], legibility: Legibility) -> dict[str,
     return {"mode": mode, "mix": way.mix, **way.plan._asdict(), "weights": weights, "legibility_is": legibility.name}
 
 
-def _way_in_words(way: Way) -> str:
+def _describe_method(way: Way) -> str:
     if way.deterministic:
         return (
-            f"Both images are followed along the probability-flow ODE to time t, mixed {way.mix}ly and decoded by "
-            f"{way.plan.sampler}, {counted(way.plan.steps, 'step')} from end to end; no noise is drawn."
+            f"Both images are encoded along the probability-flow ODE to time t, mixed {way.mix}ly and decoded by "
+            f"{way.plan.sampler}, {counted(way.plan.steps, 'step')} over the full range; no noise is drawn."
         )
     return (
         f"Both images of a pair get the same noise up to time t, are mixed {way.mix}ly and decoded by "

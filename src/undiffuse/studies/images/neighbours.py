@@ -1,8 +1,8 @@
 """Study ``neighbours``: samples with their nearest training images, in pixels, in features, and on a crop.
 
-A generator that repeats its training set makes samples nearer to it than real images that it never saw. So every
-distance is compared with those of held-out images to the same training images. Pixels find plain copies, features
-those that were moved or shaded, and a crop of the middle compares the thing and not its surroundings.
+A generator that memorises its training set generates samples that are nearer to it than unseen real images. So every
+distance is compared with those of held-out images to the same training images. Pixels detect exact copies, features
+detect shifted or shaded copies, and a central crop compares the object without its surroundings.
 
 Source: Ho et al. 2020, arXiv:2006.11239, figs. 12-16 (pixels, features, and the crop for large images).
 """
@@ -30,7 +30,7 @@ from undiffuse.studies.images.reference_distances import (
     distances_to,
     draw,
     extractor_of,
-    reading,
+    frame_legend,
     real_of,
     references_of,
 )
@@ -45,13 +45,13 @@ class NeighboursOptions(FrozenModel):
     """Options of the study.
 
     Args:
-        num: samples searched.
-        shown: rows of either table: the nearest samples of all, and the first seeds.
-        k: neighbours shown of each.
-        crop: share of each side, in the middle, that the third space compares.
-        features: a row of ``metrics.FEATURES``; ``auto`` picks by the data.
-        references: training images searched, evenly spread over the set; by default as many as fit into 256 MiB.
-        real: held-out images as the reference; training images, each against the others, where none were held out.
+        num: number of samples.
+        shown: rows of each table: the samples with the smallest distances, and the first seeds.
+        k: neighbours shown for each sample.
+        crop: fraction of each side, centred, that is compared in the third space.
+        features: a key of ``metrics.FEATURES``; ``auto`` selects by the data.
+        references: training images searched, evenly spaced over the set; by default as many as fit into 256 MiB.
+        real: held-out images for reference; training images, each compared with the others, if none were held out.
     """
 
     num: Annotated[int, Field(ge=1)] = 200
@@ -64,7 +64,7 @@ class NeighboursOptions(FrozenModel):
 
 
 class Material(NamedTuple):
-    """uint8 images of all three kinds, and the references' positions in the training set."""
+    """Samples, real images and references (uint8), and the references' positions in the training set."""
 
     samples: Tensor
     real: Real
@@ -79,7 +79,7 @@ def study_neighbours(
     extractor = extractor_of(context, options.features)
     references, positions = references_of(context, options.references)
     real = real_of(context, options.real, references, "neighbours")
-    total = options.num + 3 * 64  # the searches take about as long as so many samples
+    total = options.num + 3 * 64  # each search takes about as long as 64 samples
     samples, _ = draw(context, options.num, lambda done: on_progress(done, total))
     material = Material(samples, real, references, positions)
     spaces: dict[str, tuple[str, Space]] = {
@@ -88,8 +88,8 @@ def study_neighbours(
         "crop": (f"the middle {options.crop:.0%}", lambda images: centre_of(images, options.crop)),
     }
     figures = []
-    for number, (key, (words, space)) in enumerate(spaces.items(), 1):
-        figures.append(_study_figure(context, key, words, space, material, options, folder))
+    for number, (key, (space_name, space)) in enumerate(spaces.items(), 1):
+        figures.append(_study_figure(context, key, space_name, space, material, options, folder))
         on_progress(options.num + 64 * number, total)
     return figures
 
@@ -97,13 +97,13 @@ def study_neighbours(
 def _study_figure(
     context: ImageStudyContext,
     key: str,
-    words: str,
+    space_name: str,
     space: Space,
     material: Material,
     options: NeighboursOptions,
     folder: Path,
 ) -> StudyFigure:
-    """Search one space, draw it, and say what was found."""
+    """Search in one space and draw the results."""
     references = space(material.references)
     k = min(options.k, len(references))
     found = distances_to(space(material.samples), references, k)
@@ -112,22 +112,26 @@ def _study_figure(
     view = space if key == "crop" else (lambda images: images)
     images = (view(material.samples).numpy(), view(material.references).numpy())
     file = f"neighbours_{key}.png"
-    _draw(folder / file, images, found, scale, (material.real.words, real), options.shown, context.seed, words)
+    _draw(folder / file, images, found, scale, (material.real.label, real), options.shown, context.seed, space_name)
     numbers: dict[str, Any] = {
-        "space": words,
+        "space": space_name,
         **scale.numbers(nearest),
         "num_references": len(references),
         "num_training": len(context.data[0]),
-        "scale": material.real.words,
+        "scale": material.real.label,
         "marked": scale.described(_near(nearest, scale), found, material.positions, context.seed),
     }
     return StudyFigure(
-        file, f"Nearest training images in {words}", _caption(words, numbers, material.real), *_sources(key), numbers
+        file,
+        f"Nearest training images in {space_name}",
+        _caption(space_name, numbers, material.real),
+        *_sources(key),
+        numbers,
     )
 
 
 def _near(nearest: Tensor, scale: Scale) -> list[int]:
-    """Every sample that is too near, the nearest first."""
+    """Indices of the samples that are too near, the nearest first."""
     near = scale.near(nearest)
     return [row for row in nearest.argsort(stable=True).tolist() if near[row]]
 
@@ -140,14 +144,14 @@ def _draw(
     real: tuple[str, Tensor],
     shown: int,
     seed: int,
-    words: str,
+    space_name: str,
 ) -> None:
     nearest = found.distances[:, 0]
     closest = nearest.argsort(stable=True)[:shown].tolist()
     first = list(range(min(shown, len(nearest))))
     tables = [
         _table(
-            f"The {len(closest)} nearest of {counted(len(nearest), 'sample')}, by {words}",
+            f"The {len(closest)} nearest of {counted(len(nearest), 'sample')}, by {space_name}",
             closest,
             images,
             found,
@@ -156,9 +160,9 @@ def _draw(
         ),
         _table(f"The first {counted(len(first), 'seed')}", first, images, found, scale, seed),
     ]
-    one, (axes,) = image_grid.draw(tables, 1)
+    figure, (axes,) = image_grid.draw(tables, 1)
     _histogram(axes, nearest, real, scale)
-    save(one, path)
+    save(figure, path)
 
 
 def _table(
@@ -187,22 +191,23 @@ def _histogram(axes: Any, nearest: Tensor, real: tuple[str, Tensor], scale: Scal
     reach = (0.0, 1.02 * float(torch.cat([nearest, real[1]]).max()) or 1.0)
     for values, colour, label in ((real[1], GREY, real[0]), (nearest, BLUE, "samples")):
         axes.hist(values.numpy(), bins=_BINS, range=reach, density=True, color=colour, alpha=0.55, label=label)
-    axes.axvline(scale.minimum, color=COPY, linewidth=1.3, label="nearest of the real ones")
+    axes.axvline(scale.minimum, color=COPY, linewidth=1.3, label="nearest real image")
     axes.axvline(
-        scale.first_percentile, color=ORANGE, linewidth=1.3, linestyle="--", label="1 in 100 real ones is nearer"
+        scale.first_percentile, color=ORANGE, linewidth=1.3, linestyle="--", label="1 in 100 real images is nearer"
     )
     axes.set(xlabel="distance to the nearest training image", ylabel="density", yticks=[], xlim=reach)
     axes.legend(fontsize=8, frameon=False, loc="upper right")
     grid_lines(axes)
 
 
-def _caption(words: str, numbers: dict[str, Any], real: Real) -> str:
+def _caption(space_name: str, numbers: dict[str, Any], real: Real) -> str:
     return (
-        f"Samples, each with its nearest training images from near to far, by distance in {words}; above the nearest "
-        f"samples of all, below the first seeds. {reading(real)} Here {numbers['likely_copies']} of "
-        f"{numbers['num_samples']} samples are likely copies, where chance alone would give about "
-        f"{numbers['likely_copies_by_chance']:.2g}; the median distance is {numbers['ratio']:.2f} of that of "
-        f"{numbers['num_real']} {real.words}. Searched: {numbers['num_references']:,} of "
+        f"Samples, each with its nearest training images from near to far, by distance in {space_name}; above the "
+        "nearest "
+        f"of all samples, below the first seeds. {frame_legend(real)} Here {numbers['likely_copies']} of "
+        f"{numbers['num_samples']} samples are likely copies, compared with about "
+        f"{numbers['likely_copies_by_chance']:.2g} by chance; the median distance is {numbers['ratio']:.2f} of that of "
+        f"{numbers['num_real']} {real.label}. Searched: {numbers['num_references']:,} of "
         f"{numbers['num_training']:,} training images."
     )
 
@@ -211,6 +216,6 @@ def _sources(key: str) -> tuple[str, str]:
     formula = {
         "pixels": "L2 distance of pixel values in [0, 1]",
         "features": "L2 distance of features",
-        "crop": "L2 distance of the pixel values of the middle, in [0, 1]",
+        "crop": "L2 distance of the pixel values of the central crop, in [0, 1]",
     }
     return formula[key], "metrics.neighbours.nearest_neighbours; Ho et al. 2020, arXiv:2006.11239, figs. 12-16"

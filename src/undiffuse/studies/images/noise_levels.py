@@ -1,12 +1,12 @@
-"""Study ``noise-levels``: the denoising error over the noise level, on training and on held-out images.
+"""Study ``noise-levels``: the denoising error against the noise level, on training and on held-out images.
 
-Every level has its own error, and three others give it scale: that of predicting the mean image, that of predicting
-x_t itself, and that of the best linear denoiser, which knows the mean and the covariance of the images alone. With
-eigenvalues v_i of that covariance it leaves
+At each level the error is compared with three reference errors: that of predicting the mean image, that of predicting
+x_t / alpha, and that of the best linear denoiser, which only uses the mean and the covariance of the images. With
+eigenvalues v_i of that covariance its error is
 
     e(lambda) = 1/D sum_i  v_i SNR / (1 + v_i SNR)          of the noise, a posterior variance in closed form.
 
-A network that learned anything beyond the covariance lies below it.
+A network that learned more than the covariance has a lower error.
 """
 
 from __future__ import annotations
@@ -43,27 +43,27 @@ from undiffuse.studies.plots.plot_style import (
 
 __all__ = ["NoiseLevelsOptions", "level_grid", "linear_error", "loss_by_level", "study_noise_levels", "training_levels"]
 
-#: Images of which mean and covariance are taken, and the largest image whose covariance is.
+#: Images for mean and covariance, and the largest number of pixels for which the covariance is computed.
 _FOR_COVARIANCE, _LARGEST_COVARIANCE = 5000, 1100
 _DRAWS, _BINS = 4000, 60
 _SPLITS = {"training": "training", "held_out": "held out"}
-#: Predictors that need no network: what they are called, and how they are drawn.
+#: Predictors that need no network: label, colour and line style.
 _REFERENCES = {
     "mean_picture": ("mean image", ORANGE, ":"),
     "x_t_over_alpha": ("x_t / alpha itself", GREY, ":"),
     "linear": ("best linear denoiser", GREEN, "--"),
 }
-_NAMES = {"eps": "of the noise", "x0": "of the image", "v": "of v", "own": "as its training weighs it"}
+_NAMES = {"eps": "of the noise", "x0": "of the image", "v": "of v", "own": "as weighted in training"}
 
 
 class NoiseLevelsOptions(FrozenModel):
     """Options of the study.
 
     Args:
-        num: images of each split.
-        levels: noise levels, evenly spaced in the log-SNR over what training sees.
-        error: shown next to that of the noise: ``v`` (of alpha^2 + sigma^2 = 1), which is bounded at both ends, ``x0``,
-            or ``own``, the weighting that the model was trained with.
+        num: images per split.
+        levels: noise levels, evenly spaced in the log-SNR over the range of training.
+        error: shown next to the error of the noise: ``v`` (for alpha^2 + sigma^2 = 1), which is bounded at both ends,
+            ``x0``, or ``own``, the weighting of the model's training.
     """
 
     num: Annotated[int, Field(ge=2)] = 96
@@ -72,7 +72,7 @@ class NoiseLevelsOptions(FrozenModel):
 
 
 def training_levels(context: ImageStudyContext, num: int = _DRAWS) -> Tensor | None:
-    """``num`` log-SNRs that training draws, evenly spaced quantiles, descending; ``None`` where it does not say."""
+    """``num`` evenly spaced quantiles of the log-SNR in training, descending; ``None`` if the config has no density."""
     named = _component(context, "time_density", TIME_DENSITIES)
     if named is None:
         return None
@@ -87,7 +87,9 @@ def _component(context: ImageStudyContext, key: str, registry: Any) -> Component
 
 
 def level_grid(context: ImageStudyContext, num: int, tail: float = 0.0025) -> Tensor:
-    """``num`` log-SNRs, evenly spaced and descending, over all that training sees but ``tail`` at either end."""
+    """``num`` log-SNRs, evenly spaced and descending, over the training range without the ``tail`` quantile at each
+    end.
+    """
     low, high = context.module.log_snr_range
     if (drawn := training_levels(context)) is not None:
         ends = drawn[[-1 - int(tail * len(drawn)), int(tail * len(drawn))]].tolist()
@@ -97,18 +99,18 @@ def level_grid(context: ImageStudyContext, num: int, tail: float = 0.0025) -> Te
 
 
 def linear_error(eigenvalues: Tensor, log_snr: Tensor) -> Tensor:
-    """Error of the noise (L,) that the best linear denoiser leaves: v SNR / (1 + v SNR), a mean over eigenvalues v."""
+    """Error of the noise (L,) of the best linear denoiser: the mean of v SNR / (1 + v SNR) over the eigenvalues v."""
     signal = eigenvalues.double().clamp(min=0)[None] * torch.exp(log_snr.double())[:, None]
     return (signal / (1 + signal)).mean(1)
 
 
 class Curves(NamedTuple):
-    """Errors of the noise over the log-SNR (L,).
+    """Errors of the noise at log-SNRs (L,).
 
     Attributes:
-        errors: (L, B) of the model, by split.
-        references: (L,) of predictors that need no network.
-        name, factor: of the other error that is shown, and what turns one into it, (L,).
+        errors: errors (L, B) of the model, by split.
+        references: errors (L,) of predictors that need no network.
+        name, factor: name of the second error shown, and the factor (L,) from the error of the noise to it.
     """
 
     log_snr: Tensor
@@ -125,13 +127,13 @@ def study_noise_levels(
     log_snr = level_grid(context, options.levels)
     errors = _errors(context, options.num, log_snr, on_progress)
     factor = _factor(context, options.error, log_snr)
-    curves = Curves(log_snr, errors, _trivial(context, log_snr), options.error, factor)
+    curves = Curves(log_snr, errors, _reference_errors(context, log_snr), options.error, factor)
     _draw(folder / "noise_levels.png", curves, training_levels(context))
     return [_study_figure(_numbers(context.process, curves), options, "held_out" in errors)]
 
 
 def _errors(context: ImageStudyContext, num: int, log_snr: Tensor, on_progress: ProgressCallback) -> dict[str, Tensor]:
-    """Errors of the noise (L, B) of each split; row i of both meets the same noise."""
+    """Errors of the noise (L, B) of each split; image i of both splits gets the same noise."""
     train, held_out = context.data
     splits = {"training": train, "held_out": held_out}
     errors, total = {}, len(log_snr) * 2
@@ -147,7 +149,7 @@ def _errors(context: ImageStudyContext, num: int, log_snr: Tensor, on_progress: 
     return errors
 
 
-def _trivial(context: ImageStudyContext, log_snr: Tensor) -> dict[str, Tensor]:
+def _reference_errors(context: ImageStudyContext, log_snr: Tensor) -> dict[str, Tensor]:
     """Errors of the noise (L,) of predictors that need no network."""
     images = context.to_x(context.real(_FOR_COVARIANCE, "training")).flatten(1).double().cpu()
     snr = torch.exp(log_snr)
@@ -159,14 +161,14 @@ def _trivial(context: ImageStudyContext, log_snr: Tensor) -> dict[str, Tensor]:
 
 
 def _factor(context: ImageStudyContext, error: str, log_snr: Tensor) -> Tensor:
-    """What turns the error of the noise (L,) into another."""
+    """Factor (L,) from the error of the noise to another error."""
     if error == "x0":
         return torch.exp(-log_snr)
     if error == "v":
         return 1 + torch.exp(-log_snr)
     named = _component(context, "weighting", WEIGHTINGS)
     if named is None:
-        raise UsageError("this model's config.json names no weighting; say error=x0 or error=v")
+        raise UsageError("this model's config.json has no weighting; set error=x0 or error=v")
     log_weight: LogWeight = build(WEIGHTINGS, named)
     t = context.process.time_of_log_snr(log_snr)
     factor: Tensor = torch.exp(log_weight(context.process, t) - log_snr)
@@ -176,16 +178,16 @@ def _factor(context: ImageStudyContext, error: str, log_snr: Tensor) -> Tensor:
 def _draw(path: Path, curves: Curves, drawn: Tensor | None) -> None:
     import matplotlib
 
-    one = figure(11.2, 5.0)
+    fig = figure(11.2, 5.0)
     with matplotlib.rc_context(SETTINGS):
-        places = one.subplots(2, 2, sharex=True, gridspec_kw={"height_ratios": (3.4, 1)})
+        grid = fig.subplots(2, 2, sharex=True, gridspec_kw={"height_ratios": (3.4, 1)})
     for column, shown in enumerate((curves._replace(name="eps", factor=torch.ones_like(curves.factor)), curves)):
-        axes, below = places[:, column]
+        axes, below = grid[:, column]
         _curves(axes, shown)
         axes.set(title=f"squared error {_NAMES[shown.name]}", ylabel="mean over pixels")
         _density(below, drawn, curves.log_snr)
-    places[0, 0].legend(fontsize=8, frameon=False, loc="lower left")
-    save(one, path)
+    grid[0, 0].legend(fontsize=8, frameon=False, loc="lower left")
+    save(fig, path)
 
 
 def _curves(axes: Any, curves: Curves) -> None:
@@ -199,8 +201,8 @@ def _curves(axes: Any, curves: Curves) -> None:
         axes.fill_between(log_snr, mean - wide, mean + wide, color=colour, alpha=0.2, linewidth=0)
     network = torch.stack([rows.mean(1) * factor for rows in errors.values()])
     axes.set_yscale("log")
-    nothing = float((references["x_t_over_alpha"] * factor).min())
-    axes.set_ylim(float(network.min()) / 2, max(4 * float(network.max()), 1.5 * nothing))
+    identity_error = float((references["x_t_over_alpha"] * factor).min())
+    axes.set_ylim(float(network.min()) / 2, max(4 * float(network.max()), 1.5 * identity_error))
     grid_lines(axes)
 
 
@@ -239,18 +241,20 @@ def _numbers(process: Process, curves: Curves) -> dict[str, Any]:
 
 
 def _study_figure(numbers: dict[str, Any], options: NoiseLevelsOptions, held_out: bool) -> StudyFigure:
-    names: Sequence[str] = list(numbers["pictures"].values())  # data
-    apart = "" if held_out else " No image was held out, so that there is no second curve."
+    counts: Sequence[str] = list(numbers["pictures"].values())  # data
+    held_out_note = "" if held_out else " No image was held out, so there is no second curve."
     return StudyFigure(
         "noise_levels.png",
         "Loss by noise level",
-        f"Mean squared error of the model over the noise level, {names[0]} images per split with the same noise, bands "
-        f"of two standard errors; left of the predicted noise, right {_NAMES[options.error]}. A curve must lie below "
-        "those of the predictors that need no network: the mean image, x_t / alpha as it is (error 1 of the noise), "
-        "and, where the images are small enough, the best linear denoiser, which knows their covariance alone. "
-        "An error above that of training images on held-out ones means that the training set is memorised, most "
-        "visibly in the middle. Below: how often training draws each level; where it seldom does, an error may be "
-        f"large for lack of training.{apart}",
+        f"Mean squared error of the model against the noise level, {counts[0]} images per split with the same noise, "
+        "bands "
+        f"of two standard errors; left: error of the predicted noise, right: {_NAMES[options.error]}. A curve must "
+        "be below "
+        "those of the predictors that need no network: the mean image, x_t / alpha (error 1 of the noise), "
+        "and, for small images, the best linear denoiser, which only uses their covariance. "
+        "A higher error on held-out than on training images means that the training set is memorised, most "
+        "visibly in the middle. Below: how often training draws each level; rare levels may have a large error "
+        f"because of insufficient training.{held_out_note}",
         "e(lambda) = E ||eps - eps-hat||^2 / D = SNR E ||x_0 - x_0-hat||^2 / D; linear: mean of v SNR / (1 + v SNR) "
         "over the eigenvalues v of the covariance",
         "losses.levels.loss_by_level; Kingma et al. 2021, arXiv:2107.00630, sec. 3; Nichol & Dhariwal 2021, "

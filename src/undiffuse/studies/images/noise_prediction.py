@@ -4,7 +4,7 @@ The best prediction in the squared error is the posterior mean eps* = E[eps | x_
 
     Var(eps) = Var(E[eps | x_t]) + E Var(eps | x_t),    that is    1 = std(eps*)^2 + error,
 
-so a perfect model's prediction has a smaller deviation than the noise itself wherever x_t leaves the noise in doubt.
+so a perfect model's prediction has a smaller deviation than the noise where x_t does not determine the noise.
 For independent Gaussian data of variance v, std(eps*) = sigma / sqrt(alpha^2 v + sigma^2).
 """
 
@@ -29,7 +29,7 @@ from undiffuse.studies.images.noise_levels import level_grid
 from undiffuse.studies.plots import image_grid
 from undiffuse.studies.plots.plot_style import BLUE, GREY, INK, ORANGE, StudyFigure, charts, grid_lines, save
 
-#: Noise from -3 to 3 is shown as black to white.
+#: Noise from -3 to 3 is displayed as black to white.
 _RANGE = 3.0
 _ROWS = ("x_t", "true noise", "predicted,\nbefore training", "predicted,\ntrained", "its error")
 
@@ -40,8 +40,8 @@ class NoisePredictionOptions(FrozenModel):
     Args:
         num: real images shown.
         moments: noise levels shown.
-        levels: noise levels of the curves, evenly spaced in the log-SNR over what training sees.
-        curve_images: real images that mean, deviation and error are taken over.
+        levels: noise levels of the curves, evenly spaced in the log-SNR over the range of training.
+        curve_images: real images over which mean, deviation and error are computed.
     """
 
     renamed_keys: ClassVar = {"curve_pictures": "curve_images"}  # data
@@ -75,18 +75,18 @@ def study_noise_prediction(
 
 
 def untrained_denoiser(context: ImageStudyContext) -> Denoiser:
-    """The same architecture with the fresh weights that a training with the context's seed would start from."""
+    """The same architecture with the initial weights of a training with the context's seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(context.seed)
-        fresh = denoising(build_fresh(context.model.config), "the study 'noise-prediction'")
-    return fresh.to(context.device).eval().denoiser().eval()
+        untrained = denoising(build_fresh(context.model.config), "the study 'noise-prediction'")
+    return untrained.to(context.device).eval().denoiser().eval()
 
 
 @torch.no_grad()
 def predicted_noise(
     context: ImageStudyContext, denoiser: Denoiser, x_0: Tensor, log_snr: float, number: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(x_t, true noise, predicted noise), each (B, C, H, W), at one level; ``number`` names the draw of the noise."""
+    """(x_t, true noise, predicted noise), each (B, C, H, W), at one level; ``number`` identifies the noise draw."""
     process = context.process
     level = torch.full((len(x_0),), log_snr, dtype=torch.float64, device=x_0.device)
     t = process.time_of_log_snr(level)
@@ -152,7 +152,7 @@ def _shown(context: ImageStudyContext, noise: Tensor) -> ImageArray:
 
 
 def _draw(context: ImageStudyContext, path: Path, log_snr: Tensor, curves: dict[str, Moments]) -> None:
-    one, (means, stds, errors) = charts(3, 4.6, 3.6)
+    figure, (means, stds, errors) = charts(3, 4.6, 3.6)
     for name, colour in {"true": INK, "before training": ORANGE, "trained": BLUE}.items():
         for axes, key in ((means, "mean"), (stds, "std"), (errors, "error")):
             if (name, key) != ("true", "error"):
@@ -170,7 +170,7 @@ def _draw(context: ImageStudyContext, path: Path, log_snr: Tensor, curves: dict[
     means.set_ylim(-reach, reach)
     stds.set_ylim(bottom=0)
     stds.legend(fontsize=8, frameon=False)
-    save(one, path)
+    save(figure, path)
 
 
 def _study_figures(
@@ -189,11 +189,13 @@ def _study_figures(
         StudyFigure(
             "noise_prediction.png",
             "Predicted noise and true noise",
-            "From left to right less is left of each real image. Rows: x_t at unit variance, the noise in it, and "
-            "the noise that the network finds in x_t, with fresh weights and trained, and what the latter is off by; "
-            f"grey is 0, black and white are -{_RANGE:g} and {_RANGE:g}. With fresh weights the prediction is what the "
-            "parameterization makes of an output near 0. Trained, it is all but the true noise where there is much of "
-            "it; at the left, where there is little, it is right on plain ground and off along the edges, where noise "
+            "From left to right each real image has more noise. Rows: x_t at unit variance, the noise in it, "
+            "the noise predicted from x_t with initial and with trained weights, and the error of the latter; "
+            f"grey is 0, black and white are -{_RANGE:g} and {_RANGE:g}. With initial weights the prediction is what "
+            "the "
+            "parameterization derives from an output near 0. After training it is almost the true noise where there "
+            "is much of "
+            "it; at the left, where there is little, it is right in uniform areas and wrong along edges, where noise "
             "and image look alike.",
             "eps-hat = (x_t - alpha x_0-hat) / sigma",
             source,
@@ -204,8 +206,9 @@ def _study_figures(
             "Mean, deviation and error of the predicted noise",
             "Over all pixels of real images. The true noise has mean 0 and deviation 1. A trained model predicts the "
             "posterior mean E[eps | x_t], and by the law of total variance its deviation squared is 1 less the error: "
-            "the more doubt x_t leaves, the smaller the predicted noise. The dashed line is the deviation that the "
-            "error implies; where the trained curve leaves it, the prediction is no posterior mean. Before training "
+            "the less x_t determines the noise, the smaller the prediction. The dashed line is the deviation that the "
+            "error implies; where the trained curve departs from it, the prediction is not the posterior mean. "
+            "Before training "
             "there is no such relation.",
             "1 = std(E[eps | x_t])^2 + E ||eps - E[eps | x_t]||^2 / D",
             source,

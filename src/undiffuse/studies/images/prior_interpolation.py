@@ -3,9 +3,9 @@
     z(w) = mix(z_a, z_b; w),   x(w) = the sample that starts from z(w),   0 <= w <= 1,
 
 with z_a and z_b the initial noises of seeds a and b. The noise of a stochastic sampler's steps is that of seed a for
-all frames of a pair. On the straight line the norm of z falls to 0.71 midway, where a model gets inputs that it never
-saw; the great circle keeps it. A generator that decodes latents starts from those of its seeds, and draws nothing
-after.
+all frames of a pair. Under linear interpolation the norm of z falls to 0.71 midway, where inputs are unlike those of
+training; spherical interpolation preserves it. A generator that decodes latents starts from the latents of its seeds,
+without further noise.
 
 Source: Song et al. 2021, arXiv:2010.02502, sec. 5.3 (spherical, deterministic sampler);
 Radford et al. 2015, arXiv:1511.06434, fig. 4 (a GAN's latents); White 2016, arXiv:1609.04468 (spherical there).
@@ -45,11 +45,11 @@ class PriorInterpolationOptions(ClassOptions):
     Args:
         mix: ``spherical``, ``linear``, or ``both`` for comparison.
         pairs: pairs of seeds; pair i has seeds ``seed + 2 i`` and the next one.
-        rows: of them shown.
-        frames: images of a pair, both ends among them.
-        sampler, steps: the model's own by default.
-        class_name: of all samples; by default one class per pair, all in turn.
-        no_class: of no class in particular.
+        rows: pairs shown.
+        frames: images of a pair, including both ends.
+        sampler, steps: the model's by default.
+        class_name: of all samples; by default one class per pair, cycling through all classes.
+        no_class: sample without a class.
     """
 
     mix: Literal["spherical", "linear", "both"] = "spherical"
@@ -61,14 +61,14 @@ class PriorInterpolationOptions(ClassOptions):
 
 
 class Frames(NamedTuple):
-    """Of one mix: ``norm`` (P, F) relative to the mean of the two ends', and the samples (P, F, C, H, W) in [-1, 1]."""
+    """Frames of one mix: ``norm`` (P, F) relative to the mean of both ends, and samples (P, F, C, H, W) in [-1, 1]."""
 
     norm: Tensor
     x: Tensor
 
     @property
     def spread(self) -> Tensor:
-        """Pixel standard deviation among the pairs, of each frame: ``(F,)``, in units of [-1, 1]."""
+        """Pixel standard deviation over the pairs for each frame: ``(F,)``, in units of [-1, 1]."""
         return self.x.double().var(dim=0).flatten(1).mean(1).sqrt()
 
     @property
@@ -80,15 +80,15 @@ class Frames(NamedTuple):
 
 
 class Way(Protocol):
-    """From a model's prior to its samples.
+    """Maps a model's prior to samples.
 
     Attributes:
-        words: what it is, for captions.
-        record: for the JSON.
-        draws: whether noise is drawn on the way.
+        description: for captions.
+        record: JSON record.
+        draws: whether noise is drawn during sampling.
     """
 
-    words: str
+    description: str
     record: dict[str, Any]
     draws: bool
 
@@ -104,19 +104,19 @@ class Way(Protocol):
         cond: Condition | None,
         on_progress: ProgressCallback,
     ) -> Tensor:
-        """Samples (B, C, H, W) in [-1, 1] from z (B, ...); ``seeds`` of whatever is drawn on the way."""
+        """Samples (B, C, H, W) in [-1, 1] from z (B, ...); ``seeds`` of the noise drawn during sampling."""
         ...
 
 
 class Denoised:
-    """By a sampler, from x_t at its first time."""
+    """Generates by a sampler, from x_t at its first time."""
 
     def __init__(self, plan: Plan) -> None:
-        self.plan, self.words, self.record = plan, f"{plan.sampler}, {plan.steps} steps", plan._asdict()
+        self.plan, self.description, self.record = plan, f"{plan.sampler}, {plan.steps} steps", plan._asdict()
         self.draws = make_sampler(plan.sampler).stochastic
 
     def prior(self, context: ImageStudyContext, count: int) -> Tensor:
-        """Noise of the images' own shape."""
+        """Noise of the shape of the images."""
         return context.noise(count).prior(torch.empty(count, *context.shape))
 
     def samples(
@@ -127,7 +127,7 @@ class Denoised:
         cond: Condition | None,
         on_progress: ProgressCallback,
     ) -> Tensor:
-        """All steps of the sampler."""
+        """Run all steps of the sampler."""
         times = context.times(self.plan.steps)
         return context.denoise_from(
             context.process.start_std(float(times[0])) * z.to(context.device),
@@ -140,13 +140,18 @@ class Denoised:
 
 
 class Decoded:
-    """By a generator, in one step."""
+    """Generates by a one-step generator."""
 
     def __init__(self, system: OneStepGenerator) -> None:
-        self.system, self.words, self.record, self.draws = system, "the generator", {"sampler": None, "steps": 1}, False
+        self.system, self.description, self.record, self.draws = (
+            system,
+            "the generator",
+            {"sampler": None, "steps": 1},
+            False,
+        )
 
     def prior(self, context: ImageStudyContext, count: int) -> Tensor:
-        """The seeds' latents."""
+        """The latents of the seeds."""
         return self.system.latents(context.seeds(count))
 
     def samples(
@@ -157,21 +162,21 @@ class Decoded:
         cond: Condition | None,
         on_progress: ProgressCallback,
     ) -> Tensor:
-        """The generator's."""
+        """Decode the latents."""
         on_progress(1, 1)
         return self.system.decode(z.to(context.device), cond)
 
 
 def way_of(context: ImageStudyContext, options: PriorInterpolationOptions) -> Way:
-    """How the model of a context gets from its prior to images.
+    """The generation method of the model of a context.
 
     Raises:
-        UsageError: a sampler or steps given for a generator, or a model that neither denoises nor decodes.
+        UsageError: if a sampler or steps are given for a generator, or the model neither denoises nor decodes.
     """
     system = context.model.module
     if isinstance(system, OneStepGenerator):
         if options.sampler is not None or options.steps is not None:
-            raise UsageError("this model samples in one step; leave sampler and steps out")
+            raise UsageError("this model samples in one step; omit sampler and steps")
         return Decoded(system)
     return Denoised(sampling_plan(context, options.sampler, options.steps))
 
@@ -185,10 +190,10 @@ def frames_between(
     class_name: Classes,
     on_progress: ProgressCallback,
 ) -> Frames:
-    """Samples that start between the noises of ``pairs`` pairs of seeds.
+    """Samples from noise interpolated between ``pairs`` pairs of seeds.
 
-    The first frame of a pair is the sample of its first seed; the last is that of its second where the way draws no
-    noise.
+    The first frame of a pair is the sample of its first seed; the last is that of its second seed if no noise is drawn
+    during sampling.
     """
     prior, count = way.prior(context, 2 * pairs), len(weights)
     z = mixed(prior[0::2], prior[1::2], weights, mix)  # (P, F, ...)
@@ -248,7 +253,8 @@ def _table(
         images,
         labels,
         [f"w = {weight:.3g}" for weight in weights],
-        "Samples from noise interpolated between two seeds  (w: weight of the second; framed: the seeds' own)",
+        "Samples from noise interpolated between two seeds  (w: weight of the second; framed: the samples of the "
+        "seeds)",
         frames=ends if not way.draws else {},
         row_gaps=range(2, len(images), 2) if len(done) > 1 else (),
     )
@@ -262,17 +268,17 @@ def _charts(axes: Any, weights: list[float], done: dict[str, Frames]) -> None:
         right.plot(weights, frames.sharpness.numpy(), "o-", ms=3.5, color=_COLOURS[mix], label=mix)
     left.axhline(0.5**0.5, color=plot_style.GREY, lw=0.9, ls=":")
     left.text(0.02, 0.5**0.5 + 0.008, "0.71", fontsize=8, color=plot_style.GREY)
-    left.set(title="norm of the noise, over that of its ends", xlabel="w", ylim=(0.65, 1.05))
-    middle.set(title="deviation among the pairs' images", xlabel="w")
+    left.set(title="norm of the noise, relative to its ends", xlabel="w", ylim=(0.65, 1.05))
+    middle.set(title="deviation between the images of pairs", xlabel="w")
     right.set(title="difference of neighbouring pixels", xlabel="w")
-    for one in axes:
-        one.title.set_fontsize(9.5)
-        one.legend(fontsize=8, frameon=False)
-        plot_style.grid_lines(one)
+    for chart in axes:
+        chart.title.set_fontsize(9.5)
+        chart.legend(fontsize=8, frameon=False)
+        plot_style.grid_lines(chart)
 
 
-def _dip(values: Tensor) -> float:
-    """What a number of the frames (F,) is midway, over the mean of the ends."""
+def _midway_ratio(values: Tensor) -> float:
+    """Ratio of the value (F,) at the middle frame to the mean of both ends."""
     return float(values[len(values) // 2] / values[[0, -1]].mean())
 
 
@@ -288,10 +294,13 @@ def _study_figure(
     return StudyFigure(
         "prior_interpolation.png",
         "Interpolation of the prior's noise",
-        f"A row goes from the noise of one seed to that of the next, {options.frames} frames, {way.words}. "
+        f"A row interpolates from the noise of one seed to that of the next, {options.frames} frames, "
+        f"{way.description}. "
         f"{_on_ends(way.draws)}{_on_mixes(done) if len(done) > 1 else ''} Below, over "
-        f"{options.pairs} pairs: the norm of the mixed noise over the mean of its ends', the deviation among the "
-        "images of different pairs, and the RMS difference of neighbouring pixels. In study.json, of every frame, "
+        f"{options.pairs} pairs: the norm of the mixed noise relative to the mean of both ends, the deviation "
+        "between the "
+        "images of different pairs, and the RMS difference of neighbouring pixels. study.json contains, for every "
+        "frame, "
         f"the {legibility.name}, averaged.",
         "spherical: z(w) = [sin((1-w)ω) z_a + sin(wω) z_b] / sin ω;  linear: z(w) = (1-w) z_a + w z_b",
         "Song et al. 2021, arXiv:2010.02502, sec. 5.3; `undiffuse.studies.images.interpolants:spherical`",
@@ -308,33 +317,35 @@ def _study_figure(
 
 def _on_ends(stochastic: bool) -> str:
     return (
-        "Noise is drawn on the way, the same at every step for all frames of a pair, that of the first seed: so the "
-        "first frame is that seed's own sample, and the last one is not."
+        "Noise is drawn during sampling, the same for all frames of a pair, that of the first seed: so the "
+        "first frame is the sample of its seed, and the last one is not."
         if stochastic
-        else "No noise is drawn on the way, so the ends are the seeds' own samples, bit for bit."
+        else "No noise is drawn during sampling, so the ends are the samples of the seeds, bit for bit."
     )
 
 
 def _on_mixes(done: dict[str, Frames]) -> str:
     return (
-        " Of each pair the upper row turns on the great circle and the lower goes straight. There the noise is short "
-        "midway, 0.71 of its norm, a length that no draw of N(0, I) has. Midway images deviate from pair to pair "
-        f"{_dip(done['linear'].spread):.0%} as much as at the ends, on the great circle "
-        f"{_dip(done['spherical'].spread):.0%}; neighbouring pixels differ {_dip(done['linear'].sharpness):.0%} as "
-        f"much as there, on the great circle {_dip(done['spherical'].sharpness):.0%}. A classifier may well be surer "
-        "of plainer images: legible is not the same as right."
+        " For each pair the upper row is spherical, the lower linear. Under linear interpolation the noise has, "
+        "midway, 0.71 of its norm, which is atypical for N(0, I). There images deviate between pairs "
+        f"{_midway_ratio(done['linear'].spread):.0%} as much as at the ends, under spherical interpolation "
+        f"{_midway_ratio(done['spherical'].spread):.0%}; neighbouring pixels differ "
+        f"{_midway_ratio(done['linear'].sharpness):.0%} as "
+        f"much as there, under spherical interpolation {_midway_ratio(done['spherical'].sharpness):.0%}. A "
+        "classifier may be more "
+        "confident on plainer images: legible is not the same as realistic."
     )
 
 
 def _numbers(frames: Frames, legible: npt.NDArray[np.float64]) -> dict[str, Any]:
-    """Of one mix, for the JSON."""
+    """JSON record of one mix."""
     return {
         "relative_norm": frames.norm.mean(0).tolist(),
         "smallest_relative_norm": float(frames.norm.min()),
         "deviation_among_pairs": frames.spread.tolist(),
-        "deviation_midway_over_ends": _dip(frames.spread),
+        "deviation_midway_over_ends": _midway_ratio(frames.spread),
         "sharpness": frames.sharpness.tolist(),
-        "sharpness_midway_over_ends": _dip(frames.sharpness),
+        "sharpness_midway_over_ends": _midway_ratio(frames.sharpness),
         "legibility": legible.tolist(),
         "legibility_of_ends": float(legible[[0, -1]].mean()),
         "legibility_midway": float(legible[len(legible) // 2]),

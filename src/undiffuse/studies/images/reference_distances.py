@@ -1,4 +1,4 @@
-"""What studies share that compare samples with real images: draws, features, references, and what is too near."""
+"""Shared code of studies that compare samples with real images: sampling, features, references, distance scales."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from undiffuse.samplers.base import Progress
 from undiffuse.studies.images.context import ImageStudyContext
 from undiffuse.studies.plots.plot_style import ORANGE
 
-#: Of the frames around likely copies: a red that differs clearly from the orange.
+#: Colour of the frames around likely copies: a red that is distinct from the orange.
 COPY = "#C00000"
 CHUNK = 500  # images fetched at a time
-DRAWN = 64  # samples made at a time
-#: Training images are searched as far as they fit into this many bytes, by default.
+DRAWN = 64  # samples generated at a time
+#: Default limit in bytes of the training images that are searched.
 MAX_BYTES = 2**28
 
-#: Brings images uint8 (N, C, H, W) into the space (N, ...) in which distances are taken.
+#: Maps uint8 images (N, C, H, W) to the space (N, ...) in which distances are computed.
 Space = Callable[[Tensor], Tensor]
-#: The k nearest references of queries.
+#: Finds the k nearest references of queries.
 Search = Callable[[Tensor, Tensor, int], Neighbours]
 
 
 def _report(on_progress: Callable[[float], None], start: int, first: int, progress: Progress) -> None:
-    """A step of the samples from ``start`` on is made, which counts for a part of each."""
+    """Report a step of the samples from ``start`` on as a fraction of each sample."""
     on_progress(start + len(progress.x) * (progress.index + 1) / progress.count)
 
 
@@ -51,11 +51,11 @@ def draw(
     """``num`` samples, uint8 (N, C, H, W), and the NFE.
 
     Args:
-        on_progress: called with the samples made so far.
-        sampler, steps: the model's own by default.
-        class_name: one class for all; the model's classes in turn by default.
+        on_progress: called with the number of samples generated so far.
+        sampler, steps: the model's by default.
+        class_name: one class for all; by default cycling through the model's classes.
     Raises:
-        UsageError, RunError: what the model cannot do, or what broke down.
+        UsageError, RunError: if the model does not support the options, or sampling fails.
     """
     seeds, cond = context.seeds(num), context.condition(num, class_name)
     parts, nfe = [], 0
@@ -75,12 +75,12 @@ def draw(
 
 
 def extractor_of(context: ImageStudyContext, name: str = "auto") -> FeatureExtractor:
-    """The feature extractor called ``name``; ``auto`` is the one that fits the model's data."""
+    """The feature extractor ``name``; ``auto`` selects one by the model's data."""
     return pick_features(name, context.shape, context.model.origin)
 
 
 def centre_of(images: Tensor, share: float) -> Tensor:
-    """The middle of images (N, C, H, W): ``share`` of each side, at least one pixel."""
+    """A central crop of images (N, C, H, W): a fraction ``share`` of each side, at least one pixel."""
     height, width = images.shape[-2:]
     rows, columns = max(1, round(height * share)), max(1, round(width * share))
     top, left = (height - rows) // 2, (width - columns) // 2
@@ -88,10 +88,10 @@ def centre_of(images: Tensor, share: float) -> Tensor:
 
 
 def references_of(context: ImageStudyContext, limit: int | None) -> tuple[Tensor, Tensor]:
-    """Training images to search and their positions in the training set, evenly spread over it.
+    """Training images to search and their positions in the training set, evenly spaced.
 
     Args:
-        limit: how many at most; ``None`` for as many as fit into ``MAX_BYTES``.
+        limit: maximum number; ``None`` for as many as fit into ``MAX_BYTES``.
     """
     train = context.data[0]
     most = limit or max(1, MAX_BYTES // torch.Size(context.shape).numel())
@@ -100,46 +100,46 @@ def references_of(context: ImageStudyContext, limit: int | None) -> tuple[Tensor
 
 
 def fetch(dataset: Dataset, rows: Tensor) -> Tensor:
-    """Images uint8 (N, C, H, W) at these positions, chunk by chunk."""
+    """Fetch the uint8 images (N, C, H, W) at these positions, chunk by chunk."""
     return torch.cat([dataset.fetch(part.numpy()).items for part in torch.split(rows, CHUNK)])
 
 
 class Real(NamedTuple):
-    """Real images that distances are compared with.
+    """Real images that provide reference distances.
 
     Attributes:
         images: uint8 (M, C, H, W).
-        own: the position of each among the references, (M,); ``None`` for held-out images, which are not there.
+        indices: position of each among the references, (M,); ``None`` for held-out images, which are not among them.
     """
 
     images: Tensor
-    own: Tensor | None
+    indices: Tensor | None
 
     @property
-    def words(self) -> str:
-        """What they are called."""
-        return "held-out images" if self.own is None else "training images"
+    def label(self) -> str:
+        """Name of the set, for captions."""
+        return "held-out images" if self.indices is None else "training images"
 
-    def nearest(self, search: Search, queries: Tensor, references: Tensor, own: Tensor | None = None) -> Neighbours:
-        """Each one's nearest reference but itself.
+    def nearest(self, search: Search, queries: Tensor, references: Tensor, indices: Tensor | None = None) -> Neighbours:
+        """The nearest reference of each image, other than the image itself.
 
         Args:
-            search: the k nearest references of queries.
+            search: finds the k nearest references of queries.
             queries, references: in the space of the search.
-            own: as the attribute, where ``references`` are not all that it counts.
+            indices: replaces the attribute if ``references`` is a subset of the references.
         """
-        if self.own is None:
+        if self.indices is None:
             return search(queries, references, 1)
-        found, itself = search(queries, references, 2), self.own if own is None else own
+        found, itself = search(queries, references, 2), self.indices if indices is None else indices
         column = (found.indices[:, :1] == itself[:, None]).long()
         return Neighbours(found.distances.gather(1, column), found.indices.gather(1, column))
 
 
 def real_of(context: ImageStudyContext, count: int, references: Tensor, study: str) -> Real:
-    """Held-out images, evenly spread; where fewer than two were held out, the references themselves.
+    """Held-out images, evenly spaced; if fewer than two were held out, images among the references.
 
     Raises:
-        UsageError: neither two held-out images nor three references.
+        UsageError: if there are neither two held-out images nor three references.
     """
     held_out = context.data[1]
     if len(held_out) >= 2:
@@ -150,8 +150,8 @@ def real_of(context: ImageStudyContext, count: int, references: Tensor, study: s
             f"the study {study!r} needs real images as a reference: 2 held out, or 3 training images; got "
             f"{len(held_out)} and {len(references)}; train with a data.validation_fraction"
         )
-    own = torch.as_tensor(evenly_spaced(len(references), min(count, len(references))), dtype=torch.int64)
-    return Real(references[own], own)
+    indices = torch.as_tensor(evenly_spaced(len(references), min(count, len(references))), dtype=torch.int64)
+    return Real(references[indices], indices)
 
 
 def distances_to(queries: Tensor, references: Tensor, k: int = 1) -> Neighbours:
@@ -161,7 +161,7 @@ def distances_to(queries: Tensor, references: Tensor, k: int = 1) -> Neighbours:
 
 
 class Scale(NamedTuple):
-    """How near real images come to other real ones: of their distances, the least, the 1 % quantile, the median."""
+    """Distances between real images: their minimum, 1 % quantile and median."""
 
     minimum: float
     first_percentile: float
@@ -170,12 +170,12 @@ class Scale(NamedTuple):
 
     @classmethod
     def of(cls, real: Tensor) -> Scale:
-        """From the distances (M,) of real images to their nearest training image but themselves."""
+        """Compute from the distances (M,) of real images to their nearest other training image."""
         real = real.double()
         return cls(float(real.min()), float(real.quantile(0.01)), float(real.median()), len(real))
 
     def copies(self, distances: Tensor) -> Tensor:
-        """(N,) bool: nearer than any real image, or no distance at all."""
+        """(N,) bool: nearer than any real image, or at distance 0."""
         return (distances < self.minimum) | (distances == 0)
 
     def near(self, distances: Tensor) -> Tensor:
@@ -183,12 +183,12 @@ class Scale(NamedTuple):
         return self.copies(distances) | (distances < self.first_percentile)
 
     def frames(self, distances: Tensor) -> list[str]:
-        """The colour of each sample's frame: red for a likely copy, orange for near, none else."""
+        """The frame colour of each sample: red for a likely copy, orange for near, otherwise none."""
         copies, near = self.copies(distances).tolist(), self.near(distances).tolist()
         return [COPY if copy else ORANGE if close else "" for copy, close in zip(copies, near, strict=True)]
 
     def described(self, rows: Sequence[int], found: Neighbours, positions: Tensor, seed: int) -> list[dict[str, Any]]:
-        """For the JSON: of these samples the seed, the nearest training image, and whether it is too near."""
+        """JSON record of these samples: seed, nearest training image, and whether it is too near."""
         distances = found.distances[:, 0]
         copies, near = self.copies(distances), self.near(distances)
         return [
@@ -203,7 +203,8 @@ class Scale(NamedTuple):
         ]
 
     def numbers(self, distances: Tensor) -> dict[str, float | int]:
-        """For the JSON: both sides' distances and how many samples are too near, and how many would be by chance."""
+        """JSON record: distances of samples and real images, the number of near samples, and that expected by "
+        "chance."""
         return {
             "median_samples": float(distances.double().median()),
             "median_real": self.median,
@@ -220,10 +221,11 @@ class Scale(NamedTuple):
         }
 
 
-def reading(real: Real) -> str:
-    """What the frames mean, for a caption."""
-    whom = "every held-out image" if real.own is None else "every training image is to another one"
+def frame_legend(real: Real) -> str:
+    """Explanation of the frame colours, for a caption."""
+    reference = "every held-out image" if real.indices is None else "every training image is to another one"
     return (
-        f"A red frame marks a likely copy: nearer to a training image than {whom}; an orange one a sample nearer "
+        f"A red frame marks a likely copy: nearer to a training image than {reference}; an orange frame a sample "
+        "nearer "
         "than 99 in 100 of them."
     )

@@ -1,10 +1,10 @@
-"""Study ``selection``: of n samples the best k, by the distance to the nearest training image.
+"""Study ``selection``: the best k of n samples, by the distance to the nearest training image.
 
-An image near a real one looks real; but the nearest of all are copies of the training set. So the pick is compared with
-the same pick out of as many held-out real images, and whatever is nearer to the training set than they are is marked.
+An image near a real image looks real, but the nearest are copies of the training set. So the selection is compared with
+the same selection from as many held-out real images, and samples that are nearer to the training set are marked.
 
-Distances are LPIPS (Zhang et al. 2018, arXiv:1801.03924) where its weights are at hand. The search looks at those
-training images alone that are among the nearest in pixels of any sample or held-out image.
+Distances are LPIPS (Zhang et al. 2018, arXiv:1801.03924) if its weights are available. LPIPS is only computed for the
+training images that are among the nearest in pixels of any sample or held-out image.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from undiffuse.studies.images.reference_distances import (
     distances_to,
     draw,
     extractor_of,
-    reading,
+    frame_legend,
     real_of,
     references_of,
 )
@@ -44,13 +44,13 @@ class SelectionOptions(FrozenModel):
     """Options of the study.
 
     Args:
-        num: samples to pick from.
-        k: how many are picked.
-        distance: ``lpips``, ``features`` (Euclidean, those that fit the data) or ``pixels``.
-        weights: file of LPIPS's weights; by default where ``metrics.load_lpips`` looks.
-        references: training images searched, evenly spread over the set; by default as many as fit into 256 MiB.
-        candidates: for LPIPS: for each image, as many of the nearest in pixels join the pool that LPIPS searches.
-        real: held-out images as the reference; training images, each against the others, where none were held out.
+        num: number of samples.
+        k: number of selected samples.
+        distance: ``lpips``, ``features`` (Euclidean, with the extractor for the data) or ``pixels``.
+        weights: file of LPIPS's weights; by default searched for by ``metrics.load_lpips``.
+        references: training images searched, evenly spaced over the set; by default as many as fit into 256 MiB.
+        candidates: for LPIPS: number of nearest training images in pixels of each image for which LPIPS is computed.
+        real: held-out images for reference; training images, each compared with the others, if none were held out.
     """
 
     num: Annotated[int, Field(ge=1)] = 64
@@ -62,7 +62,7 @@ class SelectionOptions(FrozenModel):
     real: Annotated[int, Field(ge=2)] = 256
 
 
-#: Distances (N,) of images at the same place.
+#: Distances (N,) between images at the same index.
 Pairs = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -70,33 +70,33 @@ def study_selection(
     context: ImageStudyContext, options: SelectionOptions, folder: Path, on_progress: ProgressCallback
 ) -> list[StudyFigure]:
     """Write ``selection.png``."""
-    search, pairs, words = measures(context, options)
+    search, pairs, distance_name = measures(context, options)
     references, positions = references_of(context, options.references)
     real = real_of(context, options.real, references, "selection")
     total = 2 * options.num
     samples, _ = draw(context, options.num, lambda done: on_progress(done, total))
-    own = real.own
+    indices = real.indices
     if options.distance == "lpips":
         pool = candidates(torch.cat([samples, real.images]), references, options.candidates)
         references, positions = references[pool], positions[pool]
-        own = None if own is None else torch.searchsorted(pool, own)
+        indices = None if indices is None else torch.searchsorted(pool, indices)
     found = search(samples, references, 1)
-    others = real.nearest(search, real.images, references, own)
+    others = real.nearest(search, real.images, references, indices)
     between = pairs(*batches(context, len(samples)))
     on_progress(total, total)
     scale = Scale.of(others.distances[:, 0])
     pick, like = best(found.distances[:, 0], options.k), best(others.distances[: options.num, 0], options.k)
-    sets = {"samples": (samples, found, pick), real.words: (real.images, others, like)}
-    _draw(folder / "selection.png", sets, references, scale, between, words, context.seed)
+    sets = {"samples": (samples, found, pick), real.label: (real.images, others, like)}
+    _draw(folder / "selection.png", sets, references, scale, between, distance_name, context.seed)
     numbers = {
-        "distance": words,
+        "distance": distance_name,
         **scale.numbers(found.distances[:, 0]),
         "num_searched": len(references),
         "num_training": len(context.data[0]),
         "picked": scale.described(pick, found, positions, context.seed),
         "picked_mean": float(found.distances[pick, 0].mean()),
         "picked_of_as_many_real_mean": float(others.distances[like, 0].mean()),
-        "scale": real.words,
+        "scale": real.label,
         "between_batches_mean": float(between.mean()),
         "between_batches_std": float(between.std()) if len(between) > 1 else None,
     }
@@ -104,10 +104,10 @@ def study_selection(
 
 
 def measures(context: ImageStudyContext, options: SelectionOptions) -> tuple[Search, Pairs, str]:
-    """How neighbours are searched and pairs compared, and the distance in words.
+    """The neighbour search, the pairwise distance, and the name of the distance.
 
     Raises:
-        UsageError: LPIPS's weights are not there; says where they go and how to do without.
+        UsageError: if LPIPS's weights are not found.
     """
     if options.distance == "pixels":
         return distances_to, lambda a, b: lengths(a, b) / 255, "L2 of pixels"
@@ -126,12 +126,12 @@ def measures(context: ImageStudyContext, options: SelectionOptions) -> tuple[Sea
     try:
         lpips = load_lpips(options.weights or None)
     except UsageError as error:
-        raise UsageError(f"{error}; or do without them: distance=features or distance=pixels") from None
+        raise UsageError(f"{error}; or use distance=features or distance=pixels") from None
     return lpips.nearest, lpips.distance, "LPIPS"
 
 
 def lengths(a: Tensor, b: Tensor) -> Tensor:
-    """Euclidean distances (N,) in float64 of rows at the same place."""
+    """Euclidean distances (N,) in float64 between rows at the same index."""
     found: Tensor = (a.double() - b.double()).flatten(1).norm(dim=1)
     return found
 
@@ -143,13 +143,13 @@ def candidates(queries: Tensor, references: Tensor, k: int) -> Tensor:
 
 
 def best(distances: Tensor, k: int) -> list[int]:
-    """The ``k`` rows with the least distances, ascending."""
+    """Indices of the ``k`` smallest distances, ascending."""
     rows: list[int] = distances.argsort(stable=True)[:k].tolist()
     return rows
 
 
 def batches(context: ImageStudyContext, num: int) -> tuple[Tensor, Tensor]:
-    """Two batches of real training images that have nothing to do with each other, in a random order by the seed."""
+    """Two disjoint batches of real training images, in a random order that depends on the seed."""
     count = min(num, len(context.data[0]) // 2)
     images = context.real(2 * count, "training")
     order = torch.randperm(2 * count, generator=torch.Generator().manual_seed(context.seed))
@@ -162,7 +162,7 @@ def _draw(
     references: Tensor,
     scale: Scale,
     between: Tensor,
-    words: str,
+    distance_name: str,
     seed: int,
 ) -> None:
     tables = []
@@ -181,16 +181,18 @@ def _draw(
                     f"nearest{' other' if name == 'training images' else ''}\ntraining image",
                 ),
                 column_labels=labels,
-                title=f"The {len(pick)} nearest of {count} {name}, by {words}",
+                title=f"The {len(pick)} nearest of {count} {name}, by {distance_name}",
                 frames={(row, column): colour for column, colour in enumerate(frames) if colour for row in (0, 1)},
             )
         )
-    one, (axes,) = image_grid.draw(tables, 1)
-    _histogram(axes, {name: found.distances[:, 0] for name, (_, found, _) in sets.items()}, scale, between, words)
-    save(one, path)
+    figure, (axes,) = image_grid.draw(tables, 1)
+    _histogram(
+        axes, {name: found.distances[:, 0] for name, (_, found, _) in sets.items()}, scale, between, distance_name
+    )
+    save(figure, path)
 
 
-def _histogram(axes: Any, nearest: dict[str, Tensor], scale: Scale, between: Tensor, words: str) -> None:
+def _histogram(axes: Any, nearest: dict[str, Tensor], scale: Scale, between: Tensor, distance_name: str) -> None:
     reach = (0.0, 1.02 * float(torch.cat([*nearest.values(), between]).max()) or 1.0)
     for (name, values), colour in zip(reversed(nearest.items()), (GREY, BLUE), strict=True):
         label = f"{name} to their nearest"
@@ -198,9 +200,9 @@ def _histogram(axes: Any, nearest: dict[str, Tensor], scale: Scale, between: Ten
     axes.hist(
         between.numpy(), bins=_BINS, range=reach, density=True, histtype="step", color=PURPLE, label="two real batches"
     )
-    axes.axvline(scale.minimum, color=COPY, linewidth=1.3, label="nearest of the real ones")
+    axes.axvline(scale.minimum, color=COPY, linewidth=1.3, label="nearest real image")
     axes.axvline(scale.first_percentile, color=ORANGE, linewidth=1.3, linestyle="--")
-    axes.set(xlabel=words, ylabel="density", yticks=[], xlim=reach)
+    axes.set(xlabel=distance_name, ylabel="density", yticks=[], xlim=reach)
     axes.legend(fontsize=7.5, frameon=False, loc="upper right")
     grid_lines(axes)
 
@@ -213,11 +215,13 @@ def _study_figure(numbers: dict[str, Any], options: SelectionOptions, real: Real
     return StudyFigure(
         "selection.png",
         f"The best {len(numbers['picked'])} of {numbers['num_samples']} samples",
-        f"Picked by {numbers['distance']} to the nearest training image, which is shown below each. The same pick out "
-        f"of as many {real.words} shows what this distance is between images of which none is a copy of another. "
-        f"{reading(real)} Of this pick {marked} are likely copies. Mean of the pick {numbers['picked_mean']:.3f}, of "
-        f"the pick of real images {numbers['picked_of_as_many_real_mean']:.3f}; images of two real batches are "
-        f"{numbers['between_batches_mean']:.3f} apart. The least distance favours copies: without the marks it is no "
+        f"Selected by {numbers['distance']} to the nearest training image, shown below each. The same selection "
+        f"from as many {real.label} shows this distance for images that are not copies of each other. "
+        f"{frame_legend(real)} {marked} of the selected samples are likely copies. Mean of the selection "
+        f"{numbers['picked_mean']:.3f}, of "
+        f"the selection of real images {numbers['picked_of_as_many_real_mean']:.3f}; images of two real batches are "
+        f"{numbers['between_batches_mean']:.3f} apart. The smallest distance favours copies: without the marks it is "
+        "not a "
         f"measure of quality. Searched: {numbers['num_searched']:,} of {numbers['num_training']:,} training images"
         f"{among}.",
         "min over training images y of d(x, y)",

@@ -1,7 +1,7 @@
-"""Samples that share one x_t: at several t a partly denoised sample is finished several times with other noise.
+"""Samples that share one x_t: at several t a partly denoised sample is completed several times with different noise.
 
-What the finished images have in common was determined by time t, what differs was not yet. The sampler has to be
-stochastic: of a deterministic one every continuation of x_t is the same.
+What the final images have in common was determined at time t, what differs was not. The sampler has to be stochastic:
+with a deterministic one all continuations of x_t are equal.
 
 Source: Ho et al. 2020, arXiv:2006.11239, sec. 4.3 and fig. 7.
 """
@@ -36,15 +36,15 @@ class SharedLatentOptions(ClassOptions):
     """Options of the study ``shared-latent``.
 
     Args:
-        t: times at which x_t is shared, one or several; by default those with as much noise as DDPM's chain has after
-            100, 80, 60, 50, 40 and 25% of its steps.
-        num: samples whose x_t is taken.
-        siblings: images made from each x_t.
-        rows: of the ``num`` shown.
-        sampler: a stochastic one; the model's own if it is, else ancestral.
-        steps: of the whole grid from t = 1.
-        class_name: of all samples; all classes in turn by default.
-        no_class: of no class in particular.
+        t: one or more times at which x_t is shared; by default those with the noise of DDPM's chain after 100, 80, 60,
+            50, 40 and 25% of its steps.
+        num: samples whose x_t is used.
+        siblings: images generated from each x_t.
+        rows: samples shown.
+        sampler: a stochastic sampler; by default the model's if it is stochastic, else ancestral.
+        steps: of the full grid from t = 1.
+        class_name: of all samples; by default cycling through all classes.
+        no_class: sample without a class.
     """
 
     t: Fractions | None = None
@@ -56,7 +56,7 @@ class SharedLatentOptions(ClassOptions):
 
 
 class Family(NamedTuple):
-    """``x_t`` (N, C, H, W) of N samples at time ``t``, and ``children`` (N, k, C, H, W) in [-1, 1] made from each."""
+    """``x_t`` (N, C, H, W) of N samples at time ``t``, and k ``children`` (N, k, C, H, W) in [-1, 1] of each."""
 
     t: float
     x_t: Tensor
@@ -64,11 +64,15 @@ class Family(NamedTuple):
 
 
 def check_plan(plan: Plan) -> Plan:
-    """Refuse a deterministic sampler, whose children of one x_t are all equal."""
+    """Check that the sampler is stochastic, since children of one x_t are otherwise all equal.
+
+    Raises:
+        UsageError: if the sampler is deterministic.
+    """
     if not make_sampler(plan.sampler).stochastic:
         raise UsageError(
             f"a shared latent needs a stochastic sampler, got {plan.sampler!r}, whose images from one x_t are all "
-            "equal; take ancestral, ddim:eta=1 or dpmpp_2m_sde"
+            "equal; use ancestral, ddim:eta=1 or dpmpp_2m_sde"
         )
     return plan
 
@@ -81,7 +85,7 @@ def latents_at(
     num: int,
     on_progress: ProgressCallback,
 ) -> dict[float, Tensor]:
-    """x_t of ``num`` samples at each of the levels, all of one run from pure noise."""
+    """x_t of ``num`` samples at each of the levels, all from one run from pure noise."""
     grid = context.times(plan.steps)
     inner = [level for level in levels if 0 < level < float(grid[0])]
     times = torch.tensor(sorted({*grid.tolist(), *inner}, reverse=True), dtype=torch.float64)
@@ -89,13 +93,13 @@ def latents_at(
     start = context.process.start_std(float(times[0])) * noise.prior(torch.empty(num, *context.shape))
     found = {level: start for level in levels if level >= float(times[0])}
 
-    def keep(progress: Progress) -> None:
+    def record(progress: Progress) -> None:
         reached = float(times[progress.index + 1])
         if reached in levels:
             found[reached] = progress.x.cpu()
         on_progress(progress.index + 1, progress.count)
 
-    context.denoise_from(start.to(context.device), times, sampler=plan.sampler, noise=noise, cond=cond, callback=keep)
+    context.denoise_from(start.to(context.device), times, sampler=plan.sampler, noise=noise, cond=cond, callback=record)
     return found
 
 
@@ -108,10 +112,10 @@ def family(
     siblings: int,
     on_progress: ProgressCallback,
 ) -> Family:
-    """``siblings`` images from each x_t (N, C, H, W), their step noise their own."""
+    """``siblings`` images from each x_t (N, C, H, W), each with different step noise."""
     num = len(x_t)
     rows = torch.arange(num).repeat_interleave(siblings)
-    seeds = context.seeds(num * siblings, first=num)  # the first ``num`` are the parents'
+    seeds = context.seeds(num * siblings, first=num)  # the first ``num`` seeds belong to the parents
     children = context.denoise_from(
         x_t[rows].to(context.device),
         context.times(plan.steps, start=t),
@@ -131,13 +135,13 @@ def deviation(children: Tensor) -> float:
 def study_shared_latent(
     context: ImageStudyContext, options: SharedLatentOptions, folder: Path, on_progress: ProgressCallback
 ) -> list[StudyFigure]:
-    """``shared_latent.png``: rows by t of x_t, the images made from it, and what they share."""
+    """``shared_latent.png``: per t a row with x_t, the images generated from it, and their mean and deviation."""
     plan = check_plan(sampling_plan(context, options.sampler, options.steps, stochastic=True))
     times = options.t if options.t is not None else matched_times(context, _FRACTIONS)
     noisiest = float(context.times(plan.steps)[0])
     levels = sorted({min(float(t), noisiest) for t in times}, reverse=True)
     if levels[-1] == 0:
-        raise UsageError("at t = 0 there is nothing left to denoise; give times above 0")
+        raise UsageError("at t = 0 there is no noise to remove; give times above 0")
     cond = context.condition(options.num, options.requested)
     total, shares = len(levels) + 1, 1000
 
@@ -150,7 +154,7 @@ def study_shared_latent(
         for number, level in enumerate(levels)
     ]
     legibility = Legibility(context)
-    numbers = [_numbers(context, one, legibility) for one in families]
+    numbers = [_numbers(context, entry, legibility) for entry in families]
     tables = [_table(context, families, row, numbers) for row in range(min(options.rows, options.num))]
     image_grid.write(tables, folder / "shared_latent.png")
     return [_study_figure(plan, options, numbers, legibility)]
@@ -167,7 +171,7 @@ def _numbers(context: ImageStudyContext, one: Family, legibility: Legibility) ->
 
 
 def same_class(labels: Any) -> float:
-    """Share of the pairs of siblings that are given the same class, of labels (N, k)."""
+    """Fraction of the pairs of siblings with the same predicted class, from labels (N, k)."""
     equal = labels[:, :, None] == labels[:, None, :]
     k = labels.shape[1]
     return float((equal.sum((1, 2)) - k).sum() / (len(labels) * k * (k - 1)))
@@ -184,10 +188,10 @@ def _table(
         rows.append(np.concatenate([latent, context.finish(children), mean, _spread(children)]))
     count = families[0].children.shape[1]
     above = [""] * count
-    above[(count - 1) // 2] = "made from that x_t with other noise"
+    above[(count - 1) // 2] = "generated from that x_t with different noise"
     return image_grid.Table(
         rows,
-        [time_label(context.process, one.t) for one in families],
+        [time_label(context.process, entry.t) for entry in families],
         ["x_t", *above, "mean", "deviation"],
         f"Latent {row + 1}  (λ: log-SNR)",
         [_note(entry) for entry in numbers] if row == 0 else [],
@@ -210,18 +214,20 @@ def _study_figure(
     plan: Plan, options: SharedLatentOptions, numbers: list[dict[str, Any]], legibility: Legibility
 ) -> StudyFigure:
     agree = (
-        f", and how often two siblings are given the same class by the {legibility.extractor.name} classifier"
+        f", and how often two siblings are assigned the same class by the {legibility.extractor.name} classifier"
         if legibility.classifies
         else ""
     )
     return StudyFigure(
         "shared_latent.png",
         "Samples that share one x_t",
-        f"Each row takes one x_t (left) and finishes it {options.siblings} times with other noise ({plan.sampler}, "
-        f"{plan.steps} steps from t = 1 on). A sampler that draws no noise would give equal images, so a stochastic "
-        "one is taken. From pure noise nothing is shared; further down, first the kind of thing and its pose, then "
-        "everything but details. Right: what the siblings of that row share, their mean, and where they differ, their "
-        "standard deviation (white: 1 or more, of pixels in [-1, 1]). The numbers at the right edge are over all "
+        f"Each row starts from one x_t (left) and completes it {options.siblings} times with different noise "
+        f"({plan.sampler}, "
+        f"{plan.steps} steps from t = 1 on). A deterministic sampler would give equal images, so a stochastic "
+        "one is used. From pure noise nothing is shared; further down, first the kind of object and its pose, then "
+        "everything except details. Right: the mean of the siblings of the row, which shows what they share, and their "
+        "standard deviation, which shows where they differ (white: 1 or more, of pixels in [-1, 1]). The numbers at "
+        "the right edge are over all "
         f"{options.num} latents: the deviation{agree}.",
         "x_0^(k) ~ p(x_0 | x_t), one x_t per row;  deviation = sqrt(mean over pixels of Var_k x_0^(k))",
         "Ho et al. 2020, arXiv:2006.11239, fig. 7; `undiffuse.studies.images.shared_latent:family`",

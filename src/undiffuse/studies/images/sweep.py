@@ -1,7 +1,7 @@
 """Study ``sweep``: samplers and numbers of steps: quality against NFE and against seconds.
 
-Every cell draws the same seeds and is compared with the same training images, so that what differs between two cells
-is due to the sampler. A cell that cannot run says why.
+Every cell uses the same seeds and is compared with the same training images, so that differences between cells are due
+to the sampler. A cell that fails records the reason.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from undiffuse.wording import counted
 
 
 def _counts(value: Any) -> Any:
-    """``5,10,20``, one number or a list."""
+    """Parse ``5,10,20``, a number or a list."""
     if isinstance(value, int):
         return [value]
     if not isinstance(value, str):
@@ -46,13 +46,13 @@ class SweepOptions(FrozenModel):
     """Options of the study.
 
     Args:
-        samplers: rows of ``SAMPLERS`` with their options, separated by commas.
+        samplers: keys of ``SAMPLERS`` with options, separated by commas.
         steps: numbers of steps, separated by commas.
-        num: samples drawn in each cell; a Fréchet distance needs more than the features have dimensions.
-        reference: training images compared with.
-        features: a row of ``metrics.FEATURES``; ``auto`` picks by the data.
-        metric: the distance over them, a row of ``SET_DISTANCES``; ``kernel`` takes few samples.
-        shown: samples of each cell in the second image.
+        num: samples per cell; a Fréchet distance needs more than the dimension of the features.
+        reference: number of training images for comparison.
+        features: a key of ``metrics.FEATURES``; ``auto`` selects by the data.
+        metric: the distance between features, a key of ``SET_DISTANCES``; ``kernel`` works with few samples.
+        shown: samples per cell in the second figure.
     """
 
     samplers: Annotated[tuple[str, ...], BeforeValidator(sampler_words), Field(min_length=1)] = (
@@ -74,10 +74,10 @@ class Cell:
 
     Attributes:
         nfe: number of function evaluations per sample.
-        seconds: for ``num`` samples, wall-clock time.
-        processor_seconds: the same by the processor's own clock, over its threads; on a CPU alone.
-        distance, standard_error: to training images, over the features and by the metric that the study names.
-        note: why it could not run.
+        seconds: wall-clock time for ``num`` samples.
+        processor_seconds: CPU time divided by the number of threads; only on a CPU.
+        distance, standard_error: distance from training images, with the features and metric of the study.
+        note: reason if it failed.
     """
 
     sampler: str
@@ -91,11 +91,11 @@ class Cell:
 
     @property
     def fair_seconds(self) -> float | None:
-        """What the chart shows: on a CPU the processor's own time, which other work on the machine does not change."""
+        """Time for the chart: on a CPU the CPU time, which does not depend on other load."""
         return self.seconds if self.processor_seconds is None else self.processor_seconds
 
     def record(self, metric: str) -> dict[str, Any]:
-        """For the JSON, the distance under its own name."""
+        """JSON record, with the distance under the name of its metric."""
         return {metric if name == "distance" else name: value for name, value in vars(self).items()}
 
 
@@ -105,7 +105,7 @@ def study_sweep(
     """Write ``sweep.png`` and ``sweep_samples.png``.
 
     Raises:
-        UsageError: an unknown sampler, or too few samples for the features.
+        UsageError: if a sampler is unknown, there are too few samples for the features, or no cell runs.
     """
     extractor = extractor_of(context, options.features)
     wanted = [Cell(sampler, steps) for sampler in options.samplers for steps in _steps_of(sampler, options.steps)]
@@ -131,7 +131,7 @@ def study_sweep(
 
 
 class _Count(NamedTuple):
-    """Progress of one cell among all."""
+    """Maps the progress of one cell to the total progress."""
 
     on_progress: ProgressCallback
     first: int
@@ -142,14 +142,14 @@ class _Count(NamedTuple):
 
 
 def _steps_of(sampler: str, steps: Sequence[int]) -> Sequence[int]:
-    """An adaptive sampler takes the steps that its tolerance needs: one cell is enough."""
+    """One number of steps for an adaptive sampler, whose steps depend on its tolerance."""
     return steps[-1:] if make_sampler(sampler).adaptive else steps
 
 
 def run_cell(context: ImageStudyContext, cell: Cell, num: int, count: Any = None) -> Tensor | None:
-    """Samples of a cell, which is given its NFE and seconds; ``None``, and a note, where it cannot run.
+    """Draw the samples of a cell and set its NFE and seconds; return ``None`` and set its note if it fails.
 
-    One block of one step goes before, so that the clock sees no first-time costs.
+    A warm-up sample is drawn first, so that one-time costs are not timed.
     """
     try:
         draw(context, 1, sampler=cell.sampler, steps=min(cell.steps, 2))
@@ -171,7 +171,7 @@ def _wait(context: ImageStudyContext) -> None:
 
 
 def _draw(path: Path, cells: Sequence[Cell], distance: SetDistance, features: str) -> None:
-    one, (left, right) = charts(2)
+    figure, (left, right) = charts(2)
     style: Any = {"marker": "o", "markersize": 4, "capsize": 2, "elinewidth": 0.8}
     for number, sampler in enumerate(dict.fromkeys(cell.sampler for cell in cells)):
         rows = [cell for cell in cells if cell.sampler == sampler and cell.distance is not None]
@@ -198,11 +198,11 @@ def _draw(path: Path, cells: Sequence[Cell], distance: SetDistance, features: st
         _plain_ticks(axes, both=distance.positive)
         grid_lines(axes)
     left.legend(fontsize=8, frameon=False)
-    save(one, path)
+    save(figure, path)
 
 
 def _plain_ticks(axes: Any, *, both: bool) -> None:
-    """Numbers and no powers of ten along a logarithmic axis, or both."""
+    """Label a logarithmic axis, or both axes, with plain numbers instead of powers of ten."""
     from matplotlib.ticker import FuncFormatter, LogLocator
 
     for axis in (axes.xaxis, axes.yaxis) if both else (axes.xaxis,):
@@ -227,7 +227,7 @@ def _grid(path: Path, cells: Sequence[Cell], images: Sequence[ImageArray], dista
 def _study_figures(
     context: ImageStudyContext, cells: Sequence[Cell], options: SweepOptions, extractor: FeatureExtractor, num_real: int
 ) -> list[StudyFigure]:
-    where = f"{context.device.type}, {counted(torch.get_num_threads(), 'thread')}"
+    hardware = f"{context.device.type}, {counted(torch.get_num_threads(), 'thread')}"
     notes = [f"{cell.sampler} with {cell.steps} steps did not run: {cell.note}" for cell in cells if cell.note]
     distance = set_distance(options.metric)
     numbers = {
@@ -237,20 +237,24 @@ def _study_figures(
         "reference_images": num_real,
         **extractor.protocol(),
         "grid": context.module.sampling_record()["grid"],
-        "timed_on": where,
+        "timed_on": hardware,
         "torch": torch.__version__,
     }
     source = f"{distance.source}; samplers.base.sample"
-    alike = "So few samples raise all distances alike: compare within the image only. " if distance.positive else ""
+    bias_note = (
+        "The bias from few samples is common to all distances: compare within the figure only. "
+        if distance.positive
+        else ""
+    )
     return [
         StudyFigure(
             "sweep.png",
             "Quality against cost",
-            f"{distance.label[:1].upper()}{distance.label[1:]} of {counted(options.num, 'sample')} of a cell to "
+            f"{distance.label[:1].upper()}{distance.label[1:]} of {counted(options.num, 'sample')} per cell from "
             f"{num_real:,} training images, with standard errors, against NFE (left) and "
-            "against seconds (right); the small numbers are steps. All cells have the same seeds and the model's own "
-            f"time grid. {alike}Timed on {where}, after a warm-up, everything included; on a CPU "
-            f"by the processor's time over its threads, which other work does not change. {' '.join(notes)}".rstrip(),
+            "against seconds (right); the small numbers are steps. All cells use the same seeds and the model's "
+            f"time grid. {bias_note}Timed on {hardware}, after a warm-up, total time; on a CPU "
+            f"the CPU time per thread, which does not depend on other load. {' '.join(notes)}".rstrip(),
             distance.formula,
             source,
             numbers,
@@ -258,8 +262,8 @@ def _study_figures(
         StudyFigure(
             "sweep_samples.png",
             "The same seeds in every cell",
-            "One row per cell, one column per seed. Deterministic samplers reach the same image once they have enough "
-            "steps; a stochastic one draws noise of its own and ends elsewhere.",
+            "One row per cell, one column per seed. Deterministic samplers converge to the same image with enough "
+            "steps; a stochastic sampler draws additional noise and gives another image.",
             "the same noise x_T in every row",
             source,
             {"seeds": list(context.seeds(options.shown))},

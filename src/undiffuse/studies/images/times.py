@@ -1,4 +1,4 @@
-"""Times of studies: how they are given, matched between processes and written, and how x_t is made visible."""
+"""Times of studies: parsing, matching between processes, labels, and the display of x_t."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from undiffuse.core.processes import DiscreteVP
 from undiffuse.models.base import to_uint8
 from undiffuse.studies.images.context import ImageArray, ImageStudyContext
 
-#: The chain whose steps measure noise, see ``matched_times``.
+#: The chain by whose steps noise levels are specified, see ``matched_times``.
 _DDPM = DiscreteVP.linear()
 
 
@@ -25,15 +25,15 @@ def _as_tuple(value: Any) -> Any:
 
 #: A time of the forward process; 1 is pure noise.
 Fraction = Annotated[float, Field(ge=0, le=1)]
-#: Several times, written ``0.5`` or ``[0.25,0.5]``.
+#: One or more times, written ``0.5`` or ``[0.25,0.5]``.
 Fractions = Annotated[tuple[Fraction, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
 
 
 def matched_times(context: ImageStudyContext, fractions: Sequence[float]) -> list[float]:
-    """Times of the log-SNRs that the linear chain of DDPM has after these fractions of its 1000 steps.
+    """Times with the log-SNR of DDPM's linear chain after these fractions of its 1000 steps.
 
-    So "500 of 1000 steps" means the same amount of noise under every process. Of a chain, the nearest knots; never
-    noisier than what the model was trained on.
+    So "500 of 1000 steps" means the same amount of noise under every process. For a chain the nearest knots are
+    returned; times are limited to the noise levels of training.
     """
     fraction = torch.tensor(list(fractions), dtype=torch.float64)
     log_snr = _DDPM.log_snr(fraction).clamp(min=context.denoiser.log_snr_range[0])
@@ -43,7 +43,7 @@ def matched_times(context: ImageStudyContext, fractions: Sequence[float]) -> lis
 
 
 def time_label(process: Process, t: float) -> str:
-    """Two lines: the time, and lambda, the log-SNR there."""
+    """A label of two lines: the time, and lambda, the log-SNR at that time."""
     log_snr = float(process.log_snr(torch.tensor([t], dtype=torch.float64)))
     value = "∞" if abs(log_snr) == math.inf else f"{abs(log_snr):.1f}"
     sign = "−" if log_snr < 0 and value != "0.0" else ""
@@ -51,7 +51,7 @@ def time_label(process: Process, t: float) -> str:
 
 
 def visible(process: Process, x_t: Tensor, t: float) -> ImageArray:
-    """x_t (N, C, H, W) as uint8: black to white is -(alpha + 2 sigma) to alpha + 2 sigma, so that noise shows too."""
+    """x_t (N, C, H, W) as uint8: black to white is -(alpha + 2 sigma) to alpha + 2 sigma, so that noise is visible."""
     at = torch.tensor([t], dtype=torch.float64)
     shown: ImageArray = to_uint8(x_t / float(process.alpha(at) + 2 * process.sigma(at))).cpu().numpy()
     return shown

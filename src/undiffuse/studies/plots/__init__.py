@@ -1,1 +1,1 @@
-"""How the studies' figures look: one plot style, and image grids."""
+"""Plot style and image grids of the studies' figures."""

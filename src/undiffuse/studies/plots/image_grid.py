@@ -1,7 +1,7 @@
-"""Image grids: tables of images with labelled rows and columns, every image's pixel a whole square, charts below.
+"""Image grids: tables of images with labelled rows and columns, enlarged by an integer factor, with charts below.
 
-A table is put together as one array and placed pixel on pixel, so that small images are enlarged crisply and the
-PNG stays small; lines of text and charts are matplotlib's.
+A table is assembled as one array and drawn pixel by pixel, so that small images are enlarged without interpolation and
+the PNG stays small; text and charts are drawn by matplotlib.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from undiffuse.studies.plots import plot_style
 
 Array = npt.NDArray[Any]
 
-#: Pixels that the longer side of an enlarged image comes near to; larger images are brought down to the other.
+#: Target size in pixels of the longer side of an enlarged image, and the size to which larger images are reduced.
 SIDE, LARGEST_SIDE = 112, 160
 _GAP, _WIDE_GAP, _FRAME = 3, 14, 2
 _MARGIN, _TITLE, _LINE = 14, 30, 20
-#: Width of a letter of a title, in pixels, near enough.
+#: Approximate width of a letter of a title, in pixels.
 _TITLE_LETTER = 11.8
 _BETWEEN = 22
-#: Least width of a grid with charts, in pixels, of each.
+#: Minimum width of each chart below a grid, in pixels.
 _CHART_WIDTH = 470
 
 
@@ -34,14 +34,14 @@ class Table:
     """Images in rows and columns.
 
     Attributes:
-        rows: uint8 images (columns, C, H, W) of each row; a row may be shorter than others.
-        row_labels: at the left of each row; empty for none.
-        column_labels: above each column, of one line or more; empty for none.
-        title: above the table, at its left.
-        notes: at the right of each row; empty for none.
-        frames: colour of a frame around the image at (row, column).
-        gaps: columns with a gap before them.
-        row_gaps: rows with a gap before them.
+        rows: uint8 images (columns, C, H, W) of each row; rows may differ in length.
+        row_labels: labels at the left of each row; empty for none.
+        column_labels: labels of one or more lines above each column; empty for none.
+        title: text above the table, left-aligned.
+        notes: text at the right of each row; empty for none.
+        frames: colour of the frame around the image at (row, column).
+        gaps: indices of columns with a gap before them.
+        row_gaps: indices of rows with a gap before them.
     """
 
     rows: Sequence[Array]
@@ -57,29 +57,29 @@ class Table:
 def draw(
     tables: Sequence[Table], num_charts: int = 0, chart_height: int = 400, chart_gap: int = 90
 ) -> tuple[Any, Array]:
-    """A figure of tables below each other and its chart axes, ``(num_charts,)``, below them.
+    """Draw tables below each other, with ``num_charts`` chart axes below them.
 
     Args:
-        tables: at least one.
-        chart_height, chart_gap: in pixels; the gap is between charts and holds the labels next to them.
+        tables: one or more tables.
+        chart_height, chart_gap: in pixels; the gap between charts contains their axis labels.
     Returns:
-        The figure, for ``plot_style.save``, and the axes.
+        The figure, for ``plot_style.save``, and the axes ``(num_charts,)``.
     """
     import matplotlib
 
-    placed = [_Placed(table) for table in tables]
-    left = max(one.left for one in placed)
-    width = max(max(left + one.width + one.right for one in placed) + _MARGIN, num_charts * _CHART_WIDTH)
+    placed = [_TableLayout(table) for table in tables]
+    left = max(entry.left for entry in placed)
+    width = max(max(left + entry.width + entry.right for entry in placed) + _MARGIN, num_charts * _CHART_WIDTH)
     below = chart_height + _BETWEEN if num_charts else 0
-    height = sum(one.height for one in placed) + _BETWEEN * (len(placed) - 1) + 2 * _MARGIN + below
+    height = sum(entry.height for entry in placed) + _BETWEEN * (len(placed) - 1) + 2 * _MARGIN + below
     with matplotlib.rc_context(plot_style.SETTINGS):
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(width / plot_style.DPI, height / plot_style.DPI), dpi=plot_style.DPI)
         top = _MARGIN
-        for one in placed:
-            one.put(figure, left, top, width, height)
-            top += one.height + _BETWEEN
+        for entry in placed:
+            entry.draw(figure, left, top, width, height)
+            top += entry.height + _BETWEEN
         return figure, _charts(figure, num_charts, chart_height, chart_gap, width, height)
 
 
@@ -92,22 +92,22 @@ def _charts(figure: Any, count: int, chart_height: int, gap: int, width: int, he
     if not count:
         return np.empty(0, dtype=object)
     left, right = 96, 24
-    each = (width - left - right - (count - 1) * gap) / count
+    chart_width = (width - left - right - (count - 1) * gap) / count
     sides = {"left": left / width, "right": 1 - right / width}
     grid = figure.add_gridspec(
-        1, count, **sides, bottom=62 / height, top=(chart_height - 34) / height, wspace=gap / each
+        1, count, **sides, bottom=62 / height, top=(chart_height - 34) / height, wspace=gap / chart_width
     )
     return np.array([figure.add_subplot(grid[0, index]) for index in range(count)], dtype=object)
 
 
-class _Placed:
-    """A table with its sizes in pixels."""
+class _TableLayout:
+    """A table with its layout in pixels."""
 
     def __init__(self, table: Table) -> None:
         self.table = table
-        rows = [_sized(np.asarray(row)) for row in table.rows]
+        rows = [_resize(np.asarray(row)) for row in table.rows]
         self.cell = rows[0].shape[-2:]
-        self.grid = _assembled(rows, table, self.cell)
+        self.grid = _assemble(rows, table, self.cell)
         self.width, self.pixels = self.grid.shape[1], self.grid.shape[0]
         self.left = _MARGIN + _text_width(table.row_labels)
         self.right = max(_text_width(table.notes), round(len(table.title) * _TITLE_LETTER) - self.width)
@@ -115,8 +115,8 @@ class _Placed:
         self.above = (_TITLE if table.title else 0) + lines * _LINE + (4 if lines else 0)
         self.height = self.above + self.pixels
 
-    def put(self, figure: Any, left: int, top: int, width: int, height: int) -> None:
-        """Draw it with its upper left corner at (left, top) of a figure of so many pixels."""
+    def draw(self, figure: Any, left: int, top: int, width: int, height: int) -> None:
+        """Draw the table with its upper left corner at (left, top) in a figure of ``width`` x ``height`` pixels."""
         bottom = height - top - self.above - self.pixels
         place = (left / width, bottom / height, self.width / width, self.pixels / height)
         axes = figure.add_axes(place)
@@ -129,9 +129,9 @@ class _Placed:
         for row, note in enumerate(table.notes):
             y = _start(row, cell_h, table.row_gaps) + cell_h / 2
             axes.text(self.width + 8, y, note, ha="left", va="center", fontsize=8.5)
-        self._head(axes)
+        self._draw_header(axes)
 
-    def _head(self, axes: Any) -> None:
+    def _draw_header(self, axes: Any) -> None:
         table, (_, cell_w) = self.table, self.cell
         for column, label in enumerate(table.column_labels):
             x = _start(column, cell_w, table.gaps) + cell_w / 2
@@ -141,18 +141,18 @@ class _Placed:
 
 
 def _text_width(labels: Sequence[str]) -> int:
-    """Pixels that labels at the side need, near enough."""
+    """Approximate width in pixels of labels at the side."""
     longest = max((len(line) for label in labels for line in label.split("\n")), default=0)
     return round(longest * 9.4) + 14 if longest else 0
 
 
 def _start(index: int, side: int, gaps: Sequence[int]) -> int:
-    """Where a row or column begins."""
+    """Pixel offset of a row or column."""
     return index * (side + _GAP) + _FRAME + sum(_WIDE_GAP for gap in gaps if gap <= index)
 
 
-def _assembled(rows: Sequence[Array], table: Table, cell: tuple[int, int]) -> Array:
-    """All images of a table as one (height, width, 3) uint8 on white."""
+def _assemble(rows: Sequence[Array], table: Table, cell: tuple[int, int]) -> Array:
+    """All images of a table as one uint8 array (height, width, 3) on white."""
     (cell_h, cell_w), columns = cell, max(len(row) for row in rows)
     height = _start(len(rows) - 1, cell_h, table.row_gaps) + cell_h + _FRAME
     width = _start(columns - 1, cell_w, table.gaps) + cell_w + _FRAME
@@ -166,8 +166,8 @@ def _assembled(rows: Sequence[Array], table: Table, cell: tuple[int, int]) -> Ar
     return grid
 
 
-def _sized(images: Array) -> Array:
-    """(N, C, H, W) enlarged by a whole factor to about ``SIDE`` pixels, or reduced to ``LARGEST_SIDE``."""
+def _resize(images: Array) -> Array:
+    """Images (N, C, H, W) enlarged by an integer factor to about ``SIDE`` pixels, or reduced to ``LARGEST_SIDE``."""
     longest = max(images.shape[-2:])
     if longest > LARGEST_SIDE:
         factor = -(-longest // LARGEST_SIDE)

@@ -1,4 +1,4 @@
-"""The studies' plot style: panels of the plane on one scale, colours that differ under colour blindness.
+"""The plot style of the studies: panels of the plane on one scale, colours that are safe for colour blindness.
 
 Only ``Figure`` objects are used, never pyplot's global state.
 """
@@ -16,13 +16,13 @@ from torch import Tensor
 from undiffuse.files import replacing
 from undiffuse.studies.theory.context import LIMIT
 
-#: The colours of Okabe and Ito, that differ under every common colour blindness.
+#: The palette of Okabe and Ito, whose colours are distinct under all common forms of colour blindness.
 BLUE, ORANGE, GREEN, PURPLE, SKY, YELLOW, RED, GREY = (
     *("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#F0E442", "#D55E00", "#777777"),
 )
 CYCLE = (BLUE, RED, GREEN, PURPLE, ORANGE, SKY, "#000000", GREY)
 INK = "#222222"
-#: Pixels an inch: a full-width figure is about 1,800 pixels wide.
+#: Pixels per inch: a full-width figure is about 1,800 pixels wide.
 DPI = 150
 #: Matplotlib's settings for every figure of a study.
 SETTINGS: Any = {
@@ -38,11 +38,11 @@ class StudyFigure(NamedTuple):
 
     Attributes:
         file: name of the PNG.
-        title: a few words.
+        title: a short title.
         caption: what it shows and how to read it.
         formula: what is computed.
         source: papers and the function that computes it.
-        numbers: plain values for JSON.
+        numbers: values for JSON.
     """
 
     file: str
@@ -54,7 +54,7 @@ class StudyFigure(NamedTuple):
 
 
 def figure(width: float, height: float) -> Any:
-    """An empty figure of so many inches."""
+    """An empty figure of ``width`` x ``height`` inches."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -67,8 +67,8 @@ def panels(rows: int, columns: int, size: float = 2.5, extra: float = 0.0) -> tu
     import matplotlib
 
     with matplotlib.rc_context(SETTINGS):
-        one = figure(columns * size + 0.3 + extra, rows * (size + 0.06) + 0.45)
-        return one, one.subplots(rows, columns, squeeze=False)
+        fig = figure(columns * size + 0.3 + extra, rows * (size + 0.06) + 0.45)
+        return fig, fig.subplots(rows, columns, squeeze=False)
 
 
 def charts(columns: int, width: float = 5.6, height: float = 3.9) -> tuple[Any, Any]:
@@ -76,20 +76,20 @@ def charts(columns: int, width: float = 5.6, height: float = 3.9) -> tuple[Any, 
     import matplotlib
 
     with matplotlib.rc_context(SETTINGS):
-        one = figure(columns * width, height)
-        return one, one.subplots(1, columns, squeeze=False)[0]
+        fig = figure(columns * width, height)
+        return fig, fig.subplots(1, columns, squeeze=False)[0]
 
 
-def save(one: Any, path: Path) -> None:
-    """Write a figure as a PNG in one piece; the same figure gives the same bytes."""
+def save(fig: Any, path: Path) -> None:
+    """Write a figure atomically as a PNG; equal figures give equal bytes."""
     import matplotlib
 
     with replacing(path) as temporary, matplotlib.rc_context(SETTINGS):
-        one.savefig(temporary, format="png", metadata={"Software": None})
+        fig.savefig(temporary, format="png", metadata={"Software": None})
 
 
 def frame(axes: Any, title: str = "", limit: float = LIMIT, ticks: bool = True) -> None:
-    """A square window on the plane; ticks at -2, 0, 2."""
+    """Set the axes to a square window of the plane, with ticks at -2, 0, 2."""
     axes.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal", title=title)
     marks = (-2, 0, 2) if ticks else ()
     axes.set_xticks(marks)
@@ -100,7 +100,7 @@ def frame(axes: Any, title: str = "", limit: float = LIMIT, ticks: bool = True) 
 
 
 def image(axes: Any, values: Tensor, limit: float = LIMIT, **options: Any) -> Any:
-    """Values on ``plane(side)`` as an image in the window."""
+    """Draw values on ``plane(side)`` as an image in the window."""
     side = math.isqrt(len(values))
     extent = (-limit, limit, -limit, limit)
     table = values.reshape(side, side).numpy()
@@ -108,30 +108,30 @@ def image(axes: Any, values: Tensor, limit: float = LIMIT, **options: Any) -> An
 
 
 def shade(axes: Any, log_density: Tensor, limit: float = LIMIT) -> None:
-    """A density as pale blue under what is drawn on it, each panel scaled to its own largest value."""
+    """Draw a density in pale blue as background, each panel scaled to its maximum."""
     relative = ((log_density - log_density.max()) / 2).exp()  # the square root of the density: tails stay visible
     image(axes, relative, limit, cmap="Blues", vmin=0, vmax=1.7)
 
 
 def scatter(axes: Any, points: Tensor, colour: str = BLUE, size: float = 2.0, alpha: float = 0.5) -> None:
-    """Points as dots."""
+    """Draw points as dots."""
     array = points.numpy()
     axes.scatter(array[:, 0], array[:, 1], s=size, c=colour, alpha=alpha, linewidths=0, rasterized=True)
 
 
 def row_label(axes: Any, text: str) -> None:
-    """What a row of panels shows, at its left."""
+    """Label a row of panels at its left."""
     axes.set_ylabel(text, fontsize=10.5, labelpad=4)
 
 
 def grid_lines(axes: Any) -> None:
-    """A light grid behind a chart."""
+    """Draw a light grid behind a chart."""
     axes.grid(color="#e6e6e6", linewidth=0.8)
     axes.set_axisbelow(True)
 
 
 def plain(value: Any) -> Any:
-    """Numbers rounded to four digits for JSON, whatever holds them; NaN and infinity become ``None``."""
+    """Round all numbers of a nested value to four digits for JSON; NaN and infinity become ``None``."""
     if isinstance(value, dict):
         return {str(key): plain(entry) for key, entry in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):

@@ -1,1 +1,1 @@
-"""Study ``theory``: a model of points in the plane next to the exact truth."""
+"""Study ``theory``: a model of points in the plane compared with the exact distribution."""

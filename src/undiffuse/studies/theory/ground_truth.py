@@ -1,16 +1,16 @@
-"""The exact distribution behind the synthetic sources, and with it every score and posterior mean.
+"""The exact distribution of the synthetic sources, and its scores and posterior means.
 
-Each source is centres plus Gaussian noise of one standard deviation, so its density is a mixture
+Each source draws centres and adds Gaussian noise of one standard deviation, so its density is a mixture
 
     p(x) = sum_k w_k N(x; mu_k, noise^2 I)
 
-exact for ``gaussians`` and ``gaussian_ring``. Along a curve the sum stands for an integral over its parameter u,
+exact for ``gaussians`` and ``gaussian_ring``. For a curve the sum approximates an integral over its parameter u,
 
     p(x) = int_0^1 N(x; mu(u), noise^2 I) du,
 
-taken by the midpoint rule (on a circle the trapezoid's, which is the same). Its error falls like
-exp(-2 pi^2 noise^2 / h^2) with the spacing h of the centres; h <= 0.55 noise makes that 1e-28, and what is left is the
-O(h^2) of an open curve's two ends, under 0.5% of the density there.
+by the midpoint rule (on a circle equivalent to the trapezoidal rule). Its error falls like exp(-2 pi^2 noise^2 / h^2)
+with the spacing h of the centres, which is 1e-28 for h <= 0.55 noise; the remaining error is O(h^2) at the two ends of
+an open curve, under 0.5% of the density there.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from undiffuse.data.sources.synthetic import grid_centres, ring_centres, ring_ra
 from undiffuse.errors import UsageError
 from undiffuse.registry import lookup
 
-#: Spacing of the centres along a curve, as a share of the noise.
+#: Spacing of the centres along a curve, as a fraction of the noise.
 SPACING = 0.55
-#: The fewest and the most centres of a curve.
+#: Minimum and maximum number of centres of a curve.
 FEWEST, MOST = 2_000, 20_000
-_CHUNK = 4_000_000  # entries of a (B, K) table at a time
+_CHUNK = 4_000_000  # entries of a (B, K) matrix per chunk
 
 
 class EvenMixture(GaussianMixture):
-    """A mixture of spherical Gaussians of one variance: with many centres an order of magnitude faster.
+    """A mixture of spherical Gaussians of one variance, an order of magnitude faster for many centres.
 
     All centres share the variance alpha^2 v + sigma^2 at a time t, so responsibilities are a softmax of one matrix
-    product, and E[x_0 | x_t] is the responsibilities' mean centre, moved towards x_t.
+    product, and E[x_0 | x_t] is the mean centre under the responsibilities, moved towards x_t.
     """
 
     def __init__(self, means: Tensor, std: float, weights: Tensor | None = None) -> None:
@@ -64,7 +64,7 @@ class EvenMixture(GaussianMixture):
         return mean + gain[:, None] * (x_t.double() - alpha[:, None] * mean)
 
     def _logits(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """log w_k - |x - alpha mu_k|^2 / (2 var) without what all centres share, ``(B, K)``."""
+        """log w_k - |x - alpha mu_k|^2 / (2 var) without the terms common to all centres, ``(B, K)``."""
         total = (alpha**2 * self.var + sigma**2)[:, None]
         inner = x @ self.means.T - alpha[:, None] * (self.means**2).sum(1) / 2
         return self.weights.log() + alpha[:, None] / total * inner
@@ -85,12 +85,12 @@ class EvenMixture(GaussianMixture):
 
 
 def truth_of(config: ComponentConfig) -> EvenMixture:
-    """The distribution that a synthetic source draws from.
+    """The distribution of a synthetic source.
 
     Args:
         config: of a data source in ``TRUTHS``.
     Raises:
-        UsageError: a source whose density is not known, or points without noise, which have none.
+        UsageError: if the density of the source is not known, or its noise is 0, so that it has none.
     """
     if config.name not in TRUTHS:
         raise UsageError(
@@ -104,7 +104,7 @@ def truth_of(config: ComponentConfig) -> EvenMixture:
 
 
 def swissroll_truth(config: Any) -> EvenMixture:
-    """The Swiss roll: centres at the midpoints of even intervals of u."""
+    """The Swiss roll: centres at the midpoints of equal intervals of u."""
     longest = float(torch.from_numpy(roll_curve([0.999, 1.0])).diff(dim=0).norm()) / 0.001  # |d mu / du| at its end
     count = _count_for(longest, config.noise)
     middles = (torch.arange(count, dtype=torch.float64) + 0.5) / count
@@ -112,7 +112,7 @@ def swissroll_truth(config: Any) -> EvenMixture:
 
 
 def rings_truth(config: Any) -> EvenMixture:
-    """Circles: even angles, on each as many as its circumference needs, each circle of the same weight."""
+    """Circles: evenly spaced centres, their number by the circumference, with equal weight per circle."""
     means, weights = [], []
     for radius in ring_radii(config.num_rings).tolist():
         count = _count_for(2 * math.pi * radius, config.noise, fewest=FEWEST // config.num_rings + 1)
@@ -123,12 +123,12 @@ def rings_truth(config: Any) -> EvenMixture:
 
 
 def gaussians_truth(config: Any) -> EvenMixture:
-    """The grid of Gaussians itself."""
+    """The grid of Gaussians."""
     return EvenMixture(torch.from_numpy(grid_centres(config.side)), config.noise)
 
 
 def gaussian_ring_truth(config: Any) -> EvenMixture:
-    """The circle of Gaussians itself."""
+    """The circle of Gaussians."""
     return EvenMixture(torch.from_numpy(ring_centres(config.num_modes)), config.noise)
 
 
@@ -136,8 +136,8 @@ def _count_for(length: float, noise: float, fewest: int = FEWEST) -> int:
     count = math.ceil(length / (SPACING * noise))
     if count > MOST:
         raise UsageError(
-            f"data with noise={noise} is too thin for its density to be computed: it would take {count} centres, at "
-            f"most {MOST} are affordable; train with noise of at least {length / (SPACING * MOST):.2g}"
+            f"data with noise={noise} is too thin for its density to be computed: it would need {count} centres, the "
+            f"limit is {MOST}; train with noise of at least {length / (SPACING * MOST):.2g}"
         )
     return max(count, fewest)
 

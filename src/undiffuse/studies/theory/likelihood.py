@@ -1,4 +1,4 @@
-"""The figure on likelihood: log p of the model by its probability-flow ODE on a map, with the exact density."""
+"""The likelihood figure: a map of log p of the model by its probability-flow ODE, with the exact density."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from undiffuse.studies.plots.plot_style import StudyFigure
 from undiffuse.studies.theory.context import LIMIT, TheoryContext, device_of, plane
 
 _SIDE, _POINTS, _CHUNK = 60, 500, 2000
-#: Tolerance of the solver: its error in log p is far below what the map can show.
+#: Tolerance of the solver: its error in log p is far below the resolution of the map.
 _TOLERANCE = 1e-4
-#: The data's density is compared at a little noise: much smaller and the map would show a line one pixel wide.
+#: Smallest noise ratio of the compared density: with less noise the map would show a line one pixel wide.
 SMALLEST_RATIO = 0.05
-_DEPTH = 12.0  # nats below the peak that the maps still tell apart
+_DEPTH = 12.0  # range of the colour scale below the peak, in nats
 
 
 def model_log_density(context: TheoryContext, x: Tensor, ratio: float) -> Tensor:
@@ -42,15 +42,17 @@ def model_log_density(context: TheoryContext, x: Tensor, ratio: float) -> Tensor
 
 
 def true_log_density(context: TheoryContext, x: Tensor, ratio: float) -> Tensor:
-    """The same of the truth, in closed form."""
+    """The exact log density, in closed form."""
     t = context.at_ratio(ratio, len(x))
     alpha = context.process.alpha(t)
     return context.truth.log_prob(alpha[:, None] * x.double(), context.process, t) + 2 * torch.log(alpha)
 
 
 def likelihood_numbers(context: TheoryContext, ratio: float) -> dict[str, float]:
-    """Mean -log p of exact draws under the model and under the truth; their difference is the Kullback-Leibler
-    divergence KL(truth, model), with its standard error over the draws."""
+    """Mean -log p of exact draws under the model and under the exact distribution.
+
+    Their difference is the Kullback-Leibler divergence KL(truth, model), with its standard error over the draws.
+    """
     generator = context.generator(6)
     x_0 = context.truth.sample(_POINTS, generator)
     y = x_0 + ratio * torch.randn(x_0.shape, dtype=torch.float64, generator=generator)
@@ -80,19 +82,21 @@ def likelihood_map(context: TheoryContext, folder: Path) -> StudyFigure:
     drawn = plot_style.image(axes[0][1], model, **common)
     counts = (true > peak - _DEPTH) | (model > peak - _DEPTH)
     difference = torch.where(counts, model.clamp(min=peak - _DEPTH) - true.clamp(min=peak - _DEPTH), torch.nan)
-    apart = plot_style.image(axes[0][2], difference, cmap="PuOr", vmin=-2, vmax=2)
-    for one, title in zip(axes[0], ("truth", "model", "model − truth"), strict=True):
-        plot_style.frame(one, title, LIMIT)
+    difference_image = plot_style.image(axes[0][2], difference, cmap="PuOr", vmin=-2, vmax=2)
+    for panel, title in zip(axes[0], ("truth", "model", "model − truth"), strict=True):
+        plot_style.frame(panel, title, LIMIT)
     figure.colorbar(drawn, ax=list(axes[0][:2]), shrink=0.85, pad=0.01, extend="min").set_label("log p, nats")
-    figure.colorbar(apart, ax=axes[0][2], shrink=0.85, pad=0.02, extend="both").set_label("nats")
+    figure.colorbar(difference_image, ax=axes[0][2], shrink=0.85, pad=0.02, extend="both").set_label("nats")
     plot_style.save(figure, folder / "likelihood.png")
     return StudyFigure(
         "likelihood.png",
         "Log-likelihood by the probability-flow ODE",
         f"log p of the data with a little noise (r = {ratio:.2g}), in closed form and by the ODE of the model with the "
-        f"exact trace; right, where either is within {_DEPTH:.0f} nats of the peak: off the data a trained model's "
-        f"density falls less steeply than the truth. On {numbers['points']} exact draws the model's mean −log p is "
-        f"{numbers['nll_nats']:.4f} nats, the truth's (the entropy) "
+        f"exact trace; right: the difference where either is within {_DEPTH:.0f} nats of the peak: outside the data "
+        "a trained model's "
+        f"density falls less steeply than the exact density. On {numbers['points']} exact draws the model's mean "
+        "−log p is "
+        f"{numbers['nll_nats']:.4f} nats, that of the exact distribution (the entropy) "
         f"{numbers['entropy_nats']:.4f}: KL {numbers['kl_nats']:.4f} ± {numbers['kl_standard_error']:.4f}.",
         "log p(x) = log p_T(x_T) + ∫ div f dλ along dx~/dλ = −½ a b v",
         "Song et al. 2021, arXiv:2011.13456, eq. 39; `undiffuse.samplers.likelihood:log_likelihood`",

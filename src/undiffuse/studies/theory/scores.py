@@ -1,4 +1,4 @@
-"""Figures on the score: its field and the exact one, its error at every noise level, and where the error lives."""
+"""Figures on the score: the model's field and the exact one, and the error by noise level and by location."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from undiffuse.studies.theory.context import LIMIT, TheoryContext, noisy_points,
 
 _ARROWS, _PIXELS = 19, 104
 _OUTLINE: dict[str, Any] = {"colors": "white", "linewidths": 0.9, "linestyles": "solid"}
-#: Noise levels of the curves, and points that a mean is taken over.
+#: Noise levels of the curves, and points per mean.
 _LEVELS, _POINTS = 13, 2000
 
 
 def score_fields(context: TheoryContext, folder: Path) -> StudyFigure:
-    """``scores.png``: sigma times the score over the density, one column per noise level, the exact one above."""
+    """``scores.png``: sigma times the score over the density, one column per noise level, the exact score above."""
     ratios = context.shown_ratios()
     rows = ["truth"] if context.exact else ["truth", "model"]
     figure, axes = plot_style.panels(len(rows), len(ratios), size=2.7)
@@ -34,12 +34,13 @@ def score_fields(context: TheoryContext, folder: Path) -> StudyFigure:
     for row, name in enumerate(rows):
         plot_style.row_label(axes[row][0], name)
     plot_style.save(figure, folder / "scores.png")
-    above_below = "Above from the closed form, below from the network. " if not context.exact else ""
+    above_below = "Above: closed form, below: network. " if not context.exact else ""
     return StudyFigure(
         "scores.png",
         "Score fields",
         f"{above_below}Arrows point where the density of noisy data grows fastest; long arrows are shortened (length "
-        "|v| / (1 + |v| / 2)). With much noise all arrows lead to the middle, with less they find the shape.",
+        "|v| / (1 + |v| / 2)). With much noise all arrows point to the centre, with less noise to the shape of the "
+        "data.",
         "sigma ∇ log p_t(x_t) = −E[eps | x_t], drawn at x_t / sqrt(alpha² + sigma²), r = sigma / alpha",
         "Song & Ermon 2019, arXiv:1907.05600; `undiffuse.studies.theory.context:scaled_scores`",
         {"ratios": ratios},
@@ -55,10 +56,10 @@ def _arrows(axes: Any, field: Tensor, colour: str) -> None:
 
 
 def score_error(context: TheoryContext, ratio: float, count: int = _POINTS) -> dict[str, float]:
-    """The score's mean squared error under p_t times sigma^2, and the denoising loss it is part of, at one noise level.
+    """The score's mean squared error under p_t times sigma^2, and the denoising loss, at one noise level.
 
     E |eps-hat - eps|^2 = E |eps-hat - E[eps | x_t]|^2 + E |E[eps | x_t] - eps|^2: the loss of denoising score matching
-    is the Fisher divergence plus a floor that no model can go below (Vincent 2011).
+    is the Fisher divergence plus a lower bound for all models (Vincent 2011).
     """
     scaled, eps = noisy_points(context, ratio, count)
     model, true = scaled_scores(context, scaled, ratio)
@@ -74,7 +75,7 @@ def score_error(context: TheoryContext, ratio: float, count: int = _POINTS) -> d
 
 
 def low_density(context: TheoryContext, folder: Path) -> StudyFigure | None:
-    """``low_density.png``: the score's error where there is hardly any data, with little and with much noise."""
+    """``low_density.png``: the score's error in low-density regions, with little and with much noise."""
     if context.exact:
         return None
     ratios = context.ratios(_LEVELS)
@@ -90,11 +91,11 @@ def low_density(context: TheoryContext, folder: Path) -> StudyFigure | None:
     return StudyFigure(
         "low_density.png",
         "The score in low-density regions",
-        "Error of the model's score over the whole square, on one colour scale; the line encloses 99% of the noisy "
-        "data. With hardly any noise the network has seen no point outside the thin line of data and errs there; noise "
-        "fills the plane, and the error goes. Right: the root mean squared error under the noisy data and over the "
-        f"whole square; at r = {first['ratio']:.2g} they are {first['data']:.2g} and {first['square']:.2g}. Sampling "
-        "starts outside, so it must begin with much noise.",
+        "Error of the model's score over the square, on one colour scale; the line encloses 99% of the noisy "
+        "data. With little noise the network was not trained outside the thin line of data and errs there; noise "
+        "fills the plane, and the error vanishes. Right: the root mean squared error under the noisy data and over the "
+        f"square; at r = {first['ratio']:.2g} they are {first['data']:.2g} and {first['square']:.2g}. Sampling "
+        "starts outside, so it must start with much noise.",
         "σ |s_θ(x_t, t) − ∇ log p_t(x_t)| = |eps-hat − E[eps | x_t]|",
         "Song & Ermon 2019, arXiv:1907.05600, secs. 3.2, 4, fig. 2; `undiffuse.studies.theory.scores:low_density`",
         {"levels": numbers},
@@ -144,7 +145,7 @@ def _curves(axes: Any, numbers: list[dict[str, float]]) -> None:
 
 
 def fisher_by_level(context: TheoryContext, folder: Path) -> StudyFigure | None:
-    """``fisher.png``: the Fisher divergence at every noise level, and the denoising loss with its floor."""
+    """``fisher.png``: the Fisher divergence at every noise level, and the denoising loss with its lower bound."""
     if context.exact:
         return None
     numbers = [score_error(context, ratio) for ratio in context.ratios(_LEVELS)]
@@ -152,7 +153,11 @@ def fisher_by_level(context: TheoryContext, folder: Path) -> StudyFigure | None:
     figure, (left, right) = plot_style.charts(2)
     left.plot(ratios, [row["denoising_loss"] for row in numbers], color=plot_style.RED, marker="o", ms=4, label="model")
     left.plot(
-        ratios, [row["loss_floor"] for row in numbers], color=plot_style.INK, ls="--", label="floor: the exact score"
+        ratios,
+        [row["loss_floor"] for row in numbers],
+        color=plot_style.INK,
+        ls="--",
+        label="lower bound: the exact score",
     )
     left.set(xscale="log", xlabel="noise ratio r = σ / α", title="denoising loss E |eps-hat − eps|²", ylim=(0, None))
     errors = [row["standard_error"] for row in numbers]
@@ -167,7 +172,7 @@ def fisher_by_level(context: TheoryContext, folder: Path) -> StudyFigure | None:
     return StudyFigure(
         "fisher.png",
         "Fisher divergence at every noise level",
-        "Left: the loss that training sees, and the floor below which nothing can go. Right: their difference, which "
+        "Left: the training loss, and its lower bound. Right: their difference, which "
         "is the Fisher divergence of the model's score from the true one, with its standard error.",
         "E|eps-hat − eps|² = σ² E|s_θ − ∇ log p_t|² + E|E[eps|x_t] − eps|²",
         "Vincent 2011, Neural Computation 23(7); `undiffuse.studies.theory.scores:score_error`",

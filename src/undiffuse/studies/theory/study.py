@@ -1,4 +1,4 @@
-"""``undiffuse study theory``: the figures of score-based diffusion, each compared with the exact truth."""
+"""``undiffuse study theory``: the figures of score-based diffusion, each compared with the exact distribution."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from undiffuse.studies.theory.context import TheoryContext
 from undiffuse.studies.theory.ground_truth import TRUTHS
 from undiffuse.version import __version__
 
-#: The figures in their order: name and the function (context, folder) -> StudyFigure, or None if it shows nothing.
+#: The figures in order: name and the function (context, folder) -> StudyFigure, or None if it does not apply.
 FIGURES: dict[str, str] = {
     "forward": "undiffuse.studies.theory.trajectories:forward_strip",
     "scores": "undiffuse.studies.theory.scores:score_fields",
@@ -30,20 +30,20 @@ FIGURES: dict[str, str] = {
 
 
 def own_files() -> re.Pattern[str]:
-    """The names of all files that the study writes."""
+    """Pattern of the names of all files that the study writes."""
     return re.compile(rf"({'|'.join(FIGURES)})\.png|study\.json|README\.md")
 
 
 def check_plane(shape: tuple[int, ...], source: str, name: str) -> None:
-    """Refuse a model that the study 'theory' has no exact truth for.
+    """Check that the study 'theory' has an exact distribution for a model.
 
     Raises:
-        UsageError: a model of images, or of points whose density is not known.
+        UsageError: if it is a model of images, or of points with unknown density.
     """
     if shape != (2,):
         raise UsageError(
-            f"the study 'theory' is for points in the plane, {name} makes items of shape {shape}; "
-            "train one with 'undiffuse train flow-swissroll', or take exact:swissroll"
+            f"the study 'theory' is for points in the plane, {name} generates items of shape {shape}; "
+            "train one with 'undiffuse train flow-swissroll', or use exact:swissroll"
         )
     if source not in TRUTHS:
         raise UsageError(
@@ -55,11 +55,11 @@ def check_plane(shape: tuple[int, ...], source: str, name: str) -> None:
 def study_theory(
     context: TheoryContext, folder: Path, record: dict[str, Any], observer: Observer = SILENT
 ) -> dict[str, Any]:
-    """Write every figure, ``study.json`` and ``README.md`` into ``folder``, which exists; returns the JSON's content.
+    """Write every figure, ``study.json`` and ``README.md`` into the existing ``folder``; return the JSON's content.
 
     Args:
-        record: of the model, at the head of the JSON.
-        observer: learns before each figure how many are done, of how many, and the name of the next.
+        record: description of the model, at the start of the JSON.
+        observer: receives the progress before each figure: the number done, the total, and the next figure's name.
     """
     figures: list[StudyFigure] = []
     for number, (name, row) in enumerate(FIGURES.items()):
@@ -83,7 +83,7 @@ def study_theory(
 
 def _page(context: TheoryContext, figures: list[StudyFigure]) -> str:
     comparison = (
-        "Its denoiser is the exact one, computed from the data's density."
+        "The denoiser is exact, computed from the density of the data."
         if context.exact
         else "The model is compared with the exact scores and densities of its data, computed in closed form."
     )
@@ -92,7 +92,7 @@ def _page(context: TheoryContext, figures: list[StudyFigure]) -> str:
         "",
         f"{comparison} Every number is in [study.json](study.json).",
         "",
-        "Coordinates: all processes are drawn at x_t / sqrt(alpha² + sigma²), noise is counted by r = sigma / alpha.",
+        "Coordinates: all processes are drawn at x_t / sqrt(alpha² + sigma²), noise is measured by r = sigma / alpha.",
         "",
     ]
     for figure in figures:

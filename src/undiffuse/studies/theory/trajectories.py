@@ -27,24 +27,24 @@ from undiffuse.wording import counted
 #: Batch size of a network's evaluations.
 _BLOCK = 1024
 _PATHS, _PATH_STEPS, _COLUMNS = 8, 60, 5
-#: Trajectories are drawn from this noise ratio on: with more noise there is nothing but noise to see.
+#: Noise ratio at which trajectories start: with more noise only noise is visible.
 _PATHS_FROM = 5.0
 _MOMENTS, _SHOWN = 8, 1500
-#: Share of the steps that the last filmstrip shows: document 004 shows steps 820 to 1000 of 1000.
+#: Fraction of the steps that the second filmstrip shows: document 004 shows steps 820 to 1000 of 1000.
 _LAST_PART = 0.18
-#: Steps of the comparison; an adaptive solver's own steps do not depend on the grid, so it runs on the shortest alone.
+#: Steps of the comparison; an adaptive solver's steps do not depend on the grid, so it only runs on the shortest one.
 STEPS = (5, 10, 20, 50)
-#: The same map under two names.
+#: Samplers that are equivalent to another one.
 _TWINS = ("euler",)
-#: Distances beyond it, of points that lie about the origin at distance 1, are off the chart, but for a sampler's best.
+#: Upper limit of the chart's distance axis, except for a sampler's best; points have a distance of about 1 from 0.
 _WORST = 3.0
 
 
 class CloudNoise(NoiseSource):
-    """Noise for many points at once: one generator a step and a draw, an order of magnitude faster than by seed.
+    """Noise for many points at once: one generator per step and draw, an order of magnitude faster than per seed.
 
-    Increments of a Brownian path over intervals that do not overlap are independent and standard normal, which is all
-    that one run on one grid needs.
+    Increments of a Brownian path over disjoint intervals are independent and standard normal, which is sufficient for
+    one run on one grid.
     """
 
     def __init__(self, seed: int, step: int = -1) -> None:
@@ -69,7 +69,7 @@ class CloudNoise(NoiseSource):
 class Run(NamedTuple):
     """One sampling run: the samples (B, 2), NFE, seconds, and every step's x~ and x_0-hat (K, B, 2).
 
-    ``times`` (K + 1,) are the grid's; the first entry of ``scaled`` is the start, so it has one more than ``x_0``.
+    ``times`` (K + 1,) is the grid; the first entry of ``scaled`` is the start, so it has one more entry than ``x_0``.
     """
 
     x: Tensor
@@ -90,11 +90,11 @@ def run_sampler(
     largest_ratio: float = math.inf,
     by_seed: bool = False,
 ) -> Run:
-    """Sample ``num`` points, keeping every step.
+    """Sample ``num`` points and record every step.
 
     Args:
-        largest_ratio: noise ratio to start from, if the denoiser knows larger ones.
-        by_seed: take each row's noise from its own seed, as the command line does, so that samplers share it.
+        largest_ratio: upper limit of the initial noise ratio.
+        by_seed: draw each sample's noise from its seed, as the command line does, so that samplers share it.
     """
     denoiser, process = context.denoiser, context.process
     low, high = denoiser.log_snr_range
@@ -104,16 +104,16 @@ def run_sampler(
     start = process.start_std(float(times[0])) * noise.prior(torch.empty(num, 2, device=device_of(denoiser)))
     scaled, predicted = [_scaled(context, start, float(times[0]))], []
 
-    def keep(progress: Progress) -> None:
+    def record(progress: Progress) -> None:
         scaled.append(_scaled(context, progress.x, float(times[progress.index + 1])))
         predicted.append(progress.x_0.double().cpu())
 
-    began = time.perf_counter()
+    started = time.perf_counter()
     evaluated: Denoiser = denoiser if context.exact else FixedBatchDenoiser(denoiser, min(_BLOCK, max(num, 1)))
     sampler = make_sampler(name)
-    done = sample(evaluated, sampler, times, shape=(2,), seeds=seeds, noise=noise, x_start=start, callback=keep)
+    done = sample(evaluated, sampler, times, shape=(2,), seeds=seeds, noise=noise, x_start=start, callback=record)
     x = done.x.double().cpu()
-    return Run(x, done.nfe, time.perf_counter() - began, times, [*scaled[:-1], x], predicted)
+    return Run(x, done.nfe, time.perf_counter() - started, times, [*scaled[:-1], x], predicted)
 
 
 def _scaled(context: TheoryContext, x: Tensor, t: float) -> Tensor:
@@ -121,7 +121,7 @@ def _scaled(context: TheoryContext, x: Tensor, t: float) -> Tensor:
 
 
 def forward_strip(context: TheoryContext, folder: Path) -> StudyFigure:
-    """``forward.png``: the same points at falling signal, over the exact density of the noisy data."""
+    """``forward.png``: the same points at decreasing signal, over the exact density of the noisy data."""
     low, high = context.ratio_range()
     ratios = [0.0, *np.geomspace(max(low, 0.05), min(high, 5.0), _MOMENTS - 2).tolist()]
     figure, axes = plot_style.panels(1, len(ratios), size=1.9)
@@ -135,7 +135,8 @@ def forward_strip(context: TheoryContext, folder: Path) -> StudyFigure:
     return StudyFigure(
         "forward.png",
         "The forward process",
-        "The same points with ever more of the same noise, over the density of all such points; r = sigma / alpha.",
+        "The same points with an increasing amount of the same noise, over the density of noisy data; r = sigma / "
+        "alpha.",
         "x_t = alpha(t) x_0 + sigma(t) eps, drawn at x_t / sqrt(alpha² + sigma²)",
         "Ho et al. 2020, arXiv:2006.11239, eq. 4; `undiffuse.core.process:Process.diffuse`",
         {"ratios": ratios},
@@ -143,7 +144,7 @@ def forward_strip(context: TheoryContext, folder: Path) -> StudyFigure:
 
 
 def filmstrips(context: TheoryContext, folder: Path) -> StudyFigure:
-    """``filmstrip.png``: x_t and x_0-hat while the model samples, over all steps and over the last of them."""
+    """``filmstrip.png``: x_t and x_0-hat during sampling, over all steps and over the last steps."""
     run = run_sampler(context, context.sampler, context.num_steps, _SHOWN, grid=context.grid)
     count = len(run.x_0)
     whole = np.unique(np.linspace(0, count - 1, _MOMENTS).round().astype(int)).tolist()
@@ -158,8 +159,8 @@ def filmstrips(context: TheoryContext, folder: Path) -> StudyFigure:
     return StudyFigure(
         "filmstrip.png",
         "The reverse process",
-        f"{context.sampler}, {counted(count, 'step')} on the grid {context.grid!r}: the noisy points and what the "
-        "model takes them for at that moment. x_0-hat is a mean, so early on it lies inside the shape, not on it."
+        f"{context.sampler}, {counted(count, 'step')} on the grid {context.grid!r}: the noisy points and the "
+        "model's prediction at that step. x_0-hat is a mean, so early on it is inside the shape, not on it."
         f"{end}",
         "x_0-hat = E[x_0 | x_t]",
         "Ho et al. 2020, arXiv:2006.11239, sec. 4.3; `undiffuse.samplers.base:sample`",
@@ -185,33 +186,35 @@ def _strip(axes: Any, run: Run, moments: Sequence[int]) -> None:
 
 def trajectories(context: TheoryContext, folder: Path) -> StudyFigure:
     """``trajectories.png``: the trajectories of all samplers from the same starting points."""
-    runs, refused = {}, {}
+    runs, failed = {}, {}
     for name in SAMPLERS:
         try:
             runs[name] = run_sampler(context, name, _PATH_STEPS, _PATHS, largest_ratio=_PATHS_FROM, by_seed=True)
         except UndiffuseError as error:
-            refused[name] = str(error)
+            failed[name] = str(error)
     rows = math.ceil(len(runs) / _COLUMNS)
     figure, axes = plot_style.panels(rows, _COLUMNS, size=2.6)
     density = scaled_density(context, plane(96), max(context.ratio_range()[0], 0.03))
     for position, (name, run) in enumerate(runs.items()):
-        one = axes[position // _COLUMNS][position % _COLUMNS]
-        plot_style.shade(one, density)
-        _draw_paths(one, run.scaled)
-        plot_style.frame(one, f"{name}: NFE {run.nfe}", ticks=position % _COLUMNS == 0)
-        one.title.set_fontsize(9)
+        panel = axes[position // _COLUMNS][position % _COLUMNS]
+        plot_style.shade(panel, density)
+        _draw_paths(panel, run.scaled)
+        plot_style.frame(panel, f"{name}: NFE {run.nfe}", ticks=position % _COLUMNS == 0)
+        panel.title.set_fontsize(9)
     for position in range(len(runs), rows * _COLUMNS):
         axes[position // _COLUMNS][position % _COLUMNS].set_visible(False)
     plot_style.save(figure, folder / "trajectories.png")
     return StudyFigure(
         "trajectories.png",
         "Trajectories of the samplers",
-        f"{_PATHS} starting points, the same for all, each of one colour; {_PATH_STEPS} steps even in the log-SNR; "
-        "open dots are starts, filled ones are samples. Solvers of the probability-flow ODE go smoothly and arrive at "
-        "the same points; those of the reverse-time SDE wander, and where they share the path of noise they end alike.",
+        f"{_PATHS} starting points, the same for all samplers, one colour each; {_PATH_STEPS} steps even in the "
+        "log-SNR; "
+        "open dots are starts, filled dots are samples. Solvers of the probability-flow ODE are smooth and arrive at "
+        "the same points; those of the reverse-time SDE are noisy, and with a shared noise path they end at similar "
+        "points.",
         "trajectories of x~ = x_t / sqrt(alpha² + sigma²)",
         "Song et al. 2021, arXiv:2011.13456, sec. 4; `undiffuse.samplers:SAMPLERS`",
-        {"evaluations": {name: run.nfe for name, run in runs.items()}, "refused": refused},
+        {"evaluations": {name: run.nfe for name, run in runs.items()}, "refused": failed},
     )
 
 
@@ -225,7 +228,7 @@ def _draw_paths(axes: Any, scaled: Sequence[Tensor]) -> None:
 
 
 def cost_and_quality(context: TheoryContext, folder: Path) -> StudyFigure:
-    """``samplers.png``: sliced Wasserstein distance from the truth against NFE, one line per sampler."""
+    """``samplers.png``: sliced Wasserstein distance from the exact distribution against NFE, one line per sampler."""
     reference = context.truth.sample(5 * context.num, context.generator(4))
     floor = [
         sliced_wasserstein(context.truth.sample(context.num, context.generator(5 + i)), reference) for i in range(5)
@@ -257,9 +260,10 @@ def cost_and_quality(context: TheoryContext, folder: Path) -> StudyFigure:
         "samplers.png",
         "Sample quality against NFE",
         f"Distance of {counted(context.num, 'sample')} from {len(reference)} exact draws, {STEPS} steps even in the "
-        "log-SNR (rk45 chooses its own). The band is where as many exact draws come out: below its top samplers cannot "
-        "be distinguished. Solvers of the ODE share their starting noise and so their sampling error."
-        + (f" {beyond} of {len(rows)} results lie above the upper edge." if beyond else ""),
+        "log-SNR (rk45 chooses its steps). The band is the distance of as many exact draws: below its top samplers "
+        "cannot "
+        "be distinguished. ODE solvers share their initial noise and so their sampling error."
+        + (f" {beyond} of {len(rows)} results are above the upper edge." if beyond else ""),
         "mean over directions u of W_2 of the projections on u",
         "Bonneel et al. 2015; `undiffuse.metrics.sliced:sliced_wasserstein`",
         {
@@ -272,14 +276,14 @@ def cost_and_quality(context: TheoryContext, folder: Path) -> StudyFigure:
 
 
 def _cost_row(context: TheoryContext, name: str, num_steps: int, reference: Tensor) -> dict[str, Any]:
-    """Steps, NFE, seconds and distance of one sampler; or the error that stopped it."""
+    """Steps, NFE, seconds and distance of one sampler, or the error that stopped it."""
     row: dict[str, Any] = {"sampler": name, "steps": num_steps}
     try:
         run = run_sampler(context, name, num_steps, context.num)
     except UndiffuseError as error:
         return {**row, "nfe": None, "seconds": None, "distance": None, "note": str(error)}
-    bad = int((~torch.isfinite(run.x)).any(1).sum())
+    nonfinite = int((~torch.isfinite(run.x)).any(1).sum())
     row.update(nfe=run.nfe, seconds=run.seconds)
-    if bad:
-        return {**row, "distance": None, "note": f"{bad} of {len(run.x)} samples are not finite"}
+    if nonfinite:
+        return {**row, "distance": None, "note": f"{nonfinite} of {len(run.x)} samples are not finite"}
     return {**row, "distance": sliced_wasserstein(run.x, reference)}
