@@ -298,7 +298,7 @@ def test_where_compiling_fails_the_network_runs_as_it_is(
 
     monkeypatch.setattr(network, "compile", lambda: setattr(network, "_compiled_call_impl", fails))
     compiled.compile_in_place(network)
-    with pytest.warns(RuntimeWarning, match=r"compiling failed \(no compiler\); going on without$"):
+    with pytest.warns(RuntimeWarning, match=r"compiling failed \(no compiler\); continuing without$"):
         assert torch.equal(network(*inputs()), expected)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -362,13 +362,13 @@ class _OnCPU:
 
 
 def test_threads_that_replay_one_recording_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    def recorded(*arguments: Any) -> cuda_graphs._Recording:
+    def recorded(*arguments: Any) -> cuda_graphs._CapturedGraph:
         time.sleep(0.002)
         stand_in = _OnCPU(*arguments)
-        return cuda_graphs._Recording(stand_in, *stand_in.held, stand_in.out, stand_in)
+        return cuda_graphs._CapturedGraph(stand_in, *stand_in.held, stand_in.out, stand_in)
 
-    monkeypatch.setattr(cuda_graphs, "_recorded", recorded)
-    monkeypatch.setattr(cuda_graphs, "_can_be_recorded", lambda x: True)
+    monkeypatch.setattr(cuda_graphs, "_capture", recorded)
+    monkeypatch.setattr(cuda_graphs, "_can_be_captured", lambda x: True)
     network = network_of("unet")
     graphed = CUDAGraphed(network)
     x, c_noise, cond = inputs()
@@ -379,7 +379,7 @@ def test_threads_that_replay_one_recording_take_turns(monkeypatch: pytest.Monkey
 
     with ThreadPoolExecutor(4) as pool:
         assert all(pool.map(right, range(24)))
-    assert len(graphed._recordings) == 1
+    assert len(graphed._graphs) == 1
 
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="this torch sees no CUDA device")
@@ -399,7 +399,7 @@ def test_a_replay_is_what_the_network_computes(name: str, half: bool) -> None:
             assert torch.allclose(found, expected, rtol=1e-3, atol=1e-3)
         again = graphed(x, c_noise, cond)
     assert torch.equal(again, found) and again.data_ptr() != found.data_ptr()
-    assert len(graphed._recordings) == 1 and not graphed._fails
+    assert len(graphed._graphs) == 1 and not graphed._failed
 
 
 @needs_cuda

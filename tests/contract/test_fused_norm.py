@@ -18,7 +18,7 @@ from undiffuse.compute import fused_norm as module
 from undiffuse.compute.backend import VARIABLE
 from undiffuse.compute.fused_norm import differentiated_once, fused_norm
 from undiffuse.compute.native import build
-from undiffuse.compute.private_folder import private
+from undiffuse.compute.private_folder import ensure_private
 from undiffuse.compute.threaded_batch import ThreadedBatch
 from undiffuse.config import validate
 from undiffuse.core.condition import Condition
@@ -373,10 +373,10 @@ def fresh_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[P
     and not called."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(build, "_FLAGS", ("-O0", *build._FLAGS[1:]))
-    build._HELD.clear()
+    build._LOADED.clear()
     yield tmp_path / "undiffuse" / "compiled"
     monkeypatch.undo()
-    build._HELD.clear()
+    build._LOADED.clear()
 
 
 @compiled
@@ -385,7 +385,7 @@ def test_it_is_compiled_once_and_kept(fresh_library: Path, monkeypatch: pytest.M
     assert build.library() is not None
     (made,) = fresh_library.iterdir()
     before = made.stat().st_mtime_ns
-    build._HELD.clear()
+    build._LOADED.clear()
     assert build.library() is not None
     assert [path.stat().st_mtime_ns for path in fresh_library.iterdir()] == [before]
 
@@ -396,7 +396,7 @@ def test_without_a_working_compiler_networks_compute_by_torch(
 ) -> None:
     monkeypatch.setenv("CXX", compiler)
     assert build.library() is None
-    assert bool([w for w in recwarn if "norms are torch's" in str(w.message)]) == (compiler != "/nowhere/c++")
+    assert bool([w for w in recwarn if "using torch's norms" in str(w.message)]) == (compiler != "/nowhere/c++")
     assert not fresh_library.exists() or not list(fresh_library.iterdir())  # nothing half made
     maps = torch.randn(16, 8, 4, 4, dtype=torch.bfloat16)
     with in_half():
@@ -415,7 +415,7 @@ def test_a_compiler_may_have_arguments(fresh_library: Path, monkeypatch: pytest.
 def test_a_cache_that_cannot_be_written_is_no_error(fresh_library: Path) -> None:
     fresh_library.parent.mkdir(parents=True)
     fresh_library.write_text("a file where the folder should be")
-    with pytest.warns(RuntimeWarning, match="kept for this process alone"):
+    with pytest.warns(RuntimeWarning, match="cached for this process only"):
         assert build.library() is not None
     assert fresh_library.is_file()
 
@@ -461,7 +461,7 @@ def test_a_folder_or_a_library_of_another_user_is_not_trusted(
     planted.chmod(0o666)
     assert build._compiled(compiler) == planted and planted.read_bytes().startswith(b"made here")
     monkeypatch.setattr("os.geteuid", lambda: 12345)
-    private.cache_clear()
+    ensure_private.cache_clear()
     with pytest.warns(RuntimeWarning, match="belongs to another user"):
         build._compiled(compiler)
 

@@ -517,8 +517,8 @@ class Wider(Elsewhere):
 
 def test_terms_hold_what_they_are_given() -> None:
     guidance = guidance_of([(condition_on(0), 1.0)], 1)
-    assert guidance.does_nothing and isinstance(guidance.terms[0], Term)
-    assert not guidance_of([(condition_on(0), 2.0)], 1).does_nothing
+    assert guidance.inactive and isinstance(guidance.terms[0], Term)
+    assert not guidance_of([(condition_on(0), 2.0)], 1).inactive
 
 
 @pytest.mark.parametrize("name", ["process", "cache_interval", "sampler"])

@@ -103,7 +103,7 @@ def test_it_says_where_it_got_stuck() -> None:
     end = torch.tensor([1.0, 3.0]).double()
     with pytest.raises(RunError, match=r"log-SNR 2 \(sample 1 of the batch.*steps became too small"):
         integrate(nan_above_two, zero, end, (x,))
-    with pytest.raises(RunError, match=r"log-SNR .* max_evaluations=50 do not suffice"):
+    with pytest.raises(RunError, match=r"log-SNR .* max_evaluations=50 is not enough"):
         integrate(swinging, START[:2], END[:2], (X[:2], zero), rtol=1e-9, atol=1e-9, max_evaluations=50)
     with pytest.raises(UsageError, match="rtol and atol must be above 0"):
         integrate(nan_above_two, zero, zero, (x,), rtol=0)

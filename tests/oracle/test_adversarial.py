@@ -180,7 +180,7 @@ def test_spectral_norm_agrees_with_svd(number: int) -> None:
     layer = layers()[number].double()
     layer.u = power_iteration(layer.weight, layer.u, 500)  # type: ignore[arg-type]
     sigma = torch.linalg.svdvals(layer.weight.flatten(1))[0]  # type: ignore[union-attr, operator]
-    divided = layer.eval().divided()  # type: ignore[operator]
+    divided = layer.eval().normalized_weight()  # type: ignore[operator]
     assert math.isclose(float(torch.linalg.svdvals(divided.detach().flatten(1))[0]), 1.0, rel_tol=1e-10)
     # the gradient of the largest singular value is u v^T
     estimate = largest_singular_value(layer.weight, layer.u)  # type: ignore[arg-type]

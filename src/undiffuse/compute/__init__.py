@@ -1,1 +1,1 @@
-"""How networks are computed on the hardware at hand: precision, threads, kernels, copies, graphs, compiling."""
+"""Hardware-specific execution of networks: precision, threads, kernels, weight copies, CUDA graphs, compilation."""

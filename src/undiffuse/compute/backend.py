@@ -1,7 +1,7 @@
-"""The backend: how networks are computed, by what the hardware has or by the variable ``UNDIFFUSE_COMPUTE``.
+"""Options of the compute backend, chosen by the hardware or by the environment variable ``UNDIFFUSE_COMPUTE``.
 
-``UNDIFFUSE_COMPUTE=copies=off,graphs=off`` overrides single options; it is read at every use. None of them is part of a
-model: they decide how fast the same function is computed.
+``UNDIFFUSE_COMPUTE=copies=off,graphs=off`` overrides single options; the variable is read at every use. The options are
+not part of a model: they only affect the speed at which the same function is computed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from undiffuse.compute.hardware import hardware
 from undiffuse.config import FrozenModel, validate
 from undiffuse.errors import UsageError
 
-#: The environment variable with options, ``key=value`` separated by commas.
+#: The environment variable with the options, comma-separated ``key=value``.
 VARIABLE = "UNDIFFUSE_COMPUTE"
 
 
@@ -23,14 +23,15 @@ class ComputeConfig(FrozenModel):
     """Options of the backend.
 
     Args:
-        bf16: ``auto`` calculates in bfloat16 where a model requests it and the hardware is fast at it; ``always``
-            wherever a model requests it; ``never`` in float32.
+        bf16: ``auto`` computes in bfloat16 if the model requests it and the hardware is fast at it; ``always`` if the
+            model requests it; ``never`` computes in float32.
         copies: sample with a copy of the weights that is cast once; otherwise they are cast at every call.
-        fused: normalise and activate maps by kernels of our own where they can be compiled; otherwise by torch's.
-        graphs: record a forward pass on CUDA once and replay it.
-        waiting: ``auto`` lets threads that wait for each other sleep while other processes compute and spin otherwise;
-            ``sleep`` and ``spin`` fix one of the two. It changes no result.
-        memory: keep what is freed for the next forward pass; otherwise the C library gives it back to the system.
+        fused: use the fused norm kernels of this package if they can be compiled; otherwise torch's.
+        graphs: capture a forward pass on CUDA once and replay it.
+        waiting: wait policy of OpenMP threads: ``auto`` sleeps while other processes use the cores and spins otherwise;
+            ``sleep`` and ``spin`` fix one of the two. Results do not depend on it.
+        memory: keep freed memory in the process for the next forward pass; otherwise the C library returns it to the
+            operating system.
     """
 
     bf16: Literal["auto", "always", "never"] = "auto"
@@ -42,28 +43,29 @@ class ComputeConfig(FrozenModel):
 
 
 def backend() -> ComputeConfig:
-    """The options in force.
+    """The current options.
 
     Raises:
-        UsageError: the variable is no list of ``key=value``, or names an unknown key or value.
+        UsageError: the variable is not a list of ``key=value``, or contains an unknown key or value.
     """
     text = os.environ.get(VARIABLE, "").strip()
     if not text:
         return ComputeConfig()
     pairs = [part.split("=", 1) for part in text.split(",")]
     if any(len(pair) != 2 for pair in pairs):
-        raise UsageError(f"{VARIABLE}={text!r} is no list of choices; write key=value,key=value such as copies=off")
+        raise UsageError(f"{VARIABLE}={text!r} is not a list of options; write key=value,key=value such as copies=off")
     return validate(ComputeConfig, {key.strip(): value.strip() for key, value in pairs}, VARIABLE)
 
 
 def compute_dtype(precision: str, device: torch.device | str) -> torch.dtype | None:
-    """The dtype of a network's products, or None for that of its weights.
+    """The dtype of a network's matrix products, or None for the dtype of its weights.
 
     Args:
-        precision: of the model, ``fp32`` or ``bf16``.
-        device: where it runs.
+        precision: precision of the model, ``fp32`` or ``bf16``.
+        device: device of the model.
     Note:
-        A processor without bfloat16 products is up to ten times slower with them than in float32, so it gets float32.
+        On processors without native bfloat16 products, bfloat16 is up to ten times slower than float32, which is used
+        instead.
     """
     if precision != "bf16" or (option := backend().bf16) == "never":
         return None

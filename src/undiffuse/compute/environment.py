@@ -1,4 +1,4 @@
-"""The environment of a computation: what rounding depends on apart from the model."""
+"""The compute environment: everything besides the model that affects rounding."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from undiffuse.compute.native.build import compiler_name
 from undiffuse.compute.threaded_batch import has_fused_norm
 from undiffuse.wording import counted
 
-_WORDS = {
+_FORMATS = {
     "device": "{}",
     "cpu": "{} instructions",
     "threads": "",
@@ -28,25 +28,25 @@ _WORDS = {
 def compute_environment(
     precision: str, device: torch.device | str, optimizer: torch.dtype | None = None
 ) -> dict[str, Any]:
-    """How networks are computed here.
+    """The current compute environment.
 
     Args:
-        precision: of the model, ``fp32`` or ``bf16``; whether the fused norm is available is found out for the latter
-            alone, since its kernels are compiled for that.
-        device: where it runs.
-        optimizer: what the optimizer multiplies matrices in, where it does.
+        precision: precision of the model, ``fp32`` or ``bf16``; the availability of the fused norm is checked for
+            ``bf16`` only, since the check compiles its kernels.
+        device: device of the model.
+        optimizer: dtype of the optimizer's matrix products, if it has any.
     """
     device = torch.device(device)
     dtype = compute_dtype(precision, device)
-    own = dtype is not None and device.type == "cpu" and has_fused_norm()
+    fused = dtype is not None and device.type == "cpu" and has_fused_norm()
     return {
         "device": device.type if device.type == "cpu" else hardware(device).name,
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "arithmetic": _name(dtype or torch.float32),
         **({"optimizer": _name(optimizer)} if optimizer else {}),
-        "norms": "own" if own else "torch's",
-        "compiler": compiler_name() if own else None,
+        "norms": "own" if fused else "torch's",
+        "compiler": compiler_name() if fused else None,
         "torch": torch.__version__,
     }
 
@@ -55,12 +55,14 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def differing_words(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, str]:
-    """In what two settings differ, in words each; two empty texts where they do not."""
-    keys = [key for key in _WORDS if key in before and before[key] != now.get(key)]
-    return _said(before, keys), _said(now, keys)
+def describe_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, str]:
+    """Describe the differing entries of two environments, as one text for each; empty texts if they are equal."""
+    keys = [key for key in _FORMATS if key in before and before[key] != now.get(key)]
+    return _describe(before, keys), _describe(now, keys)
 
 
-def _said(one: Mapping[str, Any], keys: list[str]) -> str:
-    known = [key for key in keys if one.get(key) is not None]
-    return ", ".join(counted(one[key], "thread") if key == "threads" else _WORDS[key].format(one[key]) for key in known)
+def _describe(environment: Mapping[str, Any], keys: list[str]) -> str:
+    values = {key: environment[key] for key in keys if environment.get(key) is not None}
+    return ", ".join(
+        counted(value, "thread") if key == "threads" else _FORMATS[key].format(value) for key, value in values.items()
+    )

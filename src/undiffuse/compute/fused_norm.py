@@ -1,11 +1,11 @@
-"""Group norm with the shift before it and SiLU after it as one operator, ``undiffuse::group_norm``, in C++ of our own.
+"""Fused shift, group norm and SiLU as a custom C++ operator, ``undiffuse::group_norm``.
 
-It works on maps with channels last (``native/norm.cpp``). In that layout convolutions in bfloat16 are a fifth to a
-quarter faster on x86 processors, and torch's group norm is slower than in the other (ADR 0036 and 0060).
+It operates on channels-last maps (``native/norm.cpp``). In this layout bfloat16 convolutions are 20 to 25% faster on
+x86 processors, but torch's group norm is slower than in the contiguous layout (ADR 0036 and 0060).
 
-To torch it is an operator like any other: ``torch.compile`` and ``torch.export`` keep it as one node of their graphs.
-It is differentiable once, in reverse mode, and computes on one thread, as the parts of a threaded batch do. So networks
-are computed by it inside ``differentiated_once`` alone (ADR 0060).
+The operator is registered with torch: ``torch.compile`` and ``torch.export`` keep it as one node of their graphs. It is
+differentiable once, in reverse mode, and single-threaded, like the parts of a threaded batch. Networks therefore use it
+only inside ``differentiated_once`` (ADR 0060).
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ def fused_norm(
     shift: Tensor | None = None,
     silu: bool = False,
 ) -> Tensor:
-    """``core.operators.group_norm`` by our own kernels; nothing in between is rounded to the maps' dtype.
+    """``core.operators.group_norm`` with the fused kernels; intermediate values are not rounded to the maps' dtype.
 
     Args:
         x: (B, C, H, W), bfloat16 or float32, on a CPU.
-        groups: of neighbouring channels; divides C.
+        groups: number of groups of consecutive channels; divides C.
         weight: (C,), or (B, C) for a scale per sample.
         bias: (C,), or (B, C) like ``weight``.
         eps: added to the variance, above 0.
@@ -68,7 +68,7 @@ def fused_norm(
 
 
 def is_available() -> bool:
-    """Whether the fused norm is not turned off and its kernels are compiled; the first call waits for the compiler."""
+    """Whether the fused norm is enabled and its kernels are compiled; the first call runs the compiler."""
     return backend().fused == "auto" and library() is not None
 
 
@@ -95,16 +95,16 @@ _CHANNELS_LAST = _ChannelsLast()
 
 @contextmanager
 def differentiated_once() -> Iterator[None]:
-    """Inside, and in this thread, nobody takes more than first derivatives in reverse mode.
+    """Context in which the current thread takes at most first derivatives in reverse mode.
 
-    If the thread computes alone (torch splits no operation) under autocast to bfloat16, networks are computed by the
-    fused norm.
+    If the thread is single-threaded (no intra-op parallelism) and under autocast to bfloat16, networks use the fused
+    norm.
     """
-    with use_backend(_CHANNELS_LAST if _gains_here() else None):
+    with use_backend(_CHANNELS_LAST if _is_beneficial() else None):
         yield
 
 
-def _gains_here() -> bool:
+def _is_beneficial() -> bool:
     half = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
     return half and torch.get_num_threads() == 1 and is_available()
 
@@ -112,12 +112,14 @@ def _gains_here() -> bool:
 def _forward(
     x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float, shift: Tensor | None, silu: bool
 ) -> tuple[Tensor, Tensor]:
-    """The map, and (2, B, groups): mean and 1 / sqrt(variance + eps) of every group."""
-    x, weight, bias, shift = _readable(x, weight, bias, shift)
+    """The normalised map, and (2, B, groups): mean and 1 / sqrt(variance + eps) of every group."""
+    x, weight, bias, shift = _to_kernel_layout(x, weight, bias, shift)
     out, statistics = _empty(x, groups)
-    vectors, (mean, rstd) = (_at(weight), _at(bias), _at(shift)), statistics.unbind()
+    vectors, (mean, rstd) = (_pointer(weight), _pointer(bias), _pointer(shift)), statistics.unbind()
     kind = _kind(x, weight, silu)
-    _kernels().norm_forward(_at(x), _at(out), _shape(x, groups), *vectors, eps, kind, _at(mean), _at(rstd))
+    _kernels().norm_forward(
+        _pointer(x), _pointer(out), _shape(x, groups), *vectors, eps, kind, _pointer(mean), _pointer(rstd)
+    )
     return out, statistics
 
 
@@ -132,15 +134,16 @@ def _backward(
     statistics: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Gradients of the map, and (3, B, C) of weight, bias and shift per sample; the last is undefined without shift."""
-    x, weight, bias, shift = _readable(x, weight, bias, shift)
+    x, weight, bias, shift = _to_kernel_layout(x, weight, bias, shift)
     gradient = gradient.to(x.dtype).contiguous(memory_format=torch.channels_last)
     to_x, to_vectors = _empty_gradients(x)
     to_weight, to_bias, to_shift = to_vectors.unbind()
-    maps, vectors = (_at(x), _at(gradient), _at(to_x)), (_at(weight), _at(bias), _at(shift))
-    gradients = (_at(to_weight), _at(to_bias), None if shift is None else _at(to_shift))
+    maps = (_pointer(x), _pointer(gradient), _pointer(to_x))
+    vectors = (_pointer(weight), _pointer(bias), _pointer(shift))
+    gradients = (_pointer(to_weight), _pointer(to_bias), None if shift is None else _pointer(to_shift))
     mean, rstd = statistics.unbind()
     kind = _kind(x, weight, silu)
-    _kernels().norm_backward(*maps, _shape(x, groups), *vectors, kind, _at(mean), _at(rstd), *gradients)
+    _kernels().norm_backward(*maps, _shape(x, groups), *vectors, kind, _pointer(mean), _pointer(rstd), *gradients)
     return to_x, to_vectors
 
 
@@ -160,7 +163,7 @@ def _fake_backward(gradient: Tensor, x: Tensor, *_: Any) -> tuple[Tensor, Tensor
     return _empty_gradients(x.contiguous(memory_format=torch.channels_last))
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     x, ctx.groups, weight, bias, _, shift, ctx.silu = inputs
     ctx.save_for_backward(x, weight, bias, shift, output[1])
     ctx.mark_non_differentiable(output[1])
@@ -176,19 +179,19 @@ def _gradients(ctx: Any, gradient: Tensor, _: Tensor | None) -> tuple[Tensor | N
     return to_x, None, to_weight, to_bias, None, None if shift is None else to_shift, None
 
 
-def _refuse(ctx: Any, *_: Any) -> tuple[Tensor | None, ...]:
-    raise RuntimeError("the fused norm can be differentiated once only; compute the network by torch's")
+def _raise_second_derivative(ctx: Any, *_: Any) -> tuple[Tensor | None, ...]:
+    raise RuntimeError("the fused norm can be differentiated once only; compute the network with torch's norm")
 
 
 _OPERATORS.impl("group_norm", _forward, "CPU")  # type: ignore[no-untyped-call]
 _OPERATORS.impl("group_norm_backward", _backward, "CPU")  # type: ignore[no-untyped-call]
 torch.library.register_fake("undiffuse::group_norm", _fake_forward, lib=_OPERATORS)
 torch.library.register_fake("undiffuse::group_norm_backward", _fake_backward, lib=_OPERATORS)
-torch.library.register_autograd("undiffuse::group_norm", _gradients, setup_context=_keep, lib=_OPERATORS)
-torch.library.register_autograd("undiffuse::group_norm_backward", _refuse, lib=_OPERATORS)
+torch.library.register_autograd("undiffuse::group_norm", _gradients, setup_context=_save_for_backward, lib=_OPERATORS)
+torch.library.register_autograd("undiffuse::group_norm_backward", _raise_second_derivative, lib=_OPERATORS)
 
 
-def _readable(
+def _to_kernel_layout(
     x: Tensor, weight: Tensor, bias: Tensor, shift: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     x = x.contiguous(memory_format=torch.channels_last)
@@ -206,7 +209,7 @@ def _kind(x: Tensor, weight: Tensor, silu: bool) -> int:
     return _BF16 * (x.dtype == torch.bfloat16) + _SILU * silu + _PER_SAMPLE * (weight.dim() == 2)
 
 
-def _at(values: Tensor | None) -> int | None:
+def _pointer(values: Tensor | None) -> int | None:
     return None if values is None else values.data_ptr()
 
 

@@ -1,4 +1,4 @@
-"""What the hardware at hand can do, as far as torch knows."""
+"""Hardware capabilities, as reported by torch."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import torch
 
 @dataclass(frozen=True)
 class Hardware:
-    """What bears on how arithmetic is best done on one device.
+    """Properties of a device that affect the choice of precision and kernels.
 
     Args:
         device: ``cpu`` or ``cuda``.
-        name: of the processor, as far as the system tells.
-        threads: that one operation may use.
-        fast_bf16: products of bfloat16 numbers are summed in float32 by the hardware itself.
+        name: name of the processor, as reported by the system.
+        threads: number of threads of one operation.
+        fast_bf16: whether the hardware has bfloat16 products with float32 accumulation.
         capability: (major, minor) of a CUDA device; None for a CPU.
     """
 
@@ -29,7 +29,7 @@ class Hardware:
 
 
 def hardware(device: torch.device | str = "cpu") -> Hardware:
-    """What ``device`` has.
+    """The properties of ``device``.
 
     Example:
         >>> hardware("cpu").device
@@ -37,12 +37,12 @@ def hardware(device: torch.device | str = "cpu") -> Hardware:
     """
     device = torch.device(device)
     if device.type == "cuda":
-        return _card(device.index if device.index is not None else torch.cuda.current_device())
+        return _cuda_hardware(device.index if device.index is not None else torch.cuda.current_device())
     return Hardware("cpu", platform.processor() or platform.machine(), torch.get_num_threads(), _cpu_has_bf16())
 
 
 @cache
-def _card(index: int) -> Hardware:
+def _cuda_hardware(index: int) -> Hardware:
     major, minor = torch.cuda.get_device_capability(index)
     name = torch.cuda.get_device_name(index)
     return Hardware("cuda", name, torch.get_num_threads(), torch.cuda.is_bf16_supported(False), (major, minor))
@@ -50,7 +50,7 @@ def _card(index: int) -> Hardware:
 
 @cache
 def _cpu_has_bf16() -> bool:
-    """AVX512-BF16, AMX, or what an ARM processor has of the kind; elsewhere bfloat16 is converted in every product."""
+    """Whether the CPU has AVX512-BF16, AMX or the ARM equivalent; otherwise every product converts from bfloat16."""
     if platform.machine().lower() in ("arm64", "aarch64"):
         return bool(torch._C._has_mkldnn) and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     checks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))

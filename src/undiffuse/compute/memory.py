@@ -1,8 +1,8 @@
-"""Freed memory is kept for the next forward pass instead of going back to the system between any two.
+"""Keep freed memory in the process between forward passes instead of returning it to the operating system.
 
-glibc hands the top of its heap back as soon as more than a little of it is free, so the largest arrays of every
-forward pass are made of fresh pages, each of which the system has to find and clear. In a network at full resolution
-that was a sixth of its time (docs/LOG.md). Other C libraries and allocators are left as they are.
+glibc trims the top of its heap as soon as a small part of it is free, so the largest arrays of every forward pass
+consist of new pages, which the kernel has to allocate and clear. In a network at full resolution that took a sixth of
+the time (docs/LOG.md). Other C libraries and allocators are not changed.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from undiffuse.compute.backend import backend
 
 #: glibc's ``M_TRIM_THRESHOLD`` and ``M_MMAP_THRESHOLD`` (malloc.h).
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-#: Bytes: what stays with the process when it is freed, the most that ``mallopt`` takes.
-_KEPT = 2**31 - 1
-#: Larger blocks come from the system one by one and go back to it; older glibc takes the second at most.
-_LARGEST_BLOCKS = (2**30, 2**25)
+#: Trim threshold in bytes, the largest value that ``mallopt`` accepts.
+_TRIM_BYTES = 2**31 - 1
+#: mmap thresholds in bytes; older glibc accepts at most the second.
+_MMAP_BYTES = (2**30, 2**25)
 #: Variables by which a user sets the allocator's limits.
 _USER_VARIABLES = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_", "GLIBC_TUNABLES")
 
 
 def keep_freed_memory() -> bool:
-    """Let this process keep up to 2 GiB of what it frees, of each thread's heap; False where nothing was changed.
+    """Let this process keep up to 2 GiB of freed memory per thread heap; returns False if nothing was changed.
 
-    Nothing is changed without glibc, where the environment already sets its limits, or by ``memory=off``.
+    Nothing is changed without glibc, if the environment already sets its limits, or with ``memory=off``.
     """
     if backend().memory == "off" or any(name in os.environ for name in _USER_VARIABLES):
         return False
@@ -42,5 +42,5 @@ def _set() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):
         return False
-    large = any(mallopt(_MMAP_THRESHOLD, size) for size in _LARGEST_BLOCKS)  # the first that is taken
-    return large and bool(mallopt(_TRIM_THRESHOLD, _KEPT))
+    accepted = any(mallopt(_MMAP_THRESHOLD, size) for size in _MMAP_BYTES)  # the first accepted value
+    return accepted and bool(mallopt(_TRIM_THRESHOLD, _TRIM_BYTES))

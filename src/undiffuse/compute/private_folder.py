@@ -1,4 +1,4 @@
-"""A folder for compiled code that nobody else can write to: what lies in it is loaded and run."""
+"""A folder for compiled code that other users cannot write to, since its files are loaded and executed."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from pathlib import Path
 
 
 @cache
-def private(folder: Path) -> Path:
-    """``folder``, made for this user alone; where it is not private, a temporary one that goes with this process.
+def ensure_private(folder: Path) -> Path:
+    """``folder``, created with access for this user only; if it is not private, a temporary folder of this process.
 
     Args:
-        folder: of a cache of compiled code; need not exist.
+        folder: cache folder of compiled code; need not exist.
     """
-    why = why_not_private(folder)
-    if not why:
+    reason = reason_not_private(folder)
+    if not reason:
         return folder
     warnings.warn(
-        f"compiled code is kept for this process alone, for {folder} {why}; remove it, or name another cache with "
-        "XDG_CACHE_HOME",
+        f"compiled code is cached for this process only, because {folder} {reason}; remove it, or set another cache "
+        "folder with XDG_CACHE_HOME",
         RuntimeWarning,
         stacklevel=2,
     )
@@ -33,28 +33,28 @@ def private(folder: Path) -> Path:
     return temporary
 
 
-def why_not_private(folder: Path) -> str:
-    """Why others could have put something into ``folder``, which is made where it is not there; "" for no reason."""
+def reason_not_private(folder: Path) -> str:
+    """The reason why other users could write to ``folder``, or ""; the folder is created if it does not exist."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir(mode=0o700, exist_ok=True)
         status = folder.stat()
     except OSError as error:
-        return f"cannot be made ({error.strerror or error})"
+        return f"cannot be created ({error.strerror or error})"
     if not stat.S_ISDIR(status.st_mode):
-        return "is no folder"
-    return _why_foreign(status) or _closed(folder, status)
+        return "is not a folder"
+    return _reason_foreign(status) or _restrict_access(folder, status)
 
 
-def why_not_own(file: Path) -> str:
-    """Why a file in a private folder is not this user's own; "" for no reason."""
+def reason_not_owned(file: Path) -> str:
+    """The reason why a file in a private folder may come from another user; "" if it does not."""
     try:
-        return _why_foreign(file.stat())
+        return _reason_foreign(file.stat())
     except OSError as error:
         return f"cannot be read ({error.strerror or error})"
 
 
-def _why_foreign(status: os.stat_result) -> str:
+def _reason_foreign(status: os.stat_result) -> str:
     if hasattr(os, "geteuid") and status.st_uid != os.geteuid():
         return "belongs to another user"
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
@@ -62,11 +62,11 @@ def _why_foreign(status: os.stat_result) -> str:
     return ""
 
 
-def _closed(folder: Path, status: os.stat_result) -> str:
-    """Nobody else could write; now nobody else can read either."""
+def _restrict_access(folder: Path, status: os.stat_result) -> str:
+    """Remove all permissions of other users; returns the reason if this fails, otherwise ""."""
     if stat.S_IMODE(status.st_mode) != 0o700:
         try:
             folder.chmod(0o700)
         except OSError as error:
-            return f"cannot be closed to others ({error.strerror or error})"
+            return f"cannot be made private ({error.strerror or error})"
     return ""

@@ -1,9 +1,9 @@
-"""A batch split over threads: its parts are computed at the same time, one core each.
+"""Data parallelism over CPU threads: the parts of a batch are computed in parallel, one core each.
 
-Splitting every operation over the cores, as torch does by itself, leaves them waiting for each other after each of a
-small network's many short operations; whole parts of a batch hardly ever wait. Forward and backward of each part run in
-a thread of their own, whose operations have its share of the cores, and the parts' gradients are added in order: the
-same bits every time on one machine.
+Splitting every operation over the cores, torch's default, synchronises threads after each of a small network's many
+short operations; splitting the batch needs almost no synchronisation. The forward and backward pass of each part run in
+one thread, whose operations use an equal number of the cores, and the gradients of the parts are added in a fixed
+order, so results are deterministic on one machine.
 """
 
 from __future__ import annotations
@@ -24,29 +24,29 @@ from undiffuse.compute.fused_norm import differentiated_once, is_available
 
 T = TypeVar("T")
 
-#: More parts than this leave each with too few samples.
-_MOST_PARTS = 8
-#: A part of fewer samples costs more in calls than it saves.
-_FEWEST_SAMPLES = 4
+#: Maximum number of parts; with more, each part has too few samples.
+_MAX_PARTS = 8
+#: Minimum samples per part; with fewer, the call overhead exceeds the gain.
+_MIN_SAMPLES = 4
 
 
 def num_parts() -> int:
-    """Parts of a batch on this machine: one a thread that torch may use, up to eight."""
-    return min(torch.get_num_threads(), _MOST_PARTS)
+    """Number of parts of a batch on this machine: one per torch thread, up to eight."""
+    return min(torch.get_num_threads(), _MAX_PARTS)
 
 
 def has_fused_norm() -> bool:
-    """Whether threaded batches of networks in bfloat16 have the norms of ``compute.fused_norm`` on this CPU."""
-    alone = torch.get_num_threads() // num_parts() == 1
-    return alone and compute_dtype("bf16", "cpu") is not None and is_available()
+    """Whether threaded batches of networks in bfloat16 use the norms of ``compute.fused_norm`` on this CPU."""
+    single_threaded = torch.get_num_threads() // num_parts() == 1
+    return single_threaded and compute_dtype("bf16", "cpu") is not None and is_available()
 
 
 def uses_fused_norm(network: nn.Module, precision: str) -> bool:
-    """Whether a threaded batch of ``network`` has the fused norm on its device: faster than compiling it (ADR 0037).
+    """Whether a threaded batch of ``network`` uses the fused norm; it is then faster than when compiled (ADR 0037).
 
     Args:
-        network: to be evaluated.
-        precision: of the model, ``fp32`` or ``bf16``.
+        network: the network.
+        precision: precision of the model, ``fp32`` or ``bf16``.
     """
     on_cpu = next(network.parameters()).device.type == "cpu"
     normed = any(isinstance(part, nn.GroupNorm) for part in network.modules())
@@ -55,20 +55,20 @@ def uses_fused_norm(network: nn.Module, precision: str) -> bool:
 
 @cache
 def _pool(workers: int, threads: int, process: int) -> ThreadPoolExecutor:
-    """Threads whose operations use ``threads`` cores each; a forked process gets its own."""
-    return ThreadPoolExecutor(workers, "part", initializer=_use, initargs=(threads,))
+    """Worker threads whose operations use ``threads`` cores each; one pool per process, so forks get a new one."""
+    return ThreadPoolExecutor(workers, "part", initializer=_set_num_threads, initargs=(threads,))
 
 
-def _use(threads: int) -> None:
-    """Let this thread's operations use so many cores, for good."""
-    torch.get_num_threads()  # a thread's first parallel operation takes over the default; let that be behind it
+def _set_num_threads(threads: int) -> None:
+    """Set the number of cores that the operations of this thread use."""
+    torch.get_num_threads()  # initialises the thread with the default, which would otherwise override the new value
     torch.set_num_threads(threads)
 
 
 def run_parallel(tasks: Sequence[Callable[[], T]]) -> list[T]:
-    """Results of the tasks, which run at the same time, each on its share of the cores.
+    """Run tasks in parallel, each on an equal number of the cores, and return their results.
 
-    An error of the first task to fail, in their order, is raised when all have ended.
+    If tasks fail, the error of the first failed task in order is raised after all tasks have ended.
     """
     cores = torch.get_num_threads()
     wait_policy.update()
@@ -78,15 +78,15 @@ def run_parallel(tasks: Sequence[Callable[[], T]]) -> list[T]:
     futures = [_pool(workers, cores // workers, os.getpid()).submit(task) for task in tasks]
     for future in futures:
         future.exception()
-    torch.set_num_threads(cores)  # a new worker's share became the default of threads to come
+    torch.set_num_threads(cores)  # a new worker's value became the default of future threads
     return [future.result() for future in futures]
 
 
 class ThreadedBatch(nn.Module):
-    """``network`` evaluated on parts of the batch in threads: the same function, faster on a CPU with several cores.
+    """``network`` evaluated on parts of the batch in parallel threads: the same function, faster on a multi-core CPU.
 
-    First derivatives pass; second ones and forward-mode ones do not. A network that draws random numbers (dropout) or
-    changes its own state in a forward pass must not be threaded; see ``can_split``.
+    First derivatives in reverse mode are supported; second derivatives and forward mode are not. A network that draws
+    random numbers (dropout) or changes its state in a forward pass must not be threaded; see ``can_split``.
 
     Args:
         network: ``forward(x (B, ...), c_noise (B,), *conditions)``, each condition with ``select(slice)`` and
@@ -99,7 +99,7 @@ class ThreadedBatch(nn.Module):
 
     def forward(self, x: Tensor, c_noise: Tensor, *conditions: Any) -> Tensor:
         parts = batch_slices(x)
-        if len(parts) < 2 or _learns(c_noise, conditions):
+        if len(parts) < 2 or _requires_other_gradients(c_noise, conditions):
             with differentiated_once():
                 whole: Tensor = self.network(x, c_noise, *conditions)
             return whole
@@ -114,24 +114,24 @@ class ThreadedBatch(nn.Module):
     def _task(
         self, x: Tensor, c_noise: Tensor, conditions: Sequence[Any], part: slice, grad: bool
     ) -> Callable[..., Tensor]:
-        like = _arithmetic(x.device.type)
+        autocast = _current_autocast(x.device.type)
 
-        def run(own: Tensor | None = None) -> Tensor:
-            with torch.set_grad_enabled(grad), like(), differentiated_once():
-                rows = x[part] if own is None else own
-                out: Tensor = self.network(rows, c_noise[part], *(one.select(part) for one in conditions))
+        def run(x_part: Tensor | None = None) -> Tensor:
+            with torch.set_grad_enabled(grad), autocast(), differentiated_once():
+                x_part = x[part] if x_part is None else x_part
+                out: Tensor = self.network(x_part, c_noise[part], *(value.select(part) for value in conditions))
                 return out
 
         return run
 
 
 def batch_slices(x: Tensor) -> list[slice]:
-    """The parts of a batch as slices; a single one where splitting gains nothing.
+    """The parts of a batch as slices; a single slice if splitting is not beneficial.
 
     Args:
         x: (B, ...).
     """
-    count = min(num_parts(), len(x) // _FEWEST_SAMPLES) if x.device.type == "cpu" else 1
+    count = min(num_parts(), len(x) // _MIN_SAMPLES) if x.device.type == "cpu" else 1
     if count < 2:
         return [slice(0, len(x))]
     rows = -(-len(x) // count)
@@ -139,7 +139,7 @@ def batch_slices(x: Tensor) -> list[slice]:
 
 
 def can_split(network: nn.Module) -> bool:
-    """Does a forward pass of ``network`` neither draw random numbers nor change the network, nor is it compiled?"""
+    """Whether ``network`` is not compiled and its forward pass neither draws random numbers nor changes its state."""
     if network._compiled_call_impl is not None:
         return False
     return not any(
@@ -149,24 +149,24 @@ def can_split(network: nn.Module) -> bool:
 
 
 def threaded(network: nn.Module) -> nn.Module:
-    """``network`` as a ``ThreadedBatch`` where it can be split, itself otherwise."""
+    """``network`` as a ``ThreadedBatch`` if it can be split, otherwise ``network`` itself."""
     return ThreadedBatch(network) if can_split(network) else network
 
 
-def _learns(c_noise: Tensor, conditions: Sequence[Any]) -> bool:
-    """Does any input but x require a gradient, which parts would not give it?"""
-    others = [c_noise, *(value for one in conditions for value in one.tensors().values())]
-    return torch.is_grad_enabled() and any(value.requires_grad for value in others)
+def _requires_other_gradients(c_noise: Tensor, conditions: Sequence[Any]) -> bool:
+    """Whether an input other than x requires a gradient, which ``_Parts`` does not compute."""
+    other_inputs = [c_noise, *(value for condition in conditions for value in condition.tensors().values())]
+    return torch.is_grad_enabled() and any(value.requires_grad for value in other_inputs)
 
 
-def _arithmetic(device: str) -> Callable[[], AbstractContextManager[Any]]:
-    """The caller's autocast, to be entered in another thread."""
+def _current_autocast(device: str) -> Callable[[], AbstractContextManager[Any]]:
+    """The caller's autocast context, to be entered in another thread."""
     enabled, dtype = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
     return lambda: torch.autocast(device, dtype=dtype, enabled=enabled)
 
 
 class _Parts(torch.autograd.Function):
-    """Runs the tasks with gradients of their own; backward does the same and adds what parameters got."""
+    """Runs the tasks in parallel with separate graphs; backward runs in parallel too and adds parameter gradients."""
 
     @staticmethod
     def forward(ctx: Any, tasks: list[Any], inputs: list[Tensor], x: Tensor, *parameters: Tensor) -> Tensor:
@@ -178,12 +178,12 @@ class _Parts(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
-        # with create_graph=True what came back would look like a constant; a second backward finds nothing left
+        # with create_graph=True the result would look like a constant; a second backward has no saved outputs
         if torch.is_grad_enabled() or ctx.outs is None:
             raise RuntimeError("a threaded batch can be differentiated once only; evaluate the network itself")
         pieces = torch.split(gradient, [len(out) for out in ctx.outs])
         targets = [(*ctx.parameters, *([part] if ctx.to_input else [])) for part in ctx.inputs]
-        tasks = [_backward(out, wanted, piece) for out, wanted, piece in zip(ctx.outs, targets, pieces, strict=True)]
+        tasks = [_backward(out, inputs, piece) for out, inputs, piece in zip(ctx.outs, targets, pieces, strict=True)]
         parts = run_parallel(tasks)
         ctx.outs = ctx.inputs = None
         count = len(ctx.parameters)
@@ -199,14 +199,14 @@ def _bound(task: Callable[[Tensor], Tensor], part: Tensor) -> Callable[[], Tenso
     return lambda: task(part)
 
 
-def _backward(out: Tensor, wanted: Sequence[Tensor], gradient: Tensor) -> Callable[[], tuple[Tensor | None, ...]]:
-    return lambda: torch.autograd.grad(out, wanted, gradient, allow_unused=True)
+def _backward(out: Tensor, inputs: Sequence[Tensor], gradient: Tensor) -> Callable[[], tuple[Tensor | None, ...]]:
+    return lambda: torch.autograd.grad(out, inputs, gradient, allow_unused=True)
 
 
 def _sums(parts: list[tuple[Tensor | None, ...]]) -> list[Tensor | None]:
-    """Gradients of the parameters, added over the parts in order; None where no part used it."""
-    totals, *others = [[value for value in part if value is not None] for part in parts]
-    for other in others if totals else ():  # a frozen network, of which only the input's gradient is wanted
-        torch._foreach_add_(totals, other)
-    left = iter(totals)
-    return [None if value is None else next(left) for value in parts[0]]
+    """Gradients of the parameters, summed over the parts in order; None for unused parameters."""
+    totals, *other_parts = [[value for value in part if value is not None] for part in parts]
+    for gradients in other_parts if totals else ():  # a frozen network has no parameter gradients
+        torch._foreach_add_(totals, gradients)
+    remaining = iter(totals)
+    return [None if value is None else next(remaining) for value in parts[0]]

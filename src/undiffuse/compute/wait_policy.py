@@ -1,14 +1,14 @@
-"""The wait policy of OpenMP's threads: they spin on an idle machine and sleep while other processes compute.
+"""Wait policy of OpenMP threads: spin-wait on an idle machine, passive waiting while other processes use the cores.
 
-OpenMP's threads divide an operation among them and wait at its end. GNU's library lets them spin for milliseconds
-before they sleep, which is right where each has a core to itself: waking one up costs a tenth of a small network's
-training. While other processes compute, the thread that is waited for does not run, and whoever spins takes its time
-away: training fell to less than a tenth of its fair share. Which of the two holds can change while a run goes on, but
-the library reads its settings once, when it is loaded.
+OpenMP threads share the work of an operation and synchronise at its end. libgomp spins for milliseconds before it
+blocks, which is optimal if every thread has a core: waking blocked threads costs a tenth of a small network's training.
+If other processes use the cores, spinning threads take CPU time from the threads that they wait for: training fell to
+less than a tenth of its fair share. The load can change during a run, but libgomp reads its settings only once, when it
+is loaded.
 
-It has a rule of its own, though: while a process has more OpenMP threads than cores, they spin a hundred rounds in
-place of 300,000. So while others compute, a thread is kept here that holds some more of them, asleep; when the machine
-is ours again, it ends. No operation is divided otherwise, so no bit of any result depends on it (ADR 0047).
+However, if a process has more OpenMP threads than cores, libgomp spins for 100 iterations instead of 300,000. While
+other processes compute, this module therefore keeps extra, blocked OpenMP threads alive; they end when the machine is
+idle again. The division of operations among threads does not change, so results are bitwise identical (ADR 0047).
 
 Source: the manual of libgomp, "GOMP_SPINCOUNT".
 """
@@ -28,16 +28,17 @@ from undiffuse.compute.backend import backend
 from undiffuse.cores import allowed_cores, quota
 from undiffuse.observer import BETWEEN_STEPS
 
-#: Variables by which a user sets how threads wait.
+#: Environment variables with which a user sets the wait policy.
 USER_VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
-#: The machine is looked at so often, and is shared if others kept so much of a core busy and so little was left idle.
+#: Interval of load measurements in seconds; the machine is shared if other processes use at least ``_OTHERS`` cores and
+#: at most the fraction ``_IDLE`` of the cores is idle.
 _SECONDS, _OTHERS, _IDLE = 0.5, 0.25, 0.25
 _TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 _STAT = Path("/proc/stat")
 
 
 class CPUTime(NamedTuple):
-    """Seconds so far of the clock, and of all cores that this process may run on: busy, idle, and busy with it."""
+    """Monotonic clock, busy and idle seconds of all allowed cores, and CPU seconds of this process."""
 
     clock: float
     busy: float
@@ -46,23 +47,23 @@ class CPUTime(NamedTuple):
 
 
 class CPULoad(NamedTuple):
-    """Cores, of those that this process may run on, that others kept busy and that stood idle over some time."""
+    """Average number of allowed cores that other processes used, and that were idle, over an interval."""
 
     others: float
     idle: float
 
     @property
     def shared(self) -> bool:
-        """Whether others want the cores that this process wants."""
+        """Whether other processes compete for the cores of this process."""
         return self.others >= _OTHERS and self.idle <= _IDLE * allowed_cores()
 
 
 def cpu_time(stat: Path = _STAT) -> CPUTime | None:
-    """What the system counts; None where it does not."""
+    """CPU times from ``/proc/stat``; None if they are not available."""
     try:
         lines = stat.read_text().splitlines()
-        mine = {f"cpu{number}" for number in os.sched_getaffinity(0)}
-        rows = [[int(number) for number in line.split()[1:]] for line in lines if line.split(" ", 1)[0] in mine]
+        allowed = {f"cpu{number}" for number in os.sched_getaffinity(0)}
+        rows = [[int(number) for number in line.split()[1:]] for line in lines if line.split(" ", 1)[0] in allowed]
     except (OSError, ValueError, AttributeError):
         return None
     idle = sum(row[3] + row[4] for row in rows)
@@ -71,14 +72,14 @@ def cpu_time(stat: Path = _STAT) -> CPUTime | None:
 
 
 def load_between(before: CPUTime, after: CPUTime) -> CPULoad:
-    """The load of the time between two readings."""
+    """The load between two measurements."""
     seconds = max(after.clock - before.clock, 1e-9)
     others = after.busy - before.busy - (after.own - before.own)
     return CPULoad(max(others, 0.0) / seconds, max(after.idle - before.idle, 0.0) / seconds)
 
 
 class _WaitPolicy:
-    """What is known of the machine, and the thread that makes the others sleep."""
+    """Measured load of the machine, and the thread that holds the extra OpenMP threads."""
 
     def __init__(self) -> None:
         self.lock, self.process = threading.Lock(), os.getpid()
@@ -92,22 +93,22 @@ class _WaitPolicy:
             return
         try:
             first, self.next = not self.next, now + _SECONDS
-            asleep = self._wanted(first)
-            if asleep is not None and asleep != (self.holder is not None):
-                self._sleep() if asleep else self._wake()
+            passive = self._wanted(first)
+            if passive is not None and passive != (self.holder is not None):
+                self._sleep() if passive else self._wake()
         finally:
             self.lock.release()
 
     def _wanted(self, first: bool) -> bool | None:
-        """Whether threads shall sleep while they wait; None to leave it as it is."""
-        wanted = backend().waiting
+        """Whether threads should wait passively; None to keep the current policy."""
+        option = backend().waiting
         if any(name in os.environ for name in USER_VARIABLES) or torch.get_num_threads() < 2:
-            self.busy = False  # what was seen before, by more threads, need not hold any more
+            self.busy = False  # an earlier measurement with more threads is outdated
             return None
-        if wanted != "auto":
-            return wanted == "sleep"
-        if (share := quota()) is not None and share <= torch.get_num_threads():
-            return True  # what is spun away is taken from the quota
+        if option != "auto":
+            return option == "sleep"
+        if (limit := quota()) is not None and limit <= torch.get_num_threads():
+            return True  # spinning would use up the CPU quota
         if first:
             return True if _pressed() else None
         after = cpu_time()
@@ -120,9 +121,9 @@ class _WaitPolicy:
     def _sleep(self) -> None:
         if (parallel := _parallel()) is None:
             return
-        more = max(2, allowed_cores() + 2 - torch.get_num_threads())
+        extra = max(2, allowed_cores() + 2 - torch.get_num_threads())
         self.holder = threading.Event()
-        threading.Thread(target=_hold, args=(parallel, more, self.holder), name="waiting", daemon=True).start()
+        threading.Thread(target=_hold, args=(parallel, extra, self.holder), name="waiting", daemon=True).start()
 
     def _wake(self) -> None:
         if self.holder is not None:
@@ -134,33 +135,33 @@ _STATE: list[_WaitPolicy] = []
 
 
 def update() -> None:
-    """Look at the machine, if that was not done lately, and let threads wait by what it does; called between work."""
-    if not _STATE or _STATE[0].process != os.getpid():  # a fork has neither the thread nor OpenMP's
+    """Update the wait policy from the load, at most once per interval; called between steps."""
+    if not _STATE or _STATE[0].process != os.getpid():  # a forked process has no holder and no OpenMP threads
         _STATE[:] = [_WaitPolicy()]
     _STATE[0].update()
 
 
 def asleep() -> bool:
-    """Whether threads sleep while they wait, by what is done here."""
+    """Whether this module currently makes threads wait passively."""
     return bool(_STATE) and _STATE[0].holder is not None
 
 
 def busy() -> bool:
-    """Whether others wanted the same cores when the machine was looked at last."""
+    """Whether other processes competed for the cores at the last measurement."""
     return bool(_STATE) and _STATE[0].busy
 
 
 def _pressed() -> bool:
-    """Whether someone has waited for a core a tenth of the last seconds, by the system's own account."""
+    """Whether tasks waited for a core more than 10% of the last ten seconds (pressure stall information)."""
     try:
-        some = Path("/proc/pressure/cpu").read_text().splitlines()[0]
-        return float(dict(part.split("=") for part in some.split()[1:])["avg10"]) > 10
+        line = Path("/proc/pressure/cpu").read_text().splitlines()[0]
+        return float(dict(part.split("=") for part in line.split()[1:])["avg10"]) > 10
     except (OSError, ValueError, KeyError, IndexError):
         return False
 
 
 def _parallel() -> ctypes._NamedFuncPointer | None:
-    """GNU's way to start a team of threads; None where operations are divided by another library."""
+    """libgomp's function that starts a team of threads; None if another OpenMP library is in use."""
     library = ctypes.CDLL(None)
     if not hasattr(library, "GOMP_parallel") or hasattr(library, "kmp_set_blocktime"):
         return None
@@ -170,10 +171,10 @@ def _parallel() -> ctypes._NamedFuncPointer | None:
 
 
 def _hold(parallel: ctypes._NamedFuncPointer, threads: int, released: threading.Event) -> None:
-    """Hold so many OpenMP threads that do nothing, until the event is set."""
-    nothing = ctypes.cast(ctypes.CDLL(None).free, ctypes.c_void_p)  # free(NULL)
-    parallel(nothing, None, threads, 0)
-    released.wait()  # they live as long as the thread that began them
+    """Keep ``threads`` idle OpenMP threads alive until the event is set."""
+    no_op = ctypes.cast(ctypes.CDLL(None).free, ctypes.c_void_p)  # free(NULL)
+    parallel(no_op, None, threads, 0)
+    released.wait()  # the team lives as long as the thread that started it
 
 
 BETWEEN_STEPS.append(update)

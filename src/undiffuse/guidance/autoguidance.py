@@ -1,4 +1,4 @@
-"""Autoguidance: a denoiser pushed away from the prediction of a worse model of the same data."""
+"""Autoguidance: guide a denoiser away from the prediction of a worse model of the same data."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from undiffuse.core.rows import per_row, where_rows
 class Autoguided(Denoiser):
     """x_0-hat = x_0-hat(guide) + w (x_0-hat(model) - x_0-hat(guide)), at the NFE of both.
 
-    Where the model is unsure its guide is more so, in the same direction; extrapolating from guide to model leads to
-    where the data are dense. It needs no classes. w = 1 is the model itself. A learned variance is the model's own. A
-    batch none of whose samples lies within the interval costs the model alone.
+    The errors of model and guide have similar directions, those of the guide being larger; extrapolation from guide to
+    model moves samples towards regions of high density. No classes are needed. w = 1 is the unguided model. A learned
+    variance is taken from the model. The guide is not evaluated if no sample of the batch is within the interval.
 
     Args:
         denoiser: the model.
-        guide: the worse one, of the same process and condition, such as the same network earlier in its training.
-        scale: w for all samples, or ``(B,)`` of each.
-        interval: (smallest, largest) log-SNR that is guided, both included; for all samples, or ``(B,)`` of each.
+        guide: the worse model, with the same process and condition, such as the same network earlier in its training.
+        scale: w, one for all samples or ``(B,)``.
+        interval: (smallest, largest) log-SNR of guidance, both included; one for all samples or ``(B,)``.
     Raises:
-        UsageError: a weight that is negative or not finite, an interval without extent.
+        UsageError: a weight that is negative or not finite, an empty interval.
     Source: Karras et al. 2024, "Guiding a Diffusion Model with a Bad Version of Itself", arXiv:2406.02507, eq. 5; the
         interval is that of Kynkaanniemi et al. 2024, arXiv:2404.07724.
     """
@@ -42,49 +42,50 @@ class Autoguided(Denoiser):
         super().__init__()
         self.denoiser, self.guide = denoiser, guide
         self.process, self.log_snr_range = denoiser.process, denoiser.log_snr_range
-        self.scale, self.low, self.high = (torch.as_tensor(one, dtype=torch.float64) for one in (scale, *interval))
+        self.scale, self.low, self.high = (torch.as_tensor(value, dtype=torch.float64) for value in (scale, *interval))
         for weight in self.scale.flatten().tolist():
             check_autoguidance_weight(weight)
         for low, high in zip(self.low.flatten().tolist(), self.high.flatten().tolist(), strict=True):
             check_interval((low, high))
 
     def of_rows(self, rows: Tensor) -> Denoiser:
-        scale, low, high = (one[rows] if one.ndim else one for one in (self.scale, self.low, self.high))
+        scale, low, high = (value[rows] if value.ndim else value for value in (self.scale, self.low, self.high))
         return Autoguided(self.denoiser.of_rows(rows), self.guide.of_rows(rows), scale, (low, high))
 
     def forward(
         self, x_t: Tensor, t: Tensor, cond: Condition | None = None, evaluation: Evaluation | None = None
     ) -> Denoised:
-        good: Denoised = self.denoiser(x_t, t, cond, evaluation)
+        model: Denoised = self.denoiser(x_t, t, cond, evaluation)
         log_snr = self.process.log_snr(t).cpu()
         guided = (self.scale != 1) & (log_snr >= self.low) & (log_snr <= self.high)
         if not bool(guided.any()):
-            return good
-        # with weights per sample the guide is evaluated for guided ones alone, with one weight for the whole batch
+            return model
+        # with weights per sample the guide is evaluated for guided samples only, otherwise for the whole batch
         rows = guided.nonzero().flatten() if self.scale.ndim else torch.arange(len(t))
-        here, some = rows.to(x_t.device), guided[rows].to(x_t.device)
-        conditions, requests = (None if one is None else one.select(rows) for one in (cond, evaluation))
-        bad: Denoised = self.guide.of_rows(rows)(x_t[here], t[here], conditions, requests)
-        pushed = bad.x_0 + per_row(self.scale.expand(len(t))[rows], x_t) * (good.x_0[here] - bad.x_0)
-        pushed = where_rows(some, pushed, good.x_0[here])  # a sample that is not guided keeps its bits
-        cost = torch.as_tensor(bad.nfe, device=x_t.device) * some
-        nfe = torch.as_tensor(good.nfe, device=x_t.device).expand(len(t)).index_add(0, here, cost)
-        return Denoised(good.x_0.index_copy(0, here, pushed), good.variance_mix, nfe)
+        indices, mask = rows.to(x_t.device), guided[rows].to(x_t.device)
+        condition = None if cond is None else cond.select(rows)
+        inputs = None if evaluation is None else evaluation.select(rows)
+        guide: Denoised = self.guide.of_rows(rows)(x_t[indices], t[indices], condition, inputs)
+        x_0 = guide.x_0 + per_row(self.scale.expand(len(t))[rows], x_t) * (model.x_0[indices] - guide.x_0)
+        x_0 = where_rows(mask, x_0, model.x_0[indices])  # unguided samples are bitwise unchanged
+        guide_nfe = torch.as_tensor(guide.nfe, device=x_t.device) * mask
+        nfe = torch.as_tensor(model.nfe, device=x_t.device).expand(len(t)).index_add(0, indices, guide_nfe)
+        return Denoised(model.x_0.index_copy(0, indices, x_0), model.variance_mix, nfe)
 
 
 @dataclass(frozen=True)
 class AutoguidanceWeights(PerSample):
-    """Autoguidance per sample: weights and the log-SNRs between which each is guided, (B,) float64 on the CPU."""
+    """Per-sample weights and log-SNR intervals of autoguidance, (B,) float64 on the CPU."""
 
     weight: Tensor | None = None
     low: Tensor | None = None
     high: Tensor | None = None
 
     @property
-    def at_work(self) -> bool:
+    def active(self) -> bool:
         """Whether any sample is guided at any time."""
         return self.weight is not None and bool((self.weight != 1).any())
 
     def to(self, device: torch.device | str) -> AutoguidanceWeights:
-        """Per-sample numbers stay where they are."""
+        """Returns ``self``: the weights stay on the CPU."""
         return self

@@ -1,4 +1,4 @@
-"""Classifier-free guidance of any condition: one weight, away from the unconditional prediction."""
+"""Classifier-free guidance with any condition and one weight."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ from undiffuse.guidance.guided import guidance_of, guided
 class ClassifierFree(Denoiser):
     """x_0-hat = x_0-hat(no condition) + w (x_0-hat(condition) - x_0-hat(no condition)), within an interval.
 
-    w = 1 is the conditional model itself and costs no second evaluation, nor does a time outside of the interval; a
-    guided sample costs two, which are made together. The paper's own weight counts from 0: its w + 1 is this w. A
-    learned variance is taken from the conditional side.
+    w = 1 is the conditional model, without a second evaluation, as are times outside of the interval; a guided sample
+    needs two evaluations, which are batched together. The weight in the paper starts at 0: its w + 1 is this w. A
+    learned variance is taken from the conditional prediction.
 
     Args:
-        denoiser: trained with and without its condition; in fixed batches if samples are not to depend on each other.
-        scale: w for all samples, or ``(B,)`` of each.
-        interval: (smallest, largest) log-SNR that is guided, both included.
+        denoiser: trained with and without its condition; with a fixed batch size if samples must be independent of the
+            batch.
+        scale: w, one for all samples or ``(B,)``.
+        interval: (smallest, largest) log-SNR of guidance, both included.
         policy: whether each field is dropped or kept in the unconditional evaluation.
     Raises:
-        UsageError: a weight that is negative or not finite, an interval without extent.
+        UsageError: a weight that is negative or not finite, an empty interval.
     Source: Ho & Salimans 2022, arXiv:2207.12598, eq. 6; Kynkaanniemi et al. 2024, "Applying Guidance in a Limited
         Interval", arXiv:2404.07724, eq. 5, whose sigma is exp(-log-SNR / 2).
     """

@@ -1,4 +1,4 @@
-"""Guidance per sample: each has its own terms, weights, negative and interval, whatever else is in the batch."""
+"""Per-sample guidance: each sample of a batch has its own terms, weights, negative condition and interval."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from undiffuse.core.rows import per_row
 
 @dataclass(frozen=True)
 class Term(PerSample):
-    """A condition that samples are guided by, and its weight (B,) float64, 0 for a sample without this term."""
+    """A guidance condition and its weight (B,) float64, 0 for samples without this term."""
 
     condition: Condition = field(default_factory=Condition)
     weight: Tensor | None = None
@@ -28,12 +28,12 @@ class Term(PerSample):
 class Guidance(PerSample):
     """x_0-hat = x_0-hat(negative) + sum_k w_k (x_0-hat(c_k) - x_0-hat(negative)), within an interval of log-SNRs.
 
-    One term is classifier-free guidance, several are the conjunction of their conditions; outside of the interval, and
-    where the one weight is 1, it is x_0-hat(c_0) alone. Weights and intervals stay on the CPU.
+    One term is classifier-free guidance, several terms are the conjunction of their conditions. Outside of the
+    interval, and with a single weight of 1, the result is x_0-hat(c_0). Weights and intervals stay on the CPU.
 
     Args:
-        low, high: (B,) float64, the log-SNRs between which a sample is guided, both included.
-        negative: what is guided away from; by default what the drop policy makes of ``c_0``.
+        low, high: (B,) float64, the log-SNR interval of guidance, both included.
+        negative: the negative condition; by default ``c_0`` with fields dropped by the drop policy.
         terms: at least one.
     Source: Ho & Salimans 2022, arXiv:2207.12598, eq. 6, whose w + 1 is the one weight here; Liu et al. 2022,
         "Compositional Visual Generation with Composable Diffusion Models", arXiv:2206.01714, eq. 11, for several;
@@ -50,17 +50,17 @@ class Guidance(PerSample):
 
     @classmethod
     def join(cls, parts: Sequence[Self]) -> Self:
-        """Their samples, one part after the other; a sample has the terms of others with weight 0."""
-        most = max((len(part.terms) for part in parts), default=0)
-        return super().join([part.padded(most) for part in parts])
+        """Concatenate the samples of several parts, padded to the same number of terms."""
+        count = max((len(part.terms) for part in parts), default=0)
+        return super().join([part.padded(count) for part in parts])
 
     def padded(self, count: int) -> Self:
-        """The same with more terms, the added ones of weight 0."""
-        none = [Term(term.condition, torch.zeros_like(_weight(term))) for term in self.terms[:1]]
-        return type(self)(self.low, self.high, self.negative, (*self.terms, *none * (count - len(self.terms))))
+        """A copy padded to ``count`` terms with terms of weight 0."""
+        padding = [Term(term.condition, torch.zeros_like(_weight(term))) for term in self.terms[:1]]
+        return type(self)(self.low, self.high, self.negative, (*self.terms, *padding * (count - len(self.terms))))
 
     def to(self, device: torch.device | str) -> Self:
-        """Conditions on another device."""
+        """A copy with the conditions on another device."""
         terms = tuple(Term(term.condition.to(device), term.weight) for term in self.terms)
         return type(self)(self.low, self.high, self.negative.to(device), terms)
 
@@ -70,7 +70,7 @@ class Guidance(PerSample):
         return torch.stack([_weight(term) for term in self.terms])
 
     @property
-    def does_nothing(self) -> bool:
+    def inactive(self) -> bool:
         """Whether no sample is guided at any time."""
         weights = self.weights
         return bool((weights[0] == 1).all() & (weights[1:] == 0).all())
@@ -84,33 +84,34 @@ def guidance_of(
     negative: Condition | None = None,
     policy: DropPolicy = DROP,
 ) -> Guidance:
-    """The same terms and interval for all samples of a batch, with a weight for all or of each.
+    """Guidance with the same terms and interval for all samples of a batch.
 
     Args:
         conditions: (condition of all samples, weight or weights (B,)) of each term.
         count: B, the number of samples.
-        interval: (smallest, largest) log-SNR that is guided, both included.
+        interval: (smallest, largest) log-SNR of guidance, both included.
         negative: see ``Guidance``; None drops fields of the first condition.
-        policy: which fields of the first condition are dropped where there is no other negative.
+        policy: which fields of the first condition are dropped if ``negative`` is None.
     Raises:
-        UsageError: a weight that is negative or not finite, an interval without extent.
+        UsageError: a weight that is negative or not finite, an empty interval.
     """
     low, high = check_interval(interval)
-    none = negative if negative is not None else conditions[0][0].drop(torch.ones(count, dtype=torch.bool), policy)
+    if negative is None:
+        negative = conditions[0][0].drop(torch.ones(count, dtype=torch.bool), policy)
     return Guidance(
         torch.full((count,), low, dtype=torch.float64),
         torch.full((count,), high, dtype=torch.float64),
-        none,
-        tuple(Term(condition, _checked(weight).expand(count)) for condition, weight in conditions),
+        negative,
+        tuple(Term(condition, _check_weights(weight).expand(count)) for condition, weight in conditions),
     )
 
 
 class ConditionedDenoiser(Denoiser):
-    """A denoiser bound to samples, each with its condition, unguided.
+    """A denoiser bound to the conditions of a batch of samples, without guidance.
 
     Args:
-        denoiser: that is evaluated.
-        condition: of the samples.
+        denoiser: the wrapped denoiser.
+        condition: condition of the samples.
     """
 
     def __init__(self, denoiser: Denoiser, condition: Condition) -> None:
@@ -129,13 +130,14 @@ class ConditionedDenoiser(Denoiser):
 
 
 class Guided(Denoiser):
-    """A denoiser bound to samples, each with its own guidance; all evaluations of a step are made as one batch.
+    """A denoiser bound to the guidance of a batch of samples; all evaluations of a step are one batch.
 
-    Variance is taken from the first term.
+    A learned variance is taken from the first term.
 
     Args:
-        denoiser: trained with and without its conditions; in fixed batches if samples are not to depend on each other.
-        guidance: of the samples.
+        denoiser: trained with and without its conditions; with a fixed batch size if samples must be independent of the
+            batch.
+        guidance: guidance of the samples.
     """
 
     def __init__(self, denoiser: Denoiser, guidance: Guidance) -> None:
@@ -155,47 +157,47 @@ class Guided(Denoiser):
 def guided(
     denoiser: Denoiser, guidance: Guidance, x_t: Tensor, t: Tensor, evaluation: Evaluation | None = None
 ) -> Denoised:
-    """x_0-hat of every sample with its guidance.
+    """Guided x_0-hat of every sample.
 
     Args:
         denoiser: trained with and without its conditions.
-        guidance: of the samples.
+        guidance: guidance of the samples.
         x_t: (B, ...) noisy data.
         t: (B,) times in [0, 1].
-        evaluation: the solver's requests, such as a target time.
+        evaluation: solver inputs, such as a target time.
     Note:
-        The NFE of a sample is 1, and where it is guided one for each further term and one for the negative.
+        The NFE of a sample is 1; a guided sample adds one for each further term and one for the negative condition.
     """
     first = guidance.terms[0].condition
-    works = None if guidance.does_nothing else _at_work(denoiser, guidance, t)
-    if works is None or not bool(works.any()):
+    active = None if guidance.inactive else _active_rows(denoiser, guidance, t)
+    if active is None or not bool(active.any()):
         plain: Denoised = denoiser(x_t, t, first, evaluation)
         return plain
     weights = guidance.weights
-    guided_rows = works.nonzero().flatten()
-    more = [(works & (weight != 0)).nonzero().flatten() for weight in weights[1:]]
-    groups = [torch.arange(len(x_t)), guided_rows, *more]
+    guided_rows = active.nonzero().flatten()
+    term_rows = [(active & (weight != 0)).nonzero().flatten() for weight in weights[1:]]
+    groups = [torch.arange(len(x_t)), guided_rows, *term_rows]
     conditions = [first, guidance.negative.select(guided_rows)]
-    conditions += [term.condition.select(rows) for term, rows in zip(guidance.terms[1:], more, strict=True)]
+    conditions += [term.condition.select(rows) for term, rows in zip(guidance.terms[1:], term_rows, strict=True)]
     evaluated = _evaluate_together(denoiser, groups, conditions, x_t, t, evaluation)
-    (conditional, _, nfe), (negative, _, extra), *others = evaluated
+    (conditional, _, nfe), (negative, _, negative_nfe), *other_terms = evaluated
     guided_x_0 = negative + per_row(weights[0][guided_rows], x_t) * (conditional[guided_rows.to(x_t.device)] - negative)
-    where = torch.full((len(x_t),), -1)
-    where[guided_rows] = torch.arange(len(guided_rows))
-    nfe = nfe.index_add(0, guided_rows.to(nfe.device), extra)
-    for weight, rows, (x_0, _, cost) in zip(weights[1:], more, others, strict=True):
-        among = where[rows].to(x_t.device)
-        guided_x_0 = guided_x_0.index_add(0, among, per_row(weight[rows], x_t) * (x_0 - negative[among]))
-        nfe = nfe.index_add(0, rows.to(nfe.device), cost)
+    position = torch.full((len(x_t),), -1)  # of each sample among the guided ones
+    position[guided_rows] = torch.arange(len(guided_rows))
+    nfe = nfe.index_add(0, guided_rows.to(nfe.device), negative_nfe)
+    for weight, rows, (x_0, _, term_nfe) in zip(weights[1:], term_rows, other_terms, strict=True):
+        indices = position[rows].to(x_t.device)
+        guided_x_0 = guided_x_0.index_add(0, indices, per_row(weight[rows], x_t) * (x_0 - negative[indices]))
+        nfe = nfe.index_add(0, rows.to(nfe.device), term_nfe)
     return Denoised(conditional.index_copy(0, guided_rows.to(x_t.device), guided_x_0), evaluated[0][1], nfe)
 
 
-def _at_work(denoiser: Denoiser, guidance: Guidance, t: Tensor) -> Tensor:
-    """Which samples are guided at their times, (B,) on the CPU."""
+def _active_rows(denoiser: Denoiser, guidance: Guidance, t: Tensor) -> Tensor:
+    """Mask of samples that are guided at their times, (B,) on the CPU."""
     assert guidance.low is not None and guidance.high is not None
     log_snr, weights = denoiser.process.log_snr(t).cpu(), guidance.weights
-    some = (weights[0] != 1) | (weights[1:] != 0).any(0)
-    return some & (log_snr >= guidance.low) & (log_snr <= guidance.high)
+    has_guidance = (weights[0] != 1) | (weights[1:] != 0).any(0)
+    return has_guidance & (log_snr >= guidance.low) & (log_snr <= guidance.high)
 
 
 def _evaluate_together(
@@ -208,16 +210,16 @@ def _evaluate_together(
 ) -> list[tuple[Tensor, Tensor | None, Tensor]]:
     """(x_0-hat, variance mix, NFE) of the samples of each condition, all evaluated as one batch."""
     rows = torch.cat(list(groups))
-    here, requests = rows.to(x_t.device), evaluation.select(rows) if evaluation is not None else None
+    indices, inputs = rows.to(x_t.device), evaluation.select(rows) if evaluation is not None else None
     joined = Condition.join(list(conditions))
-    denoised: Denoised = denoiser.of_rows(rows)(x_t[here], t[here], joined, requests)
+    denoised: Denoised = denoiser.of_rows(rows)(x_t[indices], t[indices], joined, inputs)
     nfe = torch.as_tensor(denoised.nfe, device=x_t.device).expand(len(rows))
     parts, start = [], 0
-    for part in groups:
-        its = slice(start, start + len(part))
-        mix = denoised.variance_mix[its] if denoised.variance_mix is not None else None
-        parts.append((denoised.x_0[its], mix, nfe[its]))
-        start = its.stop
+    for group in groups:
+        part = slice(start, start + len(group))
+        mix = denoised.variance_mix[part] if denoised.variance_mix is not None else None
+        parts.append((denoised.x_0[part], mix, nfe[part]))
+        start = part.stop
     return parts
 
 
@@ -226,7 +228,7 @@ def _weight(term: Term) -> Tensor:
     return term.weight
 
 
-def _checked(weight: float | Tensor) -> Tensor:
+def _check_weights(weight: float | Tensor) -> Tensor:
     weights = torch.as_tensor(weight, dtype=torch.float64)
     for value in weights.flatten().tolist():
         check_guidance_weight(value)

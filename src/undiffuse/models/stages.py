@@ -72,7 +72,7 @@ class DenoisingStage:
             rows: with their conditions and guidance.
         """
         denoiser, auto, free = self.network, rows.guidance.get(AUTO), rows.guidance.get(CLASSIFIER_FREE)
-        if isinstance(auto, AutoguidanceWeights) and self.guide is not None and auto.at_work:
+        if isinstance(auto, AutoguidanceWeights) and self.guide is not None and auto.active:
             assert auto.weight is not None and auto.low is not None and auto.high is not None
             denoiser = Autoguided(denoiser, self.guide, auto.weight, (auto.low, auto.high))
         if isinstance(free, Guidance):

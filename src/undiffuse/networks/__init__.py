@@ -1,6 +1,6 @@
-"""Networks: ``forward(x, c_noise, cond)``, entries of one registry, built from a configuration and the data's shape.
+"""Registry of networks ``forward(x, c_noise, cond)``, built from a configuration and the shape of the data.
 
-This module and ``networks.config`` import no torch; the networks themselves come in when one is built.
+This module and ``networks.config`` do not import torch; the modules of the networks are imported when one is built.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ NETWORKS = {
     "mlp": "undiffuse.networks.mlp:MLP",
 }
 
-#: Models, or ``module:Class`` of one that is defined next to its network.
+#: Configuration classes, or ``module:Class`` of a class that is defined next to its network.
 NETWORK_CONFIGS: dict[str, type[ComponentConfig] | str] = {
     "unet": UNetConfig,
     "transformer": TransformerConfig,
@@ -38,22 +38,22 @@ def build_network(
     condition: ConditionSpec = UNCONDITIONAL,
     output_factor: int = 1,
 ) -> nn.Module:
-    """The network of ``config`` for examples of this shape, initialised from torch's global random state.
+    """Build the network of ``config`` for examples of this shape, initialised from torch's global random state.
 
     Args:
-        config: of an entry of ``NETWORK_CONFIGS``.
-        shape: one example's shape, (C, H, W) or (D,).
-        condition: what it is conditioned on; it ignores all other fields.
-        output_factor: output channels for each input channel; 2 where the variance is learned.
+        config: configuration of a registered network.
+        shape: shape of one example, (C, H, W) or (D,).
+        condition: the conditions of the network; other fields of ``Condition`` are ignored.
+        output_factor: output channels per input channel; 2 for a learned variance.
     Returns:
         A module ``forward(x (B, *shape), c_noise (B,), cond) -> (B, output_factor * shape[0], *shape[1:])``.
     Raises:
-        UsageError: an unknown name, or a shape that this network cannot serve.
+        UsageError: an unknown name, or a shape that the network does not support.
     Example:
         >>> network = build_network(UNetConfig(channels=8, multipliers=(1, 2)), (1, 8, 8))
         >>> network.num_levels
         2
     """
-    make = lookup(NETWORKS, config.name, "network")
-    network: nn.Module = make(config, NetworkSpec(shape, condition, output_factor))
+    network_class = lookup(NETWORKS, config.name, "network")
+    network: nn.Module = network_class(config, NetworkSpec(shape, condition, output_factor))
     return network

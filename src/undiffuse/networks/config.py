@@ -1,4 +1,4 @@
-"""What can be chosen about each network; no torch here, so that the command line can read a configuration quickly."""
+"""Configurations of the networks. Does not import torch, so that the command line starts quickly."""
 
 from __future__ import annotations
 
@@ -19,13 +19,12 @@ TimeFeatures = Literal["ddpm", "adm", "fourier"]
 
 
 class EmbeddedConfig(ComponentConfig):
-    """What all networks share: how they embed the time.
+    """Options of all networks: time embedding and dropout.
 
     Args:
         time_features: sinusoidal in one of two conventions, or random Fourier.
-        fourier_scale: standard deviation of the random frequencies, in cycles a unit of c_noise; ``fourier`` needs it
-            given, since it depends on the label's range: about 0.016 where c_noise is 1000 t, 16 where it is a
-            log-sigma.
+        fourier_scale: standard deviation of the random frequencies, in cycles per unit of c_noise; required by
+            ``fourier``, since it depends on the label's range: about 0.016 for c_noise = 1000 t, 16 for a log-sigma.
         dropout: probability, in [0, 1).
     """
 
@@ -44,39 +43,40 @@ class EmbeddedConfig(ComponentConfig):
 
 
 class UNetConfig(EmbeddedConfig):
-    """A U-Net of residual blocks and self-attention; the defaults suit small grey images.
+    """A U-Net of residual blocks and self-attention; the defaults are for small greyscale images.
 
-    Levels count from 0, the finest; each next one halves the feature map, rounding up, so any image size works.
+    Level 0 is the finest; each further level halves the feature map, rounding up, so any image size is supported.
 
     Args:
-        channels: of the finest level.
-        multipliers: channels of each level, in units of ``channels``; as many as there are levels.
-        num_blocks: residual blocks a level on the way down (one more on the way up).
-        attention_levels: levels with self-attention after each block; negative ones count from the coarsest, -1.
-        middle_attention: self-attention between the two blocks of the bottom.
-        num_heads: attention heads; ``head_channels``, if given, fixes instead how many channels a head has.
-        time_injection: add the embedding to the features, or scale and shift the normalised ones (adaptive group norm).
+        channels: channels of the finest level.
+        multipliers: channels of each level, in units of ``channels``; one entry per level.
+        num_blocks: residual blocks per level of the encoder (one more in the decoder).
+        attention_levels: levels with self-attention after each block; negative indices count from the coarsest, -1.
+        middle_attention: self-attention between the two middle blocks.
+        num_heads: attention heads; overridden by ``head_channels``, the number of channels per head.
+        time_injection: add the embedding to the features, or scale and shift the normalised features (adaptive group
+            norm).
         downsample: ``conv`` (stride 2, padded on all sides), ``conv_same`` (padded at the end, as in Ho et al.),
             ``pool`` (2 x 2 mean), ``residual`` (a residual block around a 2 x 2 mean, as in ADM).
         upsample: ``nearest`` (then a convolution), ``transposed`` (convolution), ``residual`` (a block around nearest).
-        norm_groups: the most groups a norm may have; each takes the largest divisor with 4 channels a group or more.
-        embedding_channels: width of the time and class embedding, 4 x ``channels`` if not given.
-        time_channels: width of the time features, a quarter of the embedding's if not given.
-        patch_size: fold patches of this size into channels and work at 1/patch_size of the resolution; a half-size
-            net does a quarter of the work.
-        up_attention: on the way up, after each block of an attending level or after its last.
+        norm_groups: maximum number of groups of a norm; the largest divisor with at least 4 channels per group is used.
+        embedding_channels: width of the time and class embedding, 4 x ``channels`` by default.
+        time_channels: width of the time features, a quarter of the embedding's by default.
+        patch_size: fold patches of this size into channels and compute at 1/patch_size of the resolution; 2 reduces the
+            cost to a quarter.
+        up_attention: attention of the decoder after each block of a level with attention, or only after the last.
         rescale_residuals: multiply the sum of a branch and its shortcut by 1 / sqrt(2).
-        resample_filter: of ``residual`` sampling and of the pyramids, ``box`` (2 x 2) or the anti-aliasing ``fir``
-            [1, 3, 3, 1].
-        resample_projection: a 1 x 1 convolution on the shortcut of each ``residual`` sampling.
-        progressive_input: what is joined to the features each time they are halved: nothing, the image at that size
-            (``input_skip``), or a learned pyramid (``residual``).
+        resample_filter: filter of ``residual`` resampling and of the pyramids, ``box`` (2 x 2) or the anti-aliasing
+            ``fir`` [1, 3, 3, 1].
+        resample_projection: a 1 x 1 convolution on the shortcut of each ``residual`` resampling.
+        progressive_input: input of the lower-resolution levels: ``none``, the downsampled image (``input_skip``), or a
+            learned pyramid (``residual``).
         progressive_combine: add the projected image to the features, or concatenate them (``input_skip`` only).
-        progressive_output: the finest features are the output's only source, or each level adds its part
-            (``output_skip``), or a learned pyramid is joined to the features of every level (``residual``).
+        progressive_output: the output is computed from the finest features (``none``), as a sum over levels
+            (``output_skip``), or with a learned pyramid that is added to the features of every level (``residual``).
     Raises:
         UsageError: an attention level that does not exist, heads that do not divide the channels, or ``fir``,
-            ``residual`` pyramids or ``cat`` where nothing would use them.
+            ``residual`` pyramids or ``cat`` without the options that use them.
     """
 
     name: Literal["unet"] = "unet"
@@ -105,11 +105,11 @@ class UNetConfig(EmbeddedConfig):
 
     @property
     def num_levels(self) -> int:
-        """Resolutions the network works at."""
+        """Number of resolutions."""
         return len(self.multipliers)
 
     def attends(self, level: int) -> bool:
-        """Does this level (0 is the finest) have self-attention?"""
+        """Whether this level (0 is the finest) has self-attention."""
         return level in self.attention_levels or level - self.num_levels in self.attention_levels
 
     def level_channels(self, level: int) -> int:
@@ -117,7 +117,7 @@ class UNetConfig(EmbeddedConfig):
         return self.channels * self.multipliers[level]
 
     def heads(self, channels: int) -> int:
-        """Attention heads over so many channels."""
+        """Number of attention heads for features with this many channels."""
         return self.num_heads if self.head_channels is None else channels // self.head_channels
 
     @model_validator(mode="after")
@@ -126,8 +126,8 @@ class UNetConfig(EmbeddedConfig):
         for level in self.attention_levels:
             if not -self.num_levels <= level <= last:
                 raise UsageError(
-                    f"attention level {level} does not exist: multipliers {self.multipliers} make levels 0 to "
-                    f"{last}; set attention_levels to some of these"
+                    f"attention level {level} does not exist: multipliers {self.multipliers} give levels 0 to "
+                    f"{last}; set attention_levels to a subset of these"
                 )
         return self
 
@@ -163,10 +163,12 @@ class UNetConfig(EmbeddedConfig):
     def _check_heads(self, channels: int) -> None:
         if self.head_channels is not None and channels % self.head_channels:
             raise UsageError(
-                f"head_channels={self.head_channels} does not divide the {channels} channels it attends over"
+                f"head_channels={self.head_channels} does not divide the {channels} channels of an attention layer"
             )
         if self.head_channels is None and channels % self.num_heads:
-            raise UsageError(f"num_heads={self.num_heads} does not divide the {channels} channels it attends over")
+            raise UsageError(
+                f"num_heads={self.num_heads} does not divide the {channels} channels of an attention layer"
+            )
 
     @classmethod
     def ho_cifar10(cls, **overrides: Any) -> UNetConfig:
@@ -178,10 +180,10 @@ class UNetConfig(EmbeddedConfig):
         """The ablated diffusion model of Dhariwal & Nichol 2021, arXiv:2105.05233, table 11.
 
         Args:
-            image_size: 64, 128, 256 or 512; attention goes to the feature maps of 32, 16 and 8 pixels.
+            image_size: 64, 128, 256 or 512; attention is at feature maps of 32, 16 and 8 pixels.
             overrides: any other option of this class.
         Raises:
-            UsageError: another size; give ``multipliers`` and ``attention_levels`` yourself then.
+            UsageError: another size; set ``multipliers`` and ``attention_levels`` instead.
         """
         sizes = presets.ADM_SIZES
         if image_size not in sizes:
@@ -203,15 +205,15 @@ class UNetConfig(EmbeddedConfig):
     def ncsnpp_cifar10(cls, **overrides: Any) -> UNetConfig:
         """NCSN++ for CIFAR-10, 62.8M parameters (the same source); ``num_blocks=8`` gives the "deep" network.
 
-        Its Fourier features have Song et al.'s scale for log sigma from 0.01 to 50, on our label 1000 t.
+        Its Fourier features have Song et al.'s scale for log sigma from 0.01 to 50, converted to the label 1000 t.
         """
         return cls._preset(presets.NCSNPP_CIFAR10, overrides)
 
     @classmethod
     def ncsnpp_ffhq256(cls, **overrides: Any) -> UNetConfig:
-        """NCSN++ for 256 x 256 (the same source): 7 levels, the image is joined to each, and each adds to the output.
+        """NCSN++ for 256 x 256 (the same source): 7 levels with ``input_skip`` and ``output_skip``.
 
-        Its Fourier features have Song et al.'s scale for log sigma from 0.01 to 348, on our label 1000 t.
+        Its Fourier features have Song et al.'s scale for log sigma from 0.01 to 348, converted to the label 1000 t.
         """
         return cls._preset(presets.NCSNPP_FFHQ256, overrides)
 
@@ -219,7 +221,7 @@ class UNetConfig(EmbeddedConfig):
     def edm_cifar10(cls, **overrides: Any) -> UNetConfig:
         """The 55.7M-parameter DDPM++ for CIFAR-10 of Karras et al. 2022, arXiv:2206.00364, appendix F.
 
-        1,152 of its weights project augmentation labels, which it has when ``augment`` gives nine.
+        1,152 of its weights project the nine augmentation labels and exist only with augmentation conditioning.
         """
         return cls._preset(presets.EDM_CIFAR10, overrides)
 
@@ -229,21 +231,21 @@ class UNetConfig(EmbeddedConfig):
 
 
 class TransformerConfig(EmbeddedConfig):
-    """A vision transformer over patches: DiT, U-ViT and combinations of the two; the defaults suit small grey images.
+    """A vision transformer over patches: DiT, U-ViT and combinations; the defaults are for small greyscale images.
 
     Args:
-        patch_size: side of a patch; an image that it does not divide is padded at the far ends and cropped again.
-            Halving it makes four times the tokens.
-        channels: of a token.
-        num_blocks: blocks of attention and perceptron.
-        num_heads: attention heads; they divide ``channels``.
-        mlp_ratio: hidden width of the perceptron, in units of ``channels``.
-        conditioning: ``adaln``, where time and class set scale, shift and gate of each block (DiT's adaLN-Zero), or
-            ``tokens``, where they are one more token each (U-ViT).
-        long_skips: join the first half of the blocks to the second, outermost to outermost (U-ViT).
-        output_convolution: a 3 x 3 convolution over the finished image (U-ViT).
+        patch_size: side of a patch; images with other sizes are padded at the bottom and right, and cropped at the end.
+            Halving it quadruples the number of tokens.
+        channels: channels of a token.
+        num_blocks: transformer blocks (attention and MLP).
+        num_heads: attention heads; must divide ``channels``.
+        mlp_ratio: hidden width of the MLP, in units of ``channels``.
+        conditioning: ``adaln``: time and class set scale, shift and gate of each block (DiT's adaLN-Zero), or
+            ``tokens``: time and class are additional tokens (U-ViT).
+        long_skips: skip connections from the first to the second half of the blocks, outermost to outermost (U-ViT).
+        output_convolution: a 3 x 3 convolution over the output image (U-ViT).
         time_channels: width of the time features.
-        norm_eps: of the layer norms.
+        norm_eps: epsilon of the layer norms.
     Raises:
         UsageError: heads that do not divide the channels.
     """
@@ -291,8 +293,8 @@ class TransformerConfig(EmbeddedConfig):
     def uvit_s(cls, **overrides: Any) -> TransformerConfig:
         """U-ViT-S of Bao et al. 2023, arXiv:2209.12152, table 2, with patches of 2.
 
-        44.5M parameters to the paper's 44M: positions are fixed instead of learned, time goes through a perceptron, and
-        query, key and value have biases.
+        44.5M parameters instead of the paper's 44M: positions are fixed instead of learned, the time embedding has an
+        MLP, and query, key and value have biases.
         """
         options = {"num_blocks": 13, "channels": 512, "num_heads": 8, "conditioning": "tokens"}
         return cls._preset({**options, "long_skips": True, "output_convolution": True}, overrides)
@@ -303,11 +305,11 @@ class TransformerConfig(EmbeddedConfig):
 
 
 class MLPConfig(EmbeddedConfig):
-    """A residual perceptron, for points in the plane and other vectors.
+    """A residual MLP for 2D points and other vectors.
 
     Args:
         width: hidden channels.
-        num_blocks: residual blocks of two layers each.
+        num_blocks: number of residual blocks with two layers each.
     """
 
     name: Literal["mlp"] = "mlp"

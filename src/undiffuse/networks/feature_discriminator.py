@@ -1,6 +1,7 @@
-"""A discriminator of noised images on the inner features of a diffusion network.
+"""A discriminator of noised images on the middle features of a diffusion network.
 
-Source: Yin et al. 2024, arXiv:2405.14867, sec. 4.3 and appendix: a classification head on the middle of the fake score.
+Source: Yin et al. 2024, arXiv:2405.14867, sec. 4.3 and appendix: a classification head on the bottleneck of the fake
+score network.
 """
 
 from __future__ import annotations
@@ -34,16 +35,16 @@ class DiscriminatorHead(nn.Module):
             features: (B, C, h, w).
         """
         h = norm_silu(self.norm2, self.conv(norm_silu(self.norm1, features)))
-        with torch.autocast(h.device.type, enabled=False):  # a few numbers that losses are taken of
+        with torch.autocast(h.device.type, enabled=False):  # logits are computed in full precision
             logits: Tensor = self.out(at_least_float32(h).mean((2, 3)).to(self.out.weight.dtype))
         return logits.squeeze(1)
 
 
 class FeatureDiscriminator(nn.Module):
-    """D(x_t, t): a discriminator of noised images on the features of a diffusion network; above 0 for real.
+    """D(x_t, t): a discriminator of noised images on the features of a diffusion network; positive logits mean real.
 
     Args:
-        network: with ``middle_features(x, c_noise, cond) -> (B, C, h, w)``, as U-Nets have it.
+        network: a network with ``middle_features(x, c_noise, cond) -> (B, C, h, w)``, such as a U-Net.
         head: see ``discriminator_head``.
     """
 
@@ -55,23 +56,23 @@ class FeatureDiscriminator(nn.Module):
         """Logits (B,).
 
         Args:
-            x: (B, C, H, W), noised images as the network takes them.
-            c_noise: (B,), labels of the time.
-            cond: what the network is conditioned on.
+            x: (B, C, H, W), noised images in the network's input scale.
+            c_noise: (B,), time labels.
+            cond: the network's condition.
         """
         out: Tensor = self.head(self.network.middle_features(x, c_noise, cond))  # type: ignore[operator]
         return out
 
 
 def discriminator_head(network: nn.Module) -> DiscriminatorHead:
-    """A head for the middle features of ``network``, initialised from torch's global random state.
+    """Build a head for the middle features of ``network``, initialised from torch's global random state.
 
     Raises:
-        UsageError: a network without such features.
+        UsageError: a network that is not a U-Net.
     """
     if not isinstance(network, UNet):
         raise UsageError(
-            f"the discriminator reads the middle of a U-Net, this model's network is a {type(network).__name__}; leave "
-            "system.adversarial out"
+            f"the discriminator needs the middle features of a U-Net, but this model's network is a "
+            f"{type(network).__name__}; leave system.adversarial out"
         )
     return DiscriminatorHead(network.middle_channels)

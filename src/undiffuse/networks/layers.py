@@ -1,8 +1,8 @@
-"""The parts networks are made of: time and class embedding, residual blocks, self-attention.
+"""Layers of the networks: time and class embedding, residual blocks, self-attention.
 
-Feature maps are (B, C, H, W); ``embedding`` is (B, E), one vector per sample, already through its SiLU. The last
-layer of every residual branch starts at zero (Ho et al. 2020), so that each block begins as the identity; all others
-start as torch has them, as in ADM, which learned faster here than Ho et al.'s Glorot-uniform weights did.
+Feature maps are (B, C, H, W); ``embedding`` is (B, E), one vector per sample, after its final SiLU. The last layer of
+every residual branch is zero-initialised (Ho et al. 2020), so that each block starts as the identity; all other layers
+use torch's default initialisation, as in ADM, which trained faster here than Ho et al.'s Glorot-uniform weights.
 """
 
 from __future__ import annotations
@@ -25,45 +25,45 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def linear(channels: int, out_channels: int, *, zero: bool = False) -> nn.Linear:
-    """A dense layer.
+    """A linear layer.
 
     Args:
-        channels: inputs.
-        out_channels: outputs.
-        zero: start with zero weights and biases.
+        channels: input channels.
+        out_channels: output channels.
+        zero: initialise weights and biases with zeros.
     """
     layer = nn.Linear(channels, out_channels)
-    return zeroed(layer) if zero else layer
+    return zero_init(layer) if zero else layer
 
 
 def conv(channels: int, out_channels: int, kernel: int = 3, *, zero: bool = False) -> nn.Conv2d:
     """A convolution with stride 1 that keeps the size of the map.
 
     Args:
-        channels: of its input.
-        out_channels: of its output.
-        kernel: side of the filter, odd.
-        zero: start with zero weights and biases.
+        channels: input channels.
+        out_channels: output channels.
+        kernel: kernel size, odd.
+        zero: initialise weights and biases with zeros.
     """
     layer = nn.Conv2d(channels, out_channels, kernel, padding=kernel // 2)
-    return zeroed(layer) if zero else layer
+    return zero_init(layer) if zero else layer
 
 
-def zeroed(layer: M) -> M:
-    """The layer with all its parameters zero."""
+def zero_init(layer: M) -> M:
+    """Set all parameters of a layer to zero, in place."""
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
     return layer
 
 
 def num_groups(channels: int, most: int = 32) -> int:
-    """The largest divisor of ``channels`` up to ``most`` that leaves 4 channels a group.
+    """The largest divisor of ``channels`` up to ``most`` with at least 4 channels per group.
 
-    With one channel a group, the norm would erase whatever the time embedding adds to that channel.
+    With one channel per group, the norm would cancel the time embedding that is added to the channel.
 
     Args:
-        channels: to be divided into groups, at least 1.
-        most: upper limit, at least 1.
+        channels: number of channels, at least 1.
+        most: maximum number of groups, at least 1.
     Example:
         >>> num_groups(96), num_groups(12)
         (24, 3)
@@ -73,7 +73,7 @@ def num_groups(channels: int, most: int = 32) -> int:
 
 
 class GroupNorm(nn.GroupNorm):
-    """Group norm with statistics in float32 whatever the map's dtype, which it keeps."""
+    """Group norm with float32 statistics; the output has the dtype of the input."""
 
     def forward(self, x: Tensor) -> Tensor:
         """The normalised map.
@@ -87,11 +87,11 @@ class GroupNorm(nn.GroupNorm):
 
 
 def group_norm(channels: int, most_groups: int, eps: float) -> GroupNorm:
-    """A group norm with the largest fitting number of groups (``num_groups``).
+    """A group norm with the number of groups from ``num_groups``.
 
     Args:
-        channels: of the maps to be normalised.
-        most_groups: upper limit, at least 1.
+        channels: number of channels.
+        most_groups: maximum number of groups, at least 1.
         eps: added to the variance, above 0.
     """
     return GroupNorm(num_groups(channels, most_groups), channels, eps)
@@ -101,7 +101,7 @@ def norm_silu(norm: GroupNorm, x: Tensor, shift: Tensor | None = None) -> Tensor
     """SiLU(norm(x + shift)).
 
     Args:
-        norm: of C channels.
+        norm: group norm of C channels.
         x: (B, C, H, W).
         shift: (B, C), the same at every pixel; None for 0.
     Returns:
@@ -114,7 +114,7 @@ def modulated(norm: GroupNorm, x: Tensor, scale: Tensor, shift: Tensor) -> Tenso
     """Adaptive group norm (Dhariwal & Nichol 2021): SiLU(norm(x) (1 + scale) + shift), per sample and channel.
 
     Args:
-        norm: of C channels, with its own weight and bias.
+        norm: group norm of C channels, with weight and bias.
         x: (B, C, H, W).
         scale: (B, C).
         shift: (B, C).
@@ -132,7 +132,7 @@ class Sinusoid(nn.Module):
     """Sines and cosines of c_noise at frequencies from 1 down to 1/10000, ``(B,) -> (B, width)``.
 
     Args:
-        width: features; where odd, the last is 0.
+        width: number of features; if odd, the last is 0.
         convention: ``ddpm``, sines first and 1/10000 included, or ``adm``, cosines first and 1/10000 excluded.
     Source: Vaswani et al. 2017, arXiv:1706.03762, sec. 3.5, in the conventions of Ho et al. and of ADM.
     """
@@ -142,7 +142,7 @@ class Sinusoid(nn.Module):
         self.width, self.convention = width, convention
 
     def forward(self, c_noise: Tensor) -> Tensor:
-        """The features, (B, width) in float32 or better.
+        """The features, (B, width) in float32 or higher precision.
 
         Args:
             c_noise: (B,), any real numbers.
@@ -161,8 +161,8 @@ class RandomFourier(nn.Module):
     """cos and sin of 2 pi w c_noise with fixed random w ~ N(0, scale^2), ``(B,) -> (B, width)``.
 
     Args:
-        width: features; where odd, the last is 0.
-        scale: standard deviation of w, in cycles a unit of c_noise.
+        width: number of features; if odd, the last is 0.
+        scale: standard deviation of w, in cycles per unit of c_noise.
     Source: Tancik et al. 2020, arXiv:2006.10739; Song et al. 2021, arXiv:2011.13456.
     """
 
@@ -174,7 +174,7 @@ class RandomFourier(nn.Module):
         self.register_buffer("frequencies", torch.randn(width // 2) * scale)
 
     def forward(self, c_noise: Tensor) -> Tensor:
-        """The features, (B, width) in float32 or better.
+        """The features, (B, width) in float32 or higher precision.
 
         Args:
             c_noise: (B,), any real numbers.
@@ -185,9 +185,9 @@ class RandomFourier(nn.Module):
 
 
 def fold(x: Tensor, patch: int) -> Tensor:
-    """Patches into channels (pixel unshuffle), with zeros padded at the far ends.
+    """Fold patches into channels (pixel unshuffle), with zero padding at the bottom and right.
 
-    Written out because ``F.pixel_unshuffle`` leaves an empty batch as it is.
+    Implemented here because ``F.pixel_unshuffle`` returns an empty batch with unchanged shape.
 
     Args:
         x: (B, C, H, W).
@@ -202,7 +202,7 @@ def fold(x: Tensor, patch: int) -> Tensor:
 
 
 def unfold(x: Tensor, patch: int) -> Tensor:
-    """Channels back into patches (pixel shuffle), the inverse of ``fold`` up to its padding.
+    """Unfold channels to patches (pixel shuffle), the inverse of ``fold`` up to its padding.
 
     Args:
         x: (B, C patch^2, h, w).
@@ -216,7 +216,7 @@ def unfold(x: Tensor, patch: int) -> Tensor:
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """``x`` in float32, or float64 if it is that already: half precision cannot resolve neighbouring times.
+    """Convert ``x`` to float32 unless it is float64; half precision cannot resolve neighbouring times.
 
     Args:
         x: any shape.
@@ -224,8 +224,8 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
-class _ZeroMatrix(nn.Module):
-    """A matrix of zeros at first, made without a random number: all other weights are those of a network without it."""
+class _ZeroInitLinear(nn.Module):
+    """A zero-initialised linear layer; draws no random numbers, so that all other weights are independent of it."""
 
     def __init__(self, num_labels: int, width: int) -> None:
         super().__init__()
@@ -235,24 +235,24 @@ class _ZeroMatrix(nn.Module):
         return F.linear(label.to(self.weight), self.weight)
 
 
-#: Scale of a gap between two time labels before its features are taken: over labels of 1000 t they then turn about
-#: three times. The mean velocity is smooth in its end, and fast features would only carry noise into its derivative.
+#: Factor of the gap between two time labels before its sinusoidal features: over labels of 1000 t the highest frequency
+#: completes about three periods. The mean velocity is smooth in its end time, and high frequencies would only add noise
+#: to its derivative.
 _GAP_SCALE = 0.02
 
 
 class Embedding(nn.Module):
-    """Time and class as one vector, ``(B,), Condition -> (B, width)``, through a final SiLU.
+    """Embedding of time and class, ``(B,), Condition -> (B, width)``, with a final SiLU.
 
     Args:
-        config: gives the time features.
+        config: configuration of the time features.
         features: width of the time features.
-        width: of the embedding.
-        spec: what the network is conditioned on. The class table has one row more than there are classes, for "no
-            class" (label -1, or no labels at all). The augmentation of a training image is added to the time features
-            through a matrix that starts at zero (Karras et al. 2022, appendix F.2); no augmentation is all zeros.
-            Features of the gap from c_noise to the evaluation's ``target_time`` (a label like c_noise) are added to the
-            time's through a matrix that starts at zero (Geng et al. 2025, arXiv:2505.13447, sec. 4.3); no target time
-            is a gap of 0.
+        width: width of the embedding.
+        spec: the conditions of the network. The class embedding has one additional row for "no class" (label -1, or no
+            labels). The augmentation of a training image is added to the time features by a zero-initialised linear
+            layer (Karras et al. 2022, appendix F.2); no augmentation is all zeros. Features of the gap from c_noise to
+            the evaluation's ``target_time`` (a time label) are added by a zero-initialised linear layer (Geng et al.
+            2025, arXiv:2505.13447, sec. 4.3); without a target time the gap is 0.
     """
 
     def __init__(
@@ -271,22 +271,22 @@ class Embedding(nn.Module):
         self.first, self.second = linear(features, width), linear(width, width)
         self.num_classes = spec.num_classes
         self.classes = nn.Embedding(spec.num_classes + 1, width) if spec.num_classes else None
-        self.augment = _ZeroMatrix(spec.num_augment, features) if spec.num_augment else None
+        self.augment = _ZeroInitLinear(spec.num_augment, features) if spec.num_augment else None
         self.gap = Sinusoid(features, "adm") if spec.target_time else None
-        self.until = _ZeroMatrix(features, width) if spec.target_time else None  # data
+        self.until = _ZeroInitLinear(features, width) if spec.target_time else None  # data
 
     def forward(self, c_noise: Tensor, cond: Condition, evaluation: Evaluation = Evaluation()) -> Tensor:  # noqa: B008
         """The embedding, (B, width).
 
         Args:
-            c_noise: (B,), labels of the time.
-            cond: its label (B,) and augmentation (B, num_augment), where the spec has them.
-            evaluation: its target time (B,), where the spec has it.
+            c_noise: (B,), time labels.
+            cond: its label (B,) and augmentation (B, num_augment) are used, if the spec has them.
+            evaluation: its target time (B,) is used, if the spec has it.
         """
-        with torch.autocast(c_noise.device.type, enabled=False):  # a few vectors: precision costs nothing here
+        with torch.autocast(c_noise.device.type, enabled=False):  # full precision is cheap for a few vectors
             time, label = self.parts(c_noise, cond, evaluation)
-            norm_silu: Tensor = F.silu(time if label is None else time + label)
-        return norm_silu
+            embedding: Tensor = F.silu(time if label is None else time + label)
+        return embedding
 
     def parts(
         self,
@@ -294,12 +294,12 @@ class Embedding(nn.Module):
         cond: Condition,
         evaluation: Evaluation = Evaluation(),  # noqa: B008
     ) -> tuple[Tensor, Tensor | None]:
-        """Time and class apart, (B, width) each and before the SiLU; None where the network has no classes.
+        """Separate embeddings of time and class, (B, width) each, before the SiLU; None for a network without classes.
 
         Args:
-            c_noise: (B,), labels of the time.
-            cond: its label (B,) and augmentation (B, num_augment), where the spec has them.
-            evaluation: its target time (B,), where the spec has it.
+            c_noise: (B,), time labels.
+            cond: its label (B,) and augmentation (B, num_augment) are used, if the spec has them.
+            evaluation: its target time (B,) is used, if the spec has it.
         """
         features: Tensor = self.features(c_noise).to(self.first.weight.dtype)
         if self.augment is not None and cond.augment is not None:
@@ -308,9 +308,9 @@ class Embedding(nn.Module):
         if self.gap is not None and self.until is not None:  # data
             target = evaluation.target_time
             gap = torch.zeros_like(c_noise) if target is None else c_noise - target
-            # nothing at no gap: cosines of 1 would let every step on this matrix move the velocities themselves
-            turned = self.gap(_GAP_SCALE * gap) - self.gap(torch.zeros_like(gap))
-            hidden = hidden + self.until(turned)  # data
+            # zero for a gap of 0: otherwise updates of this layer would change the instantaneous velocity as well
+            gap_features = self.gap(_GAP_SCALE * gap) - self.gap(torch.zeros_like(gap))
+            hidden = hidden + self.until(gap_features)  # data
         time: Tensor = self.second(F.silu(hidden))
         return time, None if self.classes is None else self.classes(self._row(c_noise, cond))
 
@@ -322,7 +322,7 @@ class Embedding(nn.Module):
 
 
 def rescaled(x: Tensor, scale: float) -> Tensor:
-    """``scale x``, without a pass over memory where the scale is 1.
+    """``scale x``; returns ``x`` itself if the scale is 1.
 
     Args:
         x: any shape.
@@ -335,14 +335,14 @@ class ResidualBlock(nn.Module):
     """x + conv(SiLU(norm(conv(SiLU(norm(x)))))), the second norm conditioned on the embedding.
 
     Args:
-        channels: of its input, C.
-        out_channels: of its output, D.
+        channels: input channels, C.
+        out_channels: output channels, D.
         embedding_channels: E.
         scale_shift: h -> norm(h) (1 + scale) + shift (ADM's adaptive group norm) instead of norm(h + shift).
-        norm: makes the norm for a number of channels.
-        dropout: before the second convolution, in [0, 1).
-        scale: on the sum of both branches; 1 / sqrt(2) keeps its variance (Song et al. 2021).
-        project: a 1 x 1 convolution on the shortcut even where the channels do not change.
+        norm: factory of the norm for a number of channels.
+        dropout: probability before the second convolution, in [0, 1).
+        scale: factor of the sum of both branches; 1 / sqrt(2) preserves the variance (Song et al. 2021).
+        project: use a 1 x 1 convolution on the shortcut even if C = D.
     Source: Ho et al. 2020, appendix B; Dhariwal & Nichol 2021, sec. 3.1; Song et al. 2021, arXiv:2011.13456, app. H.
     """
 
@@ -368,12 +368,12 @@ class ResidualBlock(nn.Module):
         self.shortcut = conv(channels, out_channels, 1) if project or channels != out_channels else nn.Identity()
 
     def forward(self, x: Tensor, embedding: Tensor, resample: Resample | None = None) -> Tensor:
-        """The block's output, (B, D, H, W), or of another resolution where it resamples.
+        """The block's output, (B, D, H, W), or at the new resolution with ``resample``.
 
         Args:
             x: (B, C, H, W).
             embedding: (B, E).
-            resample: changes the resolution of both branches, after the first activation; None for none.
+            resample: changes the resolution of both branches, after the first activation; optional.
         """
         h = norm_silu(self.norm1, x)
         if resample is not None:
@@ -383,7 +383,7 @@ class ResidualBlock(nn.Module):
         return rescaled(self.shortcut(x) + h, self.scale)
 
     def _condition(self, h: Tensor, parameters: Tensor) -> Tensor:
-        """SiLU of the second norm, shifted before it or scaled and shifted after it by the embedding's projection."""
+        """SiLU of the second norm, with shift before it, or scale and shift after it, from the embedding."""
         if not self.scale_shift:
             return norm_silu(self.norm2, h, parameters)
         return modulated(self.norm2, h, *parameters.chunk(2, dim=1))
@@ -395,8 +395,8 @@ class SelfAttention(nn.Module):
     Args:
         channels: C, of input and output.
         heads: attention heads; divides C.
-        norm: makes the norm for a number of channels.
-        scale: on the sum of both branches.
+        norm: factory of the norm for a number of channels.
+        scale: factor of the sum of both branches.
     """
 
     def __init__(self, channels: int, heads: int, norm: Callable[[int], GroupNorm], scale: float = 1.0) -> None:

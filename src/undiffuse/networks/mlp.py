@@ -1,4 +1,4 @@
-"""A residual perceptron for points in the plane and other small vectors."""
+"""A residual MLP for 2D points and other small vectors."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from undiffuse.networks.spec import NetworkSpec
 
 
 class MLP(nn.Module):
-    """See ``MLPConfig``; examples of any shape are flattened first.
+    """See ``MLPConfig``; examples of any shape are flattened.
 
     Args:
         config: the configuration.
-        spec: what for; examples of any shape.
+        spec: shape and conditions; any shape is supported.
     """
 
     def __init__(
@@ -42,15 +42,15 @@ class MLP(nn.Module):
 
         Args:
             x: (B, *shape).
-            c_noise: (B,), labels of the time.
-            cond: what the network is conditioned on.
-            evaluation: the solver's own: a target time.
+            c_noise: (B,), time labels.
+            cond: the network's condition.
+            evaluation: solver inputs: a target time.
         """
         embedding = self.embedding(c_noise, cond, evaluation)
         h = self.stem(x.flatten(1))
         for block in self.blocks:
             h = block(h, embedding)
-        with torch.autocast(h.device.type, enabled=False):  # what leaves the network is not rounded to bfloat16
+        with torch.autocast(h.device.type, enabled=False):  # the output is not rounded to bfloat16
             out: Tensor = self.head(F.silu(self.norm(h.to(self.head.weight.dtype))))
         return out.view(len(x), *self.out_shape)
 

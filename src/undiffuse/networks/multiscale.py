@@ -1,13 +1,13 @@
-"""Multi-scale input and output: the image at each size is joined to the way down; the output grows on the way up.
+"""Multi-scale input and output (progressive growing): an image pyramid in the encoder and in the decoder.
 
-On the way down ``pyramid`` starts as the network's input; on the way up as None. Each join takes (pyramid, features of
-its level) and returns both anew:
+In the encoder ``pyramid`` is initialised with the network's input, in the decoder with None. Each module maps (pyramid,
+features of its level) to new values of both:
 
 =================  =====================================================================================
-``InputSkip``      the smaller image through a 1 x 1 convolution, added or concatenated to the features
-``InputResidual``  the pyramid itself is learned, and its sum with the features is both from there on
-``OutputSkip``     every level adds its part of the output, the sum grows from coarse to fine
-``OutputResidual`` a learned pyramid whose sum with the features is both from there on
+``InputSkip``      the downsampled image through a 1 x 1 convolution, added or concatenated to the features
+``InputResidual``  a learned pyramid; its sum with the features is the new pyramid and the new features
+``OutputSkip``     every level adds its part of the output, from coarse to fine
+``OutputResidual`` a learned pyramid; its sum with the features is the new pyramid and the new features
 =================  =====================================================================================
 
 Source: Karras et al. 2020, arXiv:1912.04958, sec. 4.1; Song et al. 2021, arXiv:2011.13456, appendix H.
@@ -23,11 +23,11 @@ from undiffuse.networks.resample import Downsample, FIRConvDown, FIRConvUp, Upsa
 
 
 def output_layer(norm: GroupNorm, head: nn.Conv2d, h: Tensor) -> Tensor:
-    """conv(SiLU(norm(h))) without autocast: what leaves the network is not rounded to bfloat16.
+    """conv(SiLU(norm(h))) without autocast: the output is not rounded to bfloat16.
 
     Args:
-        norm: of C channels.
-        head: convolution of C channels.
+        norm: group norm of C channels.
+        head: convolution with C input channels.
         h: (B, C, H, W).
     Returns:
         (B, out channels, H, W) in the dtype of the weights, contiguous.
@@ -38,13 +38,13 @@ def output_layer(norm: GroupNorm, head: nn.Conv2d, h: Tensor) -> Tensor:
 
 
 class InputSkip(nn.Module):
-    """The smaller image through a 1 x 1 convolution, joined to the features.
+    """Add or concatenate the downsampled image, projected by a 1 x 1 convolution, to the features.
 
     Args:
         pyramid_channels: P.
         channels: C.
-        smaller: halves the pyramid.
-        concatenate: to 2 C channels instead of adding.
+        smaller: the downsampling of the pyramid.
+        concatenate: concatenate to 2 C channels instead of adding.
     """
 
     def __init__(self, pyramid_channels: int, channels: int, smaller: Downsample, *, concatenate: bool) -> None:
@@ -65,12 +65,12 @@ class InputSkip(nn.Module):
 
 
 class InputResidual(nn.Module):
-    """``scale (FIRConvDown(pyramid) + h)``, which is both the pyramid and the features from there on.
+    """``scale (FIRConvDown(pyramid) + h)``, the new pyramid and the new features.
 
     Args:
         pyramid_channels: P.
         channels: C.
-        scale: on the sum, 1 or 1 / sqrt(2).
+        scale: factor of the sum, 1 or 1 / sqrt(2).
     """
 
     def __init__(self, pyramid_channels: int, channels: int, scale: float) -> None:
@@ -90,12 +90,12 @@ class InputResidual(nn.Module):
 
 
 class OutputSkip(nn.Module):
-    """The pyramid grown to h's size plus ``head(SiLU(norm(h)))``; the features stay as they are.
+    """The upsampled pyramid plus ``head(SiLU(norm(h)))``; the features are unchanged.
 
     Args:
-        norm: of the features, C channels.
+        norm: norm of the features, C channels.
         head: convolution from C to P channels.
-        larger: doubles the pyramid.
+        larger: the upsampling of the pyramid.
     """
 
     def __init__(self, norm: GroupNorm, head: nn.Conv2d, larger: Upsample) -> None:
@@ -114,11 +114,11 @@ class OutputSkip(nn.Module):
 
 
 class OutputStart(nn.Module):
-    """conv(SiLU(norm(h))), where a learned pyramid begins; the features stay as they are.
+    """conv(SiLU(norm(h))), the start of a learned pyramid; the features are unchanged.
 
     Args:
-        norm: of the features.
-        channels: C, of the features and the pyramid.
+        norm: norm of the features.
+        channels: C, channels of the features and the pyramid.
     """
 
     def __init__(self, norm: GroupNorm, channels: int) -> None:
@@ -129,19 +129,19 @@ class OutputStart(nn.Module):
         """The pyramid (B, C, h, w), and ``h``.
 
         Args:
-            pyramid: None; (B, C, h, w) would be ignored.
+            pyramid: ignored; None at the coarsest level.
             h: (B, C, h, w), features of this level.
         """
         return self.conv(norm_silu(self.norm, h)), h
 
 
 class OutputResidual(nn.Module):
-    """``scale (FIRConvUp(pyramid) + h)``, which is both the pyramid and the features from there on.
+    """``scale (FIRConvUp(pyramid) + h)``, the new pyramid and the new features.
 
     Args:
         pyramid_channels: P.
         channels: C.
-        scale: on the sum, 1 or 1 / sqrt(2).
+        scale: factor of the sum, 1 or 1 / sqrt(2).
     """
 
     def __init__(self, pyramid_channels: int, channels: int, scale: float) -> None:

@@ -1,4 +1,4 @@
-"""The U-Nets of the papers, as options of ``UNetConfig``; its class methods of the same names say what they are."""
+"""The U-Nets of the papers, as options of ``UNetConfig``; described at its class methods of the same names."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ ADM_SIZES: dict[int, dict[str, Any]] = {
 
 
 def fourier_scale(sigma_min: float, sigma_max: float, scale: float = 16.0) -> float:
-    """The scale on the label 1000 t that equals ``scale`` on log sigma = log sigma_min + t log(sigma_max / sigma_min).
+    """Convert ``scale`` on log sigma = log sigma_min + t log(sigma_max / sigma_min) to the label 1000 t.
 
-    The two labels differ by a constant as well, which only turns each frequency's cosine and sine.
+    The two labels also differ by a constant, which is only a phase shift of each frequency.
 
     Args:
         sigma_min: noise level at t = 0, above 0.
         sigma_max: noise level at t = 1, above ``sigma_min``.
-        scale: standard deviation of the frequencies on log sigma; Song et al. take 16.
+        scale: standard deviation of the frequencies on log sigma; Song et al. use 16.
     """
     return scale * math.log(sigma_max / sigma_min) / 1000
 

@@ -1,9 +1,8 @@
-"""Changes of resolution: halving rounds sizes up, doubling is cropped to the requested size.
+"""Downsampling and upsampling: downsampling rounds sizes up, upsampling crops to the requested size.
 
 ``Downsample`` is a function (B, C, H, W) -> (B, C, ceil(H / 2), ceil(W / 2)), ``Upsample`` its counterpart with the
-size to return to. Two pairs: ``halve`` and ``double`` (means of 2 x 2 pixels, every pixel twice), and ``FIRDown`` and
-``FIRUp``, which smooth with the binomial filter [1, 3, 3, 1] so that what the coarser grid cannot hold does not come
-back as something else (aliasing).
+output size as an argument. There are two pairs: ``halve`` and ``double`` (2 x 2 average pooling, nearest neighbour),
+and ``FIRDown`` and ``FIRUp``, which low-pass filter with the binomial kernel [1, 3, 3, 1] against aliasing.
 
 Source: Zhang 2019, arXiv:1904.11486; Karras et al. 2020, arXiv:1912.04958 (filter and padding); Song et al. 2021,
 arXiv:2011.13456, appendix H (their use in score networks).
@@ -27,7 +26,7 @@ FIR_TAPS = (1.0, 3.0, 3.0, 1.0)
 
 
 def halve(x: Tensor) -> Tensor:
-    """Mean over 2 x 2 pixels, rounding sizes up; at an odd border over the pixels that exist.
+    """2 x 2 average pooling, rounding sizes up; windows at an odd border are averaged over their valid pixels.
 
     Args:
         x: (B, C, H, W).
@@ -38,7 +37,7 @@ def halve(x: Tensor) -> Tensor:
 
 
 def double(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Every pixel twice in each direction, cropped to ``size``.
+    """Nearest-neighbour upsampling by 2, cropped to ``size``.
 
     Args:
         x: (B, C, h, w).
@@ -51,7 +50,7 @@ def double(x: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 class _FIR(nn.Module):
-    """Holds the 4 x 4 filter, of sum 1. It is no weight: it is not saved."""
+    """Holds the 4 x 4 filter with sum 1 as a non-persistent buffer."""
 
     kernel: Tensor
 
@@ -61,11 +60,11 @@ class _FIR(nn.Module):
         self.register_buffer("kernel", torch.outer(taps, taps), persistent=False)
 
     def filters(self, x: Tensor) -> Tensor:
-        """The filter once for each channel of ``x``, (C, 1, 4, 4)."""
+        """The filter repeated for each channel of ``x``, (C, 1, 4, 4)."""
         return self.kernel.to(x.dtype).expand(x.shape[1], 1, 4, 4)
 
     def narrow(self, x: Tensor, stride: int, padding: int) -> Tensor:
-        """Every channel under the filter, zeros around. Half precision is summed in float32: faster and exact."""
+        """Filter every channel, with zero padding; half precision is computed in float32, which is faster and exact."""
         with torch.autocast(x.device.type, enabled=False):
             wide = at_least_float32(x)
             filtered = F.conv2d(wide, self.filters(wide), stride=stride, padding=padding, groups=x.shape[1])
@@ -73,10 +72,10 @@ class _FIR(nn.Module):
 
 
 class FIRDown(_FIR):
-    """y[i] = (x[2i - 1] + 3 x[2i] + 3 x[2i + 1] + x[2i + 2]) / 8 along both axes, zeros around.
+    """y[i] = (x[2i - 1] + 3 x[2i] + 3 x[2i + 1] + x[2i + 2]) / 8 along both axes, with zero padding.
 
-    The filter's response |cos(w / 2)|^3 passes constants and removes the finest stripes, w = pi. An odd side is first
-    made even by repeating its last row.
+    The frequency response |cos(w / 2)|^3 is 1 at w = 0 and 0 at the Nyquist frequency w = pi. Odd sides are padded by
+    repeating the last row or column.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -89,9 +88,9 @@ class FIRDown(_FIR):
 
 
 class FIRUp(_FIR):
-    """y[2i] = (x[i - 1] + 3 x[i]) / 4 and y[2i + 1] = (3 x[i] + x[i + 1]) / 4 along both axes, cut to ``size``.
+    """y[2i] = (x[i - 1] + 3 x[i]) / 4 and y[2i + 1] = (3 x[i] + x[i + 1]) / 4 along both axes, cropped to ``size``.
 
-    Four times the transpose of ``FIRDown`` on even sizes: a constant stays what it is.
+    Four times the transpose of ``FIRDown`` on even sizes, so that constants are preserved.
     """
 
     def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
@@ -111,8 +110,8 @@ class FIRConvDown(_FIR):
     """The filter at full resolution, then a learned 3 x 3 convolution with stride 2.
 
     Args:
-        channels: of its input, C.
-        out_channels: of its output, D.
+        channels: input channels, C.
+        out_channels: output channels, D.
     """
 
     def __init__(self, channels: int, out_channels: int) -> None:
@@ -133,8 +132,8 @@ class FIRConvUp(_FIR):
     """A learned 3 x 3 transposed convolution with stride 2, the filter, then a bias, cropped to the requested size.
 
     Args:
-        channels: of its input, C.
-        out_channels: of its output, D.
+        channels: input channels, C.
+        out_channels: output channels, D.
     """
 
     def __init__(self, channels: int, out_channels: int) -> None:
@@ -149,13 +148,13 @@ class FIRConvUp(_FIR):
             x: (B, C, h, w).
             size: (H, W), at most (2 h, 2 w).
         """
-        # the zeros that stride 2 puts between the pixels take three quarters of the filter's sum
+        # stride 2 inserts zeros between the pixels, which reduce the filter's sum to a quarter
         up = 4 * self.narrow(self.conv(x), stride=1, padding=1)
         return up[:, :, : size[0], : size[1]] + self.bias[:, None, None]
 
 
 def pad_to_even(x: Tensor) -> Tensor:
-    """``x`` with its last row and column repeated where a side is odd.
+    """Pad odd sides to even size by repeating the last row or column.
 
     Args:
         x: (B, C, H, W).
@@ -168,11 +167,11 @@ def pad_to_even(x: Tensor) -> Tensor:
 
 
 class ConvDown(nn.Module):
-    """A convolution with stride 2; sizes round up.
+    """A convolution with stride 2; sizes are rounded up.
 
     Args:
-        channels: in and out.
-        same: pad as TensorFlow's SAME does (Ho et al.): an even side gets its one pixel at the end.
+        channels: input and output channels.
+        same: use TensorFlow's SAME padding (Ho et al.): even sides are padded by one pixel at the end.
     """
 
     def __init__(self, channels: int, *, same: bool) -> None:
@@ -195,7 +194,7 @@ class ConvDown(nn.Module):
 
 
 class PoolDown(nn.Module):
-    """``halve`` and nothing learned."""
+    """``halve``, without parameters."""
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """The smaller map, (B, C, ceil(H / 2), ceil(W / 2)).
@@ -208,10 +207,10 @@ class PoolDown(nn.Module):
 
 
 class ResidualDown(nn.Module):
-    """A residual block around a downsampling of both branches: ``halve`` (ADM) or another way (NCSN++).
+    """A residual block with downsampling of both branches: ``halve`` (ADM) or another filter (NCSN++).
 
     Args:
-        block: from C to D channels.
+        block: residual block from C to D channels.
         smaller: the downsampling.
     """
 
@@ -243,7 +242,7 @@ class NearestUp(nn.Module):
         Args:
             x: (B, C, H, W).
             embedding: (B, E), ignored.
-            size: height and width to return to, at most twice those of ``x``.
+            size: height and width of the output, at most twice those of ``x``.
         """
         up: Tensor = self.conv(double(x, size))
         return up
@@ -262,17 +261,17 @@ class TransposedUp(nn.Module):
         Args:
             x: (B, C, H, W).
             embedding: (B, E), ignored.
-            size: height and width to return to, at most twice those of ``x``.
+            size: height and width of the output, at most twice those of ``x``.
         """
         up: Tensor = self.conv(x)
         return up[:, :, : size[0], : size[1]]
 
 
 class ResidualUp(nn.Module):
-    """A residual block around an upsampling of both branches: ``double`` (ADM) or another way (NCSN++).
+    """A residual block with upsampling of both branches: ``double`` (ADM) or another filter (NCSN++).
 
     Args:
-        block: from C to D channels.
+        block: residual block from C to D channels.
         larger: the upsampling.
     """
 
@@ -286,7 +285,7 @@ class ResidualUp(nn.Module):
         Args:
             x: (B, C, H, W).
             embedding: (B, E), which conditions the block.
-            size: height and width to return to, at most twice those of ``x``.
+            size: height and width of the output, at most twice those of ``x``.
         """
         up: Tensor = self.block(x, embedding, lambda h: self.larger(h, size))
         return up

@@ -1,4 +1,4 @@
-"""What a network is built for, apart from its own configuration. Imports no torch."""
+"""Shapes and conditions of a network, apart from its configuration. Does not import torch."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from undiffuse.core.condition_spec import UNCONDITIONAL, ConditionSpec
 
 @dataclass(frozen=True)
 class NetworkSpec:
-    """The task of a network.
+    """Input and output specification of a network.
 
     Args:
-        shape: of one example, (C, H, W) or (D,).
-        condition: what it is conditioned on.
-        output_factor: output channels for each input channel; 2 where the variance is learned.
+        shape: shape of one example, (C, H, W) or (D,).
+        condition: the conditions of the network.
+        output_factor: output channels per input channel; 2 for a learned variance.
     """
 
     shape: tuple[int, ...]

@@ -1,7 +1,8 @@
 """A transformer over patches of the image, conditioned by adaptive norms (DiT) or by tokens (U-ViT).
 
-Tokens are (B, L, D), one a patch, row by row; conditioning tokens, if any, come before them. Every block starts as the
-identity: its gates or last layers are zero. Positions are computed, so the weights serve images of any size.
+Tokens are (B, L, D), one per patch in row-major order, after the conditioning tokens, if any. Every block starts as the
+identity: its gates or last layers are zero-initialised. Positions are not learned, so the weights apply to any image
+size.
 
 Source: Peebles & Xie 2023, "Scalable Diffusion Models with Transformers", arXiv:2212.09748; Bao et al. 2023, "All are
 Worth Words", arXiv:2209.12152.
@@ -26,13 +27,13 @@ from undiffuse.networks.spec import NetworkSpec
 
 
 class Transformer(nn.Module):
-    """See ``TransformerConfig`` for what can be chosen.
+    """See ``TransformerConfig``.
 
     Args:
         config: the configuration.
-        spec: what for; images (C, H, W) of any size; the weights serve every other size as well.
+        spec: shape and conditions; images (C, H, W) of any size. The weights also apply to other image sizes.
     Raises:
-        UsageError: not the shape of an image.
+        UsageError: a shape that is not that of an image.
     """
 
     def __init__(
@@ -50,21 +51,21 @@ class Transformer(nn.Module):
         self.patch_size, self.by_tokens = config.patch_size, config.conditioning == "tokens"
         self.embedding = Embedding(config, config.time_channels, width, spec.condition)
         self.stem = _xavier(linear(shape[0] * pixels, width))
-        make = PlainBlock if self.by_tokens else AdaptiveBlock
-        self.blocks = nn.ModuleList(make(config) for _ in range(config.num_blocks))
-        self.skips = nn.ModuleList(_Join(width) for _ in range(config.num_blocks // 2 if config.long_skips else 0))
+        block_class = PlainBlock if self.by_tokens else AdaptiveBlock
+        self.blocks = nn.ModuleList(block_class(config) for _ in range(config.num_blocks))
+        self.skips = nn.ModuleList(_LongSkip(width) for _ in range(config.num_blocks // 2 if config.long_skips else 0))
         self.norm = PlainNorm(width, config.norm_eps) if self.by_tokens else AdaptiveNorm(width, config.norm_eps)
         self.head = linear(width, out_channels * pixels, zero=True)
-        self.smooth = _unbiased_start(conv(out_channels, out_channels)) if config.output_convolution else None
+        self.smooth = _zero_bias(conv(out_channels, out_channels)) if config.output_convolution else None
 
     def forward(self, x: Tensor, c_noise: Tensor, cond: Condition, evaluation: Evaluation = Evaluation()) -> Tensor:  # noqa: B008
         """F(x, c_noise, cond), (B, output_factor * C, H, W).
 
         Args:
             x: (B, C, H, W).
-            c_noise: (B,), labels of the time.
-            cond: what the network is conditioned on.
-            evaluation: the solver's own: a target time.
+            c_noise: (B,), time labels.
+            cond: the network's condition.
+            evaluation: solver inputs: a target time.
         """
         height, width = x.shape[-2:]
         patches = fold(x, self.patch_size)  # (B, C p^2, h, w)
@@ -72,33 +73,33 @@ class Transformer(nn.Module):
         tokens = self.stem(patches.flatten(2).transpose(1, 2))
         tokens = tokens + sincos_positions(*grid, tokens.shape[-1], tokens)
         tokens, embedding = self._with_conditioning(tokens, c_noise, cond, evaluation)
-        out = self._output(self._transformed(tokens, embedding), embedding, grid)
+        out = self._output(self._run_blocks(tokens, embedding), embedding, grid)
         return out[:, :, :height, :width]
 
     def _with_conditioning(
         self, tokens: Tensor, c_noise: Tensor, cond: Condition, evaluation: Evaluation
     ) -> tuple[Tensor, Tensor]:
-        """The tokens, after those of time and class where these are tokens too; and the embedding (B, D)."""
+        """The tokens, with those of time and class prepended for conditioning by tokens; and the embedding (B, D)."""
         if not self.by_tokens:
             return tokens, self.embedding(c_noise, cond, evaluation)
         time, label = self.embedding.parts(c_noise, cond, evaluation)
-        first = [part[:, None].to(tokens.dtype) for part in (time, label) if part is not None]
-        return torch.cat([*first, tokens], dim=1), time
+        condition_tokens = [part[:, None].to(tokens.dtype) for part in (time, label) if part is not None]
+        return torch.cat([*condition_tokens, tokens], dim=1), time
 
-    def _transformed(self, tokens: Tensor, embedding: Tensor) -> Tensor:
-        """All blocks; the second half takes back, last first, what the first half left."""
-        kept: list[Tensor] = []
-        back = len(self.blocks) - len(self.skips)
+    def _run_blocks(self, tokens: Tensor, embedding: Tensor) -> Tensor:
+        """Apply all blocks, with long skips from the first to the second half, outermost to outermost."""
+        outputs: list[Tensor] = []
+        first_skip = len(self.blocks) - len(self.skips)
         for index, block in enumerate(self.blocks):
-            if index >= back:
-                tokens = self.skips[index - back](tokens, kept.pop())
+            if index >= first_skip:
+                tokens = self.skips[index - first_skip](tokens, outputs.pop())
             tokens = block(tokens, embedding)
             if index < len(self.skips):
-                kept.append(tokens)
+                outputs.append(tokens)
         return tokens
 
     def _output(self, tokens: Tensor, embedding: Tensor, grid: Sequence[int]) -> Tensor:
-        """Tokens (B, L, D) to the image; what leaves the network is not rounded to bfloat16."""
+        """Tokens (B, L, D) to the image; the output is not rounded to bfloat16."""
         with torch.autocast(tokens.device.type, enabled=False):
             dtype = self.head.weight.dtype
             patches = self.head(self.norm(tokens[:, -grid[0] * grid[1] :].to(dtype), embedding.to(dtype)))
@@ -109,14 +110,14 @@ class Transformer(nn.Module):
 def sincos_positions(height: int, width: int, channels: int, like: Tensor) -> Tensor:
     """Fixed sinusoidal positions of a grid of patches, ``(height * width, channels)``.
 
-    The first half of the channels holds sines, then cosines of the column, the second half those of the row, at
-    channels / 4 frequencies from 1 down to 1 / 10,000 exclusive; zeros fill up what 4 does not divide.
+    The first half of the channels are sines, then cosines of the column, the second half those of the row, at
+    channels / 4 frequencies from 1 down to 1 / 10,000 exclusive; padded with zeros if 4 does not divide ``channels``.
 
     Args:
         height: patches in a column.
         width: patches in a row.
-        channels: of a token.
-        like: any shape; gives dtype and device.
+        channels: channels of a token.
+        like: any tensor with the dtype and device of the result.
     Source: Vaswani et al. 2017, arXiv:1706.03762, sec. 3.5, over two axes as in DiT.
     """
     columns, rows = (_sincos(count, channels // 4, like.device) for count in (width, height))
@@ -151,8 +152,8 @@ class _Attention(nn.Module):
         return out
 
 
-class _Perceptron(nn.Module):
-    """linear(dropout(GELU(linear(tokens)))), the GELU by its tanh approximation."""
+class _MLP(nn.Module):
+    """linear(dropout(GELU(linear(tokens)))), with the tanh approximation of GELU."""
 
     def __init__(self, channels: int, hidden: int, dropout: float, *, zero: bool) -> None:
         super().__init__()
@@ -167,7 +168,7 @@ class _Perceptron(nn.Module):
 class AdaptiveBlock(nn.Module):
     """adaLN-Zero: scale, shift and gate of both branches come from the embedding; all gates start at 0.
 
-    tokens + gate attention(norm(tokens) (1 + scale) + shift), then the same around the perceptron.
+    tokens + gate attention(norm(tokens) (1 + scale) + shift), then the same with the MLP.
     """
 
     def __init__(self, config: TransformerConfig) -> None:
@@ -176,30 +177,30 @@ class AdaptiveBlock(nn.Module):
         self.eps = config.norm_eps
         self.embed = linear(width, 6 * width, zero=True)
         self.attention = _Attention(width, config.num_heads, zero=False)
-        self.mlp = _Perceptron(width, hidden, config.dropout, zero=False)
+        self.mlp = _MLP(width, hidden, config.dropout, zero=False)
 
     def forward(self, tokens: Tensor, embedding: Tensor) -> Tensor:
         """The block's output, (B, L, D).
 
         Args:
             tokens: (B, L, D).
-            embedding: (B, D), of which scale, shift and gate are linear functions.
+            embedding: (B, D), projected to scale, shift and gate.
         """
         shift1, scale1, gate1, shift2, scale2, gate2 = self.embed(embedding)[:, None].chunk(6, dim=2)
         tokens = tokens + gate1 * self.attention(_modulated(tokens, scale1, shift1, self.eps))
-        changed: Tensor = tokens + gate2 * self.mlp(_modulated(tokens, scale2, shift2, self.eps))
-        return changed
+        out: Tensor = tokens + gate2 * self.mlp(_modulated(tokens, scale2, shift2, self.eps))
+        return out
 
 
 class PlainBlock(nn.Module):
-    """tokens + attention(norm(tokens)), then the same around the perceptron; the embedding is among the tokens."""
+    """tokens + attention(norm(tokens)), then the same with the MLP; the conditions are tokens."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         width, hidden = config.channels, round(config.mlp_ratio * config.channels)
         self.norm1, self.norm2 = (nn.LayerNorm(width, config.norm_eps) for _ in range(2))
         self.attention = _Attention(width, config.num_heads, zero=True)
-        self.mlp = _Perceptron(width, hidden, config.dropout, zero=True)
+        self.mlp = _MLP(width, hidden, config.dropout, zero=True)
 
     def forward(self, tokens: Tensor, embedding: Tensor) -> Tensor:
         """The block's output, (B, L, D).
@@ -209,8 +210,8 @@ class PlainBlock(nn.Module):
             embedding: (B, D), ignored.
         """
         tokens = tokens + self.attention(self.norm1(tokens))
-        changed: Tensor = tokens + self.mlp(self.norm2(tokens))
-        return changed
+        out: Tensor = tokens + self.mlp(self.norm2(tokens))
+        return out
 
 
 class AdaptiveNorm(nn.Module):
@@ -230,14 +231,14 @@ class AdaptiveNorm(nn.Module):
 
         Args:
             tokens: (B, L, D).
-            embedding: (B, D), of which scale and shift are linear functions.
+            embedding: (B, D), projected to scale and shift.
         """
         shift, scale = self.embed(embedding)[:, None].chunk(2, dim=2)
         return _modulated(tokens, scale, shift, self.eps)
 
 
 class PlainNorm(nn.Module):
-    """A layer norm with weights of its own, called like ``AdaptiveNorm``.
+    """An ordinary layer norm with the interface of ``AdaptiveNorm``.
 
     Args:
         channels: D.
@@ -259,37 +260,37 @@ class PlainNorm(nn.Module):
         return normed
 
 
-class _Join(nn.Module):
-    """A long skip: the tokens concatenated to those of the block across, through a linear layer."""
+class _LongSkip(nn.Module):
+    """A long skip: the tokens concatenated with those of the corresponding first-half block, and a linear layer."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.linear = _xavier(linear(2 * channels, channels))
 
-    def forward(self, tokens: Tensor, across: Tensor) -> Tensor:
-        joined: Tensor = self.linear(torch.cat([tokens, across], dim=2))
+    def forward(self, tokens: Tensor, skip: Tensor) -> Tensor:
+        joined: Tensor = self.linear(torch.cat([tokens, skip], dim=2))
         return joined
 
 
 def _modulated(tokens: Tensor, scale: Tensor, shift: Tensor, eps: float) -> Tensor:
-    """Layer norm without weights of its own, then scale and shift (B, 1, D)."""
+    """Layer norm without affine parameters, then scale and shift (B, 1, D)."""
     return torch.addcmul(shift, F.layer_norm(tokens, tokens.shape[-1:], eps=eps), 1 + scale)
 
 
 def _last(channels: int, out_channels: int, *, zero: bool) -> nn.Linear:
-    """The last layer of a branch: zero, unless a gate is."""
+    """The last layer of a branch; zero-initialised if the branch has no gate."""
     return linear(channels, out_channels, zero=True) if zero else _xavier(linear(channels, out_channels))
 
 
 def _xavier(layer: nn.Linear) -> nn.Linear:
-    """Glorot-uniform weights and no bias, as vision transformers start."""
+    """Glorot-uniform weights and zero biases, the initialisation of vision transformers."""
     nn.init.xavier_uniform_(layer.weight)
     nn.init.zeros_(layer.bias)
     return layer
 
 
-def _unbiased_start(layer: nn.Conv2d) -> nn.Conv2d:
-    """Zero biases only: the head before it is zero already, and both at zero would never learn."""
+def _zero_bias(layer: nn.Conv2d) -> nn.Conv2d:
+    """Set the biases to zero; the weights are not, since two consecutive zero layers would receive no gradient."""
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
     return layer

@@ -1,4 +1,4 @@
-"""The U-Net of diffusion models: down through levels of falling resolution and up again, with skips across.
+"""The U-Net of diffusion models: an encoder and a decoder over several resolutions with skip connections.
 
 Source: Ho et al. 2020, arXiv:2006.11239, appendix B; Dhariwal & Nichol 2021, arXiv:2105.05233, sec. 3; Song et al.
 2021, arXiv:2011.13456, appendix H.
@@ -44,13 +44,13 @@ from undiffuse.networks.spec import NetworkSpec
 
 
 class UNet(nn.Module):
-    """See ``UNetConfig`` for what can be chosen.
+    """See ``UNetConfig``.
 
     Args:
         config: the configuration.
-        spec: what for; images (C, H, W), whose sizes need not be powers of two, nor even.
+        spec: shape and conditions; images (C, H, W) of any size.
     Raises:
-        UsageError: not the shape of an image, or one too small for so many levels.
+        UsageError: a shape that is not that of an image, or an image too small for the number of levels.
     """
 
     def __init__(
@@ -63,28 +63,28 @@ class UNet(nn.Module):
         check_shape(config, shape)
         self.patch_size, self.num_levels = config.patch_size, config.num_levels
         in_channels = shape[0] * config.patch_size**2
-        make = _Builder(config, in_channels, output_factor * in_channels)
-        self.embedding = Embedding(config, make.time_channels, make.embedding_channels, spec.condition)
+        builder = _Builder(config, in_channels, output_factor * in_channels)
+        self.embedding = Embedding(config, builder.time_channels, builder.embedding_channels, spec.condition)
         self.stem = conv(in_channels, config.channels)
-        self.down, skips = _down_path(make)
-        self.middle = _Middle(make, skips[-1])
-        self.up = _up_path(make, skips)
-        # a network whose output grows level by level has more than features to hand on
+        self.down, skips = _encoder(builder)
+        self.middle = _Middle(builder, skips[-1])
+        self.up = _decoder(builder, skips)
+        # with progressive output, features alone do not suffice to resume at the finest level
         reusable = config.num_levels > 1 and config.progressive_output == "none"
         self.middle_channels = skips[-1]
         self.cached_features_channels = config.level_channels(1) if reusable else 0
-        self.larger = make.larger() if config.progressive_output == "output_skip" else None
-        self.norm = make.norm(config.level_channels(0))
-        self.head = conv(config.level_channels(0), make.out_channels, zero=True)
+        self.larger = builder.larger() if config.progressive_output == "output_skip" else None
+        self.norm = builder.norm(config.level_channels(0))
+        self.head = conv(config.level_channels(0), builder.out_channels, zero=True)
 
     def forward(self, x: Tensor, c_noise: Tensor, cond: Condition, evaluation: Evaluation = Evaluation()) -> Tensor:  # noqa: B008
         """F(x, c_noise, cond), (B, output_factor * C, H, W).
 
         Args:
             x: (B, C, H, W).
-            c_noise: (B,), labels of the time.
-            cond: what the network is conditioned on.
-            evaluation: the solver's own: a target time.
+            c_noise: (B,), time labels.
+            cond: the network's condition.
+            evaluation: solver inputs: a target time.
         """
         return self.forward_with_features(x, c_noise, cond, evaluation)[0]
 
@@ -95,38 +95,38 @@ class UNet(nn.Module):
         cond: Condition,
         evaluation: Evaluation = Evaluation(),  # noqa: B008
     ) -> tuple[Tensor, Tensor]:
-        """``forward``, and the input of the last level on the way up, (B, *cached_features_shape).
+        """``forward``, and the input of the last decoder level, (B, *cached_features_shape).
 
         Args:
             x: (B, C, H, W).
-            c_noise: (B,), labels of the time.
-            cond: what the network is conditioned on.
-            evaluation: the solver's own: a target time.
+            c_noise: (B,), time labels.
+            cond: the network's condition.
+            evaluation: solver inputs: a target time.
         """
         height, width = x.shape[-2:]
         embedding = self.embedding(c_noise, cond, evaluation)
         skips = self._encode(x, embedding)
-        h, grown = self.middle(skips[-1], embedding), None
+        h, pyramid = self.middle(skips[-1], embedding), None
         cached_features = h
         for level in self.up:
             cached_features = h
-            h, grown = level(h, skips, embedding, grown)
-        return self._output(h, grown)[:, :, :height, :width], cached_features
+            h, pyramid = level(h, skips, embedding, pyramid)
+        return self._output(h, pyramid)[:, :, :height, :width], cached_features
 
     def middle_features(self, x: Tensor, c_noise: Tensor, cond: Condition) -> Tensor:
         """Output of the bottleneck (the middle blocks), (B, middle_channels, h, w).
 
         Args:
             x: (B, C, H, W).
-            c_noise: (B,), labels of the time.
-            cond: what the network is conditioned on.
+            c_noise: (B,), time labels.
+            cond: the network's condition.
         """
         embedding = self.embedding(c_noise, cond)
         out: Tensor = self.middle(self._encode(x, embedding)[-1], embedding)
         return out
 
     def _encode(self, x: Tensor, embedding: Tensor) -> list[Tensor]:
-        """What every stage on the way down leaves, the stem's first."""
+        """Outputs of the stem and all encoder stages, used as skip connections."""
         smaller = fold(x, self.patch_size) if self.patch_size > 1 else x
         skips = [feature_map(self.stem(smaller))]
         for level in self.down:
@@ -135,13 +135,13 @@ class UNet(nn.Module):
         return skips
 
     def forward_cached(self, x: Tensor, c_noise: Tensor, cond: Condition, cached_features: Tensor) -> Tensor:
-        """``forward`` with the features from below the finest level given: only that level is computed (DeepCache).
+        """``forward`` with cached input of the last decoder level: only the finest level is computed (DeepCache).
 
         Args:
             x: (B, C, H, W).
-            c_noise: (B,), labels of the time.
-            cond: what the network is conditioned on.
-            cached_features: (B, *cached_features_shape), of ``forward_with_features`` at a neighbouring time.
+            c_noise: (B,), time labels.
+            cond: the network's condition.
+            cached_features: (B, *cached_features_shape), from ``forward_with_features`` at a nearby time.
         Returns:
             (B, output_factor * C, H, W).
         Source: Ma et al. 2023, "DeepCache", arXiv:2312.00858, sec. 3.2.
@@ -157,27 +157,27 @@ class UNet(nn.Module):
     def cached_features_shape(self, shape: tuple[int, ...]) -> tuple[int, ...] | None:
         """Shape of the features that ``forward_with_features`` returns for one image (C, H, W).
 
-        None where there is nothing to cache.
+        None if the network does not support feature caching.
         """
         if not self.cached_features_channels:
             return None
         return self.cached_features_channels, *(-(-side // self.patch_size) for side in shape[1:])
 
-    def _output(self, h: Tensor, grown: Tensor | None) -> Tensor:
+    def _output(self, h: Tensor, pyramid: Tensor | None) -> Tensor:
         out = output_layer(self.norm, self.head, h)
-        if self.larger is not None and grown is not None:
-            out = out + self.larger(grown, (h.shape[-2], h.shape[-1]))
+        if self.larger is not None and pyramid is not None:
+            out = out + self.larger(pyramid, (h.shape[-2], h.shape[-1]))
         return unfold(out, self.patch_size) if self.patch_size > 1 else out
 
 
 def check_shape(config: UNetConfig, shape: tuple[int, ...]) -> None:
-    """Refuse an image that cannot be halved as often as the configuration has levels.
+    """Check that an image can be halved as often as the configuration requires.
 
     Args:
-        config: of the network.
+        config: configuration of the network.
         shape: (C, H, W) of one image.
     Raises:
-        UsageError: not the shape of an image, or one too small.
+        UsageError: a shape that is not that of an image, or an image that is too small.
     """
     if not Space.of_data(shape).is_spatial:
         raise UsageError(f"network 'unet' takes images (C, H, W), got examples of shape {shape}; use network 'mlp'")
@@ -195,7 +195,7 @@ class _Builder:
 
     Args:
         config: the configuration.
-        in_channels, out_channels: of the whole network, patches folded.
+        in_channels, out_channels: channels of the network's input and output, after folding patches.
     """
 
     def __init__(self, config: UNetConfig, in_channels: int, out_channels: int) -> None:
@@ -247,7 +247,7 @@ class _Builder:
         return self.block(channels, channels, project=self.config.resample_projection)
 
     def input_join(self, level: int) -> nn.Module | None:
-        """What meets the features that leave ``level`` downwards."""
+        """The multi-scale input module after ``level`` of the encoder, if any."""
         channels = self.config.level_channels(level)
         if self.config.progressive_input == "input_skip":
             concatenate = self.config.progressive_combine == "cat"
@@ -258,7 +258,7 @@ class _Builder:
         return None
 
     def output_join(self, level: int) -> nn.Module | None:
-        """What meets the features of ``level`` on the way up; the network's own head reads the finest."""
+        """The multi-scale output module of ``level`` of the decoder, if any; the finest level uses the head."""
         channels, coarsest = self.config.level_channels(level), level == self.config.num_levels - 1
         if self.config.progressive_output == "output_skip" and level > 0:
             head = conv(channels, self.out_channels, zero=True)
@@ -271,7 +271,7 @@ class _Builder:
 
 
 class _Stage(nn.Module):
-    """A residual block and, where the level has it, self-attention."""
+    """A residual block and, if the level has it, self-attention."""
 
     def __init__(self, block: ResidualBlock, attention: SelfAttention | None) -> None:
         super().__init__()
@@ -285,7 +285,7 @@ class _Stage(nn.Module):
 
 
 class _DownLevel(nn.Module):
-    """The stages of one level, then the way to the next; every result is kept for the way up."""
+    """One encoder level: its stages, then downsampling; all outputs are returned as skip connections."""
 
     def __init__(self, stages: list[_Stage], downsample: nn.Module | None, join: nn.Module | None) -> None:
         super().__init__()
@@ -307,11 +307,11 @@ class _DownLevel(nn.Module):
 class _Middle(nn.Module):
     """Block, attention, block at the coarsest resolution."""
 
-    def __init__(self, make: _Builder, channels: int) -> None:
+    def __init__(self, builder: _Builder, channels: int) -> None:
         super().__init__()
-        attention = make.attention(channels) if make.config.middle_attention else None
-        self.first = _Stage(make.block(channels, channels), attention)
-        self.last = make.block(channels, channels)
+        attention = builder.attention(channels) if builder.config.middle_attention else None
+        self.first = _Stage(builder.block(channels, channels), attention)
+        self.last = builder.block(channels, channels)
 
     def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
         out: Tensor = self.last(self.first(h, embedding), embedding)
@@ -319,7 +319,7 @@ class _Middle(nn.Module):
 
 
 class _UpLevel(nn.Module):
-    """One level on the way up: each stage takes the last skip that is left, concatenated to the features from below."""
+    """One decoder level: each stage gets the last remaining skip, concatenated to the features."""
 
     def __init__(self, stages: list[_Stage], upsample: nn.Module | None, join: nn.Module | None) -> None:
         super().__init__()
@@ -337,32 +337,32 @@ class _UpLevel(nn.Module):
         return h, pyramid
 
 
-def _down_path(make: _Builder) -> tuple[nn.ModuleList, list[int]]:
-    """The levels on the way down, and the channels of every skip they leave (the stem's first)."""
-    config = make.config
+def _encoder(builder: _Builder) -> tuple[nn.ModuleList, list[int]]:
+    """The encoder levels, and the channels of all skip connections (the stem's first)."""
+    config = builder.config
     levels, skips = nn.ModuleList(), [config.channels]
     for level in range(config.num_levels):
         stages = []
         for _ in range(config.num_blocks):
-            stages.append(make.stage(skips[-1], level))
+            stages.append(builder.stage(skips[-1], level))
             skips.append(config.level_channels(level))
         if level == config.num_levels - 1:
             levels.append(_DownLevel(stages, None, None))
         else:
-            levels.append(_DownLevel(stages, make.downsample(skips[-1]), make.input_join(level)))
+            levels.append(_DownLevel(stages, builder.downsample(skips[-1]), builder.input_join(level)))
             skips.append(skips[-1] * (2 if config.progressive_combine == "cat" else 1))
     return levels, skips
 
 
-def _up_path(make: _Builder, skips: list[int]) -> nn.ModuleList:
-    """The levels on the way up, from the coarsest."""
-    config = make.config
-    levels, left, channels = nn.ModuleList(), list(skips), skips[-1]
+def _decoder(builder: _Builder, skips: list[int]) -> nn.ModuleList:
+    """The decoder levels, from the coarsest."""
+    config = builder.config
+    levels, remaining, channels = nn.ModuleList(), list(skips), skips[-1]
     for level in reversed(range(config.num_levels)):
         stages = []
         for index in range(config.num_blocks + 1):
             attends = config.up_attention == "each" or index == config.num_blocks
-            stages.append(make.stage(channels + left.pop(), level, attends=attends))
+            stages.append(builder.stage(channels + remaining.pop(), level, attends=attends))
             channels = config.level_channels(level)
-        levels.append(_UpLevel(stages, make.upsample(channels) if level > 0 else None, make.output_join(level)))
+        levels.append(_UpLevel(stages, builder.upsample(channels) if level > 0 else None, builder.output_join(level)))
     return levels

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from undiffuse.claims import claimed
 from undiffuse.compute import wait_policy
-from undiffuse.compute.environment import compute_environment, differing_words
+from undiffuse.compute.environment import compute_environment, describe_differences
 from undiffuse.compute.memory import keep_freed_memory
 from undiffuse.core.random import StepRandom
 from undiffuse.data.dataset import Batch, Dataset
@@ -186,7 +186,7 @@ class Trainer:
                 "result will differ from that of an uninterrupted run"
             )
         earlier, now = counters.get("settings") or [], self._settings[0]
-        was, is_now = differing_words(_with_default_dtype(earlier[-1], now), now) if earlier else ("", "")
+        was, is_now = describe_differences(_with_default_dtype(earlier[-1], now), now) if earlier else ("", "")
         if was and before == self.device.type:
             self.observer.message(
                 f"this run was computed with {was} and continues with {is_now}: rounding differs, so the result will "

@@ -1,1 +1,1 @@
-"""The project's own C++: sources that are compiled for the processor at hand when they are first needed."""
+"""C++ sources of this package, compiled for the current processor at first use."""

@@ -1,6 +1,6 @@
-"""The library made of this folder's C++ source, compiled once for each kind of processor and kept.
+"""Compile this folder's C++ source to a shared library, once for each type of processor, and cache it.
 
-It is loaded only from a folder and a file that nobody but this user could write to.
+It is loaded only from a folder and a file that no other user can write to.
 """
 
 from __future__ import annotations
@@ -19,67 +19,67 @@ from functools import cache
 from pathlib import Path
 
 from undiffuse.compute.compiled import cache_folder
-from undiffuse.compute.private_folder import private, why_not_own
+from undiffuse.compute.private_folder import ensure_private, reason_not_owned
 
 SOURCE = Path(__file__).with_name("norm.cpp")
-#: Every instruction of this processor, vectors of full width; errno and floating-point traps are nobody's business.
+#: All instructions of this processor, full vector width; errno and floating-point traps are not used.
 _FLAGS = ("-O3", "-std=c++17", "-march=native", "-mprefer-vector-width=512", "-fno-math-errno", "-fno-trapping-math")
 _LINKED = ("-shared", "-fPIC", "-static-libstdc++", "-static-libgcc")
-#: Seconds that a compiler may take; it needs about five.
-_PATIENCE = 120
-_MAKING = threading.Lock()
-_HELD: list[ctypes.CDLL | None] = []  # the outcome, when there is one
+#: Timeout of the compiler in seconds; it takes about five.
+_TIMEOUT = 120
+_LOCK = threading.Lock()
+_LOADED: list[ctypes.CDLL | None] = []  # the result of the first call, empty before
 _CHECKSUM = hashlib.sha256
 _CHECKSUM_BYTES = 32
 
 
 def library() -> ctypes.CDLL | None:
-    """The compiled library; None on another system than Linux on x86, or where there is no working C++ compiler.
+    """The compiled library; None on systems other than Linux on x86, or without a working C++ compiler.
 
-    ``CXX`` names another compiler than ``c++``. Where it fails, a warning is given.
+    ``CXX`` sets a compiler other than ``c++``. If compilation fails, a warning is issued.
     """
-    if not _HELD:
-        with _MAKING:
-            if not _HELD:
-                kernels, why = _made()
-                _HELD.append(kernels)
-                if why:
-                    _warn(why)
-    return _HELD[0]
+    if not _LOADED:
+        with _LOCK:
+            if not _LOADED:
+                kernels, reason = _load()
+                _LOADED.append(kernels)
+                if reason:
+                    _warn(reason)
+    return _LOADED[0]
 
 
 @cache
 def compiler_name() -> str:
-    """The first line of the compiler's ``--version``; "unknown" where it prints nothing."""
+    """The first line of the compiler's ``--version``; "unknown" if it prints nothing."""
     try:
-        said = subprocess.run([*_command(), "--version"], capture_output=True, timeout=_PATIENCE, check=False).stdout
+        output = subprocess.run([*_command(), "--version"], capture_output=True, timeout=_TIMEOUT, check=False).stdout
     except (OSError, ValueError, subprocess.TimeoutExpired):
-        said = b""
-    return (said.decode(errors="replace").splitlines() or ["unknown"])[0]
+        output = b""
+    return (output.decode(errors="replace").splitlines() or ["unknown"])[0]
 
 
 def _command() -> list[str]:
     return shlex.split(os.environ.get("CXX", "").strip() or "c++")
 
 
-def _made() -> tuple[ctypes.CDLL | None, str]:
-    """The library or, with a reason where there should be one, None."""
+def _load() -> tuple[ctypes.CDLL | None, str]:
+    """The library and "", or None and the reason of a failure; the reason is "" on unsupported systems."""
     try:
         command = _command()
         if platform.system() != "Linux" or platform.machine() != "x86_64" or shutil.which(command[0]) is None:
             return None, ""
         return _declared(ctypes.CDLL(str(_compiled(command)))), ""
     except subprocess.CalledProcessError as error:
-        said = error.stderr.decode(errors="replace").strip().splitlines()
-        return None, said[0] if said else f"the compiler exits {error.returncode}"
+        output = error.stderr.decode(errors="replace").strip().splitlines()
+        return None, output[0] if output else f"the compiler exits with code {error.returncode}"
     except (OSError, RuntimeError, ValueError, AttributeError, subprocess.TimeoutExpired) as error:
-        return None, str(error)  # no home, a folder that cannot be written to, not what was to be made
+        return None, str(error)  # no home folder, a read-only folder, or an invalid library
 
 
-def _warn(why: str) -> None:
+def _warn(reason: str) -> None:
     warnings.warn(
-        f"norms are torch's, for {SOURCE.name} could not be compiled and loaded ({why}); UNDIFFUSE_COMPUTE=fused=off "
-        "does not try",
+        f"using torch's norms, because {SOURCE.name} could not be compiled and loaded ({reason}); "
+        "UNDIFFUSE_COMPUTE=fused=off disables the attempt",
         RuntimeWarning,
         stacklevel=3,
     )
@@ -94,33 +94,33 @@ def _declared(kernels: ctypes.CDLL) -> ctypes.CDLL:
 
 
 def _compiled(command: list[str]) -> Path:
-    """Path of the library, which is compiled unless it lies there whole."""
-    path = private(cache_folder()) / f"norm-{_fingerprint(command)}.so"
-    if _is_whole(path):
+    """Path of the library, which is compiled unless an intact file exists."""
+    path = ensure_private(cache_folder()) / f"norm-{_fingerprint(command)}.so"
+    if _is_intact(path):
         return path
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        made = Path(folder) / path.name
+        built = Path(folder) / path.name
         subprocess.run(
-            [*command, *_FLAGS, *_LINKED, "-o", str(made), str(SOURCE)],
+            [*command, *_FLAGS, *_LINKED, "-o", str(built), str(SOURCE)],
             check=True,
             capture_output=True,
-            timeout=_PATIENCE,
+            timeout=_TIMEOUT,
         )
-        content = made.read_bytes()
-        made.write_bytes(content + _CHECKSUM(content).digest())
-        made.chmod(0o700)
-        made.replace(path)  # in one step: another process may be doing the same
+        content = built.read_bytes()
+        built.write_bytes(content + _CHECKSUM(content).digest())
+        built.chmod(0o700)
+        built.replace(path)  # atomic, since another process may do the same
     return path
 
 
-def _is_whole(path: Path) -> bool:
-    """Is it this user's, and does it end with the checksum of what stands before? One cut short kills who loads it."""
-    content = path.read_bytes() if path.is_file() and not why_not_own(path) else b""
+def _is_intact(path: Path) -> bool:
+    """Whether the file is this user's and ends with its checksum; loading a truncated library crashes the process."""
+    content = path.read_bytes() if path.is_file() and not reason_not_owned(path) else b""
     return content[-_CHECKSUM_BYTES:] == _CHECKSUM(content[:-_CHECKSUM_BYTES]).digest()
 
 
 def _fingerprint(command: list[str]) -> str:
-    """Differs where source, command, compiler or processor do: homes are shared between machines."""
+    """A hash of source, command, compiler and processor, since home folders may be shared between machines."""
     compiler = Path(shutil.which(command[0]) or command[0]).resolve()
     processor = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     features = sorted({line for line in processor if line.startswith(("model name", "flags"))})

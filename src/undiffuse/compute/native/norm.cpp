@@ -3,12 +3,12 @@
 //   z = weight_c (x + shift_c - mean_g) / sqrt(variance_g + eps) + bias_c,   y = z or SiLU(z) = z / (1 + exp(-z))
 //
 // for each sample (row), with mean and variance over the pixels and channels of a group. Maps are float32 or bfloat16,
-// everything between is float32 (but a gradient on its way back through SiLU is rounded to the maps' type once); sums run
-// over blocks of pixels in float32 and from block to block in float64. One thread computes it all: threads are for parts
-// of the batch.
+// intermediate values are float32 (except that the gradient through SiLU is rounded once to the maps' type); sums are
+// float32 within a block of pixels and float64 across blocks. The kernels are single-threaded: threads are used for
+// parts of the batch.
 //
-// Channels are taken sixteen at a time with the vectors of GCC and Clang, which any processor can be given, and what is
-// left of them one by one: F is a vector or a float in every template below.
+// Channels are processed sixteen at a time with the portable vector extensions of GCC and Clang, and the remaining ones
+// one by one: F is a vector or a float in every template below.
 
 #ifdef __AVX512BF16__
 #include <immintrin.h>
@@ -23,8 +23,8 @@
 namespace {
 
 constexpr int64_t kLanes = 16;
-constexpr int64_t kBlock = 64;   // pixels whose sums are taken in float32; they stay near the processor
-constexpr int64_t kOrigin = 16;  // pixels whose mean a channel's sums are taken from
+constexpr int64_t kBlock = 64;   // pixels per block, summed in float32; a block fits into the cache
+constexpr int64_t kOrigin = 16;  // pixels whose mean is the origin of a channel's sums
 
 typedef float Floats __attribute__((vector_size(4 * kLanes)));
 typedef uint32_t Words __attribute__((vector_size(4 * kLanes)));
@@ -53,7 +53,7 @@ struct Bits<Floats> {
   using Word = Words;
 };
 
-// F values from memory and back.
+// Load and store F values.
 
 template <class F>
 inline F load(const float* from) {
@@ -94,7 +94,7 @@ inline void store(float value, BFloat16* to) {
   to->bits = value != value ? 0x7fc0u : uint16_t(rounded(as<uint32_t>(value)));
 }
 inline void store(Floats value, BFloat16* to) {
-#ifdef __AVX512BF16__  // one instruction, which takes the smallest numbers (below 2^-126) for zero
+#ifdef __AVX512BF16__  // one instruction, which flushes denormals (below 2^-126) to zero
   const __m256bh halves = _mm512_cvtneps_pbh(as<__m512>(value));
 #else
   const Words unordered = as<Words>(value != value);  // all bits set where it is NaN
@@ -104,7 +104,7 @@ inline void store(Floats value, BFloat16* to) {
   std::memcpy(to, &halves, sizeof halves);
 }
 
-// exp with a relative error below 2e-7: 2^k times the Taylor polynomial of the rest, which is at most ln(2) / 2.
+// exp with a relative error below 2e-7: 2^k times the Taylor polynomial of the remainder, which is at most ln(2) / 2.
 template <class F>
 inline F exponential(F x) {
   using Word = typename Bits<F>::Word;
@@ -136,7 +136,7 @@ struct Shape {
   double count() const { return double(pixels) * double(in_group()); }
 };
 
-// Vectors of one norm. `shift` may be null; weight and bias are (channels) or, with `per_sample` set, (rows, channels).
+// Parameters of one norm. `shift` may be null; weight and bias are (channels) or, with `per_sample` set, (rows, channels).
 struct Norm {
   const float *weight, *bias, *shift;
   bool per_sample;
@@ -146,7 +146,7 @@ struct Norm {
   float shift_of(int64_t row, int64_t channels, int64_t c) const { return shift ? shift[row * channels + c] : 0.0f; }
 };
 
-// Calls work(c, F{}) for all channels, as many at a time as F has.
+// Calls work(c, F{}) for all channels, as many at a time as F has lanes.
 template <class Work>
 void over_channels(int64_t channels, const Work& work) {
   int64_t c = 0;
@@ -163,7 +163,7 @@ void over_blocks(const Shape& shape, const Work& work) {
   }
 }
 
-// Sums over the pixels of one row, of several terms for every channel.
+// Sums of several terms over the pixels of one row, for every channel.
 class Sums {
  public:
   Sums(int64_t channels, int terms) : channels_(channels), all_(channels * terms) {}
@@ -179,8 +179,8 @@ class Sums {
   std::vector<double> all_;
 };
 
-// Mean and 1 / sqrt(variance + eps) of each group of one row, from sums of distances to a first guess of every channel's
-// mean: sums of the values themselves would lose the variance of maps whose mean is far from zero.
+// Mean and 1 / sqrt(variance + eps) of each group of one row, from sums of differences to an estimate of every channel's
+// mean: sums of the values would lose the variance of maps with a large mean to cancellation.
 template <class T>
 void statistics(const T* x, const Shape& shape, const Norm& norm, int64_t row, Sums& sums, float* guesses, float* mean,
                 float* rstd) {
@@ -194,7 +194,7 @@ void statistics(const T* x, const Shape& shape, const Norm& norm, int64_t row, S
   over_blocks(shape, [&](int64_t first, int64_t last, int64_t c, auto none) {
     using F = decltype(none);
     const F origin = load<F>(guesses + c);
-    F even{}, odd{}, even_squares{}, odd_squares{};  // two of each: an addition need not wait for the one before
+    F even{}, odd{}, even_squares{}, odd_squares{};  // two accumulators each, for instruction-level parallelism
     int64_t p = first;
     for (; p + 1 < last; p += 2) {
       const F one = load<F>(x + p * channels + c) - origin, other = load<F>(x + (p + 1) * channels + c) - origin;
@@ -285,7 +285,7 @@ void backward_rows(const T* x, const T* dy, T* dx, const Shape& shape, const Nor
         if constexpr (silu) {
           const F z = a * d + b, s = sigmoid(z);
           dz *= s * (1.0f + z * (1.0f - s));
-          store(dz, out + p * channels + c);  // where dx will be
+          store(dz, out + p * channels + c);  // overwritten by dx below
         }
         of_dz += dz;
         of_both += dz * d;

@@ -1,8 +1,8 @@
-"""Generators and discriminators: entries of two registries, built from a configuration and the data's shape.
+"""Registries of generators and discriminators, built from a configuration and the shape of the data.
 
-A generator is ``forward(z (B, L), cond) -> (B, *shape)``, a discriminator ``forward(x (B, *shape), cond) -> (B,)``,
-larger for what looks more real. Both are conditioned on the class where they are built for classes. This module and
-``gan.config`` import no torch; the networks themselves come in when one is built.
+A generator is ``forward(z (B, L), cond) -> (B, *shape)``, a discriminator ``forward(x (B, *shape), cond) -> (B,)``
+returns logits, larger for real data. Both are conditioned on the class if they are built for classes. This module and
+``gan.config`` do not import torch; the modules of the networks are imported when one is built.
 """
 
 from __future__ import annotations
@@ -66,17 +66,17 @@ DISCRIMINATOR_CONFIGS: dict[str, type[ComponentConfig]] = {
 def build_generator(
     config: ComponentConfig, shape: tuple[int, ...], latent_size: int, num_classes: int = 0
 ) -> nn.Module:
-    """The generator of ``config``, initialised from torch's global random state.
+    """Build the generator of ``config``, initialised from torch's global random state.
 
     Args:
-        config: of an entry of ``GENERATOR_CONFIGS``.
-        shape: one example's, (C, H, W) or (D,).
-        latent_size: L, of the latents.
-        num_classes: of the labels it is conditioned on; 0 makes it ignore ``cond.label``.
+        config: configuration of a registered generator.
+        shape: shape of one example, (C, H, W) or (D,).
+        latent_size: L, size of the latents.
+        num_classes: number of classes; with 0 ``cond.label`` is ignored.
     Returns:
         A module ``forward(z (B, latent_size), cond) -> (B, *shape)``.
     Raises:
-        UsageError: an unknown name, or a shape that this network cannot serve.
+        UsageError: an unknown name, or a shape that the network does not support.
     Example:
         >>> generator = build_generator(DCGANGeneratorConfig(channels=8), (1, 28, 28), latent_size=16)
         >>> generator.base
@@ -87,16 +87,16 @@ def build_generator(
 
 
 def build_discriminator(config: ComponentConfig, shape: tuple[int, ...], num_classes: int = 0) -> nn.Module:
-    """The discriminator of ``config``, initialised from torch's global random state.
+    """Build the discriminator of ``config``, initialised from torch's global random state.
 
     Args:
-        config: of an entry of ``DISCRIMINATOR_CONFIGS``.
-        shape: one example's, (C, H, W) or (D,).
-        num_classes: of the labels it is conditioned on; 0 makes it ignore ``cond.label``.
+        config: configuration of a registered discriminator.
+        shape: shape of one example, (C, H, W) or (D,).
+        num_classes: number of classes; with 0 ``cond.label`` is ignored.
     Returns:
         A module ``forward(x (B, *shape), cond) -> (B,)``.
     Raises:
-        UsageError: an unknown name, or a shape that this network cannot serve.
+        UsageError: an unknown name, or a shape that the network does not support.
     """
     network: nn.Module = lookup(DISCRIMINATORS, config.name, "discriminator")(config, shape, num_classes)
     return network

@@ -1,4 +1,4 @@
-"""What can be chosen about each generator and discriminator; no torch here."""
+"""Configurations of generators and discriminators. Does not import torch."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ Momentum = Annotated[float, Field(gt=0, le=1)]
 
 
 class _LevelsConfig(ComponentConfig):
-    """Feature maps that double in size from level to level.
+    """Options of networks whose feature maps double in size from level to level.
 
     Args:
-        channels: of the finest level; each coarser one has twice as many.
-        max_channels: but no more than this.
+        channels: channels of the finest level; each coarser level has twice as many.
+        max_channels: maximum number of channels.
     """
 
     channels: Positive = 64
@@ -30,10 +30,10 @@ class _LevelsConfig(ComponentConfig):
 
 
 class DCGANGeneratorConfig(_LevelsConfig):
-    """Transposed convolutions of 4 x 4 with stride 2, batch norm and ReLU, a tanh at the end (Radford et al. 2015).
+    """4 x 4 transposed convolutions with stride 2, batch norm and ReLU, a tanh at the end (Radford et al. 2015).
 
     Args:
-        norm_momentum: share of a batch's statistics in the running ones that sampling uses.
+        norm_momentum: weight of a batch's statistics in the running statistics, which sampling uses.
     """
 
     name: Literal["dcgan"] = "dcgan"
@@ -41,12 +41,12 @@ class DCGANGeneratorConfig(_LevelsConfig):
 
 
 class DCGANDiscriminatorConfig(_LevelsConfig):
-    """Convolutions of 4 x 4 with stride 2 and leaky ReLU.
+    """4 x 4 convolutions with stride 2 and leaky ReLU.
 
     Args:
-        norm: of all levels but the finest, ``batch`` as in the paper, ``layer``, or ``none``; or ``spectral``, the
-            weights divided by their largest singular value. A gradient penalty needs one of the last three.
-        leak: slope below zero.
+        norm: norm of all levels except the finest: ``batch`` as in the paper, ``layer`` or ``none``; or ``spectral``,
+            the weights divided by their largest singular value. A gradient penalty requires one of the last three.
+        leak: negative slope of the leaky ReLU.
     """
 
     name: Literal["dcgan"] = "dcgan"
@@ -55,11 +55,10 @@ class DCGANDiscriminatorConfig(_LevelsConfig):
 
 
 class ResidualGeneratorConfig(_LevelsConfig):
-    """Residual blocks that double the map, conditioned on the class by scale and shift of their batch norms (SNGAN,
-    BigGAN).
+    """Upsampling residual blocks with class-conditional batch norm (SNGAN, BigGAN).
 
     Args:
-        norm_momentum: share of a batch's statistics in the running ones that sampling uses.
+        norm_momentum: weight of a batch's statistics in the running statistics, which sampling uses.
         spectral: divide the weights by their largest singular value.
     """
 
@@ -69,7 +68,7 @@ class ResidualGeneratorConfig(_LevelsConfig):
 
 
 class ResidualDiscriminatorConfig(_LevelsConfig):
-    """Residual blocks that halve the map, summed over all pixels at the end, conditioned on the class by projection.
+    """Downsampling residual blocks with global sum pooling, conditioned on the class by projection.
 
     Args:
         norm: ``spectral`` (Miyato et al. 2018) or ``none``.
@@ -83,10 +82,10 @@ class _R3GANConfig(_LevelsConfig):
     """Blocks without norms: 1 x 1, grouped 3 x 3, 1 x 1 convolutions and a shortcut (Huang et al. 2024).
 
     Args:
-        num_blocks: a level.
+        num_blocks: blocks per level.
         expansion: hidden channels of a block, in units of its channels.
-        group_size: hidden channels that a 3 x 3 convolution mixes.
-        class_channels: width of the class embedding, where there are classes.
+        group_size: channels per group of the 3 x 3 convolutions.
+        class_channels: width of the class embedding, if there are classes.
     """
 
     channels: Positive = 96
@@ -97,24 +96,24 @@ class _R3GANConfig(_LevelsConfig):
 
 
 class R3GANGeneratorConfig(_R3GANConfig):
-    """See R3GAN: a basis of small maps scaled by the latent, grown by bilinear interpolation; no tanh at the end."""
+    """R3GAN generator: a learned basis of small maps scaled by the latent, bilinear upsampling; no tanh at the end."""
 
     name: Literal["r3gan"] = "r3gan"
 
 
 class R3GANDiscriminatorConfig(_R3GANConfig):
-    """See R3GAN: the generator's mirror image; the class by projection."""
+    """R3GAN discriminator: the mirror image of the generator, conditioned on the class by projection."""
 
     name: Literal["r3gan"] = "r3gan"
 
 
 class _MLPConfig(ComponentConfig):
-    """A perceptron with ReLU, for points.
+    """An MLP with ReLU, for points.
 
     Args:
-        width: of the hidden layers.
-        num_layers: hidden layers.
-        gain: weights start orthogonal, times this (Metz et al. 2016 take 0.8).
+        width: width of the hidden layers.
+        num_layers: number of hidden layers.
+        gain: gain of the orthogonal initialisation (0.8 in Metz et al. 2016).
     """
 
     width: Positive = 128
@@ -123,13 +122,13 @@ class _MLPConfig(ComponentConfig):
 
 
 class MLPGeneratorConfig(_MLPConfig):
-    """Two hidden layers of 128, as in the toy of Metz et al. 2016."""
+    """Two hidden layers of 128, as in the toy experiment of Metz et al. 2016."""
 
     name: Literal["mlp"] = "mlp"
 
 
 class MLPDiscriminatorConfig(_MLPConfig):
-    """One hidden layer of 128, as in the toy of Metz et al. 2016."""
+    """One hidden layer of 128, as in the toy experiment of Metz et al. 2016."""
 
     name: Literal["mlp"] = "mlp"
     num_layers: Positive = 1

@@ -1,4 +1,4 @@
-"""DCGAN: a generator of transposed convolutions and a discriminator of strided ones, for images of 8 to 128 pixels.
+"""DCGAN: a generator of transposed convolutions and a discriminator of strided convolutions.
 
 Source: Radford, Metz & Chintala 2015, "Unsupervised Representation Learning with Deep Convolutional Generative
 Adversarial Networks", arXiv:1511.06434, sec. 3 and figure 1.
@@ -24,13 +24,13 @@ from undiffuse.networks.gan.parts import (
 
 
 class DCGANGenerator(nn.Module):
-    """See ``DCGANGeneratorConfig``; 28 x 28 grows from 7 x 7, other sizes from 4 to 7 with the far edges cut off.
+    """See ``DCGANGeneratorConfig``; starts from a map of side 4 to 7 (7 for 28 pixels) and crops the output.
 
     Args:
         config: the configuration.
         shape: (C, H, W) of an image.
         latent_size: L.
-        num_classes: of the labels it is conditioned on; 0 makes it ignore them.
+        num_classes: number of classes; with 0 labels are ignored.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class DCGANGenerator(nn.Module):
 
         Args:
             z: (B, L), standard normal latents.
-            cond: its label (B,), where the network has classes.
+            cond: its label (B,) is used, if the network has classes.
         """
         h = self.stem(z).view(len(z), self.width, *self.base)
         for norm, grow in zip(self.norms, self.grow, strict=True):
@@ -68,7 +68,7 @@ class DCGANDiscriminator(nn.Module):
     Args:
         config: the configuration.
         shape: (C, H, W) of an image.
-        num_classes: of the labels it is conditioned on; 0 makes it ignore them.
+        num_classes: number of classes; with 0 labels are ignored.
     """
 
     def __init__(self, config: DCGANDiscriminatorConfig, shape: tuple[int, ...], num_classes: int = 0) -> None:
@@ -86,15 +86,15 @@ class DCGANDiscriminator(nn.Module):
         scale = 2 ** len(widths)
         features = widths[-1] * (shape[1] // scale) * (shape[2] // scale)
         self.verdict = ProjectionHead(features, num_classes, spectral=spectral)  # data
-        if not spectral:  # whose first vectors would no longer fit
+        if not spectral:  # spectral layers have singular vectors of their initial weights
             normal_init(self)
 
     def forward(self, x: Tensor, cond: Condition) -> Tensor:
-        """Logits (B,), larger for what looks more real.
+        """Logits (B,), larger for real data.
 
         Args:
             x: (B, C, H, W).
-            cond: its label (B,), where the network has classes.
+            cond: its label (B,) is used, if the network has classes.
         """
         for shrink, norm in zip(self.shrink, self.norms, strict=True):
             x = F.leaky_relu(norm(shrink(x)), self.leak)

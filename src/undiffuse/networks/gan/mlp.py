@@ -1,4 +1,4 @@
-"""Perceptrons for points in the plane: the generator and the discriminator of the unrolled GAN's toy.
+"""MLPs for 2D points: generator and discriminator of the toy experiment of unrolled GANs.
 
 Source: Metz et al. 2016, "Unrolled Generative Adversarial Networks", arXiv:1611.02163, appendix A.
 """
@@ -21,7 +21,7 @@ class MLPGenerator(nn.Module):
         config: the configuration.
         shape: (D,) of one example, or any other shape.
         latent_size: L.
-        num_classes: of the labels it is conditioned on; 0 makes it ignore them.
+        num_classes: number of classes; with 0 labels are ignored.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class MLPGenerator(nn.Module):
 
         Args:
             z: (B, L), standard normal latents.
-            cond: its label (B,), where the network has classes.
+            cond: its label (B,) is used, if the network has classes.
         """
         out: Tensor = self.head(self.hidden(self.classes(z, cond)))
         return out.view(len(z), *self.shape)
@@ -50,7 +50,7 @@ class MLPDiscriminator(nn.Module):
     Args:
         config: the configuration.
         shape: (D,) of one example, or any other shape.
-        num_classes: of the labels it is conditioned on; 0 makes it ignore them.
+        num_classes: number of classes; with 0 labels are ignored.
     """
 
     def __init__(self, config: MLPDiscriminatorConfig, shape: tuple[int, ...], num_classes: int = 0) -> None:
@@ -60,11 +60,11 @@ class MLPDiscriminator(nn.Module):
         _orthogonal(self.verdict.linear, config.gain)  # data
 
     def forward(self, x: Tensor, cond: Condition) -> Tensor:
-        """Logits (B,), larger for what looks more real.
+        """Logits (B,), larger for real data.
 
         Args:
             x: (B, *shape).
-            cond: its label (B,), where the network has classes.
+            cond: its label (B,) is used, if the network has classes.
         """
         logits: Tensor = self.verdict(self.hidden(x.flatten(1)), cond)  # data
         return logits

@@ -1,5 +1,4 @@
-"""What generators and discriminators share: sizes of maps, class labels, class-conditional batch norm, the last
-layer."""
+"""Common parts of generators and discriminators: map sizes, class labels, class-conditional batch norm, last layer."""
 
 from __future__ import annotations
 
@@ -13,18 +12,18 @@ from undiffuse.errors import UsageError
 from undiffuse.networks.gan.spectral import SpectralConv2d, SpectralEmbedding, SpectralLinear
 from undiffuse.networks.layers import at_least_float32
 
-#: Sides of the coarsest map are 4 to 7 where the image allows it.
+#: Largest side of the coarsest map.
 _LARGEST_BASE = 7
 
 
 def check_image_shape(shape: tuple[int, ...], network: str) -> None:
-    """Refuse what is not the shape of an image of at least 8 pixels a side.
+    """Check for the shape of an image of at least 8 x 8 pixels.
 
     Args:
-        shape: of one example; (C, H, W) passes.
+        shape: shape of one example, (C, H, W) for an image.
         network: name of the network, for the message.
     Raises:
-        UsageError: another shape.
+        UsageError: any other shape.
     """
     if not Space.of_data(shape).is_spatial or min(shape[1:]) < 8:
         raise UsageError(
@@ -34,7 +33,7 @@ def check_image_shape(shape: tuple[int, ...], network: str) -> None:
 
 
 def num_levels(shape: tuple[int, ...]) -> int:
-    """How often an image is halved so that its shorter side comes to at most 7, at least once."""
+    """Number of times an image is halved until its shorter side is at most 7, at least once."""
     count, side = 1, -(-min(shape[1:]) // 2)
     while side > _LARGEST_BASE:
         count, side = count + 1, -(-side // 2)
@@ -42,19 +41,19 @@ def num_levels(shape: tuple[int, ...]) -> int:
 
 
 def base_size(shape: tuple[int, ...]) -> tuple[int, int]:
-    """(height, width) of the coarsest map; doubled ``num_levels`` times, its upper left is the image."""
+    """(height, width) of the coarsest map; doubled ``num_levels`` times, it is cropped to the image."""
     scale = 2 ** num_levels(shape)
     return -(-shape[1] // scale), -(-shape[2] // scale)
 
 
 def label_indices(cond: Condition, num_classes: int, count: int, device: torch.device) -> Tensor:
-    """(B,) indices into a table of ``num_classes + 1``; the last entry stands for "no class" (label -1, or no labels).
+    """(B,) indices into an embedding of ``num_classes + 1`` rows; the last is "no class" (label -1, or no labels).
 
     Args:
-        cond: its label (B,) in [-1, num_classes), or None.
-        num_classes: of the table, at least 1.
+        cond: its label (B,) in [-1, num_classes), or None, is used.
+        num_classes: number of classes, at least 1.
         count: B.
-        device: of the result.
+        device: device of the result.
     """
     if cond.label is None:
         return torch.full((count,), num_classes, device=device)
@@ -66,24 +65,24 @@ def conv(channels: int, out_channels: int, kernel: int = 3, *, stride: int = 1, 
     """A convolution, 4 x 4 with stride 2 or one that keeps the size of the map.
 
     Args:
-        channels: of its input.
-        out_channels: of its output.
-        kernel: side of the filter, 4 or odd.
-        stride: 2 for a kernel of 4, else 1.
-        spectral: normalise the weight spectrally.
+        channels: input channels.
+        out_channels: output channels.
+        kernel: kernel size, 4 or odd.
+        stride: 2 for a kernel size of 4, else 1.
+        spectral: use spectral normalisation.
     """
     padding = 1 if kernel == 4 else kernel // 2
-    kind = SpectralConv2d if spectral else nn.Conv2d
-    return kind(channels, out_channels, kernel, stride=stride, padding=padding)
+    conv_class = SpectralConv2d if spectral else nn.Conv2d
+    return conv_class(channels, out_channels, kernel, stride=stride, padding=padding)
 
 
 def linear(channels: int, out_channels: int, *, spectral: bool = False) -> nn.Linear:
-    """A dense layer.
+    """A linear layer.
 
     Args:
-        channels: inputs.
-        out_channels: outputs.
-        spectral: normalise the weight spectrally.
+        channels: input channels.
+        out_channels: output channels.
+        spectral: use spectral normalisation.
     """
     return SpectralLinear(channels, out_channels) if spectral else nn.Linear(channels, out_channels)
 
@@ -91,12 +90,12 @@ def linear(channels: int, out_channels: int, *, spectral: bool = False) -> nn.Li
 class ClassBatchNorm(nn.Module):
     """Batch norm whose scale and shift depend on the class; plain batch norm without classes.
 
-    Sampling uses running statistics, so that no image depends on the rest of its batch.
+    Sampling uses running statistics, so that an image does not depend on the rest of its batch.
 
     Args:
         channels: C.
-        num_classes: of the labels; 0 for none.
-        momentum: share of a batch's statistics in the running ones, in (0, 1].
+        num_classes: number of classes; 0 for none.
+        momentum: weight of a batch's statistics in the running statistics, in (0, 1].
     Source: Dumoulin et al. 2017, arXiv:1610.07629; Miyato & Koyama 2018, arXiv:1802.05637, sec. 4.
     """
 
@@ -113,7 +112,7 @@ class ClassBatchNorm(nn.Module):
 
         Args:
             x: (B, C, H, W).
-            cond: its label (B,), where there are classes.
+            cond: its label (B,) is used, if there are classes.
         """
         h: Tensor = self.norm(x)
         if self.told is None:  # data
@@ -128,8 +127,8 @@ class ProjectionHead(nn.Module):
 
     Args:
         features: F.
-        num_classes: of the labels; 0 for none.
-        spectral: normalise the weights spectrally.
+        num_classes: number of classes; 0 for none.
+        spectral: use spectral normalisation.
     Source: Miyato & Koyama 2018, "cGANs with Projection Discriminator", arXiv:1802.05637, eq. 4.
     """
 
@@ -139,15 +138,15 @@ class ProjectionHead(nn.Module):
         self.linear = linear(features, 1, spectral=spectral)
         self.classes: nn.Embedding | None = None
         if num_classes:
-            kind = SpectralEmbedding if spectral else nn.Embedding
-            self.classes = kind(num_classes + 1, features)
+            embedding_class = SpectralEmbedding if spectral else nn.Embedding
+            self.classes = embedding_class(num_classes + 1, features)
 
     def forward(self, features: Tensor, cond: Condition) -> Tensor:
         """Logits (B,), in the dtype of the weights.
 
         Args:
             features: (B, F).
-            cond: its label (B,), where there are classes.
+            cond: its label (B,) is used, if there are classes.
         """
         with torch.autocast(features.device.type, enabled=False):  # logits are not rounded to bfloat16
             features = features.to(self.linear.weight.dtype)
@@ -159,11 +158,11 @@ class ProjectionHead(nn.Module):
 
 
 class ClassInput(nn.Module):
-    """The latent concatenated with a class embedding, ``(B, L) -> (B, L + width)``; the latent alone without classes.
+    """The latent concatenated with a class embedding, ``(B, L) -> (B, L + width)``; unchanged without classes.
 
     Args:
-        num_classes: of the labels; 0 for none.
-        width: of the class embedding.
+        num_classes: number of classes; 0 for none.
+        width: width of the class embedding.
     """
 
     def __init__(self, num_classes: int, width: int) -> None:
@@ -172,11 +171,11 @@ class ClassInput(nn.Module):
         self.classes = nn.Embedding(num_classes + 1, width) if num_classes else None
 
     def forward(self, z: Tensor, cond: Condition) -> Tensor:
-        """The latent and its class, (B, L + width).
+        """The latent and its class embedding, (B, L + width).
 
         Args:
             z: (B, L).
-            cond: its label (B,), where there are classes.
+            cond: its label (B,) is used, if there are classes.
         """
         if self.classes is None:
             return z
@@ -185,7 +184,7 @@ class ClassInput(nn.Module):
 
 
 def halved(x: Tensor) -> Tensor:
-    """Means of 2 x 2 pixels; at the far edge of an odd side, of the pixels that exist.
+    """2 x 2 average pooling; windows at an odd border are averaged over their valid pixels.
 
     Args:
         x: (B, C, H, W).
@@ -194,7 +193,7 @@ def halved(x: Tensor) -> Tensor:
 
 
 def doubled(x: Tensor) -> Tensor:
-    """Each pixel four times (nearest neighbour).
+    """Nearest-neighbour upsampling by 2.
 
     Args:
         x: (B, C, H, W).
@@ -203,20 +202,20 @@ def doubled(x: Tensor) -> Tensor:
 
 
 def tanh_output(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """tanh, not rounded to half precision.
+    """tanh, computed in float32 or higher precision.
 
     Args:
         x: any shape.
-        dtype: of the result.
+        dtype: dtype of the result.
     """
     return at_least_float32(x).tanh().to(dtype)
 
 
 def normal_init(module: nn.Module, std: float = 0.02) -> None:
-    """Weights of convolutions and dense layers from N(0, std^2), biases zero, as in DCGAN.
+    """Initialise weights of convolutions and linear layers from N(0, std^2) and biases with zero, as in DCGAN.
 
     Args:
-        module: whose layers are initialised in place.
+        module: the module, whose layers are initialised in place.
         std: standard deviation of the weights.
     """
     for layer in module.modules():

@@ -1,9 +1,9 @@
-"""The modern baseline: residual blocks without normalisation, which a regularised relativistic loss makes do.
+"""R3GAN, a modern baseline: residual blocks without normalisation, for use with a regularised relativistic loss.
 
-Written from the paper: blocks of 1 x 1, grouped 3 x 3 and 1 x 1 convolutions with leaky ReLU, the last one zero at
-first and the others scaled down with the number of blocks, so that every block starts as the identity and no norm is
-needed (fix-up, Zhang et al. 2019); resampling by bilinear interpolation, channels changed by 1 x 1 convolutions; a
-generator that scales a learned basis of small maps, a discriminator that reads the last map by one filter a channel.
+Implemented from the paper: blocks of 1 x 1, grouped 3 x 3 and 1 x 1 convolutions with leaky ReLU, the last one
+zero-initialised and the others scaled down with the number of blocks, so that every block starts as the identity and no
+norm is needed (Fixup, Zhang et al. 2019); resampling by bilinear interpolation, channels changed by 1 x 1 convolutions;
+a generator that scales a learned basis of small maps, and a discriminator with a depthwise filter on the last map.
 
 Source: Huang et al. 2024, "The GAN is dead; long live the GAN! A Modern Baseline GAN", arXiv:2501.05441, sec. 4; Zhang
 et al. 2019, "Fixup Initialization", arXiv:1901.09321.
@@ -26,7 +26,7 @@ from undiffuse.networks.gan.parts import ClassInput, ProjectionHead, base_size, 
 L = TypeVar("L", nn.Conv2d, nn.Linear)
 
 _LEAK = 0.2
-#: What keeps the variance of a leaky ReLU's output at that of its input.
+#: Gain that preserves the variance through a leaky ReLU.
 _GAIN = math.sqrt(2 / (1 + _LEAK**2))
 
 
@@ -37,7 +37,7 @@ class R3GANGenerator(nn.Module):
         config: the configuration.
         shape: (C, H, W) of an image.
         latent_size: L.
-        num_classes: of the labels it is conditioned on; 0 makes it ignore them.
+        num_classes: number of classes; with 0 labels are ignored.
     """
 
     def __init__(
@@ -56,11 +56,11 @@ class R3GANGenerator(nn.Module):
         self.head = _scaled(nn.Conv2d(widths[-1], shape[0], 1))
 
     def forward(self, z: Tensor, cond: Condition) -> Tensor:
-        """Images (B, C, H, W), by and large in [-1, 1].
+        """Images (B, C, H, W), approximately in [-1, 1].
 
         Args:
             z: (B, L), standard normal latents.
-            cond: its label (B,), where the network has classes.
+            cond: its label (B,) is used, if the network has classes.
         """
         h = self.stem(self.classes(z, cond))[:, :, None, None] * self.basis
         h = self.levels[0](h)
@@ -76,7 +76,7 @@ class R3GANDiscriminator(nn.Module):
     Args:
         config: the configuration.
         shape: (C, H, W) of an image.
-        num_classes: of the labels it is conditioned on; 0 makes it ignore them.
+        num_classes: number of classes; with 0 labels are ignored.
     """
 
     def __init__(self, config: R3GANDiscriminatorConfig, shape: tuple[int, ...], num_classes: int = 0) -> None:
@@ -92,11 +92,11 @@ class R3GANDiscriminator(nn.Module):
         _scaled(self.verdict.linear)  # data
 
     def forward(self, x: Tensor, cond: Condition) -> Tensor:
-        """Logits (B,), larger for what looks more real.
+        """Logits (B,), larger for real data.
 
         Args:
             x: (B, C, H, W).
-            cond: its label (B,), where the network has classes.
+            cond: its label (B,) is used, if the network has classes.
         """
         h = self.levels[0](self.stem(x))
         for change, level in zip(self.changes, list(self.levels)[1:], strict=True):
@@ -112,7 +112,7 @@ class _Block(nn.Module):
         super().__init__()
         hidden = channels * config.expansion
         groups = math.gcd(hidden, max(hidden // config.group_size, 1))
-        scale = _GAIN * count**-0.25  # fix-up's count^(-1 / (2 m - 2)) for m = 3 layers a branch
+        scale = _GAIN * count**-0.25  # Fixup's count^(-1 / (2 m - 2)) for m = 3 layers per branch
         self.first = _scaled(nn.Conv2d(channels, hidden, 1), scale)
         self.middle = _scaled(nn.Conv2d(hidden, hidden, 3, padding=1, groups=groups), scale)
         self.last = _scaled(nn.Conv2d(hidden, channels, 1, bias=False), 0.0)
@@ -129,7 +129,7 @@ def _level(channels: int, config: R3GANGeneratorConfig | R3GANDiscriminatorConfi
 
 
 def _change(channels: int, out_channels: int) -> nn.Module:
-    """A 1 x 1 convolution where the number of channels changes."""
+    """A 1 x 1 convolution if the number of channels changes, otherwise the identity."""
     same = channels == out_channels
     return nn.Identity() if same else _scaled(nn.Conv2d(channels, out_channels, 1, bias=False))
 
@@ -139,7 +139,7 @@ def _resized(x: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _scaled(layer: L, gain: float = 1.0) -> L:
-    """Weights from N(0, gain^2 / inputs), biases zero."""
+    """Initialise weights from N(0, gain^2 / inputs) and biases with zero."""
     inputs = layer.weight[0].numel()
     nn.init.normal_(layer.weight, 0.0, gain / math.sqrt(inputs))
     if layer.bias is not None:

@@ -1,7 +1,7 @@
-"""Residual generator and discriminator, as SNGAN has them and BigGAN after it.
+"""Residual generator and discriminator of SNGAN and BigGAN.
 
-Source: Miyato et al. 2018, arXiv:1802.05957, appendix B.4 and figure 14 (blocks and where they are resampled); Miyato &
-Koyama 2018, arXiv:1802.05637 (class by conditional batch norm and by projection); Brock et al. 2019, arXiv:1809.11096.
+Source: Miyato et al. 2018, arXiv:1802.05957, appendix B.4 and figure 14 (blocks and their resampling); Miyato & Koyama
+2018, arXiv:1802.05637 (conditional batch norm and projection discriminator); Brock et al. 2019, arXiv:1809.11096.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class ResidualGenerator(nn.Module):
         config: the configuration.
         shape: (C, H, W) of an image.
         latent_size: L.
-        num_classes: of the labels it is conditioned on; 0 makes it ignore them.
+        num_classes: number of classes; with 0 labels are ignored.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class ResidualGenerator(nn.Module):
 
         Args:
             z: (B, L), standard normal latents.
-            cond: its label (B,), where the network has classes.
+            cond: its label (B,) is used, if the network has classes.
         """
         h = self.stem(z).view(len(z), self.width, *self.base)
         for block in self.blocks:
@@ -65,7 +65,7 @@ class ResidualGenerator(nn.Module):
 
 
 class _UpBlock(nn.Module):
-    """conv(ReLU(norm(conv(double(ReLU(norm(x))))))) + conv_1x1(double(x)), the norms conditioned on the class."""
+    """conv(ReLU(norm(conv(double(ReLU(norm(x))))))) + conv_1x1(double(x)), with class-conditional norms."""
 
     def __init__(self, channels: int, out_channels: int, num_classes: int, config: ResidualGeneratorConfig) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ class _UpBlock(nn.Module):
     def forward(self, x: Tensor, cond: Condition) -> Tensor:
         h = self.conv1(doubled(F.relu(self.norm1(x, cond))))
         h = self.conv2(F.relu(self.norm2(h, cond)))
-        out: Tensor = h + doubled(self.shortcut(x))  # 1 x 1 convolution and doubling commute, and this is the cheaper
+        out: Tensor = h + doubled(self.shortcut(x))  # 1 x 1 convolution and upsampling commute; this order is cheaper
         return out
 
 
@@ -88,7 +88,7 @@ class ResidualDiscriminator(nn.Module):
     Args:
         config: the configuration.
         shape: (C, H, W) of an image.
-        num_classes: of the labels it is conditioned on; 0 makes it ignore them.
+        num_classes: number of classes; with 0 labels are ignored.
     """
 
     def __init__(self, config: ResidualDiscriminatorConfig, shape: tuple[int, ...], num_classes: int = 0) -> None:
@@ -105,11 +105,11 @@ class ResidualDiscriminator(nn.Module):
         self.verdict = ProjectionHead(widths[-1], num_classes, spectral=spectral)  # data
 
     def forward(self, x: Tensor, cond: Condition) -> Tensor:
-        """Logits (B,), larger for what looks more real.
+        """Logits (B,), larger for real data.
 
         Args:
             x: (B, C, H, W).
-            cond: its label (B,), where the network has classes.
+            cond: its label (B,) is used, if the network has classes.
         """
         for block in self.blocks:
             x = block(x)
@@ -118,7 +118,7 @@ class ResidualDiscriminator(nn.Module):
 
 
 class _DownBlock(nn.Module):
-    """halve(conv(ReLU(conv(ReLU(x))))) + halve(conv_1x1(x)); the first has no ReLU before it, for x are pixels."""
+    """halve(conv(ReLU(conv(ReLU(x))))) + halve(conv_1x1(x)); the first block has no ReLU on its input, the image."""
 
     def __init__(
         self, channels: int, out_channels: int, *, first: bool = False, halve: bool = True, spectral: bool = False
@@ -133,7 +133,7 @@ class _DownBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv2(F.relu(self.conv1(x if self.first else F.relu(x))))
         if not self.halve:
-            kept: Tensor = h + self.shortcut(x)
-            return kept
+            same_size: Tensor = h + self.shortcut(x)
+            return same_size
         out: Tensor = halved(h) + self.shortcut(halved(x))
         return out

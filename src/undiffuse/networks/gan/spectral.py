@@ -1,9 +1,9 @@
 """Spectral normalisation: weights divided by their largest singular value, so that a layer is 1-Lipschitz.
 
-With W the weight as a matrix (out, in) and u a unit vector of its rows, power iteration takes v = W^T u / |W^T u| and
-u <- W v / |W v|; then u^T W v = |W^T u| approaches the largest singular value from below. One iteration a training
-step is enough, for u is kept, in a buffer: it is saved with the weights, so a resumed run goes on exactly. u counts as
-a constant in the gradient, which is then that of sigma itself, u v^T, once u has settled.
+With W the weight as a matrix (out, in) and u a unit vector of size (out,), power iteration computes v = W^T u / |W^T u|
+and u <- W v / |W v|; then u^T W v = |W^T u| converges to the largest singular value from below. One iteration per
+training step is enough because u is stored in a buffer, which is saved with the weights, so that a resumed run is
+identical. u is a constant in the gradient, which equals that of sigma, u v^T, once u has converged.
 
 Source: Miyato et al. 2018, "Spectral Normalization for Generative Adversarial Networks", arXiv:1802.05957, algorithm 1.
 """
@@ -14,16 +14,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-#: Power iterations when a layer is made, so that training starts from a fair estimate.
+#: Power iterations at initialisation, so that training starts with an accurate estimate.
 FIRST_ITERATIONS = 15
 _EPS = 1e-12
 
 
 def largest_singular_value(weight: Tensor, u: Tensor) -> Tensor:
-    """|W^T u|, () in float32 or better; at most the largest singular value, and equal to it where u is its vector.
+    """|W^T u|, () in float32 or higher precision: the largest singular value if u is its left singular vector.
 
     Args:
-        weight: (out, ...), a matrix once its other axes are joined.
+        weight: (out, ...), flattened to a matrix.
         u: (out,), a unit vector.
     """
     with torch.autocast(weight.device.type, enabled=False):
@@ -33,12 +33,12 @@ def largest_singular_value(weight: Tensor, u: Tensor) -> Tensor:
 
 @torch.no_grad()
 def power_iteration(weight: Tensor, u: Tensor, count: int = 1) -> Tensor:
-    """u after ``count`` rounds of v = W^T u, u = W v, each scaled to length 1.
+    """u after ``count`` iterations of v = W^T u, u = W v, each normalised to length 1.
 
     Args:
-        weight: (out, ...), a matrix once its other axes are joined.
+        weight: (out, ...), flattened to a matrix.
         u: (out,), a unit vector.
-        count: rounds, at least 0.
+        count: number of iterations, at least 0.
     Returns:
         (out,).
     """
@@ -51,18 +51,18 @@ def power_iteration(weight: Tensor, u: Tensor, count: int = 1) -> Tensor:
 
 
 class _Spectral(nn.Module):
-    """What the layers below share: ``weight``, the buffer ``u``, and the divided weight."""
+    """Base class of the layers below, with ``weight`` and the buffer ``u``."""
 
     weight: Tensor
     u: Tensor
 
-    def start(self) -> None:
-        """Make the buffer, from torch's global generator."""
+    def init_u(self) -> None:
+        """Initialise the buffer, from torch's global generator."""
         u = F.normalize(torch.randn(len(self.weight)), dim=0)
         self.register_buffer("u", power_iteration(self.weight, u, FIRST_ITERATIONS))
 
-    def divided(self) -> Tensor:
-        """W / sigma; in training u moves by one iteration first."""
+    def normalized_weight(self) -> Tensor:
+        """W / sigma; in training u is first updated by one iteration."""
         if self.training:
             self.u.copy_(power_iteration(self.weight, self.u))
         return self.weight / largest_singular_value(self.weight, self.u.clone())
@@ -72,63 +72,63 @@ class SpectralConv2d(_Spectral, nn.Conv2d):
     """A convolution with a spectrally normalised kernel, as a matrix (out, in * height * width).
 
     Args:
-        channels: of its input, C.
-        out_channels: of its output.
-        kernel: side of the filter.
-        stride: step between its places.
-        padding: zeros at each side.
+        channels: input channels, C.
+        out_channels: output channels.
+        kernel: kernel size.
+        stride: stride of the convolution.
+        padding: zero padding at each side.
     """
 
     def __init__(self, channels: int, out_channels: int, kernel: int, stride: int = 1, padding: int = 0) -> None:
         super().__init__(channels, out_channels, kernel, stride, padding)
-        self.start()
+        self.init_u()
 
     def forward(self, x: Tensor) -> Tensor:
-        """The convolved map; in training a power iteration comes first.
+        """The convolved map; in training after one power iteration.
 
         Args:
             x: (B, C, H, W).
         """
-        return F.conv2d(x, self.divided(), self.bias, self.stride, self.padding)
+        return F.conv2d(x, self.normalized_weight(), self.bias, self.stride, self.padding)
 
 
 class SpectralLinear(_Spectral, nn.Linear):
-    """A dense layer with a spectrally normalised matrix.
+    """A linear layer with a spectrally normalised weight.
 
     Args:
-        channels: inputs, C.
-        out_channels: outputs.
+        channels: input channels, C.
+        out_channels: output channels.
     """
 
     def __init__(self, channels: int, out_channels: int) -> None:
         super().__init__(channels, out_channels)
-        self.start()
+        self.init_u()
 
     def forward(self, x: Tensor) -> Tensor:
-        """The product; in training a power iteration comes first.
+        """The product; in training after one power iteration.
 
         Args:
             x: (..., C).
         """
-        return F.linear(x, self.divided(), self.bias)
+        return F.linear(x, self.normalized_weight(), self.bias)
 
 
 class SpectralEmbedding(_Spectral, nn.Embedding):
-    """A table of vectors, spectrally normalised as a matrix (entries, width).
+    """An embedding with a spectrally normalised weight (entries, width).
 
     Args:
-        num_rows: entries of the table.
-        width: of a vector.
+        num_rows: number of entries.
+        width: size of an embedding vector.
     """
 
     def __init__(self, num_rows: int, width: int) -> None:
         super().__init__(num_rows, width)
-        self.start()
+        self.init_u()
 
     def forward(self, index: Tensor) -> Tensor:
-        """Vectors (..., width) of the table; in training a power iteration comes first.
+        """Embedding vectors (..., width); in training after one power iteration.
 
         Args:
             index: (...), integers in [0, num_rows).
         """
-        return F.embedding(index, self.divided())
+        return F.embedding(index, self.normalized_weight())
