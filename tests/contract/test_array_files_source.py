@@ -178,7 +178,7 @@ def test_pickled_objects_are_refused_and_not_looked_into(tmp_path: Path) -> None
     assert any(code.name == "STOP" for code, *_ in pickletools.genops(content[128:]))
     (tmp_path / "set.npy").write_bytes(content)
     for path in (tmp_path / "set.npy", members(tmp_path / "set.npz", images=content)):
-        with pytest.raises(UsageError, match="an array of Python objects, which are pickles and not read"):
+        with pytest.raises(UsageError, match="an array of Python objects, which are pickles and not supported"):
             load(path)
 
 

@@ -144,7 +144,7 @@ def test_a_tree_that_leads_back_to_its_root_ends(tmp_path: Path) -> None:
     node = struct.unpack_from("<H", content, root * 4096 + 16)[0]
     struct.pack_into("<H", content, root * 4096 + node, root)  # the low half of the page below
     path.write_bytes(content)
-    with pytest.raises(UsageError, match=f"damaged: page {root} is met twice"):
+    with pytest.raises(UsageError, match=f"damaged: page {root} is referenced twice"):
         read_values(FileAt(path))
 
 

@@ -173,7 +173,7 @@ def test_what_a_worker_s_death_looks_like(
         raise raised
         yield
 
-    ahead._running = dead()
+    ahead._iterator = dead()
     with pytest.raises(shown, match="was killed" if shown is RunError else "another|Caught"):
         ahead.fetch(2, 2)
 
@@ -230,7 +230,7 @@ def test_a_set_is_kept_on_a_gpu_where_it_fits(monkeypatch: pytest.MonkeyPatch, l
     monkeypatch.setattr(resident, "free_bytes", lambda device: 10**9)
     assert not resident.wants_resident(lazy, cuda, "auto")
     monkeypatch.setattr(resident, "free_bytes", lambda device: size - 1)
-    with pytest.raises(UsageError, match=r"resident=true: the set takes .* GB are free on cuda; say .*auto"):
+    with pytest.raises(UsageError, match=r"resident=true: the set takes .* GB are free on cuda; set .*auto"):
         resident.wants_resident(points(), cuda, True)
 
 

@@ -207,7 +207,7 @@ def test_damaged_tables_are_reported(tmp_path: Path, name: str) -> None:
     whole = path.read_bytes()
     for content in (b"", whole[:3], whole[:50], whole[: len(whole) // 2], b"\x89PNG" * 30):
         path.write_bytes(content)
-        with pytest.raises(UsageError, match="damaged, cut short or no table") as caught:
+        with pytest.raises(UsageError, match="damaged, cut short or not a table") as caught:
             load_dataset(source_config_for(str(path)))
         assert str(caught.value).startswith(str(path)) and "\n" not in str(caught.value)
 

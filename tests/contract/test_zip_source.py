@@ -142,7 +142,7 @@ SPOILT: dict[str, tuple[Callable[[bytes], bytes], str]] = {
         "the archive's directory is damaged",
     ),
     "one of several": (lambda content: content[:-18] + b"\1\0" + content[-16:], "one part of an archive in several"),
-    "behind the end": (at_last_entry(20, b"\xf0\xff\xff\x7f"), "a member ends behind it"),
+    "behind the end": (at_last_entry(20, b"\xf0\xff\xff\x7f"), "a member extends into it"),
 }  # fmt: skip
 
 

@@ -104,7 +104,7 @@ def test_planted_defects_are_each_found(undiffuse: CommandLine, valid: Path, tmp
         "files with CMYK (for print)": "cat/print.jpg",
         "files with transparency": "dog/alpha.png",
         "files with a palette": "dog/palette.png",
-        "files with 16 bits a value": "dog/sixteen.png",
+        "files with 16 bits per value": "dog/sixteen.png",
         "files with an EXIF orientation": "dog/turned.jpg",
     }.items():
         assert found[title]["details"]["files"] == [name], title

@@ -110,13 +110,13 @@ def signature(images: Tensor) -> Tensor:
     moduli = torch.fft.rfft2(images.float(), norm="ortho").abs() / math.sqrt(images[0].numel())
     down, across = min(limit, height - 1), min(limit, width // 2)
     upper, lower = moduli[..., 1 : down + 1, : across + 1], moduli[..., height - down :, : across + 1].flip(-2)
-    twice = math.sqrt(2)  # rfft2 returns only one of a frequency and its opposite
+    sqrt2 = math.sqrt(2)  # rfft2 returns only one of a frequency and its opposite
     parts = [
         moduli[..., 0, :1],
-        moduli[..., 0, 1 : across + 1] * twice,
-        upper[..., 0] * twice,
-        torch.maximum(upper[..., 1:], lower[..., 1:]) * twice,
-        torch.minimum(upper[..., 1:], lower[..., 1:]) * twice,
+        moduli[..., 0, 1 : across + 1] * sqrt2,
+        upper[..., 0] * sqrt2,
+        torch.maximum(upper[..., 1:], lower[..., 1:]) * sqrt2,
+        torch.minimum(upper[..., 1:], lower[..., 1:]) * sqrt2,
     ]
     return torch.cat([part.flatten(1) for part in parts], 1)
 

@@ -66,7 +66,7 @@ def assess_gap(rows: Rows) -> Iterable[Finding]:
     share = gap / apart if apart > 0 else math.inf if gap > 0 else 0.0
     details = {"gap": gap, "train_to_samples": apart, "share": share, "at_images": last["images"]}
     text = (
-        f"discriminator logits on training data lie {gap:.3g} above those on held-out data, {apart:.3g} from those on "
+        f"discriminator logits on training data are {gap:.3g} above those on held-out data, {apart:.3g} from those on "
         "samples"
     )
     if share > _SOME:

@@ -15,4 +15,4 @@ def check_near(near: float) -> None:
         UsageError: it is not between 0 and 1.
     """
     if not 0 < near < 1:
-        raise UsageError(f"--near must lie between 0 and 1, got {near:g}; the default is {NEAR:g}")
+        raise UsageError(f"--near must be between 0 and 1, got {near:g}; the default is {NEAR:g}")

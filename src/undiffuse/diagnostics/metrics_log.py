@@ -25,15 +25,15 @@ MANY_EPOCHS = 300
 def progress(context: RunContext) -> Iterable[Finding]:
     """Whether training is finished and warmed up, and the number of epochs."""
     context.rows("train")
-    seen, wanted = context.images_seen, int(context.config["num_images"])
+    seen, num_images = context.images_seen, int(context.config["num_images"])
     warmup = int(context.config["optimizer"]["warmup_images"])
-    if seen < wanted:
+    if seen < num_images:
         yield Finding(
             "warning",
             "training is not finished",
-            f"{seen:,} of {wanted:,} images ({percent(seen / wanted)})",
+            f"{seen:,} of {num_images:,} images ({percent(seen / num_images)})",
             f"go on with: {command('train', '--resume', '--out', context.folder)}",
-            {"images": seen, "num_images": wanted},
+            {"images": seen, "num_images": num_images},
         )
     else:
         yield Finding("ok", "training is finished", counted(seen, "image"), details={"images": seen})
@@ -42,7 +42,7 @@ def progress(context: RunContext) -> Iterable[Finding]:
             "warning",
             "learning rate still warming up",
             f"{seen:,} of optimizer.warmup_images={warmup:,} were seen",
-            f"train {'on' if seen < wanted else 'again for more num_images'}, or lower optimizer.warmup_images",
+            f"train {'on' if seen < num_images else 'again for more num_images'}, or lower optimizer.warmup_images",
             {"images": seen, "warmup_images": warmup},
         )
     yield epochs(seen, int(context.record["data"]["train"]))

@@ -52,9 +52,9 @@ _ITEMS, _FOR_VARIANCE = 48, 2000
 def prior(context: RunContext) -> Iterable[Finding]:
     """Whether the process ends in the noise that sampling starts from."""
     process = denoising(context.model.module, "the noise end").process
-    written = context.config["system"].get("process")
-    written = written if isinstance(written, Mapping) else None
-    yield assess_prior(process, math.prod(context.shape), written, *_spread(context))
+    options = context.config["system"].get("process")
+    options = options if isinstance(options, Mapping) else None
+    yield assess_prior(process, math.prod(context.shape), options, *_spread(context))
 
 
 def _spread(context: RunContext) -> tuple[float, float]:

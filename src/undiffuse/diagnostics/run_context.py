@@ -77,7 +77,7 @@ class RunContext:
     device: str = "cpu"
     observer: Observer = SILENT
     count_modes: Callable[[Tensor], Modes] | None = None
-    seconds_a_sample: float = field(default=0.0, init=False)
+    seconds_per_sample: float = field(default=0.0, init=False)
 
     @cached_property
     def model(self) -> Model:
@@ -154,7 +154,7 @@ class RunContext:
     def samples(self) -> Tensor:
         """``num`` samples with the model's default options; fewer, but at least ``_NUM_TIMED``, if they take long."""
         parts = [self._timed(0, min(_NUM_TIMED, self.num))]
-        allowed = max(_NUM_TIMED, min(self.num, int(self.seconds / max(self.seconds_a_sample, 1e-9))))
+        allowed = max(_NUM_TIMED, min(self.num, int(self.seconds / max(self.seconds_per_sample, 1e-9))))
         while (done := sum(map(len, parts))) < min(allowed, self.num):
             self.observer.progress(done, allowed)
             parts.append(self.draw(done, min(64, allowed - done)))
@@ -163,7 +163,7 @@ class RunContext:
     def _timed(self, first: int, count: int) -> Tensor:
         started = time.monotonic()
         drawn = self.draw(first, count)
-        self.seconds_a_sample = (time.monotonic() - started) / count
+        self.seconds_per_sample = (time.monotonic() - started) / count
         return drawn
 
     @cached_property

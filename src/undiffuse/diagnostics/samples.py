@@ -72,8 +72,8 @@ def samples_and_data(context: RunContext) -> tuple[Tensor, Tensor]:
     if len(context.samples) < min(_MIN_SAMPLES, context.num):
         raise UsageError(
             f"{counted(len(context.samples), 'sample')} took "
-            f"{context.seconds_a_sample * len(context.samples):.0f} s, too few to compare; draw them with fewer steps "
-            "(system.sampling.num_steps) or on a GPU"
+            f"{context.seconds_per_sample * len(context.samples):.0f} s, too few to compare; use fewer steps "
+            "(system.sampling.num_steps) or a GPU"
         )
     return context.samples, context.real(max(len(context.samples), 1000))
 

@@ -19,11 +19,11 @@ from undiffuse.wording import counted, format_names
 _TREATED = {
     "alpha": ("transparency", "composited on data.background, 255 (white) by default: set it, as in data.background=0"),
     "palette": ("a palette", "read as RGB; nothing to do"),
-    "sixteen": ("16 bits a value", "divided by 257 to 8 bits; nothing to do unless the finer levels matter"),
-    "float": ("floating-point values", "read as 0 (black) to 1 (white): check that this is meant"),
+    "sixteen": ("16 bits per value", "divided by 257 to 8 bits; nothing to do unless the finer levels matter"),
+    "float": ("floating-point values", "read as 0 (black) to 1 (white): check that this is intended"),
     "cmyk": ("CMYK (for print)", "without a colour profile their colours shift: convert such files to sRGB"),
     "lab": ("LAB colours", "converted to sRGB; nothing to do"),
-    "bilevel": ("1 bit a pixel", "read as black and white; nothing to do"),
+    "bilevel": ("1 bit per pixel", "read as black and white; nothing to do"),
 }
 #: Training sizes, largest first; images below the last are too small for the networks of the recipes.
 _REACHED = (256, 128, 96, 64, 48, 32, 28, 16, 8)
@@ -76,7 +76,7 @@ def left_out(context: DataContext) -> Iterable[Finding]:
     about = context.dataset.provenance
     for key, title in _LEFT_OUT.items():
         if key in about:
-            yield Finding("note", title, about[key], "nothing to do if that is meant", {key: about[key]})
+            yield Finding("note", title, about[key], "nothing to do if that is intended", {key: about[key]})
 
 
 def incomplete(context: DataContext) -> Iterable[Finding]:

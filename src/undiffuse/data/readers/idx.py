@@ -47,9 +47,7 @@ def _header(path: Path, file: BinaryIO) -> tuple[int, ...]:
     if len(magic) < 4:
         raise UsageError(f"{path}: {len(magic)} bytes long; expected an IDX (MNIST-format) file")
     if magic[:2] != b"\0\0" or not 1 <= magic[3] <= 8:
-        raise UsageError(
-            f"{path}: begins with {magic.hex()}, which is no IDX magic number such as 00000803; check the file"
-        )
+        raise UsageError(f"{path}: starts with {magic.hex()}, not an IDX magic number such as 00000803; check the file")
     if magic[2] != _UNSIGNED_BYTE:
         raise UsageError(f"{path}: holds IDX values of type 0x{magic[2]:02x}; expected unsigned bytes (0x08)")
     sizes = file.read(4 * magic[3])
@@ -63,12 +61,12 @@ def _body(path: Path, file: BinaryIO, sizes: tuple[int, ...], limit: int) -> Byt
     shape = "x".join(map(str, sizes))
     if expected > limit:  # checked before reading: a header may state any size
         raise UsageError(
-            f"{path}: cut short: its header says {shape} = {expected} bytes and the file has fewer; fetch it again"
+            f"{path}: cut short: its header states {shape} = {expected} bytes and the file has fewer; fetch it again"
         )
     if expected > MAX_BYTES:
         raise UsageError(f"{path}: {shape} = {expected} bytes are more than the {MAX_BYTES} that are read into memory")
     content = file.read(expected + 1)
     if len(content) != expected:
         found = f"only {len(content)} bytes follow" if len(content) < expected else "more bytes follow"
-        raise UsageError(f"{path}: its header says {shape} = {expected} bytes but {found}; fetch it again")
+        raise UsageError(f"{path}: its header states {shape} = {expected} bytes but {found}; fetch it again")
     return np.frombuffer(content, dtype=np.uint8).reshape(sizes)

@@ -72,7 +72,7 @@ def _meta(file: FileAt) -> _Meta:
     if file.size < expected:
         raise UsageError(f"{file.path}: cut short: {file.size} bytes of {expected}; fetch it again")
     if meta.depth > _MAX_DEPTH:
-        raise _damaged(file, "a tree without end")
+        raise _damaged(file, "a tree that is too deep")
     return meta
 
 
@@ -96,7 +96,7 @@ def _meta_at(file: FileAt, offset: int) -> _Meta:
 def _leaves(file: FileAt, meta: _Meta, number: int, depth: int, seen: set[int]) -> Iterator[bytes]:
     """The leaf pages below a page, in key order."""
     if number in seen or depth > meta.depth:
-        raise _damaged(file, f"page {number} is met twice")
+        raise _damaged(file, f"page {number} is referenced twice")
     seen.add(number)
     page = _page(file, meta, number)
     flags = struct.unpack_from("<H", page, 10)[0]
@@ -122,7 +122,7 @@ def _nodes(file: FileAt, meta: _Meta, page: bytes) -> Iterator[int]:
     """Offsets of the nodes of a page."""
     lower = struct.unpack_from("<H", page, 12)[0]
     if not _HEAD <= lower <= meta.page_size:
-        raise _damaged(file, "a page that ends before it begins")
+        raise _damaged(file, "a page with an invalid header")
     for (node,) in struct.iter_unpack("<H", page[_HEAD : lower - lower % 2]):
         if not _HEAD <= node <= meta.page_size - _NODE.size:
             raise _damaged(file, "an entry outside its page")
@@ -148,7 +148,7 @@ def _overflow(file: FileAt, meta: _Meta, number: int, size: int) -> int:
     """Offset of a value on overflow pages; these are not checked, which would mean reading the whole file."""
     start = number * meta.page_size + _HEAD
     if number > meta.last_page or start + size > (meta.last_page + 1) * meta.page_size:
-        raise _damaged(file, f"a value on page {number}, behind the last")
+        raise _damaged(file, f"a value on page {number}, after the last")
     return start
 
 

@@ -97,7 +97,7 @@ def _element(content: memoryview, at: int, order: str) -> _Element:
         kind, size = kind & 0xFFFF, kind >> 16
         start, end = at + 4, at + 8
         if size > 4:
-            raise _DamagedError("damaged: an element that is larger than its place")
+            raise _DamagedError("damaged: a small element of more than 4 bytes")
     elif kind != _COMPRESSED:
         end = at + 8 + -(-size // 8) * 8
     if start + size > len(content):
@@ -110,7 +110,7 @@ def _matrix(content: memoryview, order: str, depth: int) -> tuple[str, Any]:
     if not len(content):
         return "", None
     if depth > _MAX_DEPTH:
-        raise _DamagedError("damaged: structs without end")
+        raise _DamagedError("damaged: structs are nested too deeply")
     flags, at = _numbers(content, 0, order)
     sizes, at = _numbers(content, at, order)
     name = _element(content, at, order)

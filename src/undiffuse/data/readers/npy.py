@@ -93,7 +93,7 @@ class Npz:
             with self._archive.open(f"{name}.npy") as file:
                 found = np.lib.format.read_array(file, allow_pickle=False)
                 if file.read(1):  # reading to the end also verifies the zip checksum
-                    raise ValueError("more bytes follow than its header says")
+                    raise ValueError("more bytes follow than its header states")
                 return found
         except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError) as error:
             raise _damaged(self.title(name), error) from None
@@ -113,13 +113,15 @@ def _header(file: IO[bytes], title: str) -> Header:
     version = np.lib.format.read_magic(file)
     readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     if version not in readers:
-        raise ValueError(f"version {version[0]}.{version[1]} of the format is not known")
+        raise ValueError(f"version {version[0]}.{version[1]} of the format is not supported")
     try:
         shape, _, dtype = readers[version](file)
     except (MemoryError, RecursionError, TypeError) as error:  # raised by Python for invalid literals
-        raise ValueError(f"a header that is no header: {type(error).__name__}") from None
+        raise ValueError(f"an invalid header: {type(error).__name__}") from None
     if dtype.hasobject:
-        raise UsageError(f"{title}: an array of Python objects, which are pickles and not read; save plain numbers")
+        raise UsageError(
+            f"{title}: an array of Python objects, which are pickles and not supported; save plain numbers"
+        )
     return Header(tuple(int(side) for side in shape), dtype)
 
 
@@ -127,4 +129,4 @@ def _damaged(title: str, error: Exception) -> UsageError:
     if isinstance(error, UsageError):
         return error
     first = (str(error).splitlines() or [type(error).__name__])[0][:120]
-    return UsageError(f"{title}: damaged, cut short or no file of NumPy's ({first}); write it again with numpy.save")
+    return UsageError(f"{title}: damaged, cut short or not a NumPy file ({first}); write it again with numpy.save")

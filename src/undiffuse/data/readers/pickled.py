@@ -38,7 +38,7 @@ class _Array:
 
 
 @dataclass
-class _Kind:
+class _Dtype:
     """The dtype of an array: unsigned bytes."""
 
 
@@ -73,7 +73,7 @@ class _VirtualMachine:
 
     def top(self, kind: type) -> Any:
         if not self.stack or not isinstance(self.stack[-1], kind):
-            raise _InvalidPickleError(f"it changes something that is no {kind.__name__.strip('_')}")
+            raise _InvalidPickleError(f"it changes something that is not a {kind.__name__.strip('_')}")
         return self.stack[-1]
 
     def to_mark(self) -> list[Any]:
@@ -91,7 +91,7 @@ class _VirtualMachine:
             raise _InvalidPickleError("it reads a memo entry that was never stored")
         self.push(self.memo[place])
 
-    def keep(self, place: int) -> None:
+    def store(self, place: int) -> None:
         self.memo[place] = self.top(object)
 
     def extend(self, values: list[Any]) -> None:
@@ -99,7 +99,7 @@ class _VirtualMachine:
 
     def update(self, values: list[Any]) -> None:
         if len(values) % 2 or not all(isinstance(key, str) for key in values[::2]):
-            raise _InvalidPickleError("a dictionary whose keys are no texts")
+            raise _InvalidPickleError("a dictionary whose keys are not strings")
         self.top(dict).update(zip(values[::2], values[1::2], strict=True))
 
     def tuple_of(self, count: int) -> None:
@@ -111,7 +111,7 @@ class _VirtualMachine:
         if called is _RECONSTRUCT and isinstance(arguments, tuple) and arguments and arguments[0] is _NDARRAY:
             self.push(_Array())
         elif called is _DTYPE and isinstance(arguments, tuple) and arguments and arguments[0] in ("u1", "|u1"):
-            self.push(_Kind())
+            self.push(_Dtype())
         else:
             raise _InvalidPickleError(
                 "it calls something other than the constructors of an array and of the dtype uint8"
@@ -122,13 +122,18 @@ class _VirtualMachine:
         if isinstance(target, _Array) and target.value is None:
             target.value = _filled(state, self.bytes_left)
             self.bytes_left -= target.value.size
-        elif not isinstance(target, _Kind):
+        elif not isinstance(target, _Dtype):
             raise _InvalidPickleError("it sets the state of an object without state")
 
 
 def _filled(state: Any, limit: int) -> Any:
     """The array of a state (version, shape, dtype, Fortran order, content)."""
-    if not isinstance(state, tuple) or len(state) != 5 or not isinstance(state[2], _Kind) or type(state[3]) is not bool:
+    if (
+        not isinstance(state, tuple)
+        or len(state) != 5
+        or not isinstance(state[2], _Dtype)
+        or type(state[3]) is not bool
+    ):
         raise _InvalidPickleError("an array in a form that CIFAR's files do not have")
     _, shape, _, fortran_order, content = state
     valid = isinstance(shape, tuple) and len(shape) <= MAX_AXES and all(type(s) is int and s >= 0 for s in shape)
@@ -139,16 +144,16 @@ def _filled(state: Any, limit: int) -> Any:
     try:
         levels = np.frombuffer(content.encode("latin-1"), dtype=np.uint8)
     except UnicodeEncodeError:
-        raise _InvalidPickleError("an array whose content is no bytes") from None
+        raise _InvalidPickleError("an array whose content is not bytes") from None
     if math.prod(shape) != len(levels):
-        raise _InvalidPickleError(f"an array of {len(levels)} bytes that says it has {'x'.join(map(str, shape))}")
+        raise _InvalidPickleError(f"an array of {len(levels)} bytes with the shape {'x'.join(map(str, shape))}")
     return levels.reshape(shape, order="F" if fortran_order else "C")
 
 
 def _global(vm: _VirtualMachine, name: str) -> None:
     if name not in _ALLOWED:
         raise _InvalidPickleError(
-            f"it imports {name[:60].replace(' ', '.')!r}, which no data set needs: it may be meant to do harm"
+            f"it imports {name[:60].replace(' ', '.')!r}, which no data set needs: it may be malicious"
         )
     vm.push(_ALLOWED[name])
 
@@ -182,7 +187,7 @@ _STEPS: dict[str, Callable[[_VirtualMachine, Any], None]] = {
     "APPENDS": lambda vm, _: vm.extend(vm.to_mark()),
     "SETITEM": lambda vm, _: vm.update([vm.pop(), vm.pop()][::-1]),
     "SETITEMS": lambda vm, _: vm.update(vm.to_mark()),
-    **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT"), lambda vm, place: vm.keep(place)),
+    **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT"), lambda vm, place: vm.store(place)),
     **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), lambda vm, place: vm.recall(place)),
     "GLOBAL": _global,
     "REDUCE": lambda vm, _: vm.call(),
@@ -227,7 +232,7 @@ def _run(content: bytes) -> dict[str, Any]:
         if instruction.name == "STOP":
             found = vm.pop()
             if not isinstance(found, dict):
-                raise _InvalidPickleError("it holds no dictionary")
+                raise _InvalidPickleError("it contains no dictionary")
             return found
         step = _STEPS.get(instruction.name)
         if step is None:

@@ -98,7 +98,7 @@ class Table:
             raise self._damaged(first) from None
 
     def _damaged(self, what: str) -> UsageError:
-        return UsageError(f"{self.path}: damaged, cut short or no table ({what}); fetch it again")
+        return UsageError(f"{self.path}: damaged, cut short or not a table ({what}); fetch it again")
 
 
 def _opened(path: Path) -> tuple[Callable[[int, str], Any], list[int], Any]:

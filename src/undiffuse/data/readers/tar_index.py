@@ -73,7 +73,7 @@ class MemoryAt:
         self._content = b""
 
 
-class OpenedEachTime:
+class ReopenedFile:
     """A file that is opened for each read, for archives of too many files to keep open."""
 
     def __init__(self, path: Path) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from undiffuse.data.readers.file_at import FileAt
-from undiffuse.data.storage.string_array import taken
+from undiffuse.data.storage.string_array import take_rows
 from undiffuse.errors import UsageError
 
 STORED, DEFLATED = 0, 8
@@ -65,7 +65,7 @@ class MemberTable:
     def arrange(self, rows: npt.NDArray[np.integer[Any]]) -> None:
         """Keep only these rows, in this order."""
         for column in ("offsets", "stored", "sizes", "crcs", "methods"):
-            setattr(self, column, taken(getattr(self, column), rows))
+            setattr(self, column, take_rows(getattr(self, column), rows))
 
 
 class _Buffer:
@@ -112,7 +112,9 @@ def read_entries(file: FileAt) -> Iterator[Entry]:
             extra = texts[lengths[0] : lengths[0] + lengths[1]]
             size, stored, offset = _wide(extra, (size, stored, offset), file.path)
         if offset + shift + stored > start:
-            raise UsageError(f"{file.path}: damaged: its directory says that a member ends behind it; fetch it again")
+            raise UsageError(
+                f"{file.path}: damaged: according to its directory a member extends into it; fetch it again"
+            )
         name = _text(texts[: lengths[0]], texts[lengths[0] : lengths[0] + lengths[1]], flags)
         if not name.endswith("/"):
             is_link = attributes >> 16 & 0o170000 == _LINK

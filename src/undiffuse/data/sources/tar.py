@@ -17,7 +17,7 @@ import numpy.typing as npt
 from undiffuse.data.config import TarConfig
 from undiffuse.data.dataset import Dataset, Indices
 from undiffuse.data.readers.file_at import FileAt
-from undiffuse.data.readers.tar_index import Headers, Member, MemoryAt, OpenedEachTime, Place
+from undiffuse.data.readers.tar_index import Headers, Member, MemoryAt, Place, ReopenedFile
 from undiffuse.data.readers.text import readable
 from undiffuse.data.sources.layout.captions import complete_rows
 from undiffuse.data.sources.layout.classes import Classes, LabelColumn, depth_note, folder_classes
@@ -225,7 +225,7 @@ def _shards(paths: Sequence[Path], skips: Skips) -> Iterator[Place]:
                 left -= unpacked.size
                 yield unpacked
             else:
-                yield file if len(paths) <= _MOST_OPEN else OpenedEachTime(path)
+                yield file if len(paths) <= _MOST_OPEN else ReopenedFile(path)
         except UsageError as error:
             if len(paths) == 1:
                 raise

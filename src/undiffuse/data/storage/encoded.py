@@ -229,7 +229,7 @@ def _decode(
     in_memory = store is None and len(rows) * math.prod(plan.shape) <= MAX_BYTES_IN_MEMORY
     array = np.empty((len(rows), *plan.shape), dtype=np.uint8) if in_memory else None
     hashes = np.empty((len(rows), HASH_BYTES), dtype=np.uint8)
-    kept = np.zeros(len(rows), dtype=bool)
+    is_valid = np.zeros(len(rows), dtype=bool)
     count = 0
     decoded = _threaded(lambda row: plan.decode(files, row), rows, _block(plan))
     with ProgressLine(f"decoding {files.location.name}") as counter, closing(decoded) as results:
@@ -244,12 +244,12 @@ def _decode(
                 store.add(result.pixels)
             decoding.take(result.notes)
             hashes[count] = np.frombuffer(result.hash, dtype=np.uint8)
-            kept[position] = True
+            is_valid[position] = True
             count += 1
     skips.check_images_left(count, len(files))
     if array is not None and count < len(array):
         array = array[:count].copy()
-    return array, hashes[:count], rows[kept]
+    return array, hashes[:count], rows[is_valid]
 
 
 class _Lazy(Dataset):

@@ -94,7 +94,7 @@ class MappedSet(Dataset):
             (self._folder / INFO).unlink()
         return UsageError(
             f"{self._folder / PIXELS}: {self.item_name(row)} does not match its checksum: the disk changed it; run the "
-            "command again (a training with --resume), which decodes the set anew"
+            "command again (training with --resume) to decode the set again"
         )
 
     def _mapped(self, name: str, dtype: str) -> npt.NDArray[Any]:
@@ -163,7 +163,7 @@ def read_info(folder: Path) -> dict[str, Any]:
         if info["format"] != FORMAT:
             raise UsageError(f"{folder / INFO}: format {info['format']!r}; expected {FORMAT}")
         if any(not isinstance(info[key], kind) for key, kind in _INFO_TYPES.items()):
-            raise UsageError(f"{folder / INFO}: damaged: its values are of other types")
+            raise UsageError(f"{folder / INFO}: damaged: its values have other types")
         expected = info["count"] * math.prod(info["shape"])
         fixed = {PIXELS: expected, HASHES: info["count"] * HASH_BYTES, CHECKS: info["count"] * 4}
         for name, size in {**info["bytes"], **fixed}.items():

@@ -44,20 +44,22 @@ class Resident:
         return Batch(self._items.index_select(0, indices), Given(label=label, captions=texts), indices)
 
 
-def wants_resident(dataset: Dataset, device: torch.device, wish: Literal["auto"] | bool) -> bool:
+def wants_resident(dataset: Dataset, device: torch.device, resident: Literal["auto"] | bool) -> bool:
     """Whether to store a set on the device.
 
     Raises:
-        UsageError: ``wish`` is true and the set does not fit.
+        UsageError: ``resident`` is true and the set does not fit.
     """
-    if wish == "auto":  # not needed on the CPU; a set that is decoded on each fetch would have to be decoded at once
+    if (
+        resident == "auto"
+    ):  # not needed on the CPU; a set that is decoded on each fetch would have to be decoded at once
         return device.type == "cuda" and not dataset.decodes and num_bytes(dataset) <= SHARE * free_bytes(device)
-    if wish and device.type == "cuda" and num_bytes(dataset) > free_bytes(device):
+    if resident and device.type == "cuda" and num_bytes(dataset) > free_bytes(device):
         raise UsageError(
             f"loader.resident=true: the set takes {num_bytes(dataset) / 1e9:.1f} GB and {free_bytes(device) / 1e9:.1f} "
             f"GB are free on {device}; set loader.resident=auto"
         )
-    return wish
+    return resident
 
 
 def num_bytes(dataset: Dataset) -> int:

@@ -51,8 +51,8 @@ class Skips:
         text = f"{counted(self.count, 'file')} left out: {'; '.join(self._first)}{more}"
         return {"skipped": text} if self.count else {}
 
-    def check_images_left(self, kept: int, count: int) -> None:
+    def check_images_left(self, num_left: int, count: int) -> None:
         """Raise UsageError if none of ``count`` images is left."""
-        if kept == 0:
+        if num_left == 0:
             first = f"; the first: {self._first[0]}" if self._first else ""
             raise UsageError(f"none of the {counted(count, 'image')} can be used{first}")

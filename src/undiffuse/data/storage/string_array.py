@@ -77,7 +77,7 @@ class StringArray(Sequence[str]):
     def select(self, rows: npt.NDArray[np.integer[Any]]) -> StringArray:
         """The strings at these indices, in this order; the buffer is not copied."""
         chosen = StringArray()
-        chosen._buffer, chosen._starts = self._buffer, taken(self._starts, rows)
+        chosen._buffer, chosen._starts = self._buffer, take_rows(self._starts, rows)
         return chosen
 
     def __eq__(self, other: object) -> bool:
@@ -162,7 +162,7 @@ def sorted_rows(texts: Sequence[str]) -> npt.NDArray[np.uint32]:
     return np.fromiter(merged, dtype=np.uint32, count=count)
 
 
-def taken(values: array[int], rows: npt.NDArray[np.integer[Any]]) -> array[int]:
+def take_rows(values: array[int], rows: npt.NDArray[np.integer[Any]]) -> array[int]:
     """The numbers at these indices, as a Python ``array``, whose single items are read faster than numpy's."""
     chosen: array[int] = array(values.typecode)
     chosen.frombytes(np.asarray(values)[rows].view(np.uint8).data)

@@ -174,15 +174,15 @@ def _of_high_depth(high: HighDepth, alpha: Bytes | None, profile: Profile) -> Im
 def _high_depth_colours(levels: npt.NDArray[np.float32], profile: Profile) -> Bytes:
     """(H, W, 3): linear interpolation of the 8-bit transform along each axis."""
 
-    def at(whole: Bytes) -> npt.NDArray[np.float32]:
-        found: Any = ImageCms.applyTransform(Image.fromarray(whole), profile.transform)
+    def transform(colours: Bytes) -> npt.NDArray[np.float32]:
+        found: Any = ImageCms.applyTransform(Image.fromarray(colours), profile.transform)
         return np.asarray(found, dtype=np.float32)
 
-    whole = levels.astype(np.uint8)
-    below = at(whole)
+    floor = levels.astype(np.uint8)
+    below = transform(floor)
     converted = below.copy()
     for axis in range(3):
-        above = whole.copy()
+        above = floor.copy()
         above[..., axis] += above[..., axis] < 255
-        converted += (levels[..., axis] - whole[..., axis])[..., None] * (at(above) - below)
+        converted += (levels[..., axis] - floor[..., axis])[..., None] * (transform(above) - below)
     return np.asarray(np.rint(converted.clip(0, 255)), dtype=np.uint8)

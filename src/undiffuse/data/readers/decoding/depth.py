@@ -153,7 +153,9 @@ def _palette(levels: tuple[int, ...]) -> bytes:
 
 def _check_unsigned(tags: dict[int, Any], bits: int) -> None:
     if _SIGNED in tags.get(_TIFF_FORMAT, ()) and bits < 32:
-        raise UsageError(f"a TIFF of signed numbers of {bits} bits, whose black and white are not known; save unsigned")
+        raise UsageError(
+            f"a TIFF of signed {bits}-bit integers, whose black and white levels are unknown; save unsigned"
+        )
 
 
 def _check_planes(tags: dict[int, Any], num_bands: int, bits: int) -> None:
@@ -162,7 +164,7 @@ def _check_planes(tags: dict[int, Any], num_bands: int, bits: int) -> None:
     packed_single = num_bands == 1 and tags.get(_TIFF_COMPRESSION, 1) != 1
     if tags.get(_TIFF_PLANES, 1) == _SEPARATE and not (valid or packed_single):
         raise UsageError(
-            f"a TIFF of {bits} bits in separate planes (PlanarConfiguration 2), which are read with 8 bits alone; "
+            f"a TIFF of {bits} bits in separate planes (PlanarConfiguration 2), which are supported only for 8 bits; "
             "save it interleaved, or as PNG"
         )
 
