@@ -90,7 +90,7 @@ class ClassAccumulator:
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor]) -> ClassAccumulator:
-        """The accumulator that ``tensors()`` came from."""
+        """The accumulator from the output of ``tensors()``."""
         accumulator = cls(len(tensors["counts"]), float(tensors["confident"]))
         accumulator.counts = tensors["counts"].clone()
         accumulator.confident_counts = tensors["confident_counts"].clone()

@@ -89,7 +89,7 @@ class ColourAccumulator:
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor]) -> ColourAccumulator:
-        """The accumulator that ``tensors()`` came from."""
+        """The accumulator from the output of ``tensors()``."""
         accumulator = cls(len(tensors["histogram"]))
         accumulator.histogram = tensors["histogram"].clone()
         return accumulator

@@ -46,7 +46,7 @@ def load_inception(path: Path | str | None = None) -> Inception:
     Args:
         path: the TorchScript file or its folder; by default the locations that ``weight_files`` lists.
     Raises:
-        UsageError: both are missing_message, or a file is not the published one (its code is not run).
+        UsageError: both are missing, or a file is not the published one (its code is not run).
     """
     if path is not None or find_weights("inception") is not None:
         return _torchscript(read_weights("inception", path))

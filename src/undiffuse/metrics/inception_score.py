@@ -149,7 +149,7 @@ class InceptionScoreAccumulator:
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor]) -> InceptionScoreAccumulator:
-        """The accumulator that ``tensors()`` came from."""
+        """The accumulator from the output of ``tensors()``."""
         num_splits, num_classes = tensors["probability_sums"].shape
         accumulator = cls(num_classes, num_splits)
         accumulator.counts = tensors["counts"].clone()

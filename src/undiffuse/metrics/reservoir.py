@@ -152,7 +152,7 @@ class ReservoirSample:
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor]) -> ReservoirSample:
-        """The reservoir that ``tensors()`` came from."""
+        """The reservoir from the output of ``tensors()``."""
         reservoir = cls(int(tensors["counts"][0]))
         if "rows" in tensors:
             reservoir.update(tensors["rows"], tensors["numbers"])

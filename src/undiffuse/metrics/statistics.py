@@ -221,7 +221,7 @@ class GroupedStatistics:
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor]) -> GroupedStatistics:
-        """The statistics that ``tensors()`` came from."""
+        """The statistics from the output of ``tensors()``."""
         num_groups, dim = tensors["means"].shape
         statistics = cls(dim, num_groups)
         parts = zip(statistics.groups, tensors["counts"], tensors["means"], tensors["scatters"], strict=True)

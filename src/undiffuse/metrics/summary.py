@@ -157,7 +157,7 @@ class SetSummary:
 
     @classmethod
     def from_tensors(cls, extractor: FeatureExtractor, tensors: dict[str, Tensor]) -> SetSummary:
-        """The summary that ``tensors()`` came from; ``extractor`` is the one that it was computed with.
+        """The summary from the output of ``tensors()``; ``extractor`` is the one that it was computed with.
 
         Raises:
             UsageError: tensors that are not a summary, or a summary of another number of features.

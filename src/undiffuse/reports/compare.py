@@ -87,16 +87,16 @@ def _ranking(materials: Sequence[ReportMaterial], names: Sequence[str]) -> dict[
 
 def notes(materials: Sequence[ReportMaterial]) -> list[str]:
     """Limits of the comparison: different shapes, different data, or losses that are not the same quantity."""
-    shapes = {str(wording.dig(one.record, "model.shape")): one.record for one in materials}
+    shapes = {str(wording.dig(material.record, "model.shape")): material.record for material in materials}
     remarks = []
     if len(shapes) > 1:
         sizes = ", ".join(_size(record) for record in shapes.values())
         remarks.append(
             f"These runs generate items of different shapes ({sizes}): their losses and distances are not comparable."
         )
-    elif len({str(wording.dig(one.record, "data.fingerprint")) for one in materials}) > 1:
+    elif len({str(wording.dig(material.record, "data.fingerprint")) for material in materials}) > 1:
         remarks.append("These runs were trained on different data: their losses and distances are not comparable.")
-    configs = [one.record.get("config", {}) for one in materials]
+    configs = [material.record.get("config", {}) for material in materials]
     if not remarks and any(len({str(wording.dig(config, key)) for config in configs}) > 1 for key in LOSS_KEYS):
         remarks.append(
             "Process, prediction or weighting differ, so the losses are not the same quantity: compare the shapes of "
@@ -108,7 +108,9 @@ def notes(materials: Sequence[ReportMaterial]) -> list[str]:
 def _storage_differences(materials: Sequence[ReportMaterial]) -> list[str]:
     """Remarks if only the images of some runs had transparency or more than 8 bits; unknown runs are skipped."""
     known = [
-        (one.title, found) for one in materials if (found := wording.dig(one.record, "data.stored_with")) is not None
+        (material.title, found)
+        for material in materials
+        if (found := wording.dig(material.record, "data.stored_with")) is not None
     ]
     remarks = []
     for key in dict.fromkeys(key for _, found in known for key in found):
@@ -126,17 +128,17 @@ def _size(record: Mapping[str, Any]) -> str:
 
 def overview(materials: Sequence[ReportMaterial]) -> list[tuple[str, list[str]]]:
     """Properties of each run, one per line with a column per run; lines without any value are left out."""
-    progress = [wording.progress_of(one.record, one.metrics_log) for one in materials]
+    progress = [wording.progress_of(material.record, material.metrics_log) for material in materials]
     rows = [
-        ("Recipe", [str(wording.dig(one.record, "config.recipe") or _DASH) for one in materials]),
-        ("Data", [str(wording.dig(one.record, "config.data.name") or _DASH) for one in materials]),
-        ("Seen", [f"{one.images:,}" if one.images else _DASH for one in progress]),
-        ("Training time", [_DASH if one.seconds is None else wording.duration(one.seconds) for one in progress]),
-        ("Validation loss", [_DASH if one.loss is None else wording.number(one.loss) for one in progress]),
+        ("Recipe", [str(wording.dig(material.record, "config.recipe") or _DASH) for material in materials]),
+        ("Data", [str(wording.dig(material.record, "config.data.name") or _DASH) for material in materials]),
+        ("Seen", [f"{run.images:,}" if run.images else _DASH for run in progress]),
+        ("Training time", [_DASH if run.seconds is None else wording.duration(run.seconds) for run in progress]),
+        ("Validation loss", [_DASH if run.loss is None else wording.number(run.loss) for run in progress]),
     ]
-    if any(one.findings for one in materials):
-        rows.append(("The doctor found", [_doctor_line(one.findings) for one in materials]))
-    glances = [dict(wording.glance(one.record.get("config", {}))) for one in materials]
+    if any(material.findings for material in materials):
+        rows.append(("The doctor found", [_doctor_line(material.findings) for material in materials]))
+    glances = [dict(wording.glance(material.record.get("config", {}))) for material in materials]
     for title in dict.fromkeys(title for glance in glances for title in glance):
         rows.append((title, [glance.get(title, _DASH) for glance in glances]))
     return [(title, cells) for title, cells in rows if set(cells) != {_DASH}]
@@ -153,7 +155,9 @@ def _doctor_line(findings: Sequence[Mapping[str, Any]] | None) -> str:
 
 def metric_lines(materials: Sequence[ReportMaterial]) -> list[Line]:
     """Every metric that any run was evaluated with, in the order in which they first appear."""
-    tables = [{metric.name: metric for metric in metrics_table.metrics_of(one.evaluation)} for one in materials]
+    tables = [
+        {metric.name: metric for metric in metrics_table.metrics_of(material.evaluation)} for material in materials
+    ]
     lines = []
     for name in dict.fromkeys(name for table in tables for name in table):
         found = [table[name] for table in tables if name in table]
@@ -162,7 +166,7 @@ def metric_lines(materials: Sequence[ReportMaterial]) -> list[Line]:
         ]
         small = ", ".join(text for text in (found[0].unit, found[0].better) if text)
         lines.append(
-            Line(name, small, cells, found[0].part, ranking.differing_keys([dict(one.protocol) for one in found]))
+            Line(name, small, cells, found[0].part, ranking.differing_keys([dict(metric.protocol) for metric in found]))
         )
     return lines
 
@@ -180,17 +184,25 @@ def config_differences(configs: Sequence[Mapping[str, Any]]) -> list[tuple[str, 
 def _samples(materials: Sequence[ReportMaterial]) -> list[Any]:
     """One image per run, ``None`` for a run without samples."""
     budget = images.COMPARED_BYTES // len(materials)
-    return [images.column(one.samples, f"Samples of {one.title}", _limit(one), budget) for one in materials]
+    return [
+        images.column(material.samples, f"Samples of {material.title}", _limit(material), budget)
+        for material in materials
+    ]
 
 
 def _real(materials: Sequence[ReportMaterial]) -> list[Any]:
     """One image of each data set that the runs were trained on."""
-    firsts = {str(wording.dig(one.record, "data.fingerprint")): one for one in reversed(materials)}
+    firsts = {str(wording.dig(material.record, "data.fingerprint")): material for material in reversed(materials)}
     budget = images.COMPARED_BYTES // (2 * len(firsts))
     columns = [
-        images.column(one.data, "Real data" if len(firsts) == 1 else f"Real data of {one.title}", _limit(one), budget)
-        for one in materials
-        if any(one is first for first in firsts.values())
+        images.column(
+            material.data,
+            "Real data" if len(firsts) == 1 else f"Real data of {material.title}",
+            _limit(material),
+            budget,
+        )
+        for material in materials
+        if any(material is first for first in firsts.values())
     ]
     return [column for column in columns if column is not None]
 
@@ -200,8 +212,8 @@ def _limit(material: ReportMaterial) -> float:
 
 
 def _charts(materials: Sequence[ReportMaterial]) -> dict[str, Any]:
-    logs = [one.metrics_log for one in materials]
-    epochs = {epoch_of(one.record) for one in materials}
+    logs = [material.metrics_log for material in materials]
+    epochs = {epoch_of(material.record) for material in materials}
     epoch = epochs.pop() if len(epochs) == 1 else None
     return {
         "losses": [
@@ -225,14 +237,14 @@ def _run_chart(
 
 
 def _quality_charts(materials: Sequence[ReportMaterial], epoch: float | None) -> list[tuple[str, Chart]]:
-    keys = dict.fromkeys(key for one in materials for key in curves.quality_metrics(one.metrics_log))
+    keys = dict.fromkeys(key for material in materials for key in curves.quality_metrics(material.metrics_log))
     charts = []
     for key in keys:
         lines = [
-            curves.quality_curve(one.metrics_log, key, one.title, RUN_COLOURS[number % len(RUN_COLOURS)])._replace(
-                dashed=number >= len(RUN_COLOURS)
-            )
-            for number, one in enumerate(materials)
+            curves.quality_curve(
+                material.metrics_log, key, material.title, RUN_COLOURS[number % len(RUN_COLOURS)]
+            )._replace(dashed=number >= len(RUN_COLOURS))
+            for number, material in enumerate(materials)
         ]
         title = metrics_table.name_of(key)
         chart = figures.chart(lines, f"{title} of all runs over items seen", f"quality-{key}", epoch=epoch)
@@ -242,14 +254,14 @@ def _quality_charts(materials: Sequence[ReportMaterial], epoch: float | None) ->
 
 def _studies(materials: Sequence[ReportMaterial]) -> list[Any]:
     return [
-        (study._replace(name=f"{study.name}, {one.title}"), study_note(study, one.evaluation))
-        for one in materials
-        for study in one.studies
+        (study._replace(name=f"{study.name}, {material.title}"), study_note(study, material.evaluation))
+        for material in materials
+        for study in material.studies
     ]
 
 
 def _footer(materials: Sequence[ReportMaterial]) -> list[tuple[str, str]]:
-    fingerprints = dict.fromkeys(str(wording.dig(one.record, "data.fingerprint") or "") for one in materials)
+    fingerprints = dict.fromkeys(str(wording.dig(material.record, "data.fingerprint") or "") for material in materials)
     return [
         ("undiffuse", materials[0].version),
         ("Hardware", materials[0].hardware),

@@ -38,7 +38,7 @@ def loss_curves(rows: Rows) -> list[Curve]:
         curve(rows, "validation", "loss_raw", "validation, raw weights", RAW),
         curve(rows, "validation", "loss", "validation, EMA weights", EMA),
     ]
-    return [one for one in curves if len(one.x)]
+    return [line for line in curves if len(line.x)]
 
 
 def side_curves(rows: Rows) -> dict[str, Curve]:
@@ -53,7 +53,7 @@ def side_curves(rows: Rows) -> dict[str, Curve]:
     curves = {title: curve(rows, "train", key, title, TRAIN, smooth=key not in plain) for title, key in keys.items()}
     gap = "Discriminator logit, training minus held-out data"
     curves[gap] = curve(rows, "validation", "d_real_gap", gap, RAW)
-    return {title: one for title, one in curves.items() if len(one.x)}
+    return {title: line for title, line in curves.items() if len(line.x)}
 
 
 def quality_metrics(rows: Rows) -> list[str]:
@@ -72,7 +72,7 @@ def quality_curve(rows: Rows, metric: str, label: str, colour: str) -> Curve:
 def quality_curves(rows: Rows) -> dict[str, Curve]:
     """Each metric of the quality rows by its title."""
     curves = {name_of(key): quality_curve(rows, key, name_of(key), EMA) for key in quality_metrics(rows)}
-    return {title: one for title, one in curves.items() if len(one.x)}
+    return {title: line for title, line in curves.items() if len(line.x)}
 
 
 def drift_curves(rows: Rows, points: bool = False) -> dict[str, list[Curve]]:
@@ -85,7 +85,7 @@ def drift_curves(rows: Rows, points: bool = False) -> dict[str, list[Curve]]:
     ]
     titles = ("Mean of each coordinate", "Spread") if points else ("Mean colour", "Contrast")
     found = dict(zip(titles, (means, contrast), strict=True))
-    return {title: curves for title, curves in found.items() if curves and all(len(one.x) for one in curves)}
+    return {title: curves for title, curves in found.items() if curves and all(len(line.x) for line in curves)}
 
 
 def _mean_curves(quality: Rows, points: bool) -> list[Curve]:

@@ -82,19 +82,20 @@ def chart(
     """
     from markupsafe import Markup  # a dependency of jinja2; the markup is drawn here and contains no user text
 
-    shown = [one for one in curves if len(one.x)]
+    shown = [line for line in curves if len(line.x)]
     if not shown:
         return None
     log = (not from_zero and needs_log_axis(shown)) if log is None else log
     wide, narrow = (
-        Markup(plot(shown, one, f"{name}-{one[0]}", from_zero, x_from_zero, log, epoch)) for one in (size, NARROW)
+        Markup(plot(shown, chart_size, f"{name}-{chart_size[0]}", from_zero, x_from_zero, log, epoch))
+        for chart_size in (size, NARROW)
     )
     return Chart(wide, narrow, keys_of(shown), label, log)
 
 
 def keys_of(curves: Sequence[Curve]) -> list[Key]:
     """The legend of curves."""
-    return [Key(one.label, VARIABLES[one.colour], one.dashed) for one in curves]
+    return [Key(line.label, VARIABLES[line.colour], line.dashed) for line in curves]
 
 
 def plot(
@@ -113,8 +114,8 @@ def plot(
     with matplotlib.rc_context(SETTINGS):
         figure = Figure(figsize=(size[0] / 72, size[1] / 72), layout="constrained")
         axes = figure.add_subplot()
-        for one in curves:
-            _draw(axes, one)
+        for line in curves:
+            _draw(axes, line)
         _style_axes(axes, narrow=size[0] < 600)
         _scale(axes, curves, from_zero, x_from_zero, log, narrow=size[0] < 600)
         if epoch:
@@ -139,7 +140,7 @@ def moving_mean(y: Values, width: int) -> Values:
 
 def needs_log_axis(curves: Sequence[Curve]) -> bool:
     """Whether the values are positive and have too large a range for a linear axis."""
-    values = np.concatenate([one.y for one in curves])
+    values = np.concatenate([line.y for line in curves])
     return bool(values.min() > 0 and values.max() / values.min() > 5)
 
 
@@ -154,16 +155,16 @@ def short(number: float) -> str:
     return f"{number:.6g}"
 
 
-def _draw(axes: Any, one: Curve) -> None:
-    x, y = thinned(one.x, one.y)
-    marker = {"marker": "o", "markersize": 4.5} if len(x) <= 30 and not one.dashed else {}
-    style = {"linestyle": (0, (4, 3)), "linewidth": 1.5} if one.dashed else {"linewidth": 1.8}
-    if one.smooth and len(x) > 60:
-        axes.plot(x, y, color=one.colour, linewidth=1, alpha=0.3)
+def _draw(axes: Any, line: Curve) -> None:
+    x, y = thinned(line.x, line.y)
+    marker = {"marker": "o", "markersize": 4.5} if len(x) <= 30 and not line.dashed else {}
+    style = {"linestyle": (0, (4, 3)), "linewidth": 1.5} if line.dashed else {"linewidth": 1.8}
+    if line.smooth and len(x) > 60:
+        axes.plot(x, y, color=line.colour, linewidth=1, alpha=0.3)
         y = moving_mean(y, 2 * (len(y) // 60) + 3)
-    if one.error is not None and len(one.error) == len(x):
-        axes.errorbar(x, y, one.error, fmt="none", color=one.colour, elinewidth=1.2, capsize=3)
-    axes.plot(x, y, color=one.colour, label=one.label, **style, **marker)
+    if line.error is not None and len(line.error) == len(x):
+        axes.errorbar(x, y, line.error, fmt="none", color=line.colour, elinewidth=1.2, capsize=3)
+    axes.plot(x, y, color=line.colour, label=line.label, **style, **marker)
 
 
 def _style_axes(axes: Any, narrow: bool) -> None:
@@ -186,7 +187,7 @@ def _scale(axes: Any, curves: Sequence[Curve], from_zero: bool, x_from_zero: boo
     if x_from_zero:
         axes.set_xlim(left=0)
     if log:
-        decades = np.log10(max(one.y.max() for one in curves) / min(one.y[one.y > 0].min() for one in curves))
+        decades = np.log10(max(line.y.max() for line in curves) / min(line.y[line.y > 0].min() for line in curves))
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if decades < 2.5 else (1.0,)))
         axes.yaxis.set_minor_formatter(NullFormatter())
@@ -195,7 +196,7 @@ def _scale(axes: Any, curves: Sequence[Curve], from_zero: bool, x_from_zero: boo
         axes.yaxis.set_major_locator(MaxNLocator(4 if narrow else 6, steps=[1, 2, 2.5, 5, 10]))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
     if from_zero:
-        top = max((one.y + (one.error if one.error is not None else 0)).max() for one in curves)
+        top = max((line.y + (line.error if line.error is not None else 0)).max() for line in curves)
         axes.set_ylim(bottom=0, top=max(1e-12, 1.15 * top))
 
 

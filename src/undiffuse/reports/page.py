@@ -139,11 +139,11 @@ def _charts(material: ReportMaterial) -> dict[str, Any]:
     epoch, qualities = epoch_of(material.record), curves.quality_curves(metrics_log)
     return {
         "loss": figures.chart(losses, f"Loss over {items} seen", "loss", epoch=epoch),
-        "has_validation": any(one.label.startswith("validation") for one in losses),
+        "has_validation": any(line.label.startswith("validation") for line in losses),
         "sides": _small(sides, items),
         "quality": {
-            title: figures.chart([one], f"{title} over {items} seen, with standard errors", title, epoch=epoch)
-            for title, one in qualities.items()
+            title: figures.chart([line], f"{title} over {items} seen, with standard errors", title, epoch=epoch)
+            for title, line in qualities.items()
         },
         "quality_counts": quality_counts(metrics_log),
         "has_epochs": epoch is not None,
@@ -156,8 +156,8 @@ def _charts(material: ReportMaterial) -> dict[str, Any]:
 
 def _small(sides: Mapping[str, Curve], items: str) -> list[tuple[str, Chart | None]]:
     return [
-        (title, figures.chart([one], f"{title} over {items} seen", title, figures.SMALL, from_zero=True))
-        for title, one in sides.items()
+        (title, figures.chart([line], f"{title} over {items} seen", title, figures.SMALL, from_zero=True))
+        for title, line in sides.items()
     ]
 
 

@@ -59,10 +59,13 @@ class RankedMetric(NamedTuple):
 def rank_runs(materials: Sequence[ReportMaterial]) -> list[RankedMetric]:
     """Every metric that at least two runs have, with the best runs; empty for runs of different data or shapes."""
     for key in ("data.fingerprint", "model.shape"):
-        if len({str(wording.dig(one.record, key)) for one in materials}) > 1:
+        if len({str(wording.dig(material.record, key)) for material in materials}) > 1:
             return []
-    names = [one.title for one in materials]
-    tables = [{str(row.get("metric")): row for row in (one.evaluation or {}).get("results", [])} for one in materials]
+    names = [material.title for material in materials]
+    tables = [
+        {str(row.get("metric")): row for row in (material.evaluation or {}).get("results", [])}
+        for material in materials
+    ]
     lines = [
         _metric(aspect, name, [table.get(name) for table in tables], names)
         for aspect, prefixes in ASPECTS.items()
@@ -70,7 +73,7 @@ def rank_runs(materials: Sequence[ReportMaterial]) -> list[RankedMetric]:
     ]
     copying = [_copying(table.get("neighbour_ratio")) for table in tables]
     lines.append(_ranked(COPYING, "samples nearer to a training image than 99 % of unseen ones", copying, names))
-    times = [_seconds(one) for one in materials]
+    times = [_seconds(material) for material in materials]
     lines.append(_ranked(SPEED, "seconds, taken once", times, names))
     return [line for line in lines if sum(cell != "–" for cell in line.cells) >= 2]
 
@@ -86,14 +89,16 @@ def summary(lines: Sequence[RankedMetric], names: Sequence[str]) -> list[str]:
 
 def unequal_training(materials: Sequence[ReportMaterial]) -> str:
     """A note if the runs' training times are unknown or differ by more than 10 %; else ""."""
-    known = [wording.progress_of(one.record, one.metrics_log).seconds for one in materials]
+    known = [wording.progress_of(material.record, material.metrics_log).seconds for material in materials]
     seconds = [value for value in known if value]
     if len(seconds) < len(materials):
         return "The training time of some of these runs is not known, so their times may be unequal."
     ratio = max(seconds) / min(seconds)
     if ratio <= EQUAL_SECONDS:
         return ""
-    times = ", ".join(f"{one.title} {wording.duration(value)}" for one, value in zip(materials, seconds, strict=True))
+    times = ", ".join(
+        f"{material.title} {wording.duration(value)}" for material, value in zip(materials, seconds, strict=True)
+    )
     return (
         f"These runs did not train for equal seconds ({times}; the longest took {ratio:.3g} times the shortest): a run "
         "may be better only because of the time. Train again with --stop-after."
@@ -157,11 +162,11 @@ def _seconds(material: ReportMaterial) -> Measurement | None:
 
 
 def _ranked(aspect: str, name: str, found: Sequence[Measurement | None], names: Sequence[str]) -> RankedMetric:
-    cells = ["–" if one is None else one.text for one in found]
-    known = {place: one for place, one in enumerate(found) if one is not None}
+    cells = ["–" if measurement is None else measurement.text for measurement in found]
+    known = {place: measurement for place, measurement in enumerate(found) if measurement is not None}
     if len(known) < len(found):
         return RankedMetric(aspect, name, cells, (), "not compared: not measured for all")
-    if any(one.error is None for one in known.values()):
+    if any(measurement.error is None for measurement in known.values()):
         return RankedMetric(aspect, name, cells, (), "not compared: an error is not known")
     first = min(known, key=lambda place: known[place].loss)
     best = tuple(place for place in known if place == first or not differ(known[first], known[place]))
