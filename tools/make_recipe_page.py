@@ -37,19 +37,19 @@ generator and discriminator; label embeddings are counted where a recipe is clas
 GROUPS = {
     "photos": (
         "Your own images",
-        "Photographs and other images in colour; sub-folders are classes. The three differ in size alone: each sees "
-        "as many images as two cores without bfloat16 products see in an hour.",
+        "Photographs and other images in colour; sub-folders are classes. They differ only in size: each sees "
+        "as many images as two cores without native bfloat16 process in an hour.",
     ),
     "small": ("The demo", "8×8 digits that come with scikit-learn."),
     "families": (
         "Families of diffusion at 28×28",
         "The diffusion recipes for MNIST share one network (at half resolution), optimizer and number of images (the "
-        "flows see more, and attend at the bottom only): what differs is the family. `flow-mnist` and `flow-fashion` "
-        "are guided by their own early average (autoguidance).",
+        "flows see more, and have attention only at the lowest resolution): only the family differs. `flow-mnist` and "
+        "`flow-fashion` are guided by the EMA weights of an early training stage (autoguidance).",
     ),
-    "few_step": ("Models of few steps", "Without a pretrained teacher; with one, see `undiffuse distill`."),
+    "few_step": ("Few-step models", "Without a pretrained teacher; with one, see `undiffuse distill`."),
     "adversarial": ("GANs", "The baseline, trained by the same trainer on the same data."),
-    "plane": ("Points in the plane", "Small networks on computed data, whose exact scores are known."),
+    "plane": ("2-D points", "Small networks on computed data, whose exact scores are known."),
     "large": ("Paper size", "Published settings, for a GPU."),
 }
 #: (C, H, W) or (D,) of the data that ends a recipe's name

@@ -1,8 +1,8 @@
-"""Advice in the terms of the interface in use: options on the command line, keyword arguments in Python.
+"""Error messages in the terms of the interface in use: options on the command line, keyword arguments in Python.
 
-Errors are written with the options of the command line. When one leaves a function of the Python interface, these are
+Messages name the options of the command line. If a function of the Python interface raises the error, they are
 replaced by that function's keyword arguments: ``--overwrite`` by ``overwrite=True``. Any package may import this
-module; it imports nothing of ours.
+module; it imports nothing from this package.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from contextvars import ContextVar
 _ON_COMMAND_LINE: ContextVar[bool] = ContextVar("on_command_line", default=False)
 #: Options whose keyword argument has another name.
 _KEYWORDS = {"stop-after": "stop_after_seconds", "class": "class_name", "json": "out"}
-#: A whole command, which is left as it is, or an option.
+#: A complete command, which is kept unchanged, or an option.
 _COMMAND_OR_OPTION = re.compile(r"\bundiffuse [a-z][^;,)]*|(?<![\w-])--([a-z][a-z-]*[a-z])\b")
 
 
 @contextmanager
 def command_line() -> Iterator[None]:
-    """Leave errors as they are written: the command line is the interface in use."""
+    """Keep error messages unchanged inside this context, which the command line uses."""
     token = _ON_COMMAND_LINE.set(True)
     try:
         yield
@@ -34,8 +34,8 @@ def advise_in_python(error: Exception, parameters: Mapping[str, inspect.Paramete
     """Replace options by keyword arguments in an error's message, unless the command line is in use.
 
     Args:
-        error: its first argument is the message.
-        parameters: of the function that raises it, by name; other options are left as they are.
+        error: an error whose first argument is the message.
+        parameters: parameters of the function that raises it, by name; other options are not replaced.
     """
     if not _ON_COMMAND_LINE.get() and error.args and isinstance(error.args[0], str):
         error.args = (with_keywords(error.args[0], parameters), *error.args[1:])
@@ -45,8 +45,8 @@ def with_keywords(text: str, parameters: Mapping[str, inspect.Parameter]) -> str
     """Replace the options in ``text`` by keyword arguments.
 
     Args:
-        text: such as ``name another folder or add --overwrite``.
-        parameters: of the function that is advised on, by name.
+        text: a message, such as ``name another folder or add --overwrite``.
+        parameters: parameters of the called function, by name.
     Example:
         >>> def sample(out=None, overwrite=False): ...
         >>> with_keywords("--out a is not empty; add --overwrite", inspect.signature(sample).parameters)

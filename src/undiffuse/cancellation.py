@@ -10,7 +10,7 @@ from undiffuse.errors import CancelledError
 
 
 class Cancel:
-    """A cancellation token, passed to a verb as ``cancel`` and requested from any thread; it cannot be reset.
+    """A cancellation token, passed to API functions as ``cancel`` and requested from any thread; it cannot be reset.
 
     A training run finishes its current step and writes a checkpoint to resume from. All other work raises a
     ``CancelledError`` at its next progress report and leaves no partial files.

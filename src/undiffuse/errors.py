@@ -5,7 +5,7 @@ Any package may import this module; it imports nothing.
 
 from __future__ import annotations
 
-#: Advice for a command that resumes what it finds unfinished.
+#: Advice for commands that resume unfinished work by themselves.
 RERUN = "run the same command again to resume"
 
 
@@ -21,10 +21,10 @@ class UndiffuseError(Exception):
 
 
 class StoppedError(UndiffuseError):
-    """A training stopped on request and can be resumed (exit code 128 + the signal's number).
+    """A training run was stopped on request and can be resumed (exit code 128 + the signal's number).
 
     Attributes:
-        number: of the signal that stopped it; 0 if none did.
+        number: number of the signal that stopped it; 0 if none did.
         interrupted: whether Ctrl-C stopped it in a script or a notebook, rather than the command line or a ``Cancel``.
     """
 

@@ -1,9 +1,9 @@
 """Observers: callbacks for progress and messages of long-running work. Any package may import this module.
 
-A verb takes an ``Observer`` and makes it current in its context (``observing``). The code that it calls reports to the
-current observer: ``announce`` for results, ``note`` for warnings, and ``stage`` for progress. The observer decides how
-to display them, on a terminal, in a notebook or not at all. ``Silent``, the default, sends messages to the logger
-``undiffuse``.
+API functions take an ``Observer`` and make it current in their context (``observing``). The code that they call reports
+to the current observer: ``announce`` for results, ``note`` for warnings, and ``stage`` for progress. The observer
+decides how to display them, on a terminal, in a notebook or not at all. ``Silent``, the default, sends messages to the
+logger ``undiffuse``.
 """
 
 from __future__ import annotations
@@ -192,7 +192,7 @@ SILENT = Silent()
 
 #: Hooks called at each progress report except those of training; ``compute.wait_policy`` adds one.
 BETWEEN_STEPS: list[Callable[[], object]] = []
-#: Type of a verb's argument ``observer``.
+#: Type of the argument ``observer`` of API functions.
 Observing = Observer | Callable[[float, float, str], object]
 
 

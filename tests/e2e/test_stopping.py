@@ -98,7 +98,7 @@ def test_a_signal_ends_any_other_command_cleanly(
 def test_nohup_is_heeded(monkeypatch: pytest.MonkeyPatch) -> None:
     ignored = {signal.SIGHUP: signal.SIG_IGN}
     monkeypatch.setattr(signal, "getsignal", lambda number: ignored.get(number, signal.SIG_DFL))
-    assert list(stopping._ending(lambda number, frame: None)) == [signal.SIGTERM]
+    assert list(stopping._termination_handlers(lambda number, frame: None)) == [signal.SIGTERM]
 
 
 def test_a_training_in_another_thread_leaves_signals_alone(tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def cancel_on_signals(cancel: Cancel, display: Observer) -> Iterator[CancelOnBro
         ):  # the terminal is closed, or the signal interrupted a write to it
             display.message(f"{name}: finishing this step and writing a checkpoint")
 
-    with _handled({signal.SIGINT: request_stop, **_ending(request_stop)}):
+    with _signal_handlers({signal.SIGINT: request_stop, **_termination_handlers(request_stop)}):
         yield CancelOnBrokenPipe(cancel, display)
 
 
@@ -96,7 +96,7 @@ def exit_on_signals() -> Iterator[None]:
     def end(number: int, frame: FrameType | None) -> None:
         raise SystemExit(128 + number)
 
-    with _handled(_ending(end)):
+    with _signal_handlers(_termination_handlers(end)):
         yield
 
 
@@ -123,14 +123,14 @@ def discard_closed_output() -> bool:
     return found
 
 
-def _ending(handler: Callable[[int, FrameType | None], None]) -> dict[int, Any]:
+def _termination_handlers(handler: Callable[[int, FrameType | None], None]) -> dict[int, Any]:
     """The handler for each terminating signal, except those that the process was started to ignore."""
     numbers = [signal.SIGTERM] + ([_HANGUP] if _HANGUP is not None else [])
     return {number: handler for number in numbers if signal.getsignal(number) is not signal.SIG_IGN}
 
 
 @contextlib.contextmanager
-def _handled(handlers: Mapping[int, Any]) -> Iterator[None]:
+def _signal_handlers(handlers: Mapping[int, Any]) -> Iterator[None]:
     """Install signal handlers; does nothing outside the main thread, as in some notebooks."""
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -134,7 +134,7 @@ def print_manifest(manifest: Mapping[str, Any], out: Path) -> None:
         ["classes", _classes(images["classes"])],
         ["captions", "yes" if images["captions"] else "none"],
         ["left out", reasons],
-        *[["", _without(source["location"], entry["text"])] for entry in dropped["first"][:_MAX_DROPPED]],
+        *[["", _with_relative_paths(source["location"], entry["text"])] for entry in dropped["first"][:_MAX_DROPPED]],
         *[[title, source[key]] for key, title in _SOURCE_FIELDS.items() if key in source],
         *[[key.replace("_", " "), manifest[key]] for key in storage_notes(manifest)],
         ["size", f"{size / 2**20:.1f} MiB, {size / images['num']:.0f} bytes an image"],
@@ -156,7 +156,7 @@ def _classes(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{name}: {count}" for name, count in counts.items()) or "none"
 
 
-def _without(location: str, text: str) -> str:
+def _with_relative_paths(location: str, text: str) -> str:
     """A text with the common location removed from the paths in it."""
     return text.replace(f"{location}!", "").replace(f"{location}/", "") if location else text
 

@@ -1,4 +1,4 @@
-"""What the commands ``train`` and ``distill`` print when a training ends."""
+"""Output of the commands ``train`` and ``distill`` at the end of training."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from undiffuse.wording import command
 
 
 def report_end(run: TrainedRun) -> None:
-    """Print the command that follows: sampling from a finished run, or resuming one that stopped early.
+    """Print the next command: sampling from a finished run, or resuming one that was stopped.
 
     Raises:
-        StoppedError: a signal stopped it; the exit code is 128 + the signal's number.
+        StoppedError: a signal stopped the run; the exit code is 128 + the signal's number.
     """
     if run.finished:
         typer.echo(f"done: {run.folder}; next: {command('sample', run.folder, '-n', 64)}")

@@ -58,7 +58,7 @@ def _command(arguments: Sequence[str]) -> tuple[str, Sequence[str]]:
             _option(name, row, word)
             raise _UnsupportedError
         if word not in row["commands"]:
-            raise no_command(name, word)
+            raise unknown_command_error(name, word)
         name = f"{name} {word}".strip()
         row = _table()[name]
         if not row["commands"]:
@@ -85,7 +85,7 @@ def _option(command: str, row: dict[str, Any], word: str) -> dict[str, Any]:
     """The table entry of an option; a short option may be joined with its value."""
     key = word.partition("=")[0] if word.startswith("--") else word[:2]
     if key not in row["options"]:
-        raise no_option(command, key)
+        raise unknown_option_error(command, key)
     found: dict[str, Any] = row["options"][key]
     return found
 
@@ -122,13 +122,13 @@ def _converted(word: str | None, kind: str) -> Any:
         raise _UnsupportedError from None
 
 
-def no_command(group: str, word: str) -> UsageError:
+def unknown_command_error(group: str, word: str) -> UsageError:
     """The error for an unknown command of a group; the empty name is the program itself."""
     program = f"undiffuse {group}".strip()
     return UsageError(f"{program} has no command {word!r}; {nearest(word, _table()[group]['commands'])}")
 
 
-def no_option(command: str, option: str) -> UsageError:
+def unknown_option_error(command: str, option: str) -> UsageError:
     """The error for an unknown option of a command."""
     program = f"undiffuse {command}".strip()
     hint = _as_key(command, option) or nearest(option, [word for word in _options(command) if word.startswith("--")])
