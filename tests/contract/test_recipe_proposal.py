@@ -105,7 +105,7 @@ def test_the_reason_names_what_was_found() -> None:
             LAPTOP,
             "--dry-run measures the duration with another batch_images",
         ),
-        ("flow-mnist", ["system.network.channels=8"], LAPTOP, "measures the duration with another system.network.channels"),
+        ("flow-mnist", ["system.network.channels=8"], LAPTOP, "with another system.network.channels"),
         ("flow-mnist", [], LAPTOP, "about 10 minutes on two cores"),
         ("flow-mnist", ["num_images=28000"], LAPTOP, "about a minute on two cores"),
         ("flow-swissroll", [], LAPTOP, ""),
