@@ -180,13 +180,13 @@ def test_a_file_made_by_hand_is_read_without_trust(harm: str, file: Path) -> Non
     inside = load_file(file)
     HARMS[harm](inside)
     save_file(inside, file, {"undiffuse": json.dumps({"format": "int8_per_channel"})})
-    with pytest.raises(UsageError, match=r"damaged \(wide\.weight is no integers with a scale per channel\)"):
+    with pytest.raises(UsageError, match=r"damaged \(wide\.weight is not int8 with a scale per channel\)"):
         read_weights(file)
 
 
 def test_a_format_of_a_later_version_is_refused(file: Path) -> None:
     save_file(load_file(file), file, {"undiffuse": json.dumps({"format": "int4"})})
-    with pytest.raises(UsageError, match=r"in the format 'int4', unknown here; upgrade undiffuse"):
+    with pytest.raises(UsageError, match=r"in the unknown format 'int4'; upgrade undiffuse"):
         read_weights(file)
 
 

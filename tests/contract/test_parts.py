@@ -35,7 +35,7 @@ from undiffuse.models.files.record import read_record
 from undiffuse.models.files.weights import read_header, read_weights, save_weights
 from undiffuse.models.options import NO_OPTIONS, SamplingOptions
 from undiffuse.models.part import Part
-from undiffuse.models.parts import averaged_copy, freeze_parts, own_state
+from undiffuse.models.parts import averaged_copy, freeze_parts, model_state
 from undiffuse.models.saved import load
 from undiffuse.models.stages import GeneratorStage
 from undiffuse.objectives.base import LossReport, Objective, ObjectiveConfig, TrainingBatch
@@ -133,7 +133,7 @@ def test_a_part_s_name_is_an_attribute_s_and_not_taken(name: str) -> None:
     class Odd(Shifted):
         parts = MappingProxyType({name: Part()})
 
-    with pytest.raises(UsageError, match="a part is named as its attribute is"):
+    with pytest.raises(UsageError, match="the name of a part must be an attribute"):
         freeze_parts(Odd())
 
 
@@ -240,7 +240,7 @@ def test_a_run_is_resumed_over_weights_in_int8(run: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(int8, "SMALLEST", 4)
     valid = (run / "model.safetensors").read_bytes()
     module, record = load(run).module, read_record(run)
-    save_weights(run / "model.safetensors", as_int8(module, own_state(module)), record)
+    save_weights(run / "model.safetensors", as_int8(module, model_state(module)), record)
     assert read_header(run / "model.safetensors").config is not None
     assert (run / "model.safetensors").read_bytes() != valid and load(run).module.class_names == ()
     for newest in sorted((run / "checkpoints").iterdir())[1:]:
@@ -259,6 +259,6 @@ def test_a_part_that_is_not_the_one_is_refused(run: Path, harm: str) -> None:
         file.write_bytes(file.read_bytes()[:-3])
     else:
         save_weights(file, {name: torch.zeros_like(value) for name, value in read_weights(file).items()})
-    said = {"another": "its config.json names", "gone": "has no codec.safetensors", "cut": "is damaged"}
+    said = {"another": "its config.json states", "gone": "has no codec.safetensors", "cut": "is damaged"}
     with pytest.raises(UsageError, match=said[harm]):
         load(run)

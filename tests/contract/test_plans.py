@@ -367,7 +367,7 @@ def test_rows_of_one_plan_may_differ_in_all_but_what_is_bound(system: NetworkMod
         alone = system.sample(SampleRequest.of([seed], cond=condition_on(seed % 2), **own, **said))
         assert torch.equal(together.x[seed], alone.x[0]), said
         assert int(together.nfe[seed]) == alone.nfe
-    with pytest.raises(UsageError, match="all samples of a plan have the same sampler"):
+    with pytest.raises(UsageError, match="all samples of a plan must have the same sampler"):
         run(
             system.plan(),
             [
@@ -463,7 +463,7 @@ def test_strength_has_both_its_ends() -> None:
 
 
 def test_a_strength_needs_an_image_that_fits(system: NetworkModel) -> None:
-    with pytest.raises(UsageError, match=r"strength 0\.5 is of an image to begin from, and there is none"):
+    with pytest.raises(UsageError, match=r"strength 0\.5 needs an initial image, and there is none"):
         system.sample(SampleRequest.of([0], strength=0.5))
     with pytest.raises(UsageError, match=r"must be float \(2,\), got torch\.float32 \(3,\)"):
         system.sample(SampleRequest.of([0], strength=0.5, images=torch.zeros(1, 3)))
@@ -501,11 +501,11 @@ def test_a_stranger_s_denoiser_is_sampled_saved_and_opened_again(tmp_path: Path)
     opened = load(folder, denoiser=Elsewhere())
     assert torch.equal(opened.module.sample(SampleRequest.of(range(3))).x, made)
     assert opened.sample(2).record["sampler"] == "unipc" and "theirs" in repr(opened)
-    with pytest.raises(UsageError, match=r"written elsewhere; open it in Python with undiffuse.load\(folder, denoiser"):
+    with pytest.raises(UsageError, match=r"load it in Python with undiffuse.load\(folder, denoiser"):
         load(folder)
     with pytest.raises(UsageError, match="the file has"):
         load(folder, denoiser=Wider())
-    with pytest.raises(UsageError, match="has a denoiser of its own"):
+    with pytest.raises(UsageError, match="was not saved with an external denoiser"):
         undiffuse.load("mnist", denoiser=Elsewhere())
 
 
@@ -527,7 +527,7 @@ def test_what_is_bound_may_be_said_again_and_not_changed(system: NetworkModel, n
     stage = system.plan(SamplingOptions.of(process="vp", sampler="euler", steps=2)).stages[0]
     stage.start([Request(0, condition_on(0), SamplingOptions.of(**{name: own[name]}))])
     other = {"process": "ve", "cache_interval": 2, "sampler": "heun"}[name]
-    with pytest.raises(UsageError, match=f"the same {name}; make another plan for {other!r}"):
+    with pytest.raises(UsageError, match=f"the same {name}; create another plan for {other!r}"):
         stage.start([Request(0, condition_on(0), SamplingOptions.of(**{name: other}))])
 
 

@@ -397,4 +397,4 @@ def test_feature_caching_is_counted_and_refused_where_senseless(
     undiffuse.fine(*common, tmp_path / "b", "--cache-interval", 1)
     assert json.loads((tmp_path / "b" / "samples.json").read_text())["partial_nfe"] == 0
     assert "at least 1" in undiffuse.refused(*common, tmp_path / "x", "--cache-interval", 0)
-    assert "does not go together" in undiffuse.refused(*common, tmp_path / "x", "--cache-interval", 2, "--guidance", 2)
+    assert "cannot be combined" in undiffuse.refused(*common, tmp_path / "x", "--cache-interval", 2, "--guidance", 2)

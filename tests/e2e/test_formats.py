@@ -170,7 +170,7 @@ def test_a_training_s_part_that_makes_no_sense_is_not_sealed(system: Any, run: P
         ({"model": {"weights": "model.safetensors", "config": None}}, "must have a config"),
         ({"model": {"weights": "other.safetensors", "config": {}}}, "must have a config and the weights model.safe"),
         ({"model": {"weights": "model.safetensors", "config": {}, "sha256": 64 * "0"}}, "must have a config"),
-        ({"model": {"weights": "model.safetensors", "config": {}}, "../x": {}}, "name of an attribute"),
+        ({"model": {"weights": "model.safetensors", "config": {}}, "../x": {}}, "must be an identifier"),
         ({"model": {"weights": "model.safetensors", "code": "x"}}, "no key 'code'"),
     ],
 )

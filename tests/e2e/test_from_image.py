@@ -77,7 +77,7 @@ def test_python_takes_tensors_arrays_and_pillow_images(model: Model) -> None:
         (np.zeros((1, 20, 28), np.uint8), {"strength": 0.5}, r"must be uint8 \(1, 28, 28\), got uint8 \(1, 20, 28\)"),
         (np.zeros((1, 28, 28), np.float32), {"strength": 0.5}, "got float32"),
         (np.zeros((1, 28, 28), np.uint8), {}, "needs a strength"),
-        ([], {"strength": 0.5}, "no image to begin from"),
+        ([], {"strength": 0.5}, "no initial image"),
         (None, {"strength": 0.5}, "there is none"),
     ],
 )

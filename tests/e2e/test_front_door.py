@@ -53,7 +53,7 @@ def test_a_slice_of_samples_is_samples_with_their_seeds(trained: Path, tmp_path:
     assert part[-1:].seeds == range(8, 9, 2) and repr(part[-1:]).endswith("seed 8>")
     empty = samples[6:]
     assert repr(empty).endswith("uint8>") and empty._repr_png_() is None
-    with pytest.raises(UsageError, match="no sample to save"):
+    with pytest.raises(UsageError, match="no samples to save"):
         empty.save(tmp_path / "none")
 
 
@@ -68,7 +68,7 @@ def test_saved_samples_are_those_of_the_command(
         assert {path.name: path.read_bytes() for path in ours.iterdir()} == {
             path.name: path.read_bytes() for path in theirs.iterdir()
         }
-        with pytest.raises(UsageError, match="overwrite samples"):
+        with pytest.raises(UsageError, match="save with overwrite=True"):
             samples.save(ours)
         assert samples.save(ours, overwrite=True) == ours
     with pytest.raises(UsageError, match="points in 2 dimensions"):

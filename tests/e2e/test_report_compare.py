@@ -211,7 +211,7 @@ def test_what_report_refuses(trained: Path, undiffuse: CommandLine, tmp_path: Pa
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("")
     assert "no model.safetensors yet" in undiffuse.refused("report", tmp_path / "young")
-    assert "no run or model folder" in undiffuse.refused("report", trained, tmp_path / "empty")
+    assert "not a run or model folder" in undiffuse.refused("report", trained, tmp_path / "empty")
     assert "more than once" in undiffuse.refused("report", trained, trained)
     assert "is a folder" in undiffuse.refused("report", trained, "--out", tmp_path)
     assert "cannot write" in undiffuse.refused("report", trained, "--out", tmp_path / "file" / "page.html")

@@ -24,7 +24,7 @@ from undiffuse.images import SHOWN_SIDE, image_of
 from undiffuse.leftovers import remove_leftovers_of
 from undiffuse.models.sample_sets import folder as sample_set
 from undiffuse.models.sample_sets.folder import SampleSet
-from undiffuse.models.sample_sets.record import whole_record, write_record
+from undiffuse.models.sample_sets.record import full_record, write_record
 from undiffuse.sealed import is_changed, read_sealed, sealed
 
 
@@ -193,7 +193,7 @@ def test_a_record_written_row_by_row_is_the_whole_one(points: bool, tmp_path: Pa
     requested = shared, range(7, 10), ["none", None, 'x"y'], points
     write_record(tmp_path / "samples.json", *requested)
     written = (tmp_path / "samples.json").read_text(encoding="utf-8")
-    assert written == json_text(sealed(whole_record(*requested)))
+    assert written == json_text(sealed(full_record(*requested)))
     assert not is_changed(read_sealed(tmp_path / "samples.json", ""))
 
 

@@ -200,8 +200,8 @@ def test_a_prior_beyond_what_was_trained_is_said(trained: Path, undiffuse: Comma
     # DDPM's last log-SNR is -10.1
     common = ("sample", trained, "-n", 2, "--steps", 3, "--process")
     said = undiffuse.fine(*common, "ve:sigma_max=1e4", "--out", tmp_path / "a").err
-    assert "ve:sigma_max=1e4 begins at log-SNR -18.42, the model was trained down to" in said
-    assert "begins at" not in undiffuse.fine(*common, "ve:sigma_max=9", "--out", tmp_path / "b").err
+    assert "ve:sigma_max=1e4 starts at log-SNR -18.42, but the model was trained down to" in said
+    assert "starts at log-SNR" not in undiffuse.fine(*common, "ve:sigma_max=9", "--out", tmp_path / "b").err
 
 
 def test_no_noise_to_begin_with_is_said(trained: Path, undiffuse: CommandLine, tmp_path: Path) -> None:

@@ -226,7 +226,7 @@ def test_any_changed_digit_of_a_bundled_configuration_is_refused(
     with pytest.raises(UsageError, match="reinstall"):
         bundled("mnist")
     line = undiffuse.refused("sample", mnist, "--out", tmp_path / "out")
-    assert "put a sound copy back" in line and f"undiffuse seal {mnist}" in line
+    assert "restore an intact copy" in line and f"undiffuse seal {mnist}" in line
 
 
 def test_other_weights_in_a_bundled_model_are_refused(mnist: Path) -> None:
@@ -234,7 +234,7 @@ def test_other_weights_in_a_bundled_model_are_refused(mnist: Path) -> None:
     tensors = weights.read_weights(path)
     next(iter(tensors.values())).view(-1)[0] += 1
     weights.save_weights(path, tensors)
-    with pytest.raises(UsageError, match=r"its config\.json names"):
+    with pytest.raises(UsageError, match=r"its config\.json states"):
         package.load(mnist)
 
 

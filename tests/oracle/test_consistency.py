@@ -177,7 +177,7 @@ class ExactTeacher(nn.Module):
     def on(self, device: torch.device) -> ExactTeacher:
         return self
 
-    def teaching_denoiser(self) -> Denoiser:
+    def teacher_denoiser(self) -> Denoiser:
         return self.requested
 
 

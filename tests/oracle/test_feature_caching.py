@@ -156,8 +156,8 @@ def test_no_bit_depends_on_the_batch(precision: str) -> None:
     [
         ((), {"cache_interval": 0}, "at least 1, got 0"),
         ((), {"cache_interval": 2, "sampler": "rk45"}, "a fixed time grid"),
-        ((), {"cache_interval": 2, "guidance": 3.0}, "does not go together with guidance 3"),
-        (("system.network.multipliers=[1]",), {"cache_interval": 2}, "needs a U-Net of several levels"),
+        ((), {"cache_interval": 2, "guidance": 3.0}, "cannot be combined with guidance 3"),
+        (("system.network.multipliers=[1]",), {"cache_interval": 2}, "needs a U-Net with several levels"),
     ],
 )
 def test_what_cannot_be_reused_is_refused(overrides: tuple[str, ...], requested: dict[str, object], said: str) -> None:

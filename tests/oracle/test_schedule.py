@@ -12,7 +12,7 @@ from undiffuse.core.processes import EDMProcess, FlowProcess, make_process
 from undiffuse.evaluation.schedule import level_density, schedule_of, weight_on_noise
 from undiffuse.losses.density import knots, log_normal, uniform
 from undiffuse.losses.weighting import WEIGHTINGS
-from undiffuse.models.saved import build_fresh
+from undiffuse.models.saved import build_untrained
 from undiffuse.recipes import get_recipe
 
 
@@ -70,7 +70,7 @@ def test_weights_are_those_on_the_noise(weighting: str, expected: Any) -> None:
 
 def test_the_share_of_the_loss_is_the_product_with_integral_one() -> None:
     record = record_of("edm-swissroll")
-    schedule = schedule_of(build_fresh(record), record)
+    schedule = schedule_of(build_untrained(record), record)
     assert schedule is not None and np.trapezoid(schedule.share, schedule.level) == pytest.approx(1)
     product = schedule.density * schedule.weight
     assert np.allclose(schedule.share / schedule.share.max(), product / product.max())
@@ -79,7 +79,7 @@ def test_the_share_of_the_loss_is_the_product_with_integral_one() -> None:
 @pytest.mark.parametrize("recipe", ["ddpm", "iddpm", "ncsn", "vesde", "vpsde", "subvpsde", "edm", "flow"])
 def test_every_family_has_its_curves(recipe: str) -> None:
     record = record_of(f"{recipe}-swissroll")
-    schedule = schedule_of(build_fresh(record), record)
+    schedule = schedule_of(build_untrained(record), record)
     assert schedule is not None and len(schedule.level) > 100 and (schedule.density >= 0).all()
     fine = np.isfinite(schedule.log_snr)
     ratio = 2 * np.log(schedule.alpha[fine] / schedule.sigma[fine])
@@ -91,7 +91,7 @@ def test_every_family_has_its_curves(recipe: str) -> None:
 
 def test_what_the_configuration_does_not_say_is_left_out() -> None:
     record = record_of("flow-swissroll")
-    system = build_fresh(record)
+    system = build_untrained(record)
     del record["config"]["system"]["time_density"]
     schedule = schedule_of(system, record)
     assert schedule is not None and len(schedule.level) == len(schedule.weight) == len(schedule.share) == 0

@@ -25,7 +25,7 @@ from undiffuse.models.files.int8 import Int8Tensor, as_int8, dequantised
 from undiffuse.models.files.parts import save_parts
 from undiffuse.models.files.record import REPLACES, write_record
 from undiffuse.models.files.weights import WEIGHTS, save_weights
-from undiffuse.models.parts import load_own, own_state
+from undiffuse.models.parts import load_model_state, model_state
 from undiffuse.models.saved import Model
 from undiffuse.observer import Observing, announce, note, observing, stage
 from undiffuse.registry import known_keywords
@@ -121,7 +121,7 @@ def export(
 
 def _weights(model: GenerativeModel, bf16: bool, int8: bool) -> dict[str, Tensor | Int8Tensor]:
     """What is saved; the model goes on with the rounded parameters, so that they are what is tuned."""
-    tensors = own_state(model)
+    tensors = model_state(model)
     kept: dict[str, Tensor | Int8Tensor] = dict(tensors)
     if int8:
         kept = as_int8(model, tensors)
@@ -129,7 +129,7 @@ def _weights(model: GenerativeModel, bf16: bool, int8: bool) -> dict[str, Tensor
         parameters = {name for name, _ in model.named_parameters()}
         kept = {name: value.to(torch.bfloat16) if name in parameters else value for name, value in tensors.items()}
     if int8 or bf16:
-        load_own(model, dequantised(kept))
+        load_model_state(model, dequantised(kept))
     return kept
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from undiffuse.errors import UsageError
 from undiffuse.models.files.record import accept, read_record
-from undiffuse.models.saved import kept_configs
+from undiffuse.models.saved import saved_configs
 from undiffuse.training.config import RunConfig
 from undiffuse.training.folder import CHECKPOINTS
 from undiffuse.wording import command
@@ -57,7 +57,7 @@ def lengthen(run: Path, num_images: int) -> None:
         num_images: that it will end at.
     """
     record = read_record(run)
-    accept(run, kept_configs(run), {**record, "config": {**record["config"], "num_images": num_images}})
+    accept(run, saved_configs(run), {**record, "config": {**record["config"], "num_images": num_images}})
 
 
 def is_finished(run: Path, config: RunConfig) -> bool:

@@ -238,7 +238,7 @@ def _filled(model: Model, sample_set: SampleSet, request: SampleRequest, history
     missing, num = sample_set.missing(), len(sample_set)
     if done := num - len(missing):
         announce(f"{done} of {num} exist from an interrupted command; continuing")
-    for other in sample_set.others():
+    for other in sample_set.other_requests():
         note(f"unfinished samples of another request are in {other}; delete that folder if they are not needed")
     try:
         with stage("sampling") as observer:

@@ -13,7 +13,7 @@ from undiffuse.models.files.components import synchronised, training_section
 from undiffuse.models.files.record import accept, check_belongs, read_record, result_record
 from undiffuse.models.files.record import restore as put_back
 from undiffuse.models.files.wrapped import NAME as WRAPPED
-from undiffuse.models.saved import kept_configs
+from undiffuse.models.saved import saved_configs
 from undiffuse.objectives import OBJECTIVE_CONFIGS
 from undiffuse.objectives.base import ObjectiveConfig
 from undiffuse.observer import announce
@@ -32,7 +32,7 @@ def seal(model: str | Path, restore: bool = False) -> None:
         UsageError: nothing to accept or to put back.
     """
     folder = find_model(model)
-    kept, file = kept_configs(folder), folder / "config.json"
+    kept, file = saved_configs(folder), folder / "config.json"
     if restore and not kept:
         raise UsageError(f"{folder} has no sound weights with a copy of config.json; put a sound copy back yourself")
     if _is_valid(folder, kept[:1] if restore else kept, as_saved=restore):
@@ -59,7 +59,7 @@ def accept_edits(folder: Path, kept: Sequence[Mapping[str, Any]] | None = None) 
         What differs from the copy that the weights were saved with, and what followed.
     """
     record, followed = _followed(read_record(folder))
-    return accept(folder, kept_configs(folder) if kept is None else kept, record), followed
+    return accept(folder, saved_configs(folder) if kept is None else kept, record), followed
 
 
 def _followed(record: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:

@@ -176,7 +176,7 @@ class RunContext:
         """Description of how the samples were drawn."""
         record = self.model.module.sampling_record()
         method = [str(record.get("sampler", "its sampler")), f"{record.get('steps', '?')} steps"]
-        options = (row.option.words.format(record[row.key]) for row in option_rows().values() if row.key in record)
+        options = (row.option.template.format(record[row.key]) for row in option_rows().values() if row.key in record)
         return (
             f"{counted(len(self.samples), 'sample')} by {', '.join(dict.fromkeys([*method, *filter(None, options)]))}"
         )

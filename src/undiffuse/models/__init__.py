@@ -1,4 +1,4 @@
-"""Models: what is saved, loaded, sampled and served. Rows name configuration models; each knows how to build itself."""
+"""Generative models. The registry maps names to configuration classes, each of which builds its model."""
 
 MODEL_CONFIGS = {
     "denoising": "undiffuse.models.denoising:DenoisingModelConfig",

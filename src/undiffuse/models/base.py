@@ -1,4 +1,4 @@
-"""The contract of generative models: all that evaluation, serving and distillation know of them."""
+"""The interface of generative models, which evaluation, serving and distillation depend on."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ Batching = Callable[[str, Denoiser], Denoiser]
 
 
 class GenerativeModel(nn.Module):
-    """Networks and a way to sample.
+    """Base class of generative models: networks and a sampling method.
 
     Attributes:
-        space: of the data and of samples.
-        class_names: of the labels that it is conditioned on; empty for none.
-        conditioner: makes what the networks are conditioned on.
-        parts: by the names of their attributes, those that are frozen.
+        space: space of the data and the samples.
+        class_names: names of the classes that it is conditioned on; empty for none.
+        conditioner: encodes prompts and labels into conditions of the networks.
+        parts: frozen parts, by the names of their attributes.
     """
 
     space: Space
@@ -43,11 +43,11 @@ class GenerativeModel(nn.Module):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one sample, (C, H, W) or (D,)."""
+        """Shape of one sample, (C, H, W) or (D,)."""
         return self.space.shape
 
     def train(self, mode: bool = True) -> Self:
-        """The frozen parts never are in training mode."""
+        """Set the training mode; frozen parts always stay in evaluation mode."""
         super().train(mode)
         for name in self.parts:
             if (part := getattr(self, name, None)) is not None:
@@ -55,57 +55,57 @@ class GenerativeModel(nn.Module):
         return self
 
     def plan(self, options: SamplingOptions = NO_OPTIONS, batching: Batching | None = None) -> Plan:
-        """How samples are made for these options.
+        """Create a sampling plan for these options.
 
         Args:
-            options: that a request gives; the model's defaults take the place of the others.
-            batching: what becomes of each network by its name in the model; by default it is evaluated in batches of
-                one fixed size. A serving engine puts its hub here, below all guidance.
+            options: options of the request; the model's defaults are used for all others.
+            batching: wraps each network, given its name in the model; by default, networks are evaluated in batches of
+                a fixed size. A serving engine can insert its batching layer here, below guidance.
         Returns:
-            The stages of sampling, what a record says of them, and what a user should know.
+            The stages of sampling, their record, and messages for the user.
         Raises:
-            UsageError: options that the model cannot serve.
+            UsageError: if the model does not support an option.
         """
         raise NotImplementedError
 
     def sample(self, request: SampleRequest) -> Sampled:
-        """Samples (B, *shape), images in [-1, 1], and the NFE of the sample that took most.
+        """Generate samples (B, *shape), images in [-1, 1]; also returns the maximum NFE over the samples.
 
         Args:
-            request: seeds, options and conditions; B is its number of seeds.
+            request: seeds, options and conditions; B is the number of seeds.
         Raises:
-            UsageError: what the model cannot serve.
-            RunError: samples that are not finite.
+            UsageError: if the model does not support the request.
+            RunError: if a sample is not finite.
         """
         plan, was_training = self.plan(request.options), self.training
         self.eval()
         try:
-            made = run(
+            output = run(
                 plan, request.requests(), batch_size=request.batch_size, callback=request.callback, take=request.taker
             )
         finally:
             self.train(was_training)
-        return sampled(made)
+        return sampled(output)
 
     def sampling_record(self) -> dict[str, Any]:
-        """How it samples by default, as plain values for a result's protocol."""
+        """The default sampling options, as plain values for the protocol of a result."""
         return {}
 
     def compile_networks(self) -> str:
-        """Let torch compile the networks in place; if that is better left, the reason why it was."""
+        """Compile the networks in place with torch.compile; returns the reason if they were not compiled."""
         return ""
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters are."""
+        """Device of the parameters."""
         return next(self.parameters()).device
 
 
 class DenoisingModel(GenerativeModel):
-    """A model whose samples come out of a denoiser; bounds, likelihoods and most studies are about those.
+    """A model that samples with a denoiser; required by bounds, likelihoods and most studies.
 
     Attributes:
-        process: the forward process that it was trained under.
+        process: forward process of training.
     """
 
     process: Process
@@ -113,22 +113,22 @@ class DenoisingModel(GenerativeModel):
     @property
     @abstractmethod
     def log_snr_range(self) -> tuple[float, float]:
-        """(smallest, largest) log-SNR at which its denoiser can be evaluated."""
+        """(smallest, largest) log-SNR at which the denoiser can be evaluated."""
 
     @abstractmethod
     def denoiser(self, precision: str | None = None) -> Denoiser:
-        """Its denoiser, computing in the configured precision or in another (``fp32``, ``bf16``)."""
+        """The denoiser, in the configured precision or another (``fp32``, ``bf16``)."""
 
     @abstractmethod
     def sampling_denoiser(self) -> Denoiser:
-        """The denoiser that samples are made with: in batches of one size, x_0-hat clipped to [-1, 1] if so set."""
+        """The denoiser for sampling: in batches of fixed size, with x_0-hat clipped to [-1, 1] if configured."""
 
     def unguided_denoiser(self) -> Denoiser:
         """The same without any guidance."""
         return self.sampling_denoiser()
 
-    def teaching_denoiser(self) -> Denoiser:
-        """``sampling_denoiser`` for whole batches of a student's, whose samples need not be kept apart."""
+    def teacher_denoiser(self) -> Denoiser:
+        """``sampling_denoiser`` for training a student, where results may depend on the batch composition."""
         return self.sampling_denoiser()
 
 
@@ -140,24 +140,24 @@ class OneStepGenerator(GenerativeModel):
 
     @abstractmethod
     def latents(self, seeds: Sequence[int]) -> Tensor:
-        """Latents z ~ N(0, I), float32 (B, ...), of these seeds; latent i depends on seed i alone.
+        """Latents z ~ N(0, I), float32 (B, ...); latent i depends only on seed i.
 
         Args:
-            seeds: B of them.
+            seeds: B seeds.
         """
 
     @abstractmethod
     def decode(self, latents: Tensor, cond: Condition | None = None) -> Tensor:
-        """Samples (B, *shape) of latents, on their device, images in [-1, 1]; none depends on another of the batch.
+        """Decode latents into samples (B, *shape), images in [-1, 1], independently of each other.
 
         Args:
-            latents: (B, ...), as ``latents`` gives them.
-            cond: labels (B,) and the like; None for none.
+            latents: latents (B, ...), as returned by ``latents``.
+            cond: conditions such as labels (B,); None for none.
         """
 
 
 class AdversarialModel(OneStepGenerator):
-    """A generator that was trained against a discriminator, which is kept with it."""
+    """A generator with the discriminator that it was trained against."""
 
     @abstractmethod
     def discriminator_logits(self, x_0: Tensor, cond: Condition | None = None) -> Tensor:
@@ -165,31 +165,31 @@ class AdversarialModel(OneStepGenerator):
 
         Args:
             x_0: data or samples (B, *shape), images in [-1, 1].
-            cond: labels (B,) and the like; None for none.
+            cond: conditions such as labels (B,); None for none.
         """
 
 
 def denoising(model: GenerativeModel, what: str) -> DenoisingModel:
-    """``model`` as one with a denoiser.
+    """Check that ``model`` is a denoising model, and return it.
 
     Args:
-        model: of whatever kind.
-        what: needs a denoiser, for the message, such as "metric 'nll'".
+        model: a model of any kind.
+        what: what needs a denoiser, for the message, such as "metric 'nll'".
     Raises:
-        UsageError: it has none.
+        UsageError: if it has no denoiser.
     """
     if not isinstance(model, DenoisingModel):
-        raise UsageError(f"{what} needs a model that denoises, this one is a {type(model).__name__} and does not")
+        raise UsageError(f"{what} needs a denoising model, got a {type(model).__name__}; use a diffusion model")
     return model
 
 
 def to_uint8(x: Tensor) -> Tensor:
-    """Images in [-1, 1] as the nearest of 256 levels: round(127.5 (x + 1)), clipped to [0, 255].
+    """Quantise images in [-1, 1] to 256 levels: round(127.5 (x + 1)), clipped to [0, 255].
 
     Args:
-        x: (..., C, H, W), of any float type.
+        x: images (..., C, H, W) of any float type.
     Returns:
-        uint8, of the same shape.
+        uint8 images of the same shape.
     Example:
         >>> to_uint8(torch.tensor([-1.0, 0.0, 1.0, 1.5])).tolist()
         [0, 128, 255, 255]

@@ -1,4 +1,4 @@
-"""Which of a model's classes a user means: the data's names always win; "no class" is no name, it is ``None``."""
+"""Resolves class names given by the user: names in the data take precedence; ``None`` means unconditional."""
 
 from __future__ import annotations
 
@@ -11,67 +11,67 @@ from undiffuse.errors import UsageError
 from undiffuse.observer import note
 from undiffuse.registry import nearest
 
-#: A class to draw: its name, a number for one that is called by a number, or ``None`` for no class in particular.
+#: A class to sample: its name, an integer for a class with a numeric name, or ``None`` for unconditional samples.
 ClassName = str | SupportsIndex | None
-#: What a request names: one class for all samples, several in turn (``[None]`` for no class), ``None`` for all in turn.
+#: Requested classes: one for all samples, several used cyclically (``[None]`` for unconditional), ``None`` for all.
 Classes = str | SupportsIndex | Iterable[ClassName] | None
 
-#: What stood for no class in earlier versions; it still does where no class of the model is called so.
-_OLD_WORD = "none"
-_INSTEAD = "no class in particular is drawn with --no-class, and in Python with class_name=[None]"
+#: Name for "no class" in earlier versions; still accepted if the model has no class with this name.
+_OLD_NAME = "none"
+_INSTEAD = "for unconditional samples use --no-class, or class_name=[None] in Python"
 
 
 def requested_classes(requested: Classes, known: Sequence[str]) -> list[str | None]:
-    """The classes in turn that a request names; all of them if it names none.
+    """The requested classes, in the order of sampling; all classes if none are specified.
 
     Args:
-        requested: one name for all samples, several in turn (``None`` among them for no class), or ``None`` for all in
-            turn.
-        known: the model's own names.
+        requested: one name for all samples, several to be used cyclically (``None`` among them for unconditional
+            samples), or ``None`` for all classes.
+        known: class names of the model.
     Raises:
-        UsageError: an unknown class, or any class of a model without.
+        UsageError: if a class is unknown, or the model has no classes.
     Example:
         >>> requested_classes([3, None], ["1", "3", "none"]), requested_classes("none", ["1", "3", "none"])
         (['3', None], ['none'])
     """
     if requested is None:
         return list(known)
-    many = [requested] if isinstance(requested, str) or _is_number(requested) else list(requested)  # type: ignore[arg-type]
-    return [find_class(name, known) for name in many] or list(known)  # type: ignore[arg-type]
+    names = [requested] if isinstance(requested, str) or _is_number(requested) else list(requested)  # type: ignore[arg-type]
+    return [find_class(name, known) for name in names] or list(known)  # type: ignore[arg-type]
 
 
 def find_class(name: ClassName, known: Sequence[str]) -> str | None:
-    """The one of the ``known`` classes that ``name`` is, or ``None`` for no class in particular.
+    """Find the known class with this name; returns ``None`` for unconditional samples.
 
     Args:
-        name: as the user wrote it: a text, or a whole number for a class that is called by a number.
-        known: the model's own names.
+        name: name given by the user, or an integer for a class with a numeric name.
+        known: class names of the model.
     Raises:
-        UsageError: no such class; the nearest is named.
+        UsageError: if there is no such class; suggests the nearest one.
     """
     if name is None:
         return None
     text = name if isinstance(name, str) else str(operator.index(name)) if _is_number(name) else repr(name)
-    alike = [one for one in known if one == text] or [one for one in known if _look(one) == _look(text)]
-    if alike:
-        return alike[0]
-    is_word = text.casefold() == _OLD_WORD
-    if text == _OLD_WORD and known and not any(one.casefold() == _OLD_WORD for one in known):
-        note(f"class 'none' is none of this model's: taken for no class; {_INSTEAD}")
+    matches = [each for each in known if each == text] or [each for each in known if _nfc(each) == _nfc(text)]
+    if matches:
+        return matches[0]
+    is_old_name = text.casefold() == _OLD_NAME
+    if text == _OLD_NAME and known and not any(each.casefold() == _OLD_NAME for each in known):
+        note(f"this model has no class 'none': interpreted as unconditional; {_INSTEAD}")
         return None
     if not known:
-        hint = f"; {_INSTEAD}" if is_word else ""
+        hint = f"; {_INSTEAD}" if is_old_name else ""
         raise UsageError(f"this model was trained without classes, got class {text!r}; leave the class out{hint}")
-    raise UsageError(f"unknown class {text!r}; {nearest(text, known)}{f'; {_INSTEAD}' if is_word else ''}")
+    raise UsageError(f"unknown class {text!r}; {nearest(text, known)}{f'; {_INSTEAD}' if is_old_name else ''}")
 
 
-def _look(name: str) -> str:
-    """A name with its accents composed, as it is typed; a folder of macOS has them apart."""
+def _nfc(name: str) -> str:
+    """The name with composed accents, as typed on a keyboard; macOS decomposes them in folder names."""
     return unicodedata.normalize("NFC", name)
 
 
 def _is_number(value: object) -> bool:
-    """Whole numbers of Python, NumPy and torch; ``True`` is none."""
+    """Whether the value is an integer of Python, NumPy or torch, but not a bool."""
     if isinstance(value, bool):
         return False
     try:

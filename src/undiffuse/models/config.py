@@ -1,4 +1,4 @@
-"""The contract of a model's configuration."""
+"""The interface of model configurations."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ from undiffuse.models.base import GenerativeModel
 
 
 class ModelConfig(ComponentConfig):
-    """Configuration of a model, which builds it for data of a given shape."""
+    """Base class of model configurations, which build a model for data of a given shape."""
 
     def build(self, shape: tuple[int, ...], class_names: Sequence[str], num_augment_labels: int = 0) -> GenerativeModel:
-        """A fresh model, its weights drawn from torch's global generator.
+        """Build a new model, initialized from torch's global generator.
 
         Args:
-            shape: of one example, (C, H, W) or (D,).
-            class_names: of the data's labels.
-            num_augment_labels: numbers that say how a training image was transformed; 0 where the network is not
-                conditioned on any.
+            shape: shape of one example, (C, H, W) or (D,).
+            class_names: class names of the data.
+            num_augment_labels: number of augmentation labels that the network is conditioned on; 0 for none.
         """
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""Models of one denoising network under one process, whatever the loss that trained it."""
+"""Models with one denoising network and one forward process, independent of the training objective."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from undiffuse.models.feature_caching import caching_sampler, check_without_guid
 from undiffuse.models.fixed_batch import fixed_batch_size
 from undiffuse.models.noisy_start import sampling_log_snr_range, signal_at_start, transferred
 from undiffuse.models.options import NO_OPTIONS, GuidanceWeight, SamplingConfig, SamplingOptions, sampling_record
-from undiffuse.models.rules import check_guidance, check_guiding, no_guide
+from undiffuse.models.rules import check_default_guidance, check_guidance, missing_guide_error
 from undiffuse.models.stages import DenoisingStage
 from undiffuse.networks import NETWORK_CONFIGS, UNetConfig, build_network
 from undiffuse.samplers import make_sampler
@@ -40,22 +40,23 @@ from undiffuse.samplers.base import FixedBatchDenoiser
 from undiffuse.samplers.grids import time_grid
 from undiffuse.samplers.plan import Plan
 
-#: Options of sampling without a guide.
+#: Sampling options that disable autoguidance.
 _UNGUIDED = {"autoguidance": 1.0, "autoguidance_interval": None}
 
 
 class DenoisingConfig(ComponentConfig):
-    """Configuration of such a model, and so of whatever trains one.
+    """Options shared by models with one denoising network and by the objectives that train them.
 
     Args:
-        process: a row of ``PROCESSES`` with its options.
+        process: an entry of ``PROCESSES`` with its options.
         parameterization: what the network predicts.
-        network: its architecture.
-        precision: of the network's arithmetic, in training and in sampling.
-        class_conditional: condition the network on the class of each image; data without classes is refused. ``auto``
-            conditions it where the data has classes, which is decided for good before training.
-        label_dropout: share of the training samples without their label, so that the model also learns without one.
-        sampling: defaults.
+        network: architecture of the network.
+        precision: precision of the network's arithmetic, in training and in sampling.
+        class_conditional: condition the network on the class of each image; requires data with classes. ``auto``
+            conditions it if the data has classes, and is resolved before training.
+        label_dropout: fraction of training samples whose label is dropped, so that an unconditional model is trained
+            as well.
+        sampling: sampling defaults.
     """
 
     process: Annotated[ComponentConfig, Component(PROCESSES, "process")] = default_of("flow", FlowProcess)
@@ -67,10 +68,10 @@ class DenoisingConfig(ComponentConfig):
     sampling: SamplingConfig = SamplingConfig()
 
     def finalized(self, class_names: Sequence[str]) -> Self:
-        """The same with ``auto`` decided; without classes there is no guidance by them either.
+        """This configuration with ``auto`` resolved; without classes, classifier-free guidance is disabled.
 
         Args:
-            class_names: of the data's labels.
+            class_names: class names of the data.
         """
         if self.class_conditional != "auto":
             return self
@@ -86,17 +87,17 @@ class DenoisingConfig(ComponentConfig):
 
     @property
     def needs_target_time(self) -> bool:
-        """Whether the network is conditioned on the time that a mean velocity reaches to."""
+        """Whether the network is conditioned on the target time of a mean velocity."""
         return False
 
     @property
     def has_guide(self) -> bool:
-        """Whether an earlier state of the network is kept for autoguidance."""
+        """Whether an earlier state of the network is stored for autoguidance."""
         return False
 
     @property
     def density(self) -> ComponentConfig | None:
-        """Where in time the model was trained, a row of ``TIME_DENSITIES``; None for all of time."""
+        """Distribution of the training times, an entry of ``TIME_DENSITIES``; None for all times."""
         return None
 
     @model_validator(mode="after")
@@ -105,22 +106,22 @@ class DenoisingConfig(ComponentConfig):
         Parameterization(self.parameterization, process)
         if make_sampler(self.sampling.sampler).needs_learned_variance and not self.predicts_variance:
             raise UsageError(
-                f"sampling.sampler={self.sampling.sampler!r} needs system.learned_variance=true; say "
+                f"sampling.sampler={self.sampling.sampler!r} needs system.learned_variance=true; otherwise use "
                 "system.sampling.sampler=ancestral:variance=beta"
             )
         time_grid(self.sampling.grid, process, self.sampling.num_steps)
-        check_guiding(self)
+        check_default_guidance(self)
         return self
 
 
 class DenoisingModelConfig(DenoisingConfig, ModelConfig):
-    """A model of one network, see ``DenoisingConfig``.
+    """Configuration of a model with one denoising network, see ``DenoisingConfig``.
 
     Args:
         learned_variance: the network also predicts the variance of the reverse step.
-        target_time: the network is conditioned on the time that a mean velocity reaches to.
-        guide: an earlier state of the network is kept for autoguidance.
-        trained_density: where in time it was trained; it is evaluated nowhere beyond. None for all of time.
+        target_time: the network is conditioned on the target time of a mean velocity.
+        guide: an earlier state of the network is stored for autoguidance.
+        trained_density: distribution of the training times, outside of which it is not evaluated; None for all times.
     """
 
     name: Literal["denoising"] = "denoising"
@@ -150,19 +151,19 @@ class DenoisingModelConfig(DenoisingConfig, ModelConfig):
 
 
 class NetworkModel(DenoisingModel):
-    """One denoising network under one process.
+    """A model with one denoising network and one forward process.
 
     Args:
-        config: see ``DenoisingConfig`` and its kinds.
-        shape: of one example, (C, H, W) or (D,).
-        class_names: of the data's labels; kept where the model is conditioned on them.
-        num_augment_labels: numbers that say how a training image was transformed.
+        config: see ``DenoisingConfig`` and its subclasses.
+        shape: shape of one example, (C, H, W) or (D,).
+        class_names: class names of the data; ignored if the model is not class-conditional.
+        num_augment_labels: number of augmentation labels that the network is conditioned on.
     Raises:
-        UsageError: ``class_conditional`` on data without classes.
+        UsageError: if ``class_conditional`` is set and the data has no classes.
     """
 
     config: DenoisingConfig
-    guide_seen: Tensor  #: images seen when the guide was taken; 0: not yet
+    guide_seen: Tensor  #: images seen when the guide was stored; 0 before that
 
     def __init__(
         self,
@@ -184,10 +185,10 @@ class NetworkModel(DenoisingModel):
         self.network = build_network(config.network, self.shape, self.spec, factor)
         if config.class_conditional and not class_names:
             raise UsageError(
-                "system.class_conditional=true, but the data has no classes; give data with classes or say "
+                "system.class_conditional=true, but the data has no classes; use data with classes or set "
                 "system.class_conditional=false"
             )
-        self.guide: nn.Module | None = None  # an earlier state of the network, in models that keep one
+        self.guide: nn.Module | None = None  # an earlier state of the network, for autoguidance
         if config.has_guide:
             self.guide = copy.deepcopy(self.network).requires_grad_(False)
             self.register_buffer("guide_seen", torch.zeros((), dtype=torch.int64))
@@ -197,9 +198,9 @@ class NetworkModel(DenoisingModel):
 
     @property
     def log_snr_range(self) -> tuple[float, float]:
-        """From the noisiest to the cleanest level of its training, as far as the network can be evaluated there.
+        """(smallest, largest) log-SNR of training at which the network can be evaluated.
 
-        Infinite where that reaches an end; see ``sampling_log_snr_range``.
+        May be infinite; see ``sampling_log_snr_range``.
         """
         ends = torch.tensor([1.0, 0.0], dtype=torch.float64)
         if self._density is not None:
@@ -207,16 +208,16 @@ class NetworkModel(DenoisingModel):
         return sampling_log_snr_range(self.parameterization, ends)
 
     @property
-    def guide_taken(self) -> bool:
-        """Whether there is a guide."""
+    def guide_stored(self) -> bool:
+        """Whether a guide has been stored."""
         return self.guide is not None and int(self.guide_seen) > 0
 
     def store_guide(self, network: nn.Module, images: int) -> None:
-        """Keep a network as it is now as the guide of autoguidance.
+        """Store a copy of a network's current weights as the guide of autoguidance.
 
         Args:
-            network: whose weights are copied.
-            images: seen in training until now.
+            network: the network whose weights are copied.
+            images: number of training images seen so far.
         """
         assert self.guide is not None
         self.guide.load_state_dict(network.state_dict())
@@ -228,138 +229,139 @@ class NetworkModel(DenoisingModel):
         return self.config.sampling.clip_x_0 and self.space.value_range is not None
 
     def denoiser(self, precision: str | None = None) -> NetworkDenoiser:
-        """The network as a denoiser, computing in the configured precision or another (``fp32``, ``bf16``)."""
+        """The network as a denoiser, in the configured precision or another (``fp32``, ``bf16``)."""
         return self.denoiser_of(self.network, precision)
 
     def threaded_denoiser(self) -> NetworkDenoiser:
-        """The same on a threaded batch where the network allows it (``compute.threaded_batch``): differentiable
-        once.
-        """
+        """The same on threaded batches (``compute.threaded_batch``) if supported; differentiable once."""
         return self.denoiser_of(threaded(self.network))
 
-    def denoiser_of(self, network: nn.Module, precision: str | None = None, *, keeps: bool = False) -> NetworkDenoiser:
-        """Another network of the same kind, under the same process and parameterization.
+    def denoiser_of(self, network: nn.Module, precision: str | None = None, *, caches: bool = False) -> NetworkDenoiser:
+        """A denoiser with another network of the same kind, and this model's process and parameterization.
 
         Args:
-            network: takes and gives what the model's own does.
-            precision: of its arithmetic, ``fp32`` or ``bf16``; the configured one by default.
-            keeps: whether the denoiser gives the features that later steps may reuse, see ``samplers.feature_caching``.
+            network: a network with the same interface as the model's.
+            precision: ``fp32`` or ``bf16``; the configured one by default.
+            caches: whether the denoiser returns features for reuse by later steps, see ``samplers.feature_caching``.
         """
         autocast = compute_dtype(precision or self.config.precision, self.device)
-        kind = FeatureCachingDenoiser if keeps else NetworkDenoiser
+        kind = FeatureCachingDenoiser if caches else NetworkDenoiser
         return kind(network, self.parameterization, self.log_snr_range, autocast, self.config.predicts_variance)
 
     def plan(self, options: SamplingOptions = NO_OPTIONS, batching: Batching | None = None) -> Plan:
-        self._auto(options)  # refuses what needs a guide
-        wanted, batched = options.over(self._own_sampling()), batching or self._in_fixed_batches
-        sampler = make_sampler(wanted.sampler)
+        self._autoguidance(options)  # raises if the options need a missing guide
+        sampling, batched = options.over(self._default_sampling()), batching or self._in_fixed_batches
+        sampler = make_sampler(sampling.sampler)
         if sampler.needs_learned_variance and not self.config.predicts_variance:
-            raise UsageError(f"sampler {wanted.sampler!r} needs a learned variance, which this model lacks")
-        self._check_guided(wanted)
-        network, guide = self._leaf(self.network), self._leaf(self.guide) if self.guide_taken else None
-        if wanted.cache_interval != 1:
-            sampler = caching_sampler(sampler, wanted.cache_interval, self.network, self.shape)
-            network, guide = self.denoiser_of(self.network, keeps=True), None
+            raise UsageError(f"sampler {sampling.sampler!r} needs a learned variance, which this model lacks")
+        self._check_guidance(sampling)
+        network, guide = (
+            self._inference_denoiser(self.network),
+            self._inference_denoiser(self.guide) if self.guide_stored else None,
+        )
+        if sampling.cache_interval != 1:
+            sampler = caching_sampler(sampler, sampling.cache_interval, self.network, self.shape)
+            network, guide = self.denoiser_of(self.network, caches=True), None
         stage = DenoisingStage(
             self.space,
             sampler,
             batched("network", network),
-            wanted,
+            sampling,
             guide=None if guide is None else batched("guide", guide),
-            process=None if wanted.process is None else make_process(wanted.process),
+            process=None if sampling.process is None else make_process(sampling.process),
             clips=self.clips,
-            check=self._check_guided,
+            check=self._check_guidance,
             conditioner=self.conditioner,
             device=self.device,
         )
-        return Plan((stage,), self.sampling_record(), self._note(stage, wanted))
+        return Plan((stage,), self.sampling_record(), self._note(stage, sampling))
 
-    def _own_sampling(self) -> SamplingConfig:
-        """The defaults, without a guide that is not there yet."""
-        own = self.config.sampling
-        return own if self.guide_taken else own.model_copy(update=_UNGUIDED)
+    def _default_sampling(self) -> SamplingConfig:
+        """The sampling defaults, without autoguidance if no guide has been stored."""
+        defaults = self.config.sampling
+        return defaults if self.guide_stored else defaults.model_copy(update=_UNGUIDED)
 
-    def _leaf(self, network: nn.Module | None) -> Denoiser:
-        """One network by the quick way to evaluate it."""
+    def _inference_denoiser(self, network: nn.Module | None) -> Denoiser:
+        """A denoiser with a network optimized for inference."""
         assert network is not None
         return self.denoiser_of(InferenceNetwork(network) if self.space.is_spatial else network)
 
     def _in_fixed_batches(self, name: str, denoiser: Denoiser) -> Denoiser:
         return FixedBatchDenoiser(denoiser, fixed_batch_size(self.network, self.shape, self.device))
 
-    def _check_guided(self, wanted: SamplingOptions) -> None:
-        """Refuse guidance that the model was not trained for, or that does not go with the other options."""
-        check_guidance(wanted.guidance, bool(self.config.class_conditional), self.config.label_dropout)
-        if wanted.autoguidance != 1 and not self.guide_taken:
-            raise no_guide(wanted.autoguidance)
-        if wanted.cache_interval != 1:
+    def _check_guidance(self, options: SamplingOptions) -> None:
+        """Check that the model was trained for the guidance, and that it is compatible with the other options."""
+        check_guidance(options.guidance, bool(self.config.class_conditional), self.config.label_dropout)
+        if options.autoguidance != 1 and not self.guide_stored:
+            raise missing_guide_error(options.autoguidance)
+        if options.cache_interval != 1:
             check_without_guidance(
-                wanted.cache_interval, {"guidance": wanted.guidance, "autoguidance": wanted.autoguidance}
+                options.cache_interval, {"guidance": options.guidance, "autoguidance": options.autoguidance}
             )
 
-    def _note(self, stage: DenoisingStage, wanted: SamplingOptions) -> str:
-        """What a user should know of where sampling begins."""
+    def _note(self, stage: DenoisingStage, options: SamplingOptions) -> str:
+        """A message about where sampling starts; "" if there is nothing to report."""
         denoiser, notes = stage.network, list[str]()
-        if wanted.process is not None:
-            denoiser, note = transferred(denoiser, wanted.process)
+        if options.process is not None:
+            denoiser, note = transferred(denoiser, options.process)
             notes.append(note)
-        times = time_grid(wanted.grid, denoiser.process, wanted.num_steps, denoiser.log_snr_range)
-        notes.append(signal_at_start(denoiser.process, float(times[0]), wanted.process, self.space.is_spatial))
+        times = time_grid(options.grid, denoiser.process, options.num_steps, denoiser.log_snr_range)
+        notes.append(signal_at_start(denoiser.process, float(times[0]), options.process, self.space.is_spatial))
         return "; ".join(filter(None, notes))
 
     def sampling_record(self) -> dict[str, Any]:
-        return {**sampling_record(self._own_sampling()), "process": self.config.process.name}
+        return {**sampling_record(self._default_sampling()), "process": self.config.process.name}
 
     def sampling_denoiser(self) -> Denoiser:
-        return self.guided_denoiser(self.config.sampling.classifier_free(), self._auto())
+        return self.guided_denoiser(self.config.sampling.classifier_free(), self._autoguidance())
 
     def unguided_denoiser(self) -> Denoiser:
         return self.guided_denoiser(GuidanceWeight(), GuidanceWeight())
 
-    def teaching_denoiser(self) -> Denoiser:
-        # shards alone: copies and recordings are for weights or shapes that stay, and a student's batches vary
-        return self._guided_and_clipped(self._sharded(self._auto()), self.config.sampling.classifier_free())
+    def teacher_denoiser(self) -> Denoiser:
+        # only threaded batches: inference copies and CUDA graphs need fixed shapes, but a student's batches vary
+        return self._guided_and_clipped(self._threaded(self._autoguidance()), self.config.sampling.classifier_free())
 
-    def _auto(self, options: SamplingOptions = NO_OPTIONS) -> GuidanceWeight:
-        """Autoguidance by these options or by default; none as long as there is no guide.
+    def _autoguidance(self, options: SamplingOptions = NO_OPTIONS) -> GuidanceWeight:
+        """Autoguidance of these options or the defaults; disabled if no guide has been stored.
 
         Raises:
-            UsageError: the options give it, and there is no guide.
+            UsageError: if the options specify autoguidance and no guide has been stored.
         """
-        wanted, given = options.over(self.config.sampling).auto(), options.given()
-        if self.guide_taken:
-            return wanted
+        weight, given = options.over(self.config.sampling).auto(), options.given()
+        if self.guide_stored:
+            return weight
         if given.get("autoguidance", 1) == 1 and "autoguidance_interval" not in given:
             return GuidanceWeight()
-        raise no_guide(wanted.scale)
+        raise missing_guide_error(weight.scale)
 
     def guided_denoiser(self, classifier_free: GuidanceWeight, auto: GuidanceWeight) -> Denoiser:
         """``sampling_denoiser`` with other guidance.
 
         Args:
             classifier_free: weight and interval of classifier-free guidance.
-            auto: weight and interval of autoguidance; without effect while there is no guide.
+            auto: weight and interval of autoguidance; has no effect if the model has no guide.
         Raises:
-            UsageError: a weight other than 1 for a model without classes, or one that was never trained without them.
+            UsageError: if the weight is not 1 and the model has no classes or was trained without label dropout.
         """
         check_guidance(classifier_free.scale, bool(self.config.class_conditional), self.config.label_dropout)
-        network = self._in_fixed_batches("network", self._leaf(self.network))
+        network = self._in_fixed_batches("network", self._inference_denoiser(self.network))
         if auto.scale != 1 and self.guide is not None:
-            network = Autoguided(network, self._in_fixed_batches("guide", self._leaf(self.guide)), *auto)
+            network = Autoguided(network, self._in_fixed_batches("guide", self._inference_denoiser(self.guide)), *auto)
         return self._guided_and_clipped(network, classifier_free)
 
-    def _sharded(self, auto: GuidanceWeight) -> Denoiser:
-        """The network and its guide on threaded batches, whose samples need not be kept apart."""
+    def _threaded(self, auto: GuidanceWeight) -> Denoiser:
+        """The network and its guide on threaded batches, whose results may depend on the batch composition."""
         network = self.threaded_denoiser()
         if auto.scale == 1 or self.guide is None:
             return network
         return Autoguided(network, self.denoiser_of(threaded(self.guide)), *auto)
 
     def clipped(self, denoiser: Denoiser) -> Denoiser:
-        """``denoiser`` with its x_0-hat clipped to the range of images, where this model samples so.
+        """``denoiser`` with x_0-hat clipped to the range of images if this model's sampling clips.
 
         Args:
-            denoiser: under any guidance.
+            denoiser: a denoiser, with or without guidance.
         """
         values = self.space.value_range
         return ClippedDenoiser(denoiser, *values) if self.clips and values is not None else denoiser
@@ -370,13 +372,13 @@ class NetworkModel(DenoisingModel):
             if classifier_free.scale != 1
             else evaluated
         )
-        return self.clipped(free)  # what guidance has pushed beyond, too
+        return self.clipped(free)  # clips after guidance
 
     def compile_networks(self) -> str:
         if uses_fused_norm(self.network, self.config.precision):
             return (
-                "compile=true was skipped: uncompiled, this network has the norms of our own and is faster; "
-                "UNDIFFUSE_COMPUTE=fused=off compiles it all the same"
+                "compile=true was skipped: this network is faster uncompiled, with undiffuse's fused norms; "
+                "UNDIFFUSE_COMPUTE=fused=off compiles it anyway"
             )
         compile_in_place(self.network)
         return ""

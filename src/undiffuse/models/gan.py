@@ -1,4 +1,4 @@
-"""A generator of a GAN and the discriminator that it learned from, which is kept with it.
+"""GAN models: a generator with the discriminator that it was trained against.
 
 Source: Goodfellow et al. 2014, "Generative Adversarial Nets", arXiv:1406.2661.
 """
@@ -30,19 +30,19 @@ from undiffuse.networks.gan.config import DCGANDiscriminatorConfig, DCGANGenerat
 from undiffuse.samplers.noise import SeededNoise
 from undiffuse.samplers.plan import Plan
 
-#: Parameters of a discriminator by name, as they are or others in their place.
+#: Parameters of a discriminator by name.
 Parameters = Mapping[str, Tensor]
 
 
 class GanPartsConfig(ComponentConfig):
-    """Configuration of such a model, and so of what trains one.
+    """Options shared by GAN models and the objective that trains them.
 
     Args:
-        generator, discriminator: their networks.
-        latent_size: numbers, drawn from N(0, I), that an example is made from.
-        precision: of the networks' arithmetic.
-        class_conditional: condition both networks on the class of each image; data without classes is refused.
-        label_dropout: share of the training samples without their label, so that samples of no class can be drawn.
+        generator, discriminator: architectures of the networks.
+        latent_size: dimension of the latents, which are drawn from N(0, I).
+        precision: precision of the networks' arithmetic.
+        class_conditional: condition both networks on the class of each image; requires data with classes.
+        label_dropout: fraction of training samples whose label is dropped, so that unconditional samples can be drawn.
     """
 
     generator: Annotated[ComponentConfig, Component(GENERATOR_CONFIGS, "generator")] = DCGANGeneratorConfig()
@@ -56,35 +56,35 @@ class GanPartsConfig(ComponentConfig):
 
 
 class GanModelConfig(GanPartsConfig, ModelConfig):
-    """See ``GanPartsConfig``."""
+    """Configuration of a GAN model, see ``GanPartsConfig``."""
 
     name: Literal["gan"] = "gan"
 
     def build(self, shape: tuple[int, ...], class_names: Sequence[str], num_augment_labels: int = 0) -> GanModel:
         if num_augment_labels:
             raise UsageError(
-                "augment.condition=true tells a network what was done to each image, and a GAN's takes no such "
-                "labels; say augment.condition=false, or system.augment to transform data and samples alike"
+                "augment.condition=true conditions the network on augmentation labels, which GANs do not support; "
+                "set augment.condition=false, or use system.augment to transform both data and samples"
             )
         return GanModel(self, shape, class_names)
 
 
 class GanModel(AdversarialModel):
-    """See ``GanPartsConfig``.
+    """A generator and a discriminator, see ``GanPartsConfig``.
 
     Args:
-        config: of both networks.
-        shape: of one example, (C, H, W) or (D,).
-        class_names: of the data's labels; kept where the networks are conditioned on them.
+        config: configuration of both networks.
+        shape: shape of one example, (C, H, W) or (D,).
+        class_names: class names of the data; ignored if the networks are not class-conditional.
     Raises:
-        UsageError: ``class_conditional`` on data without classes.
+        UsageError: if ``class_conditional`` is set and the data has no classes.
     """
 
     def __init__(self, config: GanPartsConfig, shape: tuple[int, ...], class_names: Sequence[str]) -> None:
         super().__init__()
         if config.class_conditional and not class_names:
             raise UsageError(
-                "system.class_conditional=true, but the data has no classes; give data with classes or say "
+                "system.class_conditional=true, but the data has no classes; use data with classes or set "
                 "system.class_conditional=false"
             )
         self.config, self.space = config, Space.of_data(shape)
@@ -105,16 +105,16 @@ class GanModel(AdversarialModel):
 
     @torch.no_grad()
     def decode(self, latents: Tensor, cond: Condition | None = None) -> Tensor:
-        """Samples in batches of one fixed size, in evaluation mode: none depends on another or on their number.
+        """Decode latents in batches of fixed size, in evaluation mode, so that samples do not depend on each other.
 
         Args:
-            latents: (B, latent_size).
-            cond: labels (B,); None for no class.
+            latents: latents (B, latent_size).
+            cond: labels (B,); None for unconditional samples.
         Returns:
-            (B, *shape), images in [-1, 1].
+            Samples (B, *shape), images in [-1, 1].
         Raises:
-            UsageError: no class for a generator that was trained with a class for every image.
-            RunError: samples that are not finite.
+            UsageError: if a label is missing and the generator was trained without label dropout.
+            RunError: if a sample is not finite.
         """
         cond = self._label_of(cond)
         size = fixed_batch_size(self.generator, self.shape, self.device)
@@ -128,7 +128,7 @@ class GanModel(AdversarialModel):
         x = torch.cat(parts) if parts else z.new_empty(0, *self.shape)
         bad = int((~torch.isfinite(x)).flatten(1).any(1).sum()) if len(x) else 0
         if bad:
-            raise RunError(f"{bad} of {len(x)} samples are not finite; the generator's weights are no good")
+            raise RunError(f"{bad} of {len(x)} samples are not finite; the generator's weights are unusable")
         return x
 
     def _batch(self, z: Tensor, cond: Condition, start: int, size: int) -> Tensor:
@@ -136,13 +136,13 @@ class GanModel(AdversarialModel):
         return self.generate(z[index], cond.select(index))[: len(z) - start]
 
     def _label_of(self, cond: Condition | None) -> Condition:
-        """The label alone, checked."""
+        """The condition reduced to its labels, which are checked."""
         if not self.class_names:
             return Condition()
         label = cond.label if cond is not None else None
         if not self.config.label_dropout and (label is None or bool((label < 0).any())):
             raise UsageError(
-                "this GAN was trained with the class of every image and makes none of no class in particular; name "
+                "this GAN was trained without label dropout and cannot generate unconditional samples; specify "
                 f"a class ({', '.join(self.class_names[:4])}, ...) or train with system.label_dropout above 0"
             )
         return Condition() if label is None else Condition(label=label.to(self.device))
@@ -162,31 +162,31 @@ class GanModel(AdversarialModel):
         return Condition(label=cond.label.to(self.device)) if known else Condition()  # type: ignore
 
     def generate(self, z: Tensor, cond: Condition) -> Tensor:
-        """Samples (B, *shape) in the mode that the generator is in.
+        """Generate samples (B, *shape) in the generator's current mode.
 
         Args:
             z: latents (B, latent_size).
-            cond: labels (B,), or nothing.
+            cond: labels (B,), or empty.
         """
         with self._precision(self.config.precision):
-            made: Tensor = self.generator(z, cond)
-        return made.to(z.dtype)
+            samples: Tensor = self.generator(z, cond)
+        return samples.to(z.dtype)
 
     def discriminate(
         self, x: Tensor, cond: Condition, theta: Parameters | None = None, precision: str | None = None
     ) -> Tensor:
-        """The discriminator's logits (B,), by its own parameters or by others, which leave its buffers as they are.
+        """The discriminator's logits (B,). With ``theta``, its buffers are not updated.
 
         Args:
             x: data or samples (B, *shape), images in [-1, 1].
-            cond: labels (B,), or nothing.
-            theta: parameters in the place of its own, by name; None for its own.
-            precision: of the arithmetic, ``fp32`` or ``bf16``; the configured one by default.
+            cond: labels (B,), or empty.
+            theta: parameters to use instead of the discriminator's, by name; None for the discriminator's.
+            precision: ``fp32`` or ``bf16``; the configured one by default.
         """
         with self._precision(precision or self.config.precision):
             if theta is None:
-                own: Tensor = self.discriminator(x, cond)
-                return own
+                logits: Tensor = self.discriminator(x, cond)
+                return logits
             buffers = {name: value.clone() for name, value in self.discriminator.named_buffers()}
             out: Tensor = functional_call(self.discriminator, {**theta, **buffers}, (x, cond))
             return out
@@ -196,12 +196,12 @@ class GanModel(AdversarialModel):
         return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
 
     def compile_networks(self) -> str:
-        self.generator.compile()  # a compiled discriminator has no second derivative, which penalties need
+        self.generator.compile()  # compiled networks have no second derivatives, which the penalties need
         return ""
 
 
 def _check_plain(options: SamplingOptions) -> None:
-    """Refuse options of denoising."""
+    """Check that no options of denoising models are given."""
     for name, value in options.given().items():
-        if value != option_rows()[name].default or option_rows()[name].kept:
-            raise UsageError(f"a GAN makes a sample in one go, without {name}={value!r}; leave it out")
+        if value != option_rows()[name].default or option_rows()[name].saved:
+            raise UsageError(f"a GAN samples in one evaluation and has no option {name}={value!r}; leave it out")

@@ -1,4 +1,4 @@
-"""Functions that take the options of sampling as keywords, named, typed and documented by ``options`` alone."""
+"""Decorator for functions that take sampling options as keywords; names, types and docs come from ``options``."""
 
 from __future__ import annotations
 
@@ -12,53 +12,53 @@ from undiffuse.models.options import SamplingOptions, earlier_names, option_rows
 from undiffuse.observer import note
 
 R = TypeVar("R")
-#: The parameter that stands for all of them, in the signature and in the docstring's ``Args``.
+#: The parameter that is replaced by all options, in the signature and in the docstring's ``Args``.
 PARAMETER = "options"
 
 
 def takes_options(function: Callable[..., R]) -> Callable[..., R]:
-    """``function`` whose parameter ``options`` is given as one keyword an option; ``None`` is the model's own.
+    """Replace the parameter ``options`` of ``function`` by one keyword per option; ``None`` is the model's default.
 
-    An option's name of earlier versions is a keyword too, which says the name of now in a ``UsageWarning``.
+    Names of options in earlier versions are accepted too, with a ``UsageWarning`` that gives the new name.
 
     Raises:
-        UsageError: from the function that is returned, for a value that an option cannot have.
+        UsageError: by the decorated function, if the value of an option is invalid.
     """
 
     @wraps(function)
-    def called(*arguments: Any, **keywords: Any) -> R:
+    def wrapper(*arguments: Any, **keywords: Any) -> R:
         given = {name: keywords.pop(name) for name in (*option_rows(), *earlier_names()) if name in keywords}
         for old in given.keys() & earlier_names().keys():
-            note(f"the option {old} is called {earlier_names()[old]} now")
+            note(f"the option {old} was renamed to {earlier_names()[old]}")
         return function(*arguments, **keywords, **{PARAMETER: SamplingOptions.of(**given)})
 
-    called.__signature__ = _expanded(inspect.signature(function))  # type: ignore[attr-defined]
-    called.__doc__ = _documented(function.__doc__ or "")
-    called.earlier_keywords = tuple(earlier_names())  # type: ignore[attr-defined]
-    return called
+    wrapper.__signature__ = _expanded(inspect.signature(function))  # type: ignore[attr-defined]
+    wrapper.__doc__ = _documented(function.__doc__ or "")
+    wrapper.earlier_keywords = tuple(earlier_names())  # type: ignore[attr-defined]
+    return wrapper
 
 
 def _expanded(signature: inspect.Signature) -> inspect.Signature:
-    """The signature with a keyword for each option in the place of all."""
-    found = []
+    """The signature with ``options`` replaced by one keyword per option."""
+    parameters = []
     for parameter in signature.parameters.values():
         if parameter.name != PARAMETER:
-            found.append(parameter)
+            parameters.append(parameter)
             continue
         for name, row in option_rows().items():
-            found.append(parameter.replace(name=name, annotation=row.type | None, default=None))
-    return signature.replace(parameters=found)
+            parameters.append(parameter.replace(name=name, annotation=row.type | None, default=None))
+    return signature.replace(parameters=parameters)
 
 
 def _documented(text: str) -> str:
-    """The docstring with a line an option in the place of all."""
+    """The docstring with the line of ``options`` replaced by one line per option."""
     lines = text.splitlines()
     at = next((number for number, line in enumerate(lines) if line.strip().startswith(f"{PARAMETER}:")), None)
     if at is None:
         return text
     indent = lines[at][: len(lines[at]) - len(lines[at].lstrip())]
-    said = [_wrapped(f"{name}: {row.option.help}.", indent) for name, row in option_rows().items()]
-    return "\n".join([*lines[:at], *said, *lines[at + 1 :]])
+    entries = [_wrapped(f"{name}: {row.option.help}.", indent) for name, row in option_rows().items()]
+    return "\n".join([*lines[:at], *entries, *lines[at + 1 :]])
 
 
 def _wrapped(text: str, indent: str) -> str:

@@ -1,4 +1,4 @@
-"""What is to be known of a part of a model."""
+"""Description of a frozen part of a model."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Part:
-    """A frozen part of a model, ``getattr(model, name)``, which averages share: it neither moves nor is averaged.
+    """A frozen part of a model, ``getattr(model, name)``: not trained, and shared between the model and its averages.
 
     Args:
-        source: where it came from; None for what was made here.
-        sha256: of what it came from, where that is a file.
-        stored: the model's folder has a file of it, written once. One that is not stored is fetched from its source by
-            its user, and may be None until then.
+        source: where it came from; None if it was trained with undiffuse.
+        sha256: SHA-256 of its source, if that is a file.
+        stored: whether the model's folder has a file for it, which is written once. Other parts are downloaded from
+            their source by the user, and may be None until then.
     """
 
     source: str | None = None

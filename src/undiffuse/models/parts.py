@@ -1,4 +1,4 @@
-"""Frozen parts of a model: they stay as they are, averages share them, and each has a file of its own."""
+"""Frozen parts of a model: not trained, shared with averages, and saved in separate files."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from undiffuse.models.part import Part
 
 M = TypeVar("M", bound=GenerativeModel)
 
-#: Names that stand for something else in a model's folder.
-_TAKEN = ("model", "raw")
+#: Reserved names, which have another meaning in a model's folder.
+_RESERVED = ("model", "raw")
 
 
 def freeze_parts(model: GenerativeModel) -> None:
-    """Let the parts need no gradient.
+    """Disable gradients of the parts.
 
     Raises:
-        UsageError: a part whose name is taken, or that the model does not have.
+        UsageError: if the name of a part is reserved or not an attribute of the model.
     """
     for name in model.parts:
-        if not name.isidentifier() or name in _TAKEN or not hasattr(model, name):
+        if not name.isidentifier() or name in _RESERVED or not hasattr(model, name):
             raise UsageError(
-                f"a part is named as its attribute is, and not {' or '.join(_TAKEN)}; got {name!r} of a "
-                f"{type(model).__name__}"
+                f"the name of a part must be an attribute of the model and not {' or '.join(_RESERVED)}; got {name!r} "
+                f"of a {type(model).__name__}"
             )
     for _, _, module in present_parts(model):
         module.requires_grad_(False)
 
 
 def present_parts(model: GenerativeModel) -> Iterator[tuple[str, Part, nn.Module]]:
-    """The parts that are there: one that is fetched may not be."""
+    """The parts that are not None; parts to download may be missing."""
     for name, part in model.parts.items():
         module = getattr(model, name)
         if module is not None:
@@ -43,47 +43,47 @@ def present_parts(model: GenerativeModel) -> Iterator[tuple[str, Part, nn.Module
 
 
 def stored_parts(model: GenerativeModel) -> Iterator[tuple[str, Part, nn.Module]]:
-    """The parts with a file of their own."""
+    """The parts that are saved in separate files."""
     return ((name, part, module) for name, part, module in present_parts(model) if part.stored)
 
 
-def own_state(model: GenerativeModel) -> dict[str, Tensor]:
-    """The weights of a model's own file, by name: all but those of its parts."""
+def model_state(model: GenerativeModel) -> dict[str, Tensor]:
+    """State dict of a model without its parts, as saved in the model's weights file."""
     parts = tuple(f"{name}." for name in model.parts)
     return {name: value for name, value in model.state_dict().items() if not name.startswith(parts)}
 
 
-def load_own(model: GenerativeModel, tensors: Mapping[str, Tensor]) -> None:
-    """Put back what ``own_state`` gave.
+def load_model_state(model: GenerativeModel, tensors: Mapping[str, Tensor]) -> None:
+    """Load tensors returned by ``model_state``.
 
     Args:
-        model: whose weights are filled; its parts stay as they are.
-        tensors: by name, of any shape that the model has for it.
+        model: the model; its parts are not changed.
+        tensors: tensors by name, with the shapes of the model's state dict.
     Raises:
-        RuntimeError: other tensors than the model has.
+        RuntimeError: if names or shapes do not match.
     """
-    if difference := mismatch(own_state(model), tensors):
+    if difference := mismatch(model_state(model), tensors):
         raise RuntimeError(difference)
     model.load_state_dict(tensors, strict=False)
 
 
-def mismatch(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
-    """In what the names of tensors differ, in words; "" where they are the same.
+def mismatch(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
+    """Description of how the names of tensors differ; "" if they are the same.
 
     Args:
-        own: that are needed, by name.
-        given: that there are, by name.
+        expected: expected tensors by name.
+        given: received tensors by name.
     Example:
         >>> import torch
         >>> mismatch({"weight": torch.zeros(1)}, {"bias": torch.zeros(1)})
         '1 lacking, such as weight; 1 unknown, such as bias'
     """
-    lacks, others = sorted(own.keys() - given.keys()), sorted(given.keys() - own.keys())
-    kinds = [(lacks, "lacking"), (others, "unknown")]
+    missing, unexpected = sorted(expected.keys() - given.keys()), sorted(given.keys() - expected.keys())
+    kinds = [(missing, "lacking"), (unexpected, "unknown")]
     return "; ".join(f"{len(names)} {what}, such as {names[0]}" for names, what in kinds if names)
 
 
 def averaged_copy(model: M) -> M:
-    """A frozen copy in evaluation mode, which shares the parts."""
+    """A frozen copy in evaluation mode that shares the model's parts."""
     shared = {id(module): module for _, _, module in present_parts(model)}
     return copy.deepcopy(model, shared).requires_grad_(False).eval()

@@ -1,4 +1,4 @@
-"""A student of progressive distillation, which takes fewer steps from one stage of its training to the next."""
+"""Student models of progressive distillation, whose number of sampling steps decreases during training."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from undiffuse.samplers.plan import Plan
 
 
 class ProgressiveModelConfig(DenoisingConfig, ModelConfig):
-    """Such a student, see ``DenoisingConfig``.
+    """Configuration of a progressive distillation student, see ``DenoisingConfig``.
 
     Args:
-        start_steps: of the first student; its teacher takes twice as many.
+        start_steps: sampling steps of the first student; its teacher takes twice as many.
     """
 
     name: Literal["progressive"] = "progressive"
@@ -33,16 +33,16 @@ class ProgressiveModelConfig(DenoisingConfig, ModelConfig):
 
 
 class ProgressiveModel(NetworkModel):
-    """A network that takes ever fewer steps, see ``ProgressiveModelConfig``.
+    """A denoising model with a decreasing number of sampling steps, see ``ProgressiveModelConfig``.
 
     Args:
-        config: of the network and of the first student's steps.
-        shape: of one example, (C, H, W) or (D,).
-        class_names: of the data's labels; kept where the model is conditioned on them.
-        num_augment_labels: numbers that say how a training image was transformed.
+        config: configuration of the network and the first student's steps.
+        shape: shape of one example, (C, H, W) or (D,).
+        class_names: class names of the data; ignored if the model is not class-conditional.
+        num_augment_labels: number of augmentation labels that the network is conditioned on.
     """
 
-    student_steps: Tensor  #: of the student it is now; 0 while it is none yet
+    student_steps: Tensor  #: sampling steps of the current student; 0 while the first teacher is trained
 
     def __init__(
         self,
@@ -56,12 +56,12 @@ class ProgressiveModel(NetworkModel):
         self.register_buffer("student_steps", torch.zeros((), dtype=torch.int64))
 
     @property
-    def present_steps(self) -> int:
-        """Its default number of steps: that of the student it is now, or of the first teacher."""
+    def current_steps(self) -> int:
+        """Default number of sampling steps: that of the current student, or of the first teacher."""
         return max(int(self.student_steps) or 2 * self.start_steps, self.config.sampling.num_steps)
 
     def plan(self, options: SamplingOptions = NO_OPTIONS, batching: Batching | None = None) -> Plan:
-        return super().plan(options.over(SamplingOptions.of(steps=self.present_steps)), batching)
+        return super().plan(options.over(SamplingOptions.of(steps=self.current_steps)), batching)
 
     def sampling_record(self) -> dict[str, Any]:
-        return {**super().sampling_record(), "steps": self.present_steps}
+        return {**super().sampling_record(), "steps": self.current_steps}

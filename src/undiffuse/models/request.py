@@ -19,18 +19,18 @@ from undiffuse.samplers.plan import Request, SamplerOutput
 
 @dataclass(frozen=True)
 class SampleRequest:
-    """What to sample.
+    """A request for samples.
 
     Args:
-        seeds: one an image; image i depends on seeds[i] alone.
-        options: how; the model's defaults take the place of those that are not given.
-        cond: one condition a seed, where it is at hand.
-        batch_size: images in memory at a time; changes no bit of any image.
-        callback: sees every step of every batch: (number of the batch's first image, progress).
-        take: is given each batch when it is done, (number of its first image, samples), which are then kept no
-            longer: what is returned holds none.
-        prompts: what is wanted, one a seed, in words; instead of ``cond``.
-        images: x_0 (B, C, H, W) in [-1, 1] to begin from, see ``strength``; None for noise alone.
+        seeds: one seed per image; image i depends only on seeds[i].
+        options: sampling options; the model's defaults are used for those that are not given.
+        cond: encoded conditions, one per seed.
+        batch_size: images in memory at a time; does not affect the result.
+        callback: called after every step of every batch with (index of the batch's first image, progress).
+        take: called with each finished batch, (index of its first image, samples); the batches are not stored, and the
+            returned result is empty.
+        prompts: one prompt per seed; instead of ``cond``.
+        images: initial images x_0 (B, C, H, W) in [-1, 1], see ``strength``; None to start from noise.
     """
 
     seeds: Sequence[int]
@@ -46,14 +46,14 @@ class SampleRequest:
         check_at_least("batch_size", check_int("batch_size", self.batch_size))
         if self.images is not None and "strength" not in self.options.given():
             raise UsageError(
-                "an image to begin from needs a strength, from 0, that image, to 1, noise alone; such as 0.6"
+                "an initial image needs a strength from 0 (the image) to 1 (noise); use strength=0.6, for example"
             )
         for what, given in (("images", self.images), ("prompts", self.prompts)):
             if given is not None and len(given) != len(self.seeds):
-                raise UsageError(f"{len(given)} {what} for {len(self.seeds)} seeds; give one with each")
+                raise UsageError(f"{len(given)} {what} for {len(self.seeds)} seeds; give one for each")
         for name, value in (self.cond or Condition()).tensors().items():
             if len(value) != len(self.seeds):
-                raise UsageError(f"{len(value)} rows of {name} for {len(self.seeds)} seeds; give one with each")
+                raise UsageError(f"{len(value)} rows of {name} for {len(self.seeds)} seeds; give one for each")
 
     @classmethod
     def of(
@@ -68,20 +68,19 @@ class SampleRequest:
         prompts: Sequence[Prompt] | None = None,
         **options: Any,
     ) -> SampleRequest:
-        """A request whose options are keywords, by the names they are given with; see ``SamplingOptions.of``.
+        """Create a request with options as keywords, see ``SamplingOptions.of``.
 
         Args:
-            seeds: one an image, B of them.
-            cond: one condition a seed, where it is at hand.
+            seeds: B seeds, one per image.
+            cond: encoded conditions, one per seed.
             batch_size: images in memory at a time.
-            callback: sees every step of every batch: (number of the batch's first image, progress).
-            take: is given each batch when it is done, which is then kept no longer.
-            images: x_0 (B, C, H, W) in [-1, 1] to begin from; None for noise alone.
-            prompts: one a seed, in words; instead of ``cond``.
-            **options: each by its name, such as ``steps=20``.
+            callback: called after every step of every batch with (index of the batch's first image, progress).
+            take: called with each finished batch, which is not stored.
+            images: initial images x_0 (B, C, H, W) in [-1, 1]; None to start from noise.
+            prompts: one prompt per seed; instead of ``cond``.
+            **options: options by name, such as ``steps=20``.
         Raises:
-            UsageError: an option that there is not, a value that it cannot have, or other numbers of prompts than
-                seeds.
+            UsageError: if an option is unknown, a value is invalid, or the numbers of prompts and seeds differ.
         Example:
             >>> SampleRequest.of(range(4), steps=20, guidance=2.0).options.given()
             {'steps': 20, 'guidance': 2.0}
@@ -89,7 +88,7 @@ class SampleRequest:
         return cls(seeds, SamplingOptions.of(**options), cond, batch_size, callback, take, images, prompts)
 
     def requests(self) -> list[Request]:
-        """One for each seed."""
+        """The requests of the sampling loop, one per seed."""
         rows = range(len(self.seeds))
         given: Sequence[Any] = self.prompts if self.prompts is not None else [None] * len(rows)
         if self.cond is not None:
@@ -99,11 +98,11 @@ class SampleRequest:
 
     @property
     def taker(self) -> Callable[[int, SamplerOutput], None] | None:
-        """``take`` as the loop calls it."""
+        """``take`` with the signature of the sampling loop's callback."""
         take = self.take
-        return None if take is None else lambda first, made: take(first, sampled(made))
+        return None if take is None else lambda first, output: take(first, sampled(output))
 
 
-def sampled(made: SamplerOutput) -> Sampled:
-    """Samples of a run with the NFE of the sample that took most."""
-    return Sampled(made.x, max_nfe(made.nfe), made.note, max_nfe(made.partial_nfe))
+def sampled(output: SamplerOutput) -> Sampled:
+    """The samples of a run, with the maximum NFE over the samples."""
+    return Sampled(output.x, max_nfe(output.nfe), output.note, max_nfe(output.partial_nfe))

@@ -1,7 +1,8 @@
-"""Which settings of a model go together, as far as they tell by themselves: no mathematics, nothing heavy imported.
+"""Compatibility checks of a model's settings that need no heavy imports.
 
-The configurations call these as they are made, and so does the command line before it imports them; ``config`` is the
-configuration, or what stands in for it. Rules that ask a process or a parameterization stay with the models.
+Called by the configurations' validators, and by the command line before it imports them; ``config`` is the
+configuration or an object with the same attributes. Checks that need a process or a parameterization are in the models'
+modules.
 """
 
 from __future__ import annotations
@@ -12,15 +13,15 @@ from undiffuse.errors import UsageError
 
 
 def check_guidance(scale: float, class_conditional: bool, label_dropout: float, instead: str = "leave it out") -> None:
-    """Refuse guidance of a model that was not trained both with classes and without.
+    """Check that a model was trained both with and without classes if it uses classifier-free guidance.
 
     Args:
-        scale: of classifier-free guidance; 1 is none.
+        scale: weight of classifier-free guidance; 1 for none.
         class_conditional: whether the model is conditioned on classes.
-        label_dropout: share of its training samples without their label.
-        instead: what to do, for a message; a request is left out, a configuration says 1.
+        label_dropout: fraction of training samples without their label.
+        instead: advice for the message.
     Raises:
-        UsageError: says why, and what would do.
+        UsageError: if the model cannot be guided.
     """
     if scale == 1:
         return
@@ -33,26 +34,26 @@ def check_guidance(scale: float, class_conditional: bool, label_dropout: float, 
         )
 
 
-def no_guide(weight: float) -> UsageError:
-    """The error of autoguidance of a model that has no guide, or not yet."""
+def missing_guide_error(weight: float) -> UsageError:
+    """The error for autoguidance of a model without a stored guide."""
     return UsageError(
-        f"autoguidance {weight:g} needs a model with a guide; this one was trained without guide_images, or "
-        "has not seen so many yet; leave it out"
+        f"autoguidance {weight:g} needs a model with a guide; this one was trained without guide_images, or has seen "
+        "fewer images so far; leave it out"
     )
 
 
-def check_guiding(config: Any) -> None:
-    """Refuse defaults of sampling that guide by what the model is not trained for.
+def check_default_guidance(config: Any) -> None:
+    """Check that the model is trained for the guidance in its sampling defaults.
 
     Raises:
-        UsageError: says what it would have to be trained for.
+        UsageError: if it is not.
     """
-    instead = "say system.sampling.guidance=1, which is none"
+    instead = "set system.sampling.guidance=1, which disables it"
     check_guidance(config.sampling.guidance, bool(config.class_conditional), config.label_dropout, instead)
     if config.sampling.autoguidance != 1 and not _has_guide(config):
         raise UsageError(
-            f"sampling.autoguidance={config.sampling.autoguidance:g} needs a guide kept in training; say "
-            "system.guide_images=30000 on a system that has it, or system.sampling.autoguidance=1"
+            f"sampling.autoguidance={config.sampling.autoguidance:g} needs a guide stored in training; set "
+            "system.guide_images=30000 if the system has it, or system.sampling.autoguidance=1"
         )
 
 

@@ -1,7 +1,7 @@
 """Saved models: a folder with ``config.json``, ``model.safetensors`` (EMA weights) and ``model_card.md``.
 
-A run's own folder is one, which has ``raw.safetensors``, the weights without averaging, as well. Loading needs nothing
-else, builds no code from data and unpickles nothing.
+The folder of a run is a model folder too; it also has ``raw.safetensors``, the weights without averaging. Loading needs
+no other files, does not execute code from files and unpickles nothing.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from undiffuse.models.files.wrapped import rebuilt, write_folder
 from undiffuse.models.initial_images import initial_images
 from undiffuse.models.keywords import takes_options
 from undiffuse.models.options import SamplingOptions
-from undiffuse.models.parts import load_own, own_state
+from undiffuse.models.parts import load_model_state, model_state
 from undiffuse.models.request import SampleRequest
 from undiffuse.models.sample_sets.record import shared_record
 from undiffuse.models.samples import Samples
@@ -54,14 +54,14 @@ _LONGEST_LINE = 400
 
 @dataclass(frozen=True, repr=False)
 class Model:
-    """A model and what is known of it.
+    """A loaded model with its metadata.
 
     Attributes:
-        module: the networks, with the weights wanted, on its device, in evaluation mode.
-        config: the whole of ``config.json``.
-        path: the folder it came from.
+        module: the networks with the requested weights, on their device, in evaluation mode.
+        config: the content of ``config.json``.
+        path: the folder it was loaded from.
         weights: ``ema`` or ``raw``.
-        weights_sha256: of the file with the weights, ``model.safetensors`` for the averaged ones.
+        weights_sha256: SHA-256 of the weights file, ``model.safetensors`` for the averaged weights.
     """
 
     module: GenerativeModel
@@ -72,12 +72,12 @@ class Model:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Classes that samples can be drawn of; empty for none."""
+        """Names of the classes that the model is conditioned on; empty for none."""
         return self.module.class_names
 
     @property
     def origin(self) -> str:
-        """What its ``config.json`` says of the data that it learned from, which need not be there any more."""
+        """Description of the training data according to ``config.json``; the data itself may no longer exist."""
         return origin_of(self.config["config"]["data"], self.config["model"]["class_names"])
 
     def __repr__(self) -> str:
@@ -106,21 +106,21 @@ class Model:
         """``num`` samples with seeds ``seed``, ``seed + 1``, ...
 
         Args:
-            num: at least 1.
-            options: each a keyword of its own, see ``models.options``.
-            seed: of the first sample, from 0 on; sample i depends on ``seed + i`` alone.
-            class_name: one for all, such as ``3`` or ``"cat"``, or several in turn; ``[None]`` for no class in
-                particular. All classes in turn by default.
-            image: to begin from with a ``strength`` below 1, of the model's own size: a uint8 tensor or array (C, H,
-                W), a Pillow image, or several, in turn.
-            batch_size: samples in memory at a time; changes no bit of any of them.
-            progress: show how far it has come, on standard error, where it takes more than two seconds; by default
-                unless ``UNDIFFUSE_PROGRESS=off``.
+            num: number of samples, at least 1.
+            options: one keyword per option, see ``models.options``.
+            seed: seed of the first sample, at least 0; sample i depends only on ``seed + i``.
+            class_name: one class for all samples, such as ``3`` or ``"cat"``, or several classes, used cyclically;
+                ``[None]`` for unconditional samples. All classes cyclically by default.
+            image: initial image, with a ``strength`` below 1, of the model's image size: a uint8 tensor or array (C, H,
+                W), a Pillow image, or several, used cyclically.
+            batch_size: samples in memory at a time; does not affect the result.
+            progress: show progress on standard error if sampling takes more than two seconds; by default unless
+                ``UNDIFFUSE_PROGRESS=off``.
         Returns:
             uint8 (num, C, H, W) for images, float32 (num, D) for points, on the CPU: a tensor with ``.images``,
             ``.save(folder)``, ``.seeds``, ``.classes`` and ``.record``, which a notebook shows as a grid.
         Raises:
-            UsageError: an unknown sampler, grid or class, or a number that makes no sense.
+            UsageError: if a sampler, grid or class is unknown, or a number is out of range.
         """
         seeds, names = check_seeds(seed, num), self.classes_of(class_name, num)
 
@@ -134,11 +134,14 @@ class Model:
         if sampled.note:
             note(sampled.note)
         costs = {"nfe": sampled.nfe, "partial_nfe": sampled.partial_nfe}
-        about = {} if images is None else {"image": {"sha256": hashlib.sha256(images.numpy().tobytes()).hexdigest()}}
-        return Samples.of(self.finish(sampled.x), {**shared_record(self, request), **about, **costs}, seeds, names)
+        image_hash = (
+            {} if images is None else {"image": {"sha256": hashlib.sha256(images.numpy().tobytes()).hexdigest()}}
+        )
+        shared = {**shared_record(self, request), **image_hash, **costs}
+        return Samples.of(self.finish(sampled.x), shared, seeds, names)
 
     def finish(self, x: Tensor) -> Tensor:
-        """Samples as they are given out: uint8 images or float32 points, on the CPU.
+        """Convert samples to their output format: uint8 images or float32 points, on the CPU.
 
         Args:
             x: (N, *shape), images in [-1, 1].
@@ -149,26 +152,26 @@ class Model:
         """The class of each of ``num`` samples; an empty list for a model without classes.
 
         Args:
-            requested: one name for all, or several, taken in turn; ``None`` for all classes in turn. Among several,
-                ``None`` stands for a sample of no class in particular.
-            num: of the samples.
+            requested: one name for all, or several, used cyclically; ``None`` for all classes cyclically. In a list,
+                ``None`` requests an unconditional sample.
+            num: number of samples.
         Returns:
-            Names of classes, and ``None`` for those of no class.
+            Class names, and ``None`` for unconditional samples.
         Raises:
-            UsageError: an unknown class, or any class of a model without.
+            UsageError: if a class is unknown, or the model has no classes.
         """
         names = requested_classes(requested, self.class_names)
-        denoises = isinstance(self.module, DenoisingModel)  # others refuse what they were not trained for
+        denoises = isinstance(self.module, DenoisingModel)  # other models raise an error when sampling
         if None in names and denoises and not getattr(getattr(self.module, "config", None), "label_dropout", 0):
-            note("this model was never trained without a class: samples of none come by chance")
+            note("this model was trained without label dropout: its unconditional samples are unreliable")
         return [names[index % len(names)] for index in range(num)] if self.class_names else []
 
     def prompts(self, names: Sequence[str | None]) -> list[Prompt] | None:
-        """The prompts of samples of these classes, ``None`` for no class; nothing for an empty list."""
+        """Prompts for these classes, ``None`` for no class; returns None for an empty list."""
         return [Prompt(name) for name in names] or None
 
     def condition(self, names: Sequence[str | None]) -> Condition | None:
-        """Labels of samples of these classes, ``None`` for no class; nothing for an empty list."""
+        """Labels of these classes, ``None`` for no class; returns None for an empty list."""
         if not names:
             return None
         labels = [-1 if name is None else self.class_names.index(name) for name in names]
@@ -176,62 +179,62 @@ class Model:
 
 
 def origin_of(data: Mapping[str, Any], class_names: Iterable[str]) -> str:
-    """What is recorded of data in one text: all that its configuration holds, such as name and path, and its classes.
+    """Description of data as one text: all values of its configuration, such as name and path, and its classes.
 
     Args:
-        data: the part ``config.data`` of a record.
-        class_names: of the data.
+        data: the section ``config.data`` of a record.
+        class_names: class names of the data.
     """
     return " ".join([*map(str, data.values()), *class_names])
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """``config.json`` of a run or model folder.
+    """Read ``config.json`` of a run or model folder.
 
     Raises:
-        UsageError: not there, not readable, changed since it was written, or written by a newer version.
+        UsageError: if it is missing, invalid, modified since it was written, or written by a newer version.
     """
     try:
         record = records.read_record(folder)
     except records.NewerFormatError:
         raise
     except UsageError as error:
-        if not (folder / "config.json").is_file() or not kept_configs(folder):
+        if not (folder / "config.json").is_file() or not saved_configs(folder):
             raise
-        raise UsageError(f"{error}; put it back with: {command('seal', '--restore', folder)}") from None
+        raise UsageError(f"{error}; restore it with: {command('seal', '--restore', folder)}") from None
     if is_changed(record):
-        raise records.changed(folder, record, next(iter(kept_configs(folder)), None), "it was written")
+        raise records.changed_config_error(folder, record, next(iter(saved_configs(folder)), None), "it was written")
     return record
 
 
-def kept_configs(folder: Path) -> list[dict[str, Any]]:
-    """The copies of ``config.json`` in a folder's weights and checkpoints, as far as these are sound, newest first."""
-    kept = []
+def saved_configs(folder: Path) -> list[dict[str, Any]]:
+    """The copies of ``config.json`` in a folder's intact weights and checkpoints, newest first."""
+    copies = []
     for name in WEIGHTS.values():
         with contextlib.suppress(UsageError):
-            kept += [read_header(folder / name).config] if (folder / name).is_file() else []
+            copies += [read_header(folder / name).config] if (folder / name).is_file() else []
     for path in sorted(folder.glob("checkpoints/images_*/state.json"), reverse=True):
         with contextlib.suppress(UsageError):
-            kept.append(read_sealed(path, "").get("config"))
-    return [record for record in kept if isinstance(record, dict)]
+            copies.append(read_sealed(path, "").get("config"))
+    return [record for record in copies if isinstance(record, dict)]
 
 
 def config_of(component: ComponentEntry) -> ModelConfig:
-    """The configuration of a component that is a model.
+    """Configuration of a component that is a model.
 
     Raises:
-        UsageError: an unknown row or options that it does not have.
+        UsageError: if the kind of model or an option is unknown.
     """
     config = Component(MODEL_CONFIGS, "model").pick(component.config)
     assert isinstance(config, ModelConfig)
     return config
 
 
-def build_fresh(record: Mapping[str, Any]) -> GenerativeModel:
-    """A model with fresh weights from a read ``config.json``.
+def build_untrained(record: Mapping[str, Any]) -> GenerativeModel:
+    """Build a model with newly initialized weights from the content of ``config.json``.
 
     Raises:
-        UsageError: no model can be built of it.
+        UsageError: if the configuration is invalid.
     """
     try:
         config = config_of(components_of(record)[MAIN])
@@ -245,35 +248,35 @@ def build_fresh(record: Mapping[str, Any]) -> GenerativeModel:
 def build_for_weights(
     record: Mapping[str, Any], header: Header, file: Path, denoiser: Denoiser | None = None
 ) -> GenerativeModel:
-    """The model of a read ``config.json``, which is never larger than the file that holds its weights.
+    """Build a model from the content of ``config.json``, and check that its size matches the weights file.
 
     Args:
-        record: a read ``config.json``.
-        header: of the weights file.
-        file: that file, next to ``config.json``.
-        denoiser: of a model that was saved around one from elsewhere.
+        record: content of ``config.json``.
+        header: header of the weights file.
+        file: the weights file, next to ``config.json``.
+        denoiser: the external denoiser of a model that was saved with ``save_wrapped``.
     Raises:
-        UsageError: the two do not match each other, or no model can be built.
+        UsageError: if the files do not match, or no model can be built.
     """
     config, what = file.with_name("config.json"), f"{file} is damaged or does not fit its config.json"
     try:
         with limited_to([*header.shapes.values(), *shapes_of_parts(record, file.parent)]):
-            model: GenerativeModel = build_fresh(record) if denoiser is None else rebuilt(record, denoiser)
+            model: GenerativeModel = build_untrained(record) if denoiser is None else rebuilt(record, denoiser)
     except UsageError as error:
-        raise UsageError(f"{config}: {_shortened(str(error))}") from None
+        raise UsageError(f"{config}: {_truncated(str(error))}") from None
     except (ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UsageError(f"{config}: no network can be built as it says ({_shortened(first)})") from None
-    for name, value in own_state(model).items():
+        raise UsageError(f"{config}: its network cannot be built ({_truncated(first)})") from None
+    for name, value in model_state(model).items():
         stored = header.shapes.get(name)
         if stored != tuple(value.shape):
-            found = "lacks it" if stored is None else f"has {stored}"
-            raise UsageError(f"{what} ({name} should be {tuple(value.shape)}, the file {found})")
+            actual = "lacks it" if stored is None else f"has {stored}"
+            raise UsageError(f"{what} ({name} should be {tuple(value.shape)}, the file {actual})")
     return model
 
 
-def _shortened(text: str) -> str:
-    """A line about values from a file, which may be of any length."""
+def _truncated(text: str) -> str:
+    """Truncate a message that contains values from a file, which may be long."""
     return text if len(text) <= _LONGEST_LINE else f"{text[: _LONGEST_LINE - 3]}..."
 
 
@@ -285,16 +288,16 @@ def load(
 ) -> Model:
     """Load a model from a run folder or a model folder.
 
-    A file may hold its weights in another precision, such as bfloat16; the parameters are float32 all the same.
+    The weights file may have another precision, such as bfloat16; the parameters are always float32.
 
     Args:
-        path: the folder.
-        device: where to put it.
-        weights: the averaged ones, ``ema``, or those that training moved, ``raw``.
-        denoiser: of a model that was saved around one from elsewhere (``save_wrapped``), freshly made; its weights are
-            read into it.
+        path: folder of the run or model.
+        device: device to load the model on.
+        weights: ``ema`` for the averaged weights, ``raw`` for the weights without averaging.
+        denoiser: a new instance of the external denoiser of a model that was saved with ``save_wrapped``; the weights
+            are loaded into it.
     Raises:
-        UsageError: nothing there, damaged, from a newer version, or weights that do not fit the configuration.
+        UsageError: if there is no model, it is damaged or from a newer version, or its files do not match.
     """
     folder = Path(path).expanduser()
     if not folder.exists():
@@ -302,14 +305,14 @@ def load(
     record = read_config(folder)
     file = folder / lookup(WEIGHTS, weights, "kind of weights")
     if not file.is_file():
-        raise UsageError(f"{folder} has no {file.name}{_where_from(folder)}")
+        raise UsageError(f"{folder} has no {file.name}{_missing_weights_advice(folder)}")
     header = read_header(file)
     records.check_belongs(folder, record, header.config, file.name)
     module = build_for_weights(record, header, file, denoiser)
     tensors, sha256 = read_weights(file), sha256_of(file)
     _check_card(record, sha256, file)
     try:
-        load_own(module, weights_of_format_1(tensors) if record["format_version"] == 1 else tensors)
+        load_model_state(module, weights_of_format_1(tensors) if record["format_version"] == 1 else tensors)
     except RuntimeError as error:
         first = str(error).strip().splitlines()[0]
         raise UsageError(f"{file} is damaged or does not fit its config.json ({first})") from None
@@ -320,12 +323,12 @@ def load(
 
 
 def save_wrapped(model: WrappedModel, out: str | Path, about: str = "a denoiser from elsewhere") -> Path:
-    """Write the folder of a model around a denoiser from elsewhere; ``load(out, denoiser=...)`` opens it again.
+    """Save a model that wraps an external denoiser; ``load(out, denoiser=...)`` loads it.
 
     Args:
-        model: around the denoiser.
-        out: the folder.
-        about: what it is, in a few words.
+        model: the wrapped denoiser.
+        out: output folder.
+        about: a short description.
     """
     folder = Path(out).expanduser()
     write_folder(model, folder, about)
@@ -333,19 +336,19 @@ def save_wrapped(model: WrappedModel, out: str | Path, about: str = "a denoiser 
 
 
 def _check_card(record: Mapping[str, Any], sha256: str, file: Path) -> None:
-    """A bundled model's card names its weights."""
+    """Check the checksum of the weights in the card of a bundled model."""
     card = record.get("card")
     stated = card.get("weights_sha256") if isinstance(card, Mapping) else None
     if stated is not None and stated != sha256:
         raise UsageError(
-            f"{file} has SHA-256 {sha256[:12]}..., its config.json names {str(stated)[:12]}...; reinstall undiffuse, "
-            "or put a sound copy back"
+            f"{file} has SHA-256 {sha256[:12]}..., its config.json states {str(stated)[:12]}...; reinstall undiffuse, "
+            "or restore an intact copy"
         )
 
 
-def _where_from(folder: Path) -> str:
-    """What to do about weights that are not there: a run will have them, an exported model has the averaged ones."""
+def _missing_weights_advice(folder: Path) -> str:
+    """Advice for missing weights: exported models only have averaged ones; runs write both with checkpoints."""
     if (folder / "model_card.md").is_file() and (folder / WEIGHTS["ema"]).is_file():
-        return "; this model has the averaged weights alone, --weights ema"
-    on = command("train", "--resume", "--out", folder)
-    return f" yet; train on until a checkpoint is written: {on}"
+        return "; this model only has averaged weights, use --weights ema"
+    resume = command("train", "--resume", "--out", folder)
+    return f" yet; continue training until a checkpoint is written: {resume}"

@@ -1,4 +1,4 @@
-"""The stages that our models sample in: one network on its way from noise to data, or a generator's one go."""
+"""Sampling stages: iterative denoising with one network, or a single evaluation of a generator."""
 
 from __future__ import annotations
 
@@ -28,28 +28,28 @@ from undiffuse.samplers.plan import Request, with_previous
 from undiffuse.samplers.rows import Rows, advance, begin
 from undiffuse.wording import counted
 
-#: Names of a stage's two kinds of guidance, by which ``Rows`` hold them.
+#: Keys of the two kinds of guidance in ``Rows.guidance``.
 CLASSIFIER_FREE, AUTO = "classifier_free", "auto"
-#: Options that all samples of a plan share, for the sampler and the denoiser depend on them.
+#: Options that must be equal for all samples of a plan, since the sampler and the denoiser depend on them.
 SHARED_OPTIONS = ("sampler", "process", "cache_interval")
 
 
 @dataclass(frozen=True)
 class DenoisingStage:
-    """One denoising network; see ``samplers.plan.Stage``.
+    """Sampling with one denoising network; see ``samplers.plan.Stage``.
 
     Args:
-        space: of what it makes.
-        sampler: that moves its rows.
-        network: on fixed batches, or in whatever else batches its evaluations.
-        options: of all rows, unless a request says otherwise.
-        guide: the worse model of autoguidance, batched likewise; None where there is none.
-        process: that rows move under; None for the network's own.
-        clips: clip each x_0-hat to the range of the space.
-        conditioner: of prompts; None where requests bring their conditions, or none.
-        check: refuses options that the model cannot serve.
-        device: of the network.
-        stream: of the noise, the number of the stage.
+        space: space of the samples.
+        sampler: the sampler.
+        network: the denoiser, evaluated on batches of fixed size or through another batching wrapper.
+        options: default options, which a request may override.
+        guide: the weaker model of autoguidance, batched in the same way; None if there is none.
+        process: forward process to sample under; None for that of the network.
+        clips: whether to clip x_0-hat to the range of the space.
+        conditioner: encodes prompts; None if requests contain conditions or none.
+        check: raises UsageError for options that the model does not support.
+        device: device of the network.
+        stream: random stream of the noise, the index of the stage.
     """
 
     space: Space
@@ -66,10 +66,10 @@ class DenoisingStage:
     gradients: bool = False
 
     def bind(self, rows: Rows) -> Denoiser:
-        """The network, conditioned and guided per sample, its x_0-hat clipped, under the stage's process.
+        """The denoiser with per-sample conditions and guidance, clipped x_0-hat, and the stage's process.
 
         Args:
-            rows: with their conditions and guidance.
+            rows: the samples, with their conditions and guidance.
         """
         denoiser, auto, free = self.network, rows.guidance.get(AUTO), rows.guidance.get(CLASSIFIER_FREE)
         if isinstance(auto, AutoguidanceWeights) and self.guide is not None and auto.active:
@@ -79,28 +79,28 @@ class DenoisingStage:
             denoiser = Guided(denoiser, free)
         elif not rows.condition.empty:
             denoiser = ConditionedDenoiser(denoiser, rows.condition)
-        return self._under(denoiser)
+        return self._wrapped(denoiser)
 
-    def _under(self, denoiser: Denoiser) -> Denoiser:
+    def _wrapped(self, denoiser: Denoiser) -> Denoiser:
         if self.clips and self.space.value_range is not None:
-            denoiser = ClippedDenoiser(denoiser, *self.space.value_range)  # what guidance has pushed beyond, too
+            denoiser = ClippedDenoiser(denoiser, *self.space.value_range)  # clips after guidance
         return denoiser if self.process is None else TransferredDenoiser(denoiser, self.process)
 
     def start(self, requests: Sequence[Request]) -> Rows:
-        """Rows at the first times of their grids: noise, or an image with as much of it as its strength says.
+        """Samples at the first times of their grids: noise, or an image noised according to its strength.
 
         Raises:
-            UsageError: options that the model or the plan cannot serve.
+            UsageError: if the model or the plan does not support an option.
         """
-        wanted = [self._wanted(request) for request in requests]
-        grids, moving = self._grids(wanted), self._under(self.network)
+        merged = [self._options(request) for request in requests]
+        grids, denoiser = self._grids(merged), self._wrapped(self.network)
         index = [
             len(grid) - 1 - _steps_taken(request, options)
-            for request, grid, options in zip(requests, grids, wanted, strict=True)
+            for request, grid, options in zip(requests, grids, merged, strict=True)
         ]
-        condition, negative = (one.to(self.device) for one in conditions_of(requests, self.conditioner))
+        condition, negative = (part.to(self.device) for part in conditions_of(requests, self.conditioner))
         return begin(
-            self._begun(requests, wanted, grids, index, moving.process),
+            self._initial_x(requests, merged, grids, index, denoiser.process),
             grids,
             self.sampler,
             [request.seed for request in requests],
@@ -108,29 +108,29 @@ class DenoisingStage:
             requests=requests,
             index=index,
             condition=condition,
-            guidance=self._guidance(wanted, condition, negative),
+            guidance=self._guidance(merged, condition, negative),
         )
 
     def advance(self, rows: Rows) -> Rows:
-        """Each row one step of the sampler on."""
+        """Advance each sample by one step of the sampler."""
         return advance(self.bind(rows), self.sampler, rows)
 
     def finish(self, rows: Rows) -> Tensor:
-        """x of each row.
+        """The final samples x.
 
         Raises:
-            RunError: some are not finite.
+            RunError: if a sample is not finite.
         """
         bad = rows.failed.nonzero().flatten().tolist()
         if bad and self.sampler.adaptive:
             raise RunError(stall_message(len(bad), len(rows), self.sampler))
         if bad:
-            options = self._wanted(rows.requests[bad[0]])
-            heat = f" at temperature {options.temperature:g}" if options.temperature != 1 else ""
+            options = self._options(rows.requests[bad[0]])
+            temperature = f" at temperature {options.temperature:g}" if options.temperature != 1 else ""
             raise RunError(
                 f"{len(bad)} of {len(rows)} samples are not finite with sampler {self.sampler.name}, "
-                f"{counted(options.num_steps, 'step')} on the grid {options.grid!r}{heat}; take more steps, another "
-                "grid or sampler; if none helps, the weights are no good"
+                f"{counted(options.num_steps, 'step')} on the grid {options.grid!r}{temperature}; use more steps, "
+                "another grid or sampler; if none helps, the weights are unusable"
             )
         return rows.x
 
@@ -143,77 +143,78 @@ class DenoisingStage:
         """
         return with_previous(output, requests)
 
-    def _wanted(self, request: Request) -> SamplingOptions:
+    def _options(self, request: Request) -> SamplingOptions:
+        """The options of a request, merged with the defaults and checked."""
         if request.options is None:
             return self.options
         for name, value in request.options.given().items():
             if name in SHARED_OPTIONS and value != getattr(self.options, name):
-                raise UsageError(f"all samples of a plan have the same {name}; make another plan for {value!r}")
-        wanted: SamplingOptions = request.options.over(self.options)
-        self.check(wanted)
-        return wanted
+                raise UsageError(f"all samples of a plan must have the same {name}; create another plan for {value!r}")
+        options: SamplingOptions = request.options.over(self.options)
+        self.check(options)
+        return options
 
-    def _grids(self, wanted: Sequence[SamplingOptions]) -> list[Tensor]:
-        moving, made = self._under(self.network), dict[tuple[str, int], Tensor]()
-        for key in {(options.grid, options.num_steps) for options in wanted}:
-            made[key] = time_grid(key[0], moving.process, key[1], moving.log_snr_range)
-        return [made[options.grid, options.num_steps] for options in wanted]
+    def _grids(self, merged: Sequence[SamplingOptions]) -> list[Tensor]:
+        denoiser, grids = self._wrapped(self.network), dict[tuple[str, int], Tensor]()
+        for key in {(options.grid, options.num_steps) for options in merged}:
+            grids[key] = time_grid(key[0], denoiser.process, key[1], denoiser.log_snr_range)
+        return [grids[options.grid, options.num_steps] for options in merged]
 
-    def _begun(
+    def _initial_x(
         self,
         requests: Sequence[Request],
-        wanted: Sequence[SamplingOptions],
+        merged: Sequence[SamplingOptions],
         grids: Sequence[Tensor],
         index: Sequence[int],
         process: Process,
     ) -> Tensor:
-        """alpha x_0 + sigma eps of samples that begin from an image, ``start_std`` eps of the others."""
+        """alpha x_0 + sigma eps for samples that start from an image, ``start_std`` eps for the others."""
         like = torch.empty(len(requests), *self.space.shape, device=self.device)
         noise = SeededNoise([request.seed for request in requests], stream=self.stream).prior(like)
-        spread, keep, images = [], [], torch.zeros_like(like)
-        for row, (request, options, grid, first) in enumerate(zip(requests, wanted, grids, index, strict=True)):
-            time, begins = float(grid[first]), request.image is not None and options.strength < 1
-            alone = begins and first == options.num_steps  # the image itself, whatever noise the process ends with
-            sigma = 0.0 if alone else _at(process.sigma, time) if begins else process.start_std(time)
-            spread.append(options.temperature * sigma)
-            keep.append(1.0 if alone else _at(process.alpha, time) if begins else 0.0)
-            if begins and request.image is not None:
+        sigmas, alphas, images = [], [], torch.zeros_like(like)
+        for row, (request, options, grid, first) in enumerate(zip(requests, merged, grids, index, strict=True)):
+            time, has_image = float(grid[first]), request.image is not None and options.strength < 1
+            unchanged = has_image and first == options.num_steps  # the image without noise, even if sigma(0) > 0
+            sigma = 0.0 if unchanged else _evaluate(process.sigma, time) if has_image else process.start_std(time)
+            sigmas.append(options.temperature * sigma)
+            alphas.append(1.0 if unchanged else _evaluate(process.alpha, time) if has_image else 0.0)
+            if has_image and request.image is not None:
                 images[row] = self._image(request.image)
-        x = per_row(torch.tensor(spread, dtype=torch.float64), like) * noise
-        if not any(keep):
+        x = per_row(torch.tensor(sigmas, dtype=torch.float64), like) * noise
+        if not any(alphas):
             return x
-        return x + per_row(torch.tensor(keep, dtype=torch.float64), like) * images
+        return x + per_row(torch.tensor(alphas, dtype=torch.float64), like) * images
 
     def _image(self, image: Tensor) -> Tensor:
         if tuple(image.shape) != self.space.shape or not image.is_floating_point():
             raise UsageError(
-                f"an image to begin from must be float {self.space.shape}, got {image.dtype} {tuple(image.shape)}"
+                f"an initial image must be float {self.space.shape}, got {image.dtype} {tuple(image.shape)}"
             )
         return image.to(self.device)
 
     def _guidance(
-        self, wanted: Sequence[SamplingOptions], condition: Condition, negative: Condition
+        self, merged: Sequence[SamplingOptions], condition: Condition, negative: Condition
     ) -> Mapping[str, PerSample]:
-        found: dict[str, PerSample] = {}
+        guidance: dict[str, PerSample] = {}
         if self.guide is not None:
-            found[AUTO] = AutoguidanceWeights(*_numbers([options.auto() for options in wanted]))
+            guidance[AUTO] = AutoguidanceWeights(*_stack_weights([options.auto() for options in merged]))
         if not condition.empty:
-            weights = [options.classifier_free() for options in wanted]
-            found[CLASSIFIER_FREE] = _of_rows(weights, condition, negative)
-        return found
+            weights = [options.classifier_free() for options in merged]
+            guidance[CLASSIFIER_FREE] = _classifier_free(weights, condition, negative)
+        return guidance
 
 
 @dataclass(frozen=True)
 class GeneratorStage:
-    """A generator, which makes its samples in one go: a stage without steps.
+    """Sampling with a generator in one evaluation: a stage without steps.
 
     Args:
-        space: of its samples.
-        latents: seeds -> (B, ...).
+        space: space of the samples.
+        latents: seeds -> latents (B, ...).
         decode: (latents, condition or None) -> samples.
-        conditioner: of prompts.
-        check: refuses options, of which a generator knows none.
-        check_condition: refuses what it cannot make.
+        conditioner: encodes prompts.
+        check: raises UsageError for options, since a generator supports none.
+        check_condition: raises UsageError for conditions that the generator does not support.
     """
 
     space: Space
@@ -226,16 +227,16 @@ class GeneratorStage:
     gradients: bool = False
 
     def bind(self, rows: Rows) -> Denoiser:
-        """There is none."""
-        raise UsageError("a generator makes samples in one go and has no denoiser")
+        """Always raises UsageError, since a generator has no denoiser."""
+        raise UsageError("a generator samples in one evaluation and has no denoiser")
 
     def start(self, requests: Sequence[Request]) -> Rows:
-        """Latents, which need no step."""
+        """Latents, which need no steps."""
         for request in requests:
             if request.options is not None:
                 self.check(request.options)
             if request.image is not None:
-                raise UsageError("a generator makes a sample in one go and cannot begin from an image; leave it out")
+                raise UsageError("a generator samples in one evaluation and cannot start from an image; leave it out")
         seeds, (condition, _) = [request.seed for request in requests], conditions_of(requests, self.conditioner)
         self.check_condition(condition)
         rows = begin(
@@ -244,11 +245,11 @@ class GeneratorStage:
         return replace(rows, nfe=torch.ones_like(rows.nfe))
 
     def advance(self, rows: Rows) -> Rows:
-        """No row of a generator has a step to take."""
-        raise UsageError("a generator makes samples in one go and takes no steps")
+        """Always raises UsageError, since a generator takes no steps."""
+        raise UsageError("a generator samples in one evaluation and takes no steps")
 
     def finish(self, rows: Rows) -> Tensor:
-        """The samples of the latents."""
+        """Decode the latents into samples."""
         return self.decode(rows.x, None if rows.condition.empty else rows.condition)
 
     def for_next_stage(self, output: Tensor, requests: Sequence[Request]) -> list[Request]:
@@ -262,65 +263,64 @@ class GeneratorStage:
 
 
 def conditions_of(requests: Sequence[Request], conditioner: Conditioner | None) -> tuple[Condition, Condition]:
-    """The conditions of samples, and those that guidance leads away from; nothing where no request has any.
+    """The conditions of samples, and the negative conditions of guidance; empty if no request has any.
 
     Args:
-        requests: whose prompts are a ``Prompt`` each, or a ready ``Condition`` of one sample each, or nothing.
-        conditioner: of prompts; None where requests bring their conditions, or none.
+        requests: requests whose prompt is a ``Prompt``, a ``Condition`` of one sample, or None.
+        conditioner: encodes prompts; None if requests contain conditions or none.
     Raises:
-        UsageError: a prompt that the conditioner does not know, or conditions for some of the requests alone.
+        UsageError: if the conditioner does not know a prompt, or only some requests have conditions.
     """
     prompts = [request.prompt for request in requests]
     if conditioner is None:
-        return _ready(prompts, DROP)
+        return _join_conditions(prompts, DROP)
     if not any(isinstance(prompt, Condition) for prompt in prompts):
         return conditioner.encode_prompts([prompt if prompt is not None else Prompt() for prompt in prompts])
     parts = [
-        _ready([prompt], conditioner.policy)
+        _join_conditions([prompt], conditioner.policy)
         if isinstance(prompt, Condition)
         else conditioner.encode_prompts([prompt if prompt is not None else Prompt()])
         for prompt in prompts
     ]
-    return Condition.join([wanted for wanted, _ in parts]), Condition.join([negative for _, negative in parts])
+    return Condition.join([positive for positive, _ in parts]), Condition.join([negative for _, negative in parts])
 
 
-def _ready(conditions: Sequence[Condition | None], policy: DropPolicy) -> tuple[Condition, Condition]:
-    """Conditions that requests bring, one row each, and what guidance makes of them."""
+def _join_conditions(conditions: Sequence[Condition | None], policy: DropPolicy) -> tuple[Condition, Condition]:
+    """The joined conditions of requests, and the same with dropped labels as negative conditions."""
     given = [condition for condition in conditions if condition is not None]
     if not given:
         return Condition(), Condition()
     if len(given) < len(conditions):
-        raise UsageError(
-            f"{len(given)} of {len(conditions)} samples have a condition; give one with each, or with none"
-        )
+        raise UsageError(f"{len(given)} of {len(conditions)} samples have a condition; give one for each, or for none")
     joined = Condition.join(given)
     return joined, joined.drop(torch.ones(len(conditions), dtype=torch.bool), policy)
 
 
-def _of_rows(weights: Sequence[GuidanceWeight], condition: Condition, negative: Condition) -> Guidance:
-    scale, low, high = _numbers(weights)
-    wanted, unwanted = condition.tensors(), negative.tensors()
+def _classifier_free(weights: Sequence[GuidanceWeight], condition: Condition, negative: Condition) -> Guidance:
+    """Classifier-free guidance per sample, disabled where condition and negative condition are equal."""
+    scale, low, high = _stack_weights(weights)
+    positives, negatives = condition.tensors(), negative.tensors()
     differs = (
-        torch.stack([(wanted[name] != unwanted[name]).reshape(len(weights), -1).any(1) for name in wanted])
+        torch.stack([(positives[name] != negatives[name]).reshape(len(weights), -1).any(1) for name in positives])
         if len(weights)
         else scale
     )
-    scale = torch.where(differs.reshape(-1, len(weights)).any(0).cpu(), scale, 1.0)  # nothing to be led away from
+    scale = torch.where(differs.reshape(-1, len(weights)).any(0).cpu(), scale, 1.0)
     return replace(guidance_of([(condition, scale)], len(weights), negative=negative), low=low, high=high)
 
 
-def _numbers(weights: Sequence[GuidanceWeight]) -> list[Tensor]:
-    """Weights and both ends of intervals, (B,) float64 each."""
+def _stack_weights(weights: Sequence[GuidanceWeight]) -> list[Tensor]:
+    """Scales and lower and upper ends of the intervals, (B,) float64 each."""
     rows = torch.tensor([(weight.scale, *weight.interval) for weight in weights], dtype=torch.float64)
     return list(rows.reshape(-1, 3).unbind(1))
 
 
 def _steps_taken(request: Request, options: SamplingOptions) -> int:
-    """The last so many steps of its grid; at least one, unless the image itself is wanted."""
+    """Number of steps to take at the end of the grid, at least one unless the strength is 0."""
     if request.image is None and options.strength != 1:
-        raise UsageError(f"strength {options.strength:g} is of an image to begin from, and there is none; leave it out")
+        raise UsageError(f"strength {options.strength:g} needs an initial image, and there is none; leave it out")
     return max(math.ceil(options.strength), math.floor(options.strength * options.num_steps + 0.5))
 
 
-def _at(function: Callable[[Tensor], Tensor], time: float) -> float:
+def _evaluate(function: Callable[[Tensor], Tensor], time: float) -> float:
     return float(function(torch.tensor([time], dtype=torch.float64)))

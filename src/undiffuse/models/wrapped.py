@@ -1,4 +1,4 @@
-"""A denoiser that was written elsewhere, as a model like ours: planned, sampled, measured, saved and opened again."""
+"""Wraps an external denoiser as a model that can be sampled, evaluated, saved and loaded."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from undiffuse.samplers.plan import Plan
 
 
 class WrappedConfig(ModelConfig):
-    """What a folder says of a denoiser from elsewhere; it is built by its own code.
+    """Configuration of a wrapped external denoiser, which cannot be built without its code.
 
     Args:
-        space: of its data.
-        sampling: defaults.
+        space: space of its data.
+        sampling: sampling defaults.
     """
 
     name: Literal["wrapped"] = "wrapped"
@@ -37,18 +37,18 @@ class WrappedConfig(ModelConfig):
 
     def build(self, shape: tuple[int, ...], class_names: Sequence[str], num_augment_labels: int = 0) -> WrappedModel:
         raise UsageError(
-            "its denoiser was written elsewhere; open it in Python with undiffuse.load(folder, denoiser=...)"
+            "the model has an external denoiser; load it in Python with undiffuse.load(folder, denoiser=...)"
         )
 
 
 class WrappedModel(DenoisingModel):
-    """``denoiser`` with a space, classes and defaults of sampling.
+    """An external denoiser with a data space, classes and sampling defaults.
 
     Args:
-        denoiser: of any origin; ``Denoiser.wrap`` makes one of a function.
-        space: of its data.
-        class_names: of the labels that it is conditioned on, in its condition's ``label``; -1 is no class.
-        sampling: its defaults.
+        denoiser: any denoiser; ``Denoiser.wrap`` creates one from a function.
+        space: space of its data.
+        class_names: names of the classes that it is conditioned on, by the condition's ``label``; -1 is no class.
+        sampling: sampling defaults.
     Example:
         >>> import torch
         >>> from undiffuse.core.processes import FlowProcess
@@ -89,16 +89,16 @@ class WrappedModel(DenoisingModel):
         return sampling_record(self.sampling)
 
     def plan(self, options: SamplingOptions = NO_OPTIONS, batching: Batching | None = None) -> Plan:
-        wanted = options.over(self.sampling)
-        self._check(wanted)
+        sampling = options.over(self.sampling)
+        self._check(sampling)
         batched: Callable[[str, Denoiser], Denoiser] = batching or self._in_fixed_batches
         stage = DenoisingStage(
             self.space,
-            make_sampler(wanted.sampler),
+            make_sampler(sampling.sampler),
             batched("network", self.network),
-            wanted,
-            process=None if wanted.process is None else make_process(wanted.process),
-            clips=wanted.clip_x_0 and self.space.value_range is not None,
+            sampling,
+            process=None if sampling.process is None else make_process(sampling.process),
+            clips=sampling.clip_x_0 and self.space.value_range is not None,
             conditioner=self.conditioner,
             check=self._check,
             device=self.device,
@@ -108,12 +108,12 @@ class WrappedModel(DenoisingModel):
     def _in_fixed_batches(self, name: str, denoiser: Denoiser) -> Denoiser:
         return FixedBatchDenoiser(denoiser, fixed_batch_size(self.network, self.shape, self.device))
 
-    def _check(self, wanted: SamplingOptions) -> None:
-        """Refuse what a denoiser from elsewhere does not have."""
-        if wanted.guidance != 1 and not self.class_names:
+    def _check(self, options: SamplingOptions) -> None:
+        """Check that an external denoiser supports the options."""
+        if options.guidance != 1 and not self.class_names:
             raise UsageError(
-                f"guidance {wanted.guidance:g} needs a model with classes, this one has none; leave it out"
+                f"guidance {options.guidance:g} needs a model with classes, this one has none; leave it out"
             )
-        for name, value in (("autoguidance", wanted.autoguidance), ("cache_interval", wanted.cache_interval)):
+        for name, value in (("autoguidance", options.autoguidance), ("cache_interval", options.cache_interval)):
             if value != 1:
-                raise UsageError(f"{name} {value:g} needs a model that was trained here; leave it out")
+                raise UsageError(f"{name} {value:g} needs a model trained with undiffuse; leave it out")

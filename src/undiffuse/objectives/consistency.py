@@ -212,7 +212,7 @@ class ConsistencyObjective(Objective[NetworkModel]):
         """x_s on the trajectory of x_t: by a step of the teacher's ODE, or from the same image and noise."""
         if self._teacher is None:
             return self.model.process.diffuse(x_0, eps, s)
-        denoiser = denoiser_under(self._teacher.on(x_0.device).teaching_denoiser(), self.model.process)
+        denoiser = denoiser_under(self._teacher.on(x_0.device).teacher_denoiser(), self.model.process)
         zeros = torch.zeros(len(t), dtype=torch.int64, device=t.device)
         with torch.no_grad():
             steps = Steps(t, s, zeros, zeros + 1, zeros.bool())

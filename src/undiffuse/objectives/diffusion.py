@@ -114,7 +114,7 @@ class DiffusionObjective(Objective[NetworkModel]):
 
     def after_step(self, average: NetworkModel, images: int) -> None:
         """Store the averaged network as the guide once ``guide_images`` images have been seen."""
-        if images < (self.config.guide_images or math.inf) or self.model.guide_taken:
+        if images < (self.config.guide_images or math.inf) or self.model.guide_stored:
             return
         for model in (self.model, average):
             model.store_guide(average.network, images)

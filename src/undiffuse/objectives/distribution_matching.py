@@ -191,7 +191,7 @@ class DistributionMatchingObjective(Objective[NetworkModel]):
     def _student_loss(self, generated: Tensor, eps: Tensor, t: Tensor, cond: Condition) -> LossReport:
         x_t = self.model.process.diffuse(generated, eps, t)
         with torch.no_grad():
-            denoiser = self._teacher.on(generated.device).teaching_denoiser()
+            denoiser = self._teacher.on(generated.device).teacher_denoiser()
             teacher = denoiser_under(denoiser, self.model.process)(x_t, t, cond).x_0
             fake_x_0 = self.model.clipped(self._fake_score_denoiser())(x_t, t, cond).x_0
         direction = matching_direction(generated, teacher, fake_x_0)

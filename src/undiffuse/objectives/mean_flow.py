@@ -131,7 +131,7 @@ class MeanFlowObjective(Objective[NetworkModel]):
     def _velocity(self, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor:
         """The teacher's velocity, (x_t - x_0-hat) / t."""
         assert self._teacher is not None
-        teacher = self._teacher.on(x_t.device).teaching_denoiser()
+        teacher = self._teacher.on(x_t.device).teacher_denoiser()
         x_0 = denoiser_under(teacher, self.model.process)(x_t, t, cond).x_0
         velocity: Tensor = (x_t - x_0) / per_row(t, x_t)
         return velocity

@@ -26,7 +26,7 @@ from undiffuse.leftovers import remove_leftovers
 from undiffuse.models.files.parts import load_parts, save_parts
 from undiffuse.models.files.record import check_belongs, differences, result_record, write_record
 from undiffuse.models.files.weights import WEIGHTS, save_weights
-from undiffuse.models.parts import freeze_parts, load_own, own_state
+from undiffuse.models.parts import freeze_parts, load_model_state, model_state
 from undiffuse.models.saved import read_config
 from undiffuse.objectives.base import AnyObjective, LossReport, ObjectiveConfig, Phase
 from undiffuse.observer import SILENT, Observer
@@ -153,8 +153,8 @@ class Trainer:
     def _restore(self, checkpoint: Checkpoint) -> None:
         """Load the state of a checkpoint."""
         parts = parts_of(checkpoint.tensors)
-        load_own(self.objective.model, parts["model"])
-        load_own(self.ema.average, parts["ema"])
+        load_model_state(self.objective.model, parts["model"])
+        load_model_state(self.ema.average, parts["ema"])
         if self.ema.posthoc is not None:
             self.ema.posthoc.load_tensors(parts["posthoc"])
         self.optimizers.load_tensors(parts["optimizer"])
@@ -410,8 +410,8 @@ class Trainer:
 
     def _save(self) -> None:
         tensors = joined(
-            model=own_state(self.objective.model),
-            ema=own_state(self.ema.average),
+            model=model_state(self.objective.model),
+            ema=model_state(self.ema.average),
             optimizer=self.optimizers.tensors(),
             posthoc={} if self.ema.posthoc is None else self.ema.posthoc.tensors(),
             training=self.objective.state(),
@@ -425,8 +425,8 @@ class Trainer:
             "settings": self._settings,
         }
         save_checkpoint(self.folder / "checkpoints", tensors, counters, self.config.keep_checkpoints, self._written)
-        save_weights(self.folder / WEIGHTS["ema"], own_state(self.ema.average), self._written)
-        save_weights(self.folder / WEIGHTS["raw"], own_state(self.objective.model), self._written)
+        save_weights(self.folder / WEIGHTS["ema"], model_state(self.ema.average), self._written)
+        save_weights(self.folder / WEIGHTS["raw"], model_state(self.objective.model), self._written)
         write_model_card(self.folder, self.record, self.images)
         self._saved_at, self._saved_step = time.monotonic(), self.step
 

@@ -32,7 +32,7 @@ from undiffuse.cli.checks.outline import (
 from undiffuse.cli.checks.values import check_value
 from undiffuse.errors import UsageError
 from undiffuse.models.classes import requested_classes
-from undiffuse.models.rules import check_guidance, no_guide
+from undiffuse.models.rules import check_guidance, missing_guide_error
 from undiffuse.observer import SILENT, observing
 from undiffuse.registry import nearest, parse_options
 from undiffuse.sealed import read_json
@@ -85,7 +85,7 @@ def check_run(folder: Path) -> None:
         UsageError: it has no configuration.
     """
     if not (folder / "config.json").is_file():
-        raise UsageError(f"{folder} is no run or model folder: it has no config.json")
+        raise UsageError(f"{folder} is not a run or model folder: it has no config.json")
 
 
 def check_bundled(name: str | None) -> None:
@@ -140,7 +140,7 @@ def check_guided(folder: Path, requested: Mapping[str, Any]) -> None:
     if weight is not None:
         check_guidance(weight, bool(system.get("class_conditional", False)), system.get("label_dropout", 0.1))
     if auto is not None and auto != 1 and system.get("guide_images") is None:
-        raise no_guide(auto)
+        raise missing_guide_error(auto)
 
 
 def check_recipe(name: str | None) -> None:

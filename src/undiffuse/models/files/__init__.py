@@ -1,1 +1,1 @@
-"""Files of a model: what ``config.json`` says, weights with their checksums, parts, models from elsewhere."""
+"""Files of a model: ``config.json``, weights with checksums, frozen parts, and wrapped external denoisers."""

@@ -1,8 +1,8 @@
-"""Of what components a saved model is made, as ``config.json`` says: plain data, whichever version wrote it.
+"""The components of a saved model according to ``config.json``, as plain data, for all format versions.
 
-Version 1 knew one component and did not say so: what a model was made of stood among the options of what trained it,
-``config.system``. Later versions say it in ``components``; what stands in both has to be the same, and an edit belongs
-into ``config.system``: ``undiffuse seal`` has the other follow.
+In version 1 the options of the model were part of ``config.system``, the options of its objective. Later versions have
+a section ``components``; options in both must be equal. Edits are made in ``config.system``, and ``undiffuse seal``
+updates the components.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _DENOISING = (
     *("process", "parameterization", "network", "precision", "class_conditional", "label_dropout", "sampling"),
 )
 _GAN = ("generator", "discriminator", "latent_size", "precision", "class_conditional", "label_dropout")
-#: What version 1 trained: the model that came of it, and which options were the model's.
+#: Objectives of version 1: the kind of model, and which options belong to the model.
 _OF_FORMAT_1: dict[str, tuple[str, tuple[str, ...]]] = {
     "diffusion": ("denoising", (*_DENOISING, "learned_variance")),
     "consistency": ("denoising", _DENOISING),
@@ -33,10 +33,10 @@ _OF_FORMAT_1: dict[str, tuple[str, tuple[str, ...]]] = {
     "gan": ("gan", _GAN),
     "wrapped": ("wrapped", ("space", "sampling")),
 }
-#: Names of tensors, by their first part, that version 1 kept among a model's weights and are training's alone.
+#: Prefixes of tensors that version 1 saved with a model's weights, but that are needed for training only.
 _TRAINING_IN_FORMAT_1 = ("importance", "seen", "augment")
-#: How an objective of format 1 sampled where its configuration did not say so.
-_SAMPLED_BY = {
+#: Default sampling options of objectives in format 1.
+_DEFAULT_SAMPLING = {
     "consistency": {"sampler": "consistency", "num_steps": 2, "grid": "angle"},
     "mean_flow": {"sampler": "mean_velocity", "num_steps": 1, "grid": "uniform", "clip_x_0": False},
     "distribution_matching": {"sampler": "consistency", "num_steps": 1, "grid": "angle"},
@@ -48,10 +48,10 @@ class ComponentEntry(BaseModel):
     """An entry of ``components``.
 
     Args:
-        config: a row of ``models.MODEL_CONFIGS`` with its options; None for a part, which the model itself builds.
-        weights: the file in this folder that holds them; None for a part that is fetched.
-        sha256: of that file, or of what is fetched; None where training writes it anew.
-        source: where it came from, None for what was made here.
+        config: an entry of ``models.MODEL_CONFIGS`` with its options; None for a part, which the model builds.
+        weights: name of the weights file; None for a part to download.
+        sha256: SHA-256 of that file or of the download; None if training rewrites the file.
+        source: where it came from; None if it was trained with undiffuse.
     """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
@@ -63,32 +63,32 @@ class ComponentEntry(BaseModel):
 
 
 def components_of(record: Mapping[str, Any]) -> dict[str, ComponentEntry]:
-    """The components of a read ``config.json`` by name, ``model`` among them.
+    """The components in ``config.json`` by name, including ``model``.
 
     Raises:
-        UsageError: it does not say, or says it in two ways that are not the same.
+        UsageError: if components are missing, or inconsistent with ``config.system``.
     """
-    said = model_options_of_training(training_section(record))
+    training_options = model_options_of_training(training_section(record))
     if record["format_version"] == 1:
-        return {MAIN: ComponentEntry(config=said, weights=_MAIN_WEIGHTS)}
+        return {MAIN: ComponentEntry(config=training_options, weights=_MAIN_WEIGHTS)}
     listed = record.get("components")
     if not isinstance(listed, Mapping) or MAIN not in listed or len(listed) > _MOST_COMPONENTS:
         raise UsageError("config.json lacks components.model; it is damaged or not from undiffuse")
-    if strange := [name for name in listed if not name.isidentifier() or len(name) > _LONGEST_NAME]:
-        raise UsageError(f"a component is called by the name of an attribute, got {short_repr(strange[0])}")
-    found = {name: validate(ComponentEntry, entry, f"component {name!r}") for name, entry in listed.items()}
-    main = found[MAIN]
+    if invalid := [name for name in listed if not name.isidentifier() or len(name) > _LONGEST_NAME]:
+        raise UsageError(f"the name of a component must be an identifier, got {short_repr(invalid[0])}")
+    components = {name: validate(ComponentEntry, entry, f"component {name!r}") for name, entry in listed.items()}
+    main = components[MAIN]
     if main.config is None or main.weights != _MAIN_WEIGHTS or main.sha256 is not None:
         raise UsageError(f"components.model must have a config and the weights {_MAIN_WEIGHTS}; config.json is damaged")
-    _check_consistent(main.config, said)
-    return found
+    _check_consistent(main.config, training_options)
+    return components
 
 
 def training_section(record: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The part ``config.system`` of a record.
+    """The section ``config.system`` of a record.
 
     Raises:
-        UsageError: it is none.
+        UsageError: if it is missing or has no name.
     """
     trained = record["config"].get("system")
     if not isinstance(trained, Mapping) or not str(trained.get("name")).isidentifier():
@@ -97,55 +97,54 @@ def training_section(record: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def model_options_of_training(trained: Mapping[str, Any]) -> dict[str, Any]:
-    """The model's options among those of what trains it, by the model's names for them.
+    """The options of the model in the configuration of its objective, by the model's names.
 
-    Of an objective that this table does not know only names that both have are taken for the same.
+    For an unknown objective, all options are returned, and only those that the model has as well are compared.
     """
     if trained["name"] not in _OF_FORMAT_1:
         return {key: value for key, value in trained.items() if key != "name"}
     name, keys = _OF_FORMAT_1[trained["name"]]
-    made: dict[str, Any] = {"name": name, **{key: trained[key] for key in keys if key in trained}}
+    options: dict[str, Any] = {"name": name, **{key: trained[key] for key in keys if key in trained}}
     if trained["name"] == "diffusion":
         density = trained.get("time_density", {"name": "uniform"})
-        made |= {"guide": trained.get("guide_images") is not None, "trained_density": density}
+        options |= {"guide": trained.get("guide_images") is not None, "trained_density": density}
     if trained["name"] == "mean_flow":
-        made["target_time"] = True
-    if trained["name"] in _SAMPLED_BY:
-        made.setdefault("sampling", _SAMPLED_BY[trained["name"]])
+        options["target_time"] = True
+    if trained["name"] in _DEFAULT_SAMPLING:
+        options.setdefault("sampling", _DEFAULT_SAMPLING[trained["name"]])
     if trained["name"] == "progressive":
         steps = trained.get("end_steps", 1)
-        made.setdefault("sampling", {"sampler": "ddim", "num_steps": steps, "grid": "uniform"})
-    return made
+        options.setdefault("sampling", {"sampler": "ddim", "num_steps": steps, "grid": "uniform"})
+    return options
 
 
 def synchronised(record: Mapping[str, Any], component: ComponentConfig) -> tuple[dict[str, Any], list[str]]:
-    """A record whose ``components.model`` is what ``config.system`` makes it, and what of it changed.
+    """A copy of a record whose ``components.model`` is updated from ``config.system``, and the list of changes.
 
     Args:
-        record: a read ``config.json``; it stays as it is.
-        component: what ``config.system`` makes the model.
+        record: content of ``config.json``; not modified.
+        component: the model configuration that results from ``config.system``.
     """
-    made = copy.deepcopy(dict(record))
-    listed = made.get("components")
+    updated = copy.deepcopy(dict(record))
+    listed = updated.get("components")
     if not isinstance(listed, dict) or not isinstance(listed.get(MAIN), dict):
-        return made, []
+        return updated, []
     before, after = listed[MAIN].get("config"), component.model_dump(mode="json")
     listed[MAIN]["config"] = after
-    return made, list(changes(before if isinstance(before, dict) else {}, after))
+    return updated, list(changes(before if isinstance(before, dict) else {}, after))
 
 
-def _check_consistent(component: Mapping[str, Any], said: Mapping[str, Any]) -> None:
-    """Refuse options of the model that are others where training names them."""
-    both = component.keys() & said.keys()
-    for line in changes({key: said[key] for key in both}, {key: component[key] for key in both}):
+def _check_consistent(component: Mapping[str, Any], training_options: Mapping[str, Any]) -> None:
+    """Check that options of the model are the same in its objective's configuration."""
+    both = component.keys() & training_options.keys()
+    for line in changes({key: training_options[key] for key in both}, {key: component[key] for key in both}):
         raise UsageError(
-            f"config.json says one thing in config.system and another in components.model.config ({line}); make them "
-            "the same"
+            f"config.system and components.model.config in config.json differ ({line}); make them the same"
         )
 
 
 def main_component(config: ComponentConfig) -> dict[str, Any]:
-    """The entry of the model itself, whose weights training writes anew."""
+    """The entry of the main model, whose weights file is rewritten by training."""
     entry = ComponentEntry(config=config.model_dump(mode="json"), weights=_MAIN_WEIGHTS)
     return entry.model_dump(mode="json")
 
@@ -154,39 +153,41 @@ def part_component(weights: str | None, sha256: str | None, source: str | None) 
     """The entry of a part.
 
     Args:
-        weights: name of its file; None where it is fetched.
-        sha256: of that file, or of what is fetched.
-        source: where it came from; None for what was made here.
+        weights: name of its file; None for a part to download.
+        sha256: SHA-256 of that file or of the download.
+        source: where it came from; None if it was trained with undiffuse.
     """
     return ComponentEntry(weights=weights, sha256=sha256, source=source).model_dump(mode="json")
 
 
 def with_sampling(record: Mapping[str, Any], changed: Mapping[str, Any]) -> dict[str, Any]:
-    """A record whose model has other defaults of sampling, wherever it says them.
+    """A copy of a record with other sampling defaults of the model, in all sections.
 
     Args:
-        record: a read ``config.json``; it stays as it is.
-        changed: options of ``SamplingConfig`` by their keys, with the new values.
+        record: content of ``config.json``; not modified.
+        changed: new values of ``SamplingConfig`` options, by key.
     """
-    made = copy.deepcopy(dict(record))
-    places = [made["config"]["system"], *([made["components"][MAIN]["config"]] if "components" in made else [])]
-    for place in places:
-        place["sampling"] = {**place.get("sampling", {}), **changed}
-    return made
+    updated = copy.deepcopy(dict(record))
+    sections = [updated["config"]["system"]]
+    if "components" in updated:
+        sections.append(updated["components"][MAIN]["config"])
+    for section in sections:
+        section["sampling"] = {**section.get("sampling", {}), **changed}
+    return updated
 
 
 def weights_of_format_1(tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """A model's weights, or shapes, as version 1 named them, without what was training's alone."""
+    """A model's weights or shapes from a version 1 file, without tensors that are needed for training only."""
     return {name: value for name, value in tensors.items() if name.split(".")[0] not in _TRAINING_IN_FORMAT_1}
 
 
 def checkpoint_of_format_1(tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """A checkpoint's tensors by the names of format 2: what belongs to training alone is separated from the model's."""
-    moved: dict[str, Any] = {}
+    """Convert a checkpoint's tensors to the names of format 2, which separates training state from the model's."""
+    converted: dict[str, Any] = {}
     for name, value in tensors.items():
         part, rest = name.split(".", 1)
         if rest.split(".")[0] not in _TRAINING_IN_FORMAT_1 or part not in ("model", "ema"):
-            moved[name] = value
-        elif part == "model":  # the average's are copies of these
-            moved[f"training.{rest}"] = value
-    return moved
+            converted[name] = value
+        elif part == "model":  # those of the average are copies
+            converted[f"training.{rest}"] = value
+    return converted

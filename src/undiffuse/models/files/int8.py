@@ -1,11 +1,11 @@
-"""Weights as 8-bit integers with a scale per output channel: a quarter of float32's bytes, half of bfloat16's.
+"""Weights quantised to int8 with a scale per output channel: a quarter of the size of float32, half of bfloat16.
 
-A weight w of output channel c is kept as an integer q with w' = s_c q, |q| <= 127 and |w - w'| <= s_c / 2. The scale
-s_c is the channel's largest |w| over 127, rounded up to 17 significant bits: so every s_c q is a float32 number, and
-weights that came from such a file go into the same bytes again (ADR 0065).
+A weight w of output channel c is stored as an integer q with w' = s_c q, |q| <= 127 and |w - w'| <= s_c / 2. The scale
+s_c is the channel's largest |w| divided by 127, rounded up to 17 significant bits, so that every s_c q is exact in
+float32, and quantising dequantised weights gives the same bytes again (ADR 0065).
 
 In a file, the weight ``NAME`` is the pair ``NAME.int8``, int8 (C, ...), and ``NAME.scale``, float32 (C,); the metadata
-name the format. Large weights alone are kept so, see ``int8_names``; the other parameters are kept in bfloat16.
+contains the format. Only large weights are quantised, see ``int8_names``; other parameters are stored in bfloat16.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from torch import Tensor, nn
 
 from undiffuse.errors import UsageError
 
-#: What a file's metadata call this format.
+#: Name of this format in a file's metadata.
 FORMAT = "int8_per_channel"
-#: Weights with fewer numbers stay in bfloat16: first and last convolutions are among them.
+#: Weights with fewer elements, such as the first and last convolutions, stay in bfloat16.
 SMALLEST = 8192
 VALUES, SCALE = ".int8", ".scale"
 #: The largest integer of a channel.
 _LARGEST = 127
-#: Significant bits of a scale: 24 of float32 less 7 of an integer.
+#: Significant bits of a scale: 24 of float32 minus 7 of an integer.
 _SCALE_BITS = 17
-#: Beyond it the largest integer times the scale might be no float32 number.
+#: Upper bound of |w|, so that the largest integer times the scale is finite in float32.
 _LIMIT = 2.0**126
 
 
 class Int8Tensor(NamedTuple):
-    """A weight as it is kept.
+    """A quantised weight.
 
     Attributes:
         values: int8 (C, ...).
-        scale: float32 (C,), of each output channel.
+        scale: float32 (C,), one scale per output channel.
     """
 
     values: Tensor
@@ -48,38 +48,40 @@ class Int8Tensor(NamedTuple):
 
 
 def quantise(weight: Tensor, name: str = "weight") -> Int8Tensor:
-    """A weight as integers, |w - w'| <= s_c / 2.
+    """Quantise a weight with error |w - w'| <= s_c / 2.
 
     Args:
-        weight: (C, ...), two dimensions or more; the first is that of output channels.
-        name: that a message calls it.
+        weight: (C, ...), at least two dimensions; C is the number of output channels.
+        name: name of the weight for messages.
     Returns:
         Integers and scales, on the CPU; a channel of zeros has the scale 0.
     Raises:
-        UsageError: a value that is not finite, or too large.
+        UsageError: if a value is not finite or too large.
     Example:
-        >>> kept = quantise(torch.tensor([[1.27, -0.5], [0.0, 0.0]]))
-        >>> kept.values.tolist()
+        >>> quantised = quantise(torch.tensor([[1.27, -0.5], [0.0, 0.0]]))
+        >>> quantised.values.tolist()
         [[127, -50], [0, 0]]
     """
     rows = weight.detach().to("cpu", torch.float64).flatten(1)
     largest = rows.abs().amax(1)
     if not bool((largest <= _LIMIT).all()):
-        raise UsageError(f"{name} has values that are not finite, or above 2^126; int8 keeps none, leave --int8 out")
+        raise UsageError(
+            f"{name} has values that are not finite, or above 2^126, and cannot be quantised; leave --int8 out"
+        )
     scale = _scale(largest / _LARGEST)
     values = torch.round(rows / torch.where(scale > 0, scale, 1.0)[:, None])
     return Int8Tensor(values.to(torch.int8).view(weight.shape), scale.float())
 
 
 def _scale(exact: Tensor) -> Tensor:
-    """The next number above with few bits, a normal one in float32; 0 for 0."""
+    """Round up to ``_SCALE_BITS`` significant bits, at least the smallest normal float32 number; 0 for 0."""
     mantissa, exponent = torch.frexp(exact)
     rounded = torch.ldexp(torch.ceil(mantissa * 2**_SCALE_BITS) / 2**_SCALE_BITS, exponent)
     return torch.where(exact > 0, rounded.clamp(min=torch.finfo(torch.float32).tiny), 0.0)
 
 
 def int8_names(module: nn.Module) -> set[str]:
-    """Names of the parameters that are kept as integers: large ones with channels, and no tables of embeddings."""
+    """Names of the parameters to quantise: large ones with channels, except embedding tables."""
     tables = {id(part.weight) for part in module.modules() if isinstance(part, nn.Embedding)}
     return {
         name
@@ -89,29 +91,29 @@ def int8_names(module: nn.Module) -> set[str]:
 
 
 def as_int8(module: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor | Int8Tensor]:
-    """The tensors of a model as they are kept: large weights as integers, other parameters in bfloat16.
+    """Quantise the large weights of a model and convert its other parameters to bfloat16.
 
     Args:
-        module: whose parameters they are; what is no parameter of it stays as it is.
-        tensors: by name.
+        module: the model; tensors that are not its parameters are unchanged.
+        tensors: tensors by name.
     Raises:
-        UsageError: a large weight with a value that is not finite.
+        UsageError: if a large weight has a non-finite value.
     """
     large, parameters = int8_names(module), {name for name, _ in module.named_parameters()}
-    kept: dict[str, Tensor | Int8Tensor] = {}
+    converted: dict[str, Tensor | Int8Tensor] = {}
     for name, value in tensors.items():
         small = value.to(torch.bfloat16) if name in parameters and value.is_floating_point() else value
-        kept[name] = quantise(value, name) if name in large else small
-    return kept
+        converted[name] = quantise(value, name) if name in large else small
+    return converted
 
 
 def dequantised(tensors: Mapping[str, Tensor | Int8Tensor]) -> dict[str, Tensor]:
-    """Every tensor as numbers again, by name."""
+    """The tensors by name, with quantised ones dequantised."""
     return {name: value.dequantise() if isinstance(value, Int8Tensor) else value for name, value in tensors.items()}
 
 
 def flattened(tensors: Mapping[str, Tensor | Int8Tensor]) -> dict[str, Tensor]:
-    """The tensors of a file, by their names there."""
+    """Convert to the tensors of a file, by their names in the file."""
     flat: dict[str, Tensor] = {}
     for name, value in tensors.items():
         if isinstance(value, Int8Tensor):
@@ -125,9 +127,9 @@ def shapes_of(stored: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]
     """Shapes of the weights in a file of this format, by name.
 
     Args:
-        stored: shapes of the file's own tensors, by their names there.
+        stored: shapes of the tensors in the file, by their names in the file.
     Raises:
-        ValueError: the scales of a weight are not there or not one per channel, or a name stands twice.
+        ValueError: if the scales of a weight are missing or not one per channel, or a name occurs twice.
     """
     scales, shapes = set[str](), dict[str, tuple[int, ...]]()
     for key, shape in stored.items():
@@ -135,32 +137,32 @@ def shapes_of(stored: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]
             name = key.removesuffix(VALUES)
             scale = stored.get(name + SCALE)
             if len(shape) < 2 or scale is None or tuple(scale) != (shape[0],) or name in stored:
-                raise ValueError(f"{name} is no integers with a scale per channel")
+                raise ValueError(f"{name} is not int8 with a scale per channel")
             scales.add(name + SCALE)
             shapes[name] = tuple(shape)
-    return {**{key: tuple(shape) for key, shape in stored.items() if not _of_a_pair(key, scales)}, **shapes}
+    return {**{key: tuple(shape) for key, shape in stored.items() if not _is_quantised(key, scales)}, **shapes}
 
 
-def _of_a_pair(key: str, scales: set[str]) -> bool:
+def _is_quantised(key: str, scales: set[str]) -> bool:
     return key.endswith(VALUES) or key in scales
 
 
 def restored(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights in a file of this format as numbers, by name.
+    """The dequantised weights in a file of this format, by name.
 
     Args:
-        stored: the file's own tensors, by their names there.
+        stored: the tensors in the file, by their names in the file.
     Raises:
-        ValueError: integers or scales of another type or shape, or a scale that is negative or not finite.
+        ValueError: if integers or scales have a wrong dtype or shape, or a scale is negative or not finite.
     """
     weights = {}
     for name in shapes_of({key: value.shape for key, value in stored.items()}):
         if name in stored:
             weights[name] = stored[name]
             continue
-        kept = Int8Tensor(stored[name + VALUES], stored[name + SCALE])
-        types = (kept.values.dtype, kept.scale.dtype)
-        if types != (torch.int8, torch.float32) or not bool(((kept.scale >= 0) & (kept.scale <= _LIMIT)).all()):
-            raise ValueError(f"{name} is no integers with a scale per channel")
-        weights[name] = kept.dequantise()
+        weight = Int8Tensor(stored[name + VALUES], stored[name + SCALE])
+        types = (weight.values.dtype, weight.scale.dtype)
+        if types != (torch.int8, torch.float32) or not bool(((weight.scale >= 0) & (weight.scale <= _LIMIT)).all()):
+            raise ValueError(f"{name} is not int8 with a scale per channel")
+        weights[name] = weight.dequantise()
     return weights

@@ -1,4 +1,4 @@
-"""Parts of a model that have a file of their own, written once: see ``models.part``."""
+"""Saving and loading of a model's frozen parts, see ``models.part``."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from undiffuse.models.parts import freeze_parts, stored_parts
 def save_parts(
     folder: Path, model: GenerativeModel, dtype: torch.dtype | None = None, int8: bool = False
 ) -> dict[str, dict[str, Any]]:
-    """Write the parts of a model that have a file of their own, once; returns the entries of all in ``components``.
+    """Write the stored parts of a model; returns the entries of all parts in ``components``.
 
     Args:
-        folder: of the model.
-        model: whose parts are written.
-        dtype: of their numbers in the file; as they are by default.
-        int8: keep their large weights as integers, and other parameters in bfloat16.
+        folder: folder of the model.
+        model: model whose parts are written.
+        dtype: dtype of floating-point tensors in the file; unchanged by default.
+        int8: quantise large weights to int8, and save other parameters in bfloat16.
     """
     entries = {}
     for name, part in model.parts.items():
@@ -45,30 +45,30 @@ def _as_type(value: Tensor, dtype: torch.dtype | None) -> Tensor:
 
 
 def load_parts(model: GenerativeModel, record: Mapping[str, Any], folder: Path) -> None:
-    """Put the weights of parts that have a file of their own into a model.
+    """Load the weights of a model's stored parts.
 
     Args:
-        model: with parts as they were built.
-        record: its read ``config.json``.
-        folder: where that and the files are.
+        model: the model, with newly built parts.
+        record: content of its ``config.json``.
+        folder: folder of the model.
     Raises:
-        UsageError: one is not there, or not the one that ``config.json`` names; or it names what is no part.
+        UsageError: if a file is missing, its checksum differs, or ``config.json`` has an unknown component.
     """
     freeze_parts(model)
     components = components_of(record)
-    if others := sorted(components.keys() - {MAIN} - model.parts.keys()):
-        raise UsageError(f"{folder / 'config.json'} names the component {others[0]!r}, which this model does not have")
+    if unknown := sorted(components.keys() - {MAIN} - model.parts.keys()):
+        raise UsageError(f"{folder / 'config.json'} names the component {unknown[0]!r}, which this model does not have")
     for name, _, module in stored_parts(model):
         entry = components.get(name)
         if entry is None or entry.weights is None or entry.sha256 is None:
-            raise UsageError(f"{folder / 'config.json'} names no weights of the part {name!r}; it is damaged")
+            raise UsageError(f"{folder / 'config.json'} lacks the weights of the part {name!r}; it is damaged")
         _fill(module, folder / entry.weights, entry.sha256)
 
 
 def _fill(module: nn.Module, file: Path, stated: str) -> None:
     tensors = read_weights(file)
     if (sha256 := sha256_of(file)) != stated:
-        raise UsageError(f"{file} has SHA-256 {sha256[:12]}..., its config.json names {stated[:12]}...; put it back")
+        raise UsageError(f"{file} has SHA-256 {sha256[:12]}..., its config.json states {stated[:12]}...; restore it")
     try:
         module.load_state_dict(tensors)
     except RuntimeError as error:
@@ -77,18 +77,18 @@ def _fill(module: nn.Module, file: Path, stated: str) -> None:
 
 
 def shapes_of_parts(record: Mapping[str, Any], folder: Path) -> list[tuple[int, ...]]:
-    """Shapes of the tensors in the files of parts, each file once; the model's own is none of them.
+    """Shapes of the tensors in the files of parts, each file once, without the model's main weights file.
 
     Args:
-        record: a read ``config.json``.
-        folder: where the files are.
+        record: content of ``config.json``.
+        folder: folder of the model.
     Raises:
-        UsageError: a file that the record names is not there.
+        UsageError: if a file is missing.
     """
     entries = (entry for name, entry in components_of(record).items() if name != MAIN)
     named = {entry.weights for entry in entries if entry.weights} - set(WEIGHTS.values())
     files = [folder / name for name in sorted(named)]
     for file in files:
         if not file.is_file():
-            raise UsageError(f"{folder} has no {file.name}, which its config.json names; put it back")
+            raise UsageError(f"{folder} has no {file.name}, which its config.json names; restore it")
     return [shape for file in files for shape in read_header(file).shapes.values()]

@@ -1,8 +1,8 @@
-"""``config.json`` of a run or a saved model: read without trust, and compared with what the weights were saved with.
+"""``config.json`` of a run or a saved model: validated on reading, and compared with the copy saved with the weights.
 
-The file ends with a checksum of its own, and weights and checkpoints keep a copy of what of it decides on the result.
-A value that changed since, by a hand or on the disk, is refused by name. Whoever means the change says so with
-``accept``, which notes in the file what it replaces: neither weights nor checkpoints are touched.
+The file contains its checksum, and weights and checkpoints contain a copy of the keys that affect the result. A value
+that was modified since is reported with its key. A user who wants the change confirms it with ``accept``, which adds
+the checksum of the replaced configuration to the file; weights and checkpoints are not modified.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ from undiffuse.wording import command
 
 #: Version of the layout of ``config.json``, weights and checkpoints; ``components`` reads the first.
 FORMAT_VERSION = 2
-#: Key with the checksums of the configurations that this one takes the place of.
+#: Key with the checksums of the configurations that this one replaces.
 REPLACES = "replaces"
-#: No sample is larger, nor has any set more classes: a file that says so is none of ours.
+#: Upper bounds of the numbers per sample and of classes; files with larger values are invalid.
 _LARGEST_SAMPLE, _MOST_NAMES = 2**28, 1_000_000
 _SHOWN_CHANGES = 4
-#: Keys of ``config`` that say where and how fast and nothing of what comes out, and what copies have in their place.
-_OF_THE_MACHINE = {("loader",): None, ("data", "cache"): None, ("data", "path"): "data"}
+#: Keys of ``config`` that depend on the machine and do not affect the result, and their replacements in copies.
+_MACHINE_KEYS = {("loader",): None, ("data", "cache"): None, ("data", "path"): "data"}
 
 
 class NewerFormatError(UsageError):
-    """Written by a later version of this program."""
+    """Raised for files that were written by a newer version of undiffuse."""
 
 
 class ModelSection(BaseModel):
-    """The section ``model``: all of the data that building the model needs.
+    """The section ``model``: properties of the data that are needed to build the model.
 
     Args:
-        shape: of a sample, (C, H, W) or (D,).
-        class_names: of the data.
+        shape: shape of a sample, (C, H, W) or (D,).
+        class_names: class names of the data.
         augment_labels: names of the transformations that the network is conditioned on.
     """
 
@@ -54,13 +54,14 @@ class ModelSection(BaseModel):
 
 
 class DataSection(BaseModel):
-    """The section ``data``: what training saw.
+    """The section ``data``: the training data.
 
     Args:
-        fingerprint: of the training part.
-        train, validation: items in each part.
-        validation_fingerprint: of the held-out part; earlier versions kept none.
-        storage_record: what the images' files held that 8 bits of grey or RGB do not; earlier versions did not say.
+        fingerprint: fingerprint of the training split.
+        train, validation: number of items in each split.
+        validation_fingerprint: fingerprint of the held-out split; not recorded by earlier versions.
+        storage_record: properties of the image files that are lost in 8-bit greyscale or RGB; not recorded by earlier
+            versions.
     """
 
     model_config = ConfigDict(frozen=True, strict=True)
@@ -73,13 +74,13 @@ class DataSection(BaseModel):
 
 
 def check_format(version: object, what: str) -> None:
-    """Refuse a layout that this version does not know.
+    """Check that this version can read a file.
 
     Args:
         version: the value of ``format_version`` in the file.
-        what: the file is called in the message.
+        what: name of the file in the message.
     Raises:
-        NewerFormatError: a later version wrote it.
+        NewerFormatError: if a newer version wrote it.
     """
     if not isinstance(version, int) or version > FORMAT_VERSION:
         raise NewerFormatError(
@@ -88,23 +89,23 @@ def check_format(version: object, what: str) -> None:
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """``config.json`` of a run or model folder, whole and of the right types; its checksum is not looked at.
+    """Read ``config.json`` of a run or model folder and validate its types; its checksum is not verified.
 
     Raises:
-        UsageError: not there, not readable, or written by a newer version.
+        UsageError: if it is missing, invalid, or written by a newer version.
     """
     path = folder / "config.json"
     if not path.is_file():
-        raise UsageError(f"{folder} is no run or model folder: it has no config.json")
+        raise UsageError(f"{folder} is not a run or model folder: it has no config.json")
     try:
         record = read_json(path)
         version = record["format_version"]
-        lacking = {"config", "model", "data"} - set(record)
+        missing = {"config", "model", "data"} - set(record)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{path} is damaged or no configuration of undiffuse ({error})") from None
+        raise UsageError(f"{path} is damaged or not a configuration of undiffuse ({error})") from None
     check_format(version, str(path))
-    if lacking:
-        raise UsageError(f"{path} lacks {', '.join(sorted(lacking))}; it is damaged or not from undiffuse")
+    if missing:
+        raise UsageError(f"{path} lacks {', '.join(sorted(missing))}; it is damaged or not from undiffuse")
     for section in ("config", "model", "data"):
         if not isinstance(record[section], dict):
             raise UsageError(f"{path}: {section} must be an object, got {type(record[section]).__name__}")
@@ -123,11 +124,11 @@ def _check_size(shape: list[int], path: Path) -> None:
 
 
 def changed_data_part(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Which part of two sections ``data`` is not the same, in words; "" where neither is, so far as both say.
+    """Name of the split in which two sections ``data`` differ; "" if there is no recorded difference.
 
     Args:
-        before: the section ``data`` as it was recorded.
-        now: the section of the data as they are.
+        before: the recorded section ``data``.
+        now: the section ``data`` of the current data.
     """
     if before["fingerprint"] != now["fingerprint"]:
         return "data"
@@ -137,78 +138,82 @@ def changed_data_part(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 
 
 def result_record(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What weights and checkpoints keep of a record: equal weights have equal files, wherever their data lay."""
-    kept = copy.deepcopy({key: value for key, value in record.items() if key not in (CHECKSUM, REPLACES)})
-    for (*sections, key), instead in _OF_THE_MACHINE.items():
-        place = _section(kept, sections)
-        if place.pop(key, None) is not None and instead is not None:
-            place[key] = instead
-    return kept
+    """The copy of a record in weights and checkpoints; it does not depend on the location of the data."""
+    result = copy.deepcopy({key: value for key, value in record.items() if key not in (CHECKSUM, REPLACES)})
+    for (*sections, key), replacement in _MACHINE_KEYS.items():
+        section = _section(result, sections)
+        if section.pop(key, None) is not None and replacement is not None:
+            section[key] = replacement
+    return result
 
 
 def _section(record: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    """A section of the part ``config``; an empty one where there is none."""
-    place: Any = record.get("config")
+    """A subsection of ``config``; an empty dictionary if there is none."""
+    section: Any = record.get("config")
     for name in names:
-        place = place.get(name) if isinstance(place, dict) else None
-    return place if isinstance(place, dict) else {}
+        section = section.get(name) if isinstance(section, dict) else None
+    return section if isinstance(section, dict) else {}
 
 
-def check_belongs(folder: Path, record: Mapping[str, Any], kept: Mapping[str, Any] | None, what: str) -> None:
-    """Refuse a ``config.json`` that is sound, but not the one that weights or a checkpoint were saved with.
+def check_belongs(folder: Path, record: Mapping[str, Any], saved: Mapping[str, Any] | None, what: str) -> None:
+    """Check that ``config.json`` is the one that weights or a checkpoint were saved with, or an accepted change of it.
 
     Args:
-        folder: of the model or run, for the message.
-        record: its read ``config.json``.
-        kept: the copy that weights or checkpoint hold; none in those of earlier versions.
-        what: they are, for the message.
+        folder: folder of the model or run, for the message.
+        record: content of its ``config.json``.
+        saved: the copy in the weights or the checkpoint; None in those of earlier versions.
+        what: name of the weights or the checkpoint, for the message.
     Raises:
-        UsageError: another configuration, which nobody has accepted.
+        UsageError: if the configuration differs and the change was not accepted.
     """
-    if kept is not None and checksum_of(kept) not in _accepted(record):
-        raise changed(folder, record, kept, f"{what} was saved")
+    if saved is not None and checksum_of(saved) not in _accepted(record):
+        raise changed_config_error(folder, record, saved, f"{what} was saved")
 
 
 def _accepted(record: Mapping[str, Any]) -> set[str]:
-    """Checksums of the copies that go with a record: its own, and those that it takes the place of."""
+    """Checksums of the copies that match a record: its own, and those that it replaces."""
     earlier = record.get(REPLACES, [])
     return {checksum_of(result_record(record)), *(map(str, earlier) if isinstance(earlier, list) else ())}
 
 
-def differences(record: Mapping[str, Any], kept: Mapping[str, Any]) -> list[str]:
-    """``key: old -> new`` for what differs in a record from a copy that was kept of it.
+def differences(record: Mapping[str, Any], saved: Mapping[str, Any]) -> list[str]:
+    """``key: old -> new`` for each difference between a record and its saved copy.
 
     Args:
-        record: a read ``config.json``.
-        kept: the copy that weights or a checkpoint hold, see ``result_record``.
+        record: content of ``config.json``.
+        saved: the copy in weights or a checkpoint, see ``result_record``.
     """
-    return list(changes(kept, result_record(record)))
+    return list(changes(saved, result_record(record)))
 
 
-def changed(folder: Path, record: Mapping[str, Any], kept: Mapping[str, Any] | None, since: str) -> UsageError:
-    """The complaint about a configuration that was changed: what differs, and both ways out.
+def changed_config_error(
+    folder: Path, record: Mapping[str, Any], saved: Mapping[str, Any] | None, since: str
+) -> UsageError:
+    """The error for a modified configuration, with the differences and how to restore or accept it.
 
     Args:
-        folder: of the model or run.
-        record: its read ``config.json``.
-        kept: the copy that weights or a checkpoint hold; None where there is none.
-        since: what it was changed after, such as "it was written".
+        folder: folder of the model or run.
+        record: content of its ``config.json``.
+        saved: the copy in weights or a checkpoint; None if there is none.
+        since: the event after which it was modified, such as "it was written".
     """
-    differs = differences(record, kept) if kept is not None else []
+    differs = differences(record, saved) if saved is not None else []
     more = f"; and {len(differs) - _SHOWN_CHANGES} more" if len(differs) > _SHOWN_CHANGES else ""
     named = f" ({'; '.join(differs[:_SHOWN_CHANGES])}{more})" if differs else ""
-    back = f"put it back with: {command('seal', '--restore', folder)}" if kept is not None else "put a sound copy back"
+    advice = (
+        f"restore it with: {command('seal', '--restore', folder)}" if saved is not None else "restore an intact copy"
+    )
     return UsageError(
-        f"{folder / 'config.json'} was changed after {since}{named}; {back}, or if it is meant: "
+        f"{folder / 'config.json'} was changed after {since}{named}; {advice}, or accept the change with: "
         f"{command('seal', folder)}"
     )
 
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
-    """Write ``config.json`` with its checksum; returns what was written.
+    """Write ``config.json`` with its checksum; returns the written content.
 
     Args:
-        folder: of the model or run, which is there.
+        folder: existing folder of the model or run.
         record: all sections.
     """
     written = sealed(record)
@@ -216,37 +221,37 @@ def write_record(folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
     return written
 
 
-def accept(folder: Path, kept: Sequence[Mapping[str, Any]], record: Mapping[str, Any] | None = None) -> list[str]:
-    """Take ``config.json`` as it stands for what is meant.
+def accept(folder: Path, saved: Sequence[Mapping[str, Any]], record: Mapping[str, Any] | None = None) -> list[str]:
+    """Accept a modified ``config.json``.
 
     Args:
-        folder: of the model or run.
-        kept: all copies that weights and checkpoints hold.
-        record: as it is to stand; by default as it does.
+        folder: folder of the model or run.
+        saved: all copies in weights and checkpoints.
+        record: the new content; the current content by default.
     Returns:
-        What differs from the first of the copies.
+        The differences from the first copy.
     Raises:
-        UsageError: it is no configuration.
+        UsageError: if the configuration is invalid.
     """
     record = record if record is not None else read_record(folder)
     components_of(record)
-    own = checksum_of(result_record(record))
-    earlier = {*_accepted(record), *map(checksum_of, kept)} - {own}
+    checksum = checksum_of(result_record(record))
+    earlier = {*_accepted(record), *map(checksum_of, saved)} - {checksum}
     write_record(folder, {**record, REPLACES: sorted(earlier)} if earlier else record)
-    return differences(record, kept[0]) if kept else []
+    return differences(record, saved[0]) if saved else []
 
 
-def restore(folder: Path, kept: Mapping[str, Any]) -> None:
-    """Put back a copy; where data lie and how they are loaded is taken from ``config.json``, if it can be read.
+def restore(folder: Path, saved: Mapping[str, Any]) -> None:
+    """Restore a copy; the data's location and loading options are kept from ``config.json`` if it can be read.
 
     Args:
-        folder: of the model or run.
-        kept: the copy that weights or a checkpoint hold.
+        folder: folder of the model or run.
+        saved: the copy in weights or a checkpoint.
     """
-    record = copy.deepcopy(dict(kept))
+    record = copy.deepcopy(dict(saved))
     with contextlib.suppress(UsageError):
-        now = read_record(folder)
-        for *sections, key in _OF_THE_MACHINE:
-            if key in (found := _section(now, sections)):
-                _section(record, sections)[key] = found[key]
+        current = read_record(folder)
+        for *sections, key in _MACHINE_KEYS:
+            if key in (section := _section(current, sections)):
+                _section(record, sections)[key] = section[key]
     write_record(folder, record)

@@ -1,4 +1,4 @@
-"""Building a network from an untrusted description: never larger than the weights that are there for it."""
+"""Limits the size of a network that is built from an untrusted description to the size of its weights file."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from torch.nn.modules import module as hooks
 
 from undiffuse.errors import UsageError
 
-#: Parts that a network registers twice, such as weights that a norm takes the place of.
+#: Upper bound of registrations per tensor: weight normalization, for example, registers a weight twice.
 _SPARE = 2
 
 
 @contextmanager
 def limited_to(shapes: Iterable[Sequence[int]]) -> Iterator[None]:
-    """What this thread builds in here has no more parameters and buffers than these tensors, in number and in size.
+    """Context manager that limits modules built in this thread to the number and total size of these tensors.
 
-    A parameter is counted when its module registers it, before it is initialised: memory that was allocated and never
-    written to costs nothing.
+    A parameter is counted when its module registers it, before it is initialized: memory that is allocated but not
+    written to is not used.
 
     Raises:
-        UsageError: it would have more.
+        UsageError: if the modules have more parameters and buffers.
     """
     sizes = [prod(shape) for shape in shapes]
-    held = _Count(_SPARE * len(sizes), _SPARE * sum(sizes), threading.get_ident())
+    count = _Count(_SPARE * len(sizes), _SPARE * sum(sizes), threading.get_ident())
     handles = [
-        hooks.register_module_parameter_registration_hook(held.add),
-        hooks.register_module_buffer_registration_hook(held.add),
+        hooks.register_module_parameter_registration_hook(count.add),
+        hooks.register_module_buffer_registration_hook(count.add),
     ]
     try:
         yield
@@ -40,16 +40,19 @@ def limited_to(shapes: Iterable[Sequence[int]]) -> Iterator[None]:
 
 
 class _Count:
-    def __init__(self, most_tensors: int, most_numbers: int, thread: int) -> None:
-        self._most, self._thread = (most_tensors, most_numbers), thread
+    """Counts tensors registered by a thread and raises UsageError above the limits."""
+
+    def __init__(self, max_tensors: int, max_numbers: int, thread: int) -> None:
+        self._max, self._thread = (max_tensors, max_numbers), thread
         self._tensors = self._numbers = 0
 
     def add(self, module: nn.Module, name: str, value: Tensor | None) -> None:
+        """Registration hook that counts ``value``."""
         if value is None or threading.get_ident() != self._thread:
             return
         self._tensors, self._numbers = self._tensors + 1, self._numbers + value.numel()
-        if self._tensors > self._most[0] or self._numbers > self._most[1]:
+        if self._tensors > self._max[0] or self._numbers > self._max[1]:
             raise UsageError(
-                f"config.json describes a network larger than its weights: {self._most[1] // _SPARE:,} numbers in "
-                f"{self._most[0] // _SPARE} tensors are there; it is damaged, or of another model"
+                f"config.json describes a network larger than its weights, which have {self._max[1] // _SPARE:,} "
+                f"numbers in {self._max[0] // _SPARE} tensors; it is damaged, or of another model"
             )

@@ -1,6 +1,6 @@
-"""Files of weights, with a checksum inside: written in one piece, read without trust and never unpickled.
+"""Weights files with a checksum: written atomically, validated on reading, and without pickle.
 
-Large weights may be kept as integers (``int8``); whoever reads a file gets numbers of their shape all the same.
+Large weights may be quantised (``int8``); they are dequantised on reading.
 """
 
 from __future__ import annotations
@@ -22,57 +22,57 @@ from undiffuse.models.files import int8
 from undiffuse.models.files import record as records
 from undiffuse.sealed import checksum_of, parse_json
 
-#: Files of a model folder with weights: averaged ones, and those that training itself moves.
+#: Weights files of a model folder: averaged weights, and weights without averaging.
 WEIGHTS = {"ema": "model.safetensors", "raw": "raw.safetensors"}
-#: Keys of a weights file's metadata, of which it has one, for safetensors keeps no order among several: the checksum
-#: of its tensors, or JSON with that and the configuration that they were saved with.
+#: Keys of a weights file's metadata: the checksum of its tensors, or JSON with the checksum and the configuration that
+#: they were saved with. A file only has one of them, since safetensors does not preserve the order of keys.
 _CHECKSUM, _METADATA = "sha256_of_tensors", "undiffuse"
-#: Key in that JSON: how large weights are kept; not there where every tensor is kept as numbers.
+#: Key in that JSON: the format of large weights; missing if no weights are quantised.
 _FORMAT = "format"
 
 
 def save_weights(
     path: Path, tensors: Mapping[str, Tensor | int8.Int8Tensor], record: Mapping[str, Any] | None = None
 ) -> str:
-    """Write weights in one piece, with a checksum inside; returns the file's SHA-256.
+    """Write weights atomically, with a checksum; returns the SHA-256 of the file.
 
     Args:
-        path: of the file, ``.safetensors``.
-        tensors: by name, on any device; tied ones are written one by one. Numbers, or integers with their scales.
-        record: the ``config.json`` that goes with them; of what decides on the result a copy is kept.
+        path: path of the ``.safetensors`` file.
+        tensors: tensors or quantised tensors by name, on any device; tied weights are written separately.
+        record: content of the matching ``config.json``; the keys that affect the result are saved as well.
     """
     flat = int8.flattened(tensors)
-    on_cpu = {name: value.detach().cpu().contiguous() for name, value in _apart(flat).items()}
+    on_cpu = {name: value.detach().cpu().contiguous() for name, value in _untied(flat).items()}
     stored: dict[str, Any] = {_CHECKSUM: _sha256_of_tensors(on_cpu)}
     if any(isinstance(value, int8.Int8Tensor) for value in tensors.values()):
         stored[_FORMAT] = int8.FORMAT
     if record is not None:
-        kept = records.result_record(record)
-        stored |= {"config_sha256": checksum_of(kept), "config": kept}
+        config = records.result_record(record)
+        stored |= {"config_sha256": checksum_of(config), "config": config}
     metadata = stored if stored.keys() == {_CHECKSUM} else {_METADATA: json.dumps(stored)}
     with replacing(path) as temporary:
         save_file(on_cpu, temporary, metadata=metadata)
     return sha256_of(path)
 
 
-def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tied weights, each with numbers of its own: a file keeps no ties."""
-    seen, apart = set[int](), dict[str, Tensor]()
+def _untied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors with tied weights cloned, since files cannot contain shared tensors."""
+    seen, untied = set[int](), dict[str, Tensor]()
     for name, value in tensors.items():
-        place = value.untyped_storage().data_ptr()
-        apart[name] = value.clone() if place and place in seen else value
-        seen.add(place)
-    return apart
+        pointer = value.untyped_storage().data_ptr()
+        untied[name] = value.clone() if pointer and pointer in seen else value
+        seen.add(pointer)
+    return untied
 
 
 class Header(NamedTuple):
-    """What a weights file says of itself before any weight is read.
+    """Metadata of a weights file.
 
     Attributes:
-        shapes: of its weights, by name.
-        checksum: of its tensors; none in a hand-made file.
-        config: the ``config.json`` that they were saved with; none where nobody noted it.
-        format: how large weights are kept, ``int8_per_channel``; none where every tensor is kept as numbers.
+        shapes: shapes of its weights by name.
+        checksum: checksum of its tensors; None in a file from another program.
+        config: the ``config.json`` that they were saved with; None if it was not saved.
+        format: format of large weights, ``int8_per_channel``; None if no weights are quantised.
     """
 
     shapes: dict[str, tuple[int, ...]]
@@ -82,10 +82,10 @@ class Header(NamedTuple):
 
 
 def read_header(path: Path) -> Header:
-    """The header of a weights file.
+    """Read the header of a weights file.
 
     Raises:
-        UsageError: damaged, or of a later version's format.
+        UsageError: if it is damaged, or in a format of a newer version.
     """
     try:
         with safe_open(path, "pt") as file:
@@ -98,19 +98,19 @@ def read_header(path: Path) -> Header:
         kind = stored.get(_FORMAT)
         shapes = int8.shapes_of(shapes) if kind == int8.FORMAT else shapes
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UsageError(f"{path} is damaged ({str(error).strip().splitlines()[0]}); put a sound copy back") from None
+        raise UsageError(f"{path} is damaged ({str(error).strip().splitlines()[0]}); restore an intact copy") from None
     if kind not in (None, int8.FORMAT):
-        raise UsageError(f"{path} keeps its weights in the format {str(kind)[:40]!r}, unknown here; upgrade undiffuse")
+        raise UsageError(f"{path} has weights in the unknown format {str(kind)[:40]!r}; upgrade undiffuse")
     return Header(shapes, stored.get(_CHECKSUM), config, kind)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Weights from a file, compared with their checksum where the file has one (a hand-made one may have none).
+    """Read weights and verify their checksum, if the file has one (files from other programs may have none).
 
     Returns:
-        Numbers by name, in the file's own types; float32 where it keeps integers.
+        Tensors by name, with the dtypes of the file; quantised weights in float32.
     Raises:
-        UsageError: damaged.
+        UsageError: if the file is damaged.
     """
     header = read_header(path)
     try:
@@ -118,15 +118,15 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     except (SafetensorError, OSError) as error:
         raise UsageError(f"{path} is damaged ({str(error).strip().splitlines()[0]})") from None
     if header.checksum is not None and header.checksum != _sha256_of_tensors(tensors):
-        raise UsageError(f"{path} is damaged: its weights do not match their checksum; put a sound copy back")
+        raise UsageError(f"{path} is damaged: its weights do not match their checksum; restore an intact copy")
     try:
         return int8.restored(tensors) if header.format == int8.FORMAT else tensors
     except ValueError as error:
-        raise UsageError(f"{path} is damaged ({error}); put a sound copy back") from None
+        raise UsageError(f"{path} is damaged ({error}); restore an intact copy") from None
 
 
 def _sha256_of_tensors(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over name, type, shape and bytes of each tensor, in order of name."""
+    """SHA-256 over name, dtype, shape and bytes of each tensor, sorted by name."""
     digest = hashlib.sha256()
     for name, value in sorted(tensors.items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())

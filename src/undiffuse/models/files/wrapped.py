@@ -1,4 +1,4 @@
-"""Saving and opening a model around a denoiser from elsewhere, whose code no folder holds."""
+"""Saving and loading of wrapped external denoisers, whose code is not part of undiffuse."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ NAME = "wrapped"
 
 
 def rebuilt(record: Mapping[str, Any], denoiser: Denoiser) -> WrappedModel:
-    """The model that a read ``config.json`` describes, around a denoiser without its weights yet.
+    """Build the wrapped model that ``config.json`` describes, without loading weights.
 
     Args:
-        record: a read ``config.json``.
-        denoiser: from elsewhere, freshly made.
+        record: content of ``config.json``.
+        denoiser: a new instance of the external denoiser.
     Raises:
-        UsageError: a model of ours, whose denoiser is its own.
+        UsageError: if the model is not a wrapped external denoiser.
     """
-    described = components_of(record)[MAIN].config
-    if described is None or described.get("name") != NAME:
-        raise UsageError("this model has a denoiser of its own; leave denoiser out")
-    config = validate(WrappedConfig, described)
+    options = components_of(record)[MAIN].config
+    if options is None or options.get("name") != NAME:
+        raise UsageError("this model was not saved with an external denoiser; leave denoiser out")
+    config = validate(WrappedConfig, options)
     return WrappedModel(denoiser, config.space, record["model"]["class_names"], config.sampling)
 
 
 def record_of(model: WrappedModel, about: str) -> dict[str, Any]:
-    """The ``config.json`` of such a model.
+    """The content of ``config.json`` of a wrapped model.
 
     Args:
-        model: around a denoiser from elsewhere.
-        about: what it is, in a few words; the record's ``recipe``.
+        model: the wrapped denoiser.
+        about: a short description; the record's ``recipe``.
     """
     config = WrappedConfig(space=model.space, sampling=model.sampling)
     return {
@@ -52,11 +52,11 @@ def record_of(model: WrappedModel, about: str) -> dict[str, Any]:
 
 
 def card_of(model: WrappedModel, about: str) -> str:
-    """Its model card: what it is, and how it is opened.
+    """The model card of a wrapped model.
 
     Args:
-        model: around a denoiser from elsewhere.
-        about: what it is, in a few words; the title.
+        model: the wrapped denoiser.
+        about: a short description; the title.
     """
     size = "×".join(map(str, model.shape))
     return (
@@ -66,12 +66,12 @@ def card_of(model: WrappedModel, about: str) -> str:
 
 
 def write_folder(model: WrappedModel, out: Path, about: str) -> None:
-    """``config.json``, weights and card in one piece.
+    """Write ``config.json``, weights and model card atomically.
 
     Args:
-        model: around a denoiser from elsewhere.
-        out: the folder; nothing half-written stands there.
-        about: what it is, in a few words.
+        model: the wrapped denoiser.
+        out: output folder.
+        about: a short description.
     """
     with replacing(out) as folder:
         folder.mkdir()

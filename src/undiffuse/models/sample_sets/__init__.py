@@ -1,1 +1,1 @@
-"""Sample sets: folders of samples that are filled as they are made, and what is recorded of them."""
+"""Sample sets: folders of samples, written incrementally, and their records."""

@@ -1,8 +1,8 @@
-"""A folder of samples that is filled as they are made, and continued where a killed command left it.
+"""A folder of samples that is written incrementally and can be resumed after an interruption.
 
-The files gather in a hidden folder next to the set's own, ``.NAME.REQUEST.partial``, whose name holds a hash of all
-that decides what the samples are; with the last one it becomes the set. A file stands there under its own name only
-when it is whole, so that what is there need not be made again: sample i depends on seed i alone.
+Files are first written to a hidden folder next to the output folder, ``.NAME.REQUEST.partial``, whose name contains a
+hash of everything that affects the samples; it is renamed when it is complete. Incomplete files have temporary names,
+so that existing samples need not be generated again: sample i depends only on seed i.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from undiffuse.images import SHOWN_SIDE, fill_png, image_of
 from undiffuse.models.sample_sets.files import check_grid
 from undiffuse.models.sample_sets.record import write_record
 
-#: Images in ``grid.png`` by default: one of all is large and shows nothing.
+#: Default number of images in ``grid.png``; larger grids are hard to view.
 SHOWN = 256
-#: So many files are synced before the folder is on its way.
-_MANY = 1000
+#: Folders with more samples are synced to disk before they are moved.
+_SYNC_THRESHOLD = 1000
 _COSTS, _POINTS = "costs.json", "points.f32"
 
 
 class SampleSet:
-    """Samples on their way into a folder.
+    """Writes samples into a folder.
 
     Args:
-        out: the set's own folder.
-        shared: what is recorded of all of them alike, without costs.
-        seeds, names: one a sample; no names for a model without classes.
-        shape: of one sample.
-        shown: images in the grid.
-        made_by: what else decides on the bits, such as the version and the kind of device; recorded nowhere.
+        out: output folder.
+        shared: the shared part of the record, without costs.
+        seeds, names: seed and class name of each sample; no names for a model without classes.
+        shape: shape of one sample.
+        shown: number of images in the grid.
+        environment: what else affects the exact values, such as the version and the kind of device; not recorded.
     """
 
     def __init__(
@@ -51,49 +51,49 @@ class SampleSet:
         names: Sequence[str | None],
         shape: tuple[int, ...],
         shown: int = SHOWN,
-        made_by: str = "",
+        environment: str = "",
     ) -> None:
         check_grid(shown)
         self.out, self.shared, self.seeds, self.names, self.shape = out, dict(shared), seeds, names, shape
         self.shown, self.points = shown, not Space.of_data(shape).is_image
         requested = json.dumps(
-            [made_by, self.shared, seeds.start, len(seeds), list(names), list(shape)], sort_keys=True
+            [environment, self.shared, seeds.start, len(seeds), list(names), list(shape)], sort_keys=True
         )
-        place = out.resolve()
-        self.folder = place.with_name(f".{place.name}.{hashlib.sha256(requested.encode()).hexdigest()[:12]}.partial")
+        target = out.resolve()
+        self.folder = target.with_name(f".{target.name}.{hashlib.sha256(requested.encode()).hexdigest()[:12]}.partial")
         self.nfe, self.partial_nfe = self._costs()
 
     def __len__(self) -> int:
         return len(self.seeds)
 
     def missing(self) -> list[int]:
-        """The numbers of the samples that are not there yet, ascending."""
+        """Indices of the samples that have not been written yet, ascending."""
         if not self.folder.is_dir():
             return list(range(len(self)))
         if self.points:
-            return list(range(self._whole_rows(), len(self)))
-        there = {path.name for path in self.folder.iterdir()}
-        return [number for number in range(len(self)) if _file(number) not in there]
+            return list(range(self._num_complete_rows(), len(self)))
+        existing = {path.name for path in self.folder.iterdir()}
+        return [number for number in range(len(self)) if _file(number) not in existing]
 
-    def others(self) -> list[Path]:
-        """What other requests for the same folder have left unfinished."""
-        place = self.out.resolve()
-        return sorted(set(place.parent.glob(f".{place.name}.*.partial")) - {self.folder})
+    def other_requests(self) -> list[Path]:
+        """Partial folders of other requests for the same output folder."""
+        target = self.out.resolve()
+        return sorted(set(target.parent.glob(f".{target.name}.*.partial")) - {self.folder})
 
     def discard(self) -> None:
-        """Delete what is there."""
+        """Delete the partial folder."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def take(self, numbers: Sequence[int], samples: npt.NDArray[Any], nfe: int, partial_nfe: int) -> None:
-        """Write samples with these numbers, and what they cost.
+        """Write samples with these indices, and their costs.
 
         Args:
-            numbers: B of them, ascending.
+            numbers: B indices, ascending.
             samples: uint8 images (B, C, H, W) or float32 points (B, D).
-            nfe: of the sample that took most.
-            partial_nfe: those of it that reused features.
+            nfe: maximum NFE over the samples.
+            partial_nfe: maximum number of evaluations with cached features.
         Raises:
-            UsageError, RunError: it cannot be written.
+            UsageError, RunError: if the files cannot be written.
         """
         with translate_os_errors(self.out):
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -110,10 +110,10 @@ class SampleSet:
                 unfinished.replace(self.folder / _file(number))
 
     def finish(self, more: Mapping[str, Any] | None = None) -> None:
-        """Write the grid and the record, and put the folder in its place.
+        """Write the grid and the record, and move the folder to its final path.
 
         Args:
-            more: functions of a folder, by the file that each writes into it.
+            more: functions that write additional files, by file name.
         """
         costs = {"nfe": self.nfe, "partial_nfe": self.partial_nfe}
         with translate_os_errors(self.out):
@@ -126,10 +126,10 @@ class SampleSet:
                 write(self.folder / file)
             record = self.folder / "samples.json"
             write_record(record, {**self.shared, **costs}, self.seeds, self.names, self.points)
-            if len(self) > _MANY:
+            if len(self) > _SYNC_THRESHOLD:
                 os.sync()
         finalize_folder(self.folder, self.out)
-        (self.out / _COSTS).unlink(missing_ok=True)  # only now: a kill before would leave samples of unknown costs
+        (self.out / _COSTS).unlink(missing_ok=True)  # last, since resuming needs the costs
 
     def _costs(self) -> tuple[int, int]:
         try:
@@ -148,7 +148,7 @@ class SampleSet:
     def _row_bytes(self) -> int:
         return 4 * int(np.prod(self.shape))
 
-    def _whole_rows(self) -> int:
+    def _num_complete_rows(self) -> int:
         path = self.folder / _POINTS
         if not path.is_file() and (self.folder / "samples.npy").is_file():
             return len(self)
@@ -157,13 +157,13 @@ class SampleSet:
     def _append(self, first: int, samples: npt.NDArray[Any]) -> None:
         path = self.folder / _POINTS
         with path.open("rb+" if path.is_file() else "wb") as file:
-            file.truncate(first * self._row_bytes)  # part of a row may have been written
+            file.truncate(first * self._row_bytes)  # remove a partially written row
             file.seek(0, os.SEEK_END)
             file.write(np.ascontiguousarray(samples, dtype="<f4").tobytes())
 
     def _finish_points(self) -> None:
         path = self.folder / _POINTS
-        if not path.is_file():  # done, but for the record
+        if not path.is_file():  # the points were finished before an interruption
             return
         rows = np.memmap(path, dtype="<f4", mode="r", shape=(len(self), *self.shape))
         np.save(self.folder / "samples.npy", rows)
@@ -171,11 +171,11 @@ class SampleSet:
 
 
 def in_fixed_batches(numbers: Sequence[int], size: int) -> Iterator[Sequence[int]]:
-    """``numbers`` in runs of at most ``size``.
+    """Split ``numbers`` into batches of at most ``size``.
 
     Args:
-        numbers: in their order.
-        size: of a run, at least 1.
+        numbers: a sequence.
+        size: maximum batch size, at least 1.
     Example:
         >>> list(in_fixed_batches([0, 1, 2], 2))
         [[0, 1], [2]]
@@ -204,7 +204,7 @@ def _file(number: int) -> str:
 
 
 def _read(path: Path) -> npt.NDArray[np.uint8]:
-    """(C, H, W) of an image written here."""
+    """Read an image of this folder as (C, H, W)."""
     from PIL import Image
 
     with Image.open(path) as image:

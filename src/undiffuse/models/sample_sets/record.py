@@ -1,4 +1,4 @@
-"""What is recorded of samples, in ``samples.json`` and with those that Python holds."""
+"""The record of samples, for ``samples.json`` and ``Samples``."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from undiffuse.models.request import SampleRequest
 from undiffuse.sealed import CHECKSUM
 
 _NO_ROWS = '"images": []'
-_SETTING = "computed_with"  # the same for all, and too long to be said of each
+_SETTING = "computed_with"  # the same for all samples, and too long to repeat for each
 
 
 class SampledModel(Protocol):
-    """The model that samples are of, as far as they say so."""
+    """The properties of a model that are recorded with its samples."""
 
     @property
     def module(self) -> GenerativeModel: ...
@@ -36,11 +36,11 @@ class SampledModel(Protocol):
 
 
 def shared_record(model: SampledModel, request: SampleRequest) -> dict[str, Any]:
-    """What all samples of a request have in common, but for what they cost, which is known when they are made.
+    """The part of the record that all samples of a request share, without costs, which are known after sampling.
 
     Args:
-        model: that makes them.
-        request: with the options that it gives.
+        model: the sampled model.
+        request: the request with its options.
     """
     return {
         "model": model.path.resolve().name,
@@ -53,16 +53,16 @@ def shared_record(model: SampledModel, request: SampleRequest) -> dict[str, Any]
     }
 
 
-def whole_record(
+def full_record(
     shared: Mapping[str, Any], seeds: Sequence[int], names: Sequence[str | None], points: bool
 ) -> dict[str, Any]:
     """The content of ``samples.json``, with an entry per sample.
 
     Args:
-        shared: the same of all, costs among it.
-        seeds: one a sample.
-        names: of their classes; none for a model without.
-        points: whether the samples are rows of ``samples.npy`` instead of images in files.
+        shared: the shared part of the record, including costs.
+        seeds: one seed per sample.
+        names: class names of the samples; empty for a model without classes.
+        points: whether the samples are rows of ``samples.npy`` instead of image files.
     """
     return {**shared, "images": list(_rows(shared, seeds, names, points))}
 
@@ -70,14 +70,14 @@ def whole_record(
 def write_record(
     path: Path, shared: Mapping[str, Any], seeds: Sequence[int], names: Sequence[str | None], points: bool
 ) -> None:
-    """``whole_record`` as sealed JSON in a file, written entry by entry: of many samples it would fill the memory.
+    """Write ``full_record`` as JSON with a checksum, entry by entry to save memory.
 
     Args:
-        path: of the file.
-        shared: the same of all, costs among it.
-        seeds: one a sample.
-        names: of their classes; none for a model without.
-        points: whether the samples are rows of ``samples.npy`` instead of images in files.
+        path: path of the file.
+        shared: the shared part of the record, including costs.
+        seeds: one seed per sample.
+        names: class names of the samples; empty for a model without classes.
+        points: whether the samples are rows of ``samples.npy`` instead of image files.
     """
 
     def rows() -> Iterator[dict[str, Any]]:
@@ -101,7 +101,7 @@ def _rows(
     shared: Mapping[str, Any], seeds: Sequence[int], names: Sequence[str | None], points: bool
 ) -> Iterator[dict[str, Any]]:
     for index, seed in enumerate(seeds):
-        alike = {key: value for key, value in shared.items() if key != _SETTING}
-        own = {"seed": seed, "class": names[index] if names else None, **alike}
+        repeated = {key: value for key, value in shared.items() if key != _SETTING}
+        entry = {"seed": seed, "class": names[index] if names else None, **repeated}
         file = "samples.npy" if points else f"{index:06d}.png"
-        yield {"file": file, **own, **({"row": index} if points else {})}
+        yield {"file": file, **entry, **({"row": index} if points else {})}

@@ -22,7 +22,7 @@ from undiffuse.config import FrozenModel
 from undiffuse.core.denoiser import Denoiser
 from undiffuse.core.parameterization import eps_of
 from undiffuse.models.base import denoising
-from undiffuse.models.saved import build_fresh
+from undiffuse.models.saved import build_untrained
 from undiffuse.observer import ProgressCallback
 from undiffuse.studies.images.context import ImageArray, ImageStudyContext
 from undiffuse.studies.images.noise_levels import level_grid
@@ -78,7 +78,7 @@ def untrained_denoiser(context: ImageStudyContext) -> Denoiser:
     """The same architecture with the initial weights of a training with the context's seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(context.seed)
-        untrained = denoising(build_fresh(context.model.config), "the study 'noise-prediction'")
+        untrained = denoising(build_untrained(context.model.config), "the study 'noise-prediction'")
     return untrained.to(context.device).eval().denoiser().eval()
 
 
