@@ -222,7 +222,7 @@ def header_byte(content: bytes) -> bytes:
 
 
 SPOILT: dict[str, tuple[Callable[[bytes], bytes], str, int]] = {
-    "cut in an image": (lambda content: content[: content.index(b"000002.png") + 600], "'000002.png' ends behind", 2),
+    "cut in an image": (lambda content: content[: content.index(b"000002.png") + 600], "'000002.png' ends after", 2),
     "cut in a header": (lambda content: content[: content.index(b"000002.png") + 99], "mark of its end is missing", 2),
     # where nothing follows, the last sample may lack some of its members
     "cut between": (lambda content: content[: content.index(b"000002.cls")], "mark of its end is missing", 1),

@@ -58,16 +58,16 @@ def read_head(path: Path) -> dict[str, Any] | None:
 def read_rows(path: Path) -> Iterator[tuple[Row, int]]:
     """The valid rows of a log, each with the offset of its end."""
     with path.open("rb") as file:
-        place = len(file.readline())
+        offset = len(file.readline())
         while len(content := file.read(_FIELDS.size)) == _FIELDS.size:
             key, reason, size, crc, pixel_hash, found_hash, length = _FIELDS.unpack(content)
             rest = file.read(length + _CHECK.size)
             content += rest[:length]
             if len(rest) != length + _CHECK.size or rest[length:] != _CHECK.pack(zlib.crc32(content)):
                 return
-            place += len(content) + _CHECK.size
+            offset += len(content) + _CHECK.size
             text = rest[:length].decode("utf-8", "surrogateescape")
-            yield Row(key, reason, size, crc, pixel_hash, found_hash, text), place
+            yield Row(key, reason, size, crc, pixel_hash, found_hash, text), offset
 
 
 class ProgressLog:

@@ -41,7 +41,7 @@ def arrow() -> Any:
     return pyarrow
 
 
-class Place(NamedTuple):
+class RowLocation(NamedTuple):
     """Location of a row: its table, row group, index in the group and index in the table."""
 
     table: int
@@ -115,7 +115,7 @@ def _check_names(fields: Any) -> None:
     """Access every field name, which decodes it: an invalid name raises an error only when it is decoded."""
     for field in fields:
         _ = field.name
-        _check_names([field.type.field(place) for place in range(field.type.num_fields)])
+        _check_names([field.type.field(index) for index in range(field.type.num_fields)])
 
 
 def _parquet(path: Path) -> tuple[Callable[[int, str], Any], list[int], Any]:
@@ -174,27 +174,27 @@ class Tables:
         self.__dict__.update(state)
         self._open()
 
-    def place(self, row: int) -> Place:
+    def locate(self, row: int) -> RowLocation:
         """Location of a row of the concatenated files."""
         number = int(np.searchsorted(self._ends, row, side="right"))
         before = int(self._ends[number - 1]) if number else 0
         table, group = self._groups[number].tolist()
-        return Place(table, group, row - before, row - int(self._table_starts[table]))
+        return RowLocation(table, group, row - before, row - int(self._table_starts[table]))
 
     def value(self, row: int, name: str) -> Any:
         """One value of a column as a pyarrow scalar; its row group is cached with the last few others."""
-        place = self.place(row)
+        location = self.locate(row)
         if self._process != os.getpid():  # files opened before a fork are reopened after it
             self._open()
-        key = (place.table, place.group, name)
+        key = (location.table, location.group, name)
         with self._lock:
             if key not in self._cached:
-                self._cached[key] = self.tables[place.table].column(place.group, name)
+                self._cached[key] = self.tables[location.table].column(location.group, name)
                 while len(self._cached) > MAX_GROUPS:
                     self._cached.popitem(last=False)
             self._cached.move_to_end(key)
             column = self._cached[key]
-        return column[place.row]
+        return column[location.row]
 
     def each(self, name: str) -> Any:
         """Iterate over a column by row groups, without caching."""
@@ -212,7 +212,7 @@ def plain_type(kind: Any) -> Any:
     if types.is_dictionary(kind):
         return plain_type(kind.value_type)
     if types.is_struct(kind):
-        fields = [kind.field(place) for place in range(kind.num_fields)]
+        fields = [kind.field(index) for index in range(kind.num_fields)]
         plain = [field.with_type(plain_type(field.type)) for field in fields]
         return kind if plain == fields else root.struct(plain)
     if types.is_list(kind) or types.is_large_list(kind):

@@ -23,7 +23,7 @@ _CHUNK = 2**22
 _MAX_CACHED = 50_000  # members of one archive in memory, 12 MB
 
 
-class Place(Protocol):
+class RandomAccessFile(Protocol):
     """Bytes that can be read by offset."""
 
     path: Path
@@ -96,28 +96,28 @@ class Member(NamedTuple):
     is_plain: bool
 
 
-def read_members(place: Place) -> Iterator[Member]:
+def read_members(archive: RandomAccessFile) -> Iterator[Member]:
     """The members in file order, without folders; includes archives appended to the first.
 
     Raises:
         UsageError: not a tar archive, corrupt or truncated; the members yielded before are valid.
     """
     offset, long_name, long_size = 0, "", -1
-    while (header := _header(place, offset)) or (offset := _next_archive(place, offset)):
+    while (header := _header(archive, offset)) or (offset := _next_archive(archive, offset)):
         if not header:
             continue
-        kind, name, size = _fields(header, place, offset)
+        kind, name, size = _fields(header, archive, offset)
         if kind in b"xL" and size > _MAX_EXTRA:
-            raise _damaged(place, offset)
+            raise _damaged(archive, offset)
         size = long_size if long_size >= 0 and kind not in b"xgLK" else size
         content_at = offset + BLOCK
         offset = content_at + -(-size // BLOCK) * BLOCK
-        if content_at + size > place.size:
-            raise UsageError(f"{place.path}: the shard is cut short: {name!r} ends behind its end; fetch it again")
+        if content_at + size > archive.size:
+            raise UsageError(f"{archive.path}: the shard is cut short: {name!r} ends after its end; fetch it again")
         if kind == b"L":
-            long_name = _text(place.read(content_at, size))
+            long_name = _text(archive.read(content_at, size))
         elif kind == b"x":
-            long_name, long_size = _extended(place.read(content_at, size), long_name)
+            long_name, long_size = _extended(archive.read(content_at, size), long_name)
         elif kind not in b"gK":
             if kind != b"5":
                 yield Member(long_name or name, content_at, size, kind in b"\0" + b"07")
@@ -128,11 +128,11 @@ class Headers:
     """The members of an archive, for repeated iteration: cached unless there are too many.
 
     Args:
-        place: the archive.
+        archive: the archive file.
     """
 
-    def __init__(self, place: Place) -> None:
-        self._place, self._cached = place, list[Member]()
+    def __init__(self, archive: RandomAccessFile) -> None:
+        self._archive, self._cached = archive, list[Member]()
         self._complete = False
 
     def __iter__(self) -> Iterator[Member]:
@@ -140,7 +140,7 @@ class Headers:
 
     def _read(self) -> Iterator[Member]:
         cached: list[Member] = []
-        for member in read_members(self._place):
+        for member in read_members(self._archive):
             if len(cached) <= _MAX_CACHED:
                 cached.append(member)
             yield member
@@ -148,32 +148,32 @@ class Headers:
             self._cached, self._complete = cached, True
 
 
-def _header(place: Place, offset: int) -> bytes:
+def _header(archive: RandomAccessFile, offset: int) -> bytes:
     """The next header; empty at the end of the archive."""
-    block = place.read(offset, BLOCK)
+    block = archive.read(offset, BLOCK)
     if len(block) == BLOCK and not any(block):
         return b""
     if not block and offset == 0:
-        raise UsageError(f"{place.path}: the file is empty (0 bytes); expected a tar archive")
+        raise UsageError(f"{archive.path}: the file is empty (0 bytes); expected a tar archive")
     if len(block) < BLOCK and offset > 0:
-        raise UsageError(f"{place.path}: the shard is cut short: the mark of its end is missing; fetch it again")
+        raise UsageError(f"{archive.path}: the shard is cut short: the mark of its end is missing; fetch it again")
     if not has_checksum(block):
-        raise _damaged(place, offset)
+        raise _damaged(archive, offset)
     return block
 
 
-def _next_archive(place: Place, offset: int) -> int:
+def _next_archive(archive: RandomAccessFile, offset: int) -> int:
     """Offset of another archive after the blocks of zeros at ``offset``; 0 if there is none."""
-    while chunk := place.read(offset, _CHUNK):
+    while chunk := archive.read(offset, _CHUNK):
         blank = len(chunk) - len(chunk.lstrip(b"\0"))
         if blank < len(chunk):
             offset += blank // BLOCK * BLOCK
-            return offset if has_checksum(place.read(offset, BLOCK)) else 0
+            return offset if has_checksum(archive.read(offset, BLOCK)) else 0
         offset += len(chunk)
     return 0
 
 
-def _fields(header: bytes, place: Place, offset: int) -> tuple[bytes, str, int]:
+def _fields(header: bytes, archive: RandomAccessFile, offset: int) -> tuple[bytes, str, int]:
     """(type, name, size) of a header."""
     name = _text(header[:100])
     if header[257:263] == b"ustar\0" and header[345]:
@@ -183,7 +183,7 @@ def _fields(header: bytes, place: Place, offset: int) -> tuple[bytes, str, int]:
         return header[156:157], name, int.from_bytes(digits[1:], "big")
     octal = digits.strip(b" \0") or b"0"
     if set(octal) - set(b"01234567"):  # Python would accept a sign; a negative size would loop forever
-        raise _damaged(place, offset)
+        raise _damaged(archive, offset)
     return header[156:157], name, int(octal, 8)
 
 
@@ -207,7 +207,7 @@ def _text(content: bytes) -> str:
     return content.partition(b"\0")[0].decode("utf-8", "surrogateescape")
 
 
-def _damaged(place: Place, offset: int) -> UsageError:
+def _damaged(archive: RandomAccessFile, offset: int) -> UsageError:
     if offset == 0:
-        return UsageError(f"{place.path}: not a tar archive, despite its name; expected a shard of images")
-    return UsageError(f"{place.path}: the shard is damaged at byte {offset}; fetch it again")
+        return UsageError(f"{archive.path}: not a tar archive, despite its name; expected a shard of images")
+    return UsageError(f"{archive.path}: the shard is damaged at byte {offset}; fetch it again")

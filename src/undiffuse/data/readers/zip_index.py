@@ -79,14 +79,14 @@ class _Buffer:
 
     def __init__(self, file: FileAt, start: int, size: int) -> None:
         self._file, self._start, self.size = file, start, size
-        self._content, self._place = b"", 0
+        self._content, self._position = b"", 0
 
-    def read(self, place: int, size: int) -> bytes:
-        """``size`` bytes from offset ``place`` of the part; fewer at its end. Fastest for increasing offsets."""
-        begin = place - self._place
+    def read(self, position: int, size: int) -> bytes:
+        """``size`` bytes from offset ``position`` of the part; fewer at its end. Fastest for increasing offsets."""
+        begin = position - self._position
         if begin < 0 or begin + size > len(self._content):
-            length = max(0, min(max(size, _WINDOW), self.size - place))
-            self._content, self._place, begin = self._file.read(self._start + place, length), place, 0
+            length = max(0, min(max(size, _WINDOW), self.size - position))
+            self._content, self._position, begin = self._file.read(self._start + position, length), position, 0
         return self._content[begin : begin + size]
 
 
@@ -97,15 +97,15 @@ def read_entries(file: FileAt) -> Iterator[Entry]:
         UsageError: not a zip archive, truncated, corrupt, or one part of a split archive.
     """
     count, start, size, shift = _directory(file)
-    directory, place = _Buffer(file, start, size), 0
+    directory, position = _Buffer(file, start, size), 0
     for _ in range(count):
-        fields = directory.read(place, _ENTRY_FIELDS.size)
+        fields = directory.read(position, _ENTRY_FIELDS.size)
         if len(fields) < _ENTRY_FIELDS.size or fields[:4] != _ENTRY:
             raise _damaged(file.path)
         _, _, _, flags, method, *rest = _ENTRY_FIELDS.unpack(fields)
         _, _, crc, stored, size, *lengths, _, _, attributes, offset = rest
-        texts = directory.read(place + _ENTRY_FIELDS.size, sum(lengths))
-        place += _ENTRY_FIELDS.size + sum(lengths)
+        texts = directory.read(position + _ENTRY_FIELDS.size, sum(lengths))
+        position += _ENTRY_FIELDS.size + sum(lengths)
         if len(texts) < sum(lengths):
             raise _damaged(file.path)
         if _FULL32 in (stored, size, offset):
@@ -131,11 +131,11 @@ def _directory(file: FileAt) -> tuple[int, int, int, int]:
     """(number of members, offset of the directory, its size, shift to add to every stored offset)."""
     tail_at = max(0, file.size - _END_FIELDS.size - _FULL16)
     tail = file.read(tail_at, file.size - tail_at)
-    place = _end_record(tail)
-    if place < 0:
+    position = _end_record(tail)
+    if position < 0:
         raise _no_end(file)
-    _, disk, first_disk, _, count, size, start, _ = _END_FIELDS.unpack_from(tail, place)
-    end = tail_at + place
+    _, disk, first_disk, _, count, size, start, _ = _END_FIELDS.unpack_from(tail, position)
+    end = tail_at + position
     if _FULL16 in (disk, count) or _FULL32 in (size, start):
         disk, first_disk, count, size, start, end = _wide_end(file, end, (disk, first_disk, count, size, start))
     if disk or first_disk:
@@ -148,11 +148,11 @@ def _directory(file: FileAt) -> tuple[int, int, int, int]:
 
 def _end_record(tail: bytes) -> int:
     """Offset of the end record in the last bytes: the record whose comment ends with the file, else the last one."""
-    place = last = tail.rfind(_END, 0, len(tail) - _END_FIELDS.size + len(_END))
-    while place >= 0:
-        if place + _END_FIELDS.size + struct.unpack_from("<H", tail, place + 20)[0] == len(tail):
-            return place
-        place = tail.rfind(_END, 0, place)
+    position = last = tail.rfind(_END, 0, len(tail) - _END_FIELDS.size + len(_END))
+    while position >= 0:
+        if position + _END_FIELDS.size + struct.unpack_from("<H", tail, position + 20)[0] == len(tail):
+            return position
+        position = tail.rfind(_END, 0, position)
     return last
 
 
@@ -162,26 +162,26 @@ def _wide_end(file: FileAt, end: int, narrow: tuple[int, int, int, int, int]) ->
     if locator[:4] != _LOCATOR64:
         return (*narrow, end)
     stated = struct.unpack("<Q", locator[8:16])[0]
-    for place in (stated, end - 20 - _END64_FIELDS.size):
-        record = file.read(place, _END64_FIELDS.size) if 0 <= place < end else b""
+    for position in (stated, end - 20 - _END64_FIELDS.size):
+        record = file.read(position, _END64_FIELDS.size) if 0 <= position < end else b""
         if len(record) == _END64_FIELDS.size and record[:4] == _END64:
             _, _, _, _, disk, first_disk, _, count, size, start = _END64_FIELDS.unpack(record)
-            return disk, first_disk, count, size, start, place
+            return disk, first_disk, count, size, start, position
     raise _damaged(file.path)
 
 
 def _wide(extra: bytes, values: tuple[int, int, int], path: Path) -> tuple[int, int, int]:
     """(size, stored, offset), each from the zip64 field if its 32-bit field is saturated."""
-    place = 0
-    while place + 4 <= len(extra):
-        kind, length = struct.unpack_from("<HH", extra, place)
+    position = 0
+    while position + 4 <= len(extra):
+        kind, length = struct.unpack_from("<HH", extra, position)
         if kind == 1:
-            numbers = iter(struct.unpack_from(f"<{min(length, len(extra) - place - 4) // 8}Q", extra, place + 4))
+            numbers = iter(struct.unpack_from(f"<{min(length, len(extra) - position - 4) // 8}Q", extra, position + 4))
             size, stored, offset = (next(numbers, -1) if value == _FULL32 else value for value in values)
             if min(size, stored, offset) < 0:
                 break
             return size, stored, offset
-        place += 4 + length
+        position += 4 + length
     raise _damaged(path)
 
 
@@ -197,13 +197,13 @@ def _text(name: bytes, extra: bytes, flags: int) -> str:
 
 def _unicode_path(name: bytes, extra: bytes) -> str:
     """The name in Info-ZIP's field 0x7075 (APPNOTE 4.6.9: version, checksum, UTF-8), if its checksum matches."""
-    place = 0
-    while place + 4 <= len(extra):
-        kind, length = struct.unpack_from("<HH", extra, place)
-        field = extra[place + 4 : place + 4 + length]
+    position = 0
+    while position + 4 <= len(extra):
+        kind, length = struct.unpack_from("<HH", extra, position)
+        field = extra[position + 4 : position + 4 + length]
         if kind == _UNICODE_PATH and field[:1] == b"\1" and field[1:5] == struct.pack("<L", zlib.crc32(name)):
             return field[5:].decode("utf-8", "replace")
-        place += 4 + length
+        position += 4 + length
     return ""
 
 

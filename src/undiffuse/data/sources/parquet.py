@@ -79,8 +79,8 @@ class TableFiles(EncodedFiles):
 
 def row_title(tables: Tables, row: int) -> str:
     """Name of a row in messages: its file, and its number in the file, from 0."""
-    place = tables.place(row)
-    return f"{readable(str(tables.paths[place.table]))} row {place.row_in_table}"
+    location = tables.locate(row)
+    return f"{readable(str(tables.paths[location.table]))} row {location.row_in_table}"
 
 
 class Columns(NamedTuple):

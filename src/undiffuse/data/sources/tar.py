@@ -17,7 +17,7 @@ import numpy.typing as npt
 from undiffuse.data.config import TarConfig
 from undiffuse.data.dataset import Dataset, Indices
 from undiffuse.data.readers.file_at import FileAt
-from undiffuse.data.readers.tar_index import Headers, Member, MemoryAt, Place, ReopenedFile
+from undiffuse.data.readers.tar_index import Headers, Member, MemoryAt, RandomAccessFile, ReopenedFile
 from undiffuse.data.readers.text import readable
 from undiffuse.data.sources.layout.captions import complete_rows
 from undiffuse.data.sources.layout.classes import Classes, LabelColumn, depth_note, folder_classes
@@ -65,7 +65,7 @@ class TarFiles(EncodedFiles):
     """
 
     def __init__(
-        self, location: Path, shards: Sequence[Place], names: StringArray, table: npt.NDArray[np.int64]
+        self, location: Path, shards: Sequence[RandomAccessFile], names: StringArray, table: npt.NDArray[np.int64]
     ) -> None:
         super().__init__(location)
         self._shards, self._names, self._table = shards, names, table
@@ -97,7 +97,7 @@ class _Samples:
         self.names, self.captions, self.column = StringArray(), StringArray(), LabelColumn()
         self.places, self.codes, self.caption_of = array("q"), array("q"), array("q")
 
-    def add_shard(self, number: int, shard: Place) -> None:
+    def add_shard(self, number: int, shard: RandomAccessFile) -> None:
         """Add the samples of one shard; if it is damaged and skipped, those before the damage."""
         seen: set[int] = set()
         try:
@@ -118,7 +118,7 @@ class _Samples:
         except UsageError as error:
             self._skips.take(error)
 
-    def _add(self, number: int, shard: Place, sample: Sample) -> None:
+    def _add(self, number: int, shard: RandomAccessFile, sample: Sample) -> None:
         image = image_of(sample, readable(f"{shard.path}!{sample.key}"), self._image_column, self.left_out)
         title = readable(f"{shard.path}!{image.name}")
         if image.size > MAX_IMAGE_BYTES:
@@ -142,7 +142,7 @@ def _scattered(headers: Iterable[Member]) -> frozenset[str]:
         return frozenset()
 
 
-def _annotation(shard: Place, sidecars: Members) -> Annotation:
+def _annotation(shard: RandomAccessFile, sidecars: Members) -> Annotation:
     """Class and caption of a sample; ``.cls`` and ``.txt`` take precedence over ``.json``."""
     annotation, texts = Annotation(None, None), dict[str, bytes]()
     for ending in SIDECAR_ENDINGS:
@@ -175,7 +175,7 @@ def load(config: TarConfig) -> Dataset:
             others have; the message names shard and member.
     """
     skips = Skips(config.on_error)
-    samples, shards = _Samples(config, skips), list[Place]()
+    samples, shards = _Samples(config, skips), list[RandomAccessFile]()
     paths, about = _paths(config, samples.left_out)
     with ProgressLine(f"listing {config.location.name}") as counter:
         for shard in _shards(paths, skips):
@@ -214,7 +214,7 @@ def _paths(config: TarConfig, left_out: LeftOut) -> tuple[list[Path], dict[str, 
     return chosen, {"splits": note} if note else {}
 
 
-def _shards(paths: Sequence[Path], skips: Skips) -> Iterator[Place]:
+def _shards(paths: Sequence[Path], skips: Skips) -> Iterator[RandomAccessFile]:
     """Open the shards one after another; the memory for unpacked shards is limited in total."""
     left = encoded.MAX_BYTES_IN_MEMORY
     for path in paths:

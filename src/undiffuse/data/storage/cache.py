@@ -104,19 +104,19 @@ def _stamped_now(config: EncodedConfig) -> tuple[Path, str] | None:
 
 
 def _stamp_to_keep(config: EncodedConfig) -> str:
-    place, stamp = _STAMPED.get() or (None, "")
-    return stamp if place == cache_folder_of(config) else stamp_of(config)
+    folder, stamp = _STAMPED.get() or (None, "")
+    return stamp if folder == cache_folder_of(config) else stamp_of(config)
 
 
 def open_cached(config: EncodedConfig) -> Dataset | None:
     """The cached set, or ``None`` if there is no valid cache."""
-    place = cache_folder_of(config)
-    if config.cache == "none" or not (place / INFO).is_file():
+    folder = cache_folder_of(config)
+    if config.cache == "none" or not (folder / INFO).is_file():
         return None
     try:
-        if read_info(place)["stamp"] != stamp_of(config):
+        if read_info(folder)["stamp"] != stamp_of(config):
             return None
-        cached = MappedSet(place)
+        cached = MappedSet(folder)
     except UndiffuseError as error:
         _log.warning("%s; the cache is rebuilt", error)
         return None
@@ -142,10 +142,10 @@ class CacheWriter:
     """
 
     def __init__(self, config: EncodedConfig, count: int) -> None:
-        self.place, self._config, self._stamp = cache_folder_of(config), config, _stamp_to_keep(config)
-        self._folder = temporary_next_to(self.place).with_suffix(".pixels.tmp")
-        self._folder.mkdir(parents=True)
-        self._pixels = (self._folder / PIXELS).open("wb")
+        self.folder, self._config, self._stamp = cache_folder_of(config), config, _stamp_to_keep(config)
+        self._temporary = temporary_next_to(self.folder).with_suffix(".pixels.tmp")
+        self._temporary.mkdir(parents=True)
+        self._pixels = (self._temporary / PIXELS).open("wb")
         self._checks = array("I")
         self.valid = True
 
@@ -171,7 +171,7 @@ class CacheWriter:
         if self.valid:
             try:
                 self._put_in_place(dataset)
-                return MappedSet(self.place)
+                return MappedSet(self.folder)
             except (OSError, UndiffuseError) as error:
                 self._give_up(error)
         return dataset
@@ -179,26 +179,26 @@ class CacheWriter:
     def discard(self) -> None:
         """Remove the temporary folder if it exists."""
         self._pixels.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        shutil.rmtree(self._temporary, ignore_errors=True)
 
     def _put_in_place(self, dataset: Dataset) -> None:
         self._pixels.close()
-        (self._folder / CHECKS).write_bytes(np.array(self._checks, dtype="<u4").data)
-        (self._folder / HASHES).write_bytes(np.ascontiguousarray(dataset.hashes()).data)
+        (self._temporary / CHECKS).write_bytes(np.array(self._checks, dtype="<u4").data)
+        (self._temporary / HASHES).write_bytes(np.ascontiguousarray(dataset.hashes()).data)
         if dataset.labels is not None:
-            (self._folder / LABELS).write_bytes(np.ascontiguousarray(dataset.labels, dtype="<i8").data)
-        write_strings(self._folder, "titles", map(dataset.item_name, range(len(dataset))))
+            (self._temporary / LABELS).write_bytes(np.ascontiguousarray(dataset.labels, dtype="<i8").data)
+        write_strings(self._temporary, "titles", map(dataset.item_name, range(len(dataset))))
         if dataset.captions is not None:
-            write_strings(self._folder, "captions", dataset.captions)
-        write_info(self._folder, dataset, self._stamp)
-        with replacing(self.place) as temporary:
-            self._folder.rename(temporary)
+            write_strings(self._temporary, "captions", dataset.captions)
+        write_info(self._temporary, dataset, self._stamp)
+        with replacing(self.folder) as temporary:
+            self._temporary.rename(temporary)
 
     def _give_up(self, error: Exception) -> None:
         self.valid = False
         self.discard()
         location = self._config.location
-        _log.warning("%s: not cached in %s (%s); images are decoded during training", location, self.place, error)
+        _log.warning("%s: not cached in %s (%s); images are decoded during training", location, self.folder, error)
 
 
 @contextmanager
@@ -225,12 +225,12 @@ def caching(config: EncodedConfig, count: int, image_bytes: int, fits_in_memory:
 
 
 def _store_for(config: EncodedConfig, count: int, needed: int) -> CacheWriter | None:
-    place = cache_folder_of(config)
-    remove_leftovers_of(place)
+    folder = cache_folder_of(config)
+    remove_leftovers_of(folder)
     fraction = SHARE_OF_FREE if config.cache == "auto" else 1.0
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(place.parent).free
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(folder.parent).free
         problem = f"{needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free" if needed > fraction * free else ""
         store = None if problem else CacheWriter(config, count)
     except OSError as error:
@@ -239,10 +239,10 @@ def _store_for(config: EncodedConfig, count: int, needed: int) -> CacheWriter | 
         raise UsageError(f"cannot cache decoded images in data.cache={config.cache}: {problem}; name another folder")
     if problem:
         text = "%s: not cached in %s: %s; images are decoded during training"
-        _log.warning(text, config.location, place.parent, problem)
+        _log.warning(text, config.location, folder.parent, problem)
     elif config.cache == "auto":
         size = f"{needed / 1e9:.1f} GB"
-        _log.warning("%s: decoded images cached in %s, %s; disable by data.cache=none", config.location, place, size)
+        _log.warning("%s: decoded images cached in %s, %s; disable by data.cache=none", config.location, folder, size)
     return store
 
 

@@ -118,27 +118,27 @@ class StringIndex:
         """Index the next string; lookups return it after earlier ones with the same key."""
         if self._count * 3 >= len(self._slots) * 2:
             self._slots = array("I", [0]) * (2 * len(self._slots))
-            for place in range(self._count):
-                self._put(place)
+            for position in range(self._count):
+                self._put(position)
         self._put(self._count)
         self._count += 1
 
     def all_of(self, key: str) -> Iterator[int]:
         """Positions of the strings with this key, in order."""
         for slot in self._probed(key):
-            place = self._slots[slot] - 1
-            if place < 0:
+            position = self._slots[slot] - 1
+            if position < 0:
                 return
-            if self._key(self._texts[place]) == key:
-                yield place
+            if self._key(self._texts[position]) == key:
+                yield position
 
     def first(self, key: str) -> int | None:
         """The first position with this key; ``None`` if there is none."""
         return next(self.all_of(key), None)
 
-    def _put(self, place: int) -> None:
-        free = next(slot for slot in self._probed(self._key(self._texts[place])) if not self._slots[slot])
-        self._slots[free] = place + 1
+    def _put(self, position: int) -> None:
+        free = next(slot for slot in self._probed(self._key(self._texts[position])) if not self._slots[slot])
+        self._slots[free] = position + 1
 
     def _probed(self, key: str) -> Iterator[int]:
         """The probe sequence of a key (linear probing); there is always an empty slot."""

@@ -59,11 +59,11 @@ def _profile(primaries: int, transfer: int) -> bytes:
 
 
 def _packed(tags: dict[bytes, bytes]) -> bytes:
-    place, table, body = 132 + 12 * len(tags), b"", b""
+    offset, table, body = 132 + 12 * len(tags), b"", b""
     for name, content in tags.items():
-        table += name + struct.pack(">II", place + len(body), len(content))
+        table += name + struct.pack(">II", offset + len(body), len(content))
         body += content + bytes(-len(content) % 4)
-    start = struct.pack(">I4xI4s4s4s12x4s28x", place + len(body), 0x04400000, b"mntr", b"RGB ", b"XYZ ", b"acsp")
+    start = struct.pack(">I4xI4s4s4s12x4s28x", offset + len(body), 0x04400000, b"mntr", b"RGB ", b"XYZ ", b"acsp")
     return start + _fixed(*_D50) + bytes(48) + struct.pack(">I", len(tags)) + table + body
 
 

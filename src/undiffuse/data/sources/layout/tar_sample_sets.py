@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from undiffuse.data.readers.tar_index import Member, Place
+from undiffuse.data.readers.tar_index import Member, RandomAccessFile
 from undiffuse.data.readers.text import readable
 from undiffuse.data.sources.layout.captions import SidecarReader
 from undiffuse.data.sources.layout.left_out import LeftOut
@@ -16,7 +16,7 @@ from undiffuse.errors import UsageError
 class _ShardSidecars(SidecarReader):
     """Annotation files of a shard, by their names without ``./``."""
 
-    def __init__(self, shard: Place, members: Mapping[str, Member]) -> None:
+    def __init__(self, shard: RandomAccessFile, members: Mapping[str, Member]) -> None:
         self.location, self._shard, self._members = shard.path, shard, members
 
     def title_of(self, name: str) -> str:
@@ -49,7 +49,7 @@ class RecordCollector:
 
 
 def sample_sets_in(
-    shard: Place, records: Mapping[str, Member], headers: Iterable[Member], skips: Skips
+    shard: RandomAccessFile, records: Mapping[str, Member], headers: Iterable[Member], skips: Skips
 ) -> frozenset[str]:
     """Folders of a shard, with their slash, that contain a sample set.
 

@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from undiffuse.data.readers.file_at import FileAt
-from undiffuse.data.readers.tar_index import MemoryAt, Place, read_members
+from undiffuse.data.readers.tar_index import MemoryAt, RandomAccessFile, read_members
 from undiffuse.data.readers.text import composed, readable
 from undiffuse.data.sources.folder import FolderFiles, FolderSidecars
 from undiffuse.data.sources.layout.folder_files import Names, is_image_file, is_shown, list_names
@@ -89,10 +89,10 @@ class _ZipTree(ZipSidecars):
 
 
 class _TarTree:
-    def __init__(self, place: Place) -> None:
-        self.location, self._place, self.names = place.path, place, Names(StringArray(), StringArray(), LeftOut())
+    def __init__(self, archive: RandomAccessFile) -> None:
+        self.location, self._archive, self.names = archive.path, archive, Names(StringArray(), StringArray(), LeftOut())
         self._location_of: dict[str, tuple[int, int]] = {}
-        for member in read_members(place):
+        for member in read_members(archive):
             parts = [part for part in member.name.split("/") if part not in ("", ".")]
             if not member.is_plain:
                 self.names.left_out.add(LINK, member.name)
@@ -114,14 +114,14 @@ class _TarTree:
         offset, size = self._location_of[name]
         if size > max_bytes:
             raise UsageError(f"{self.title_of(name)}: {size} bytes exceed the limit of {max_bytes} for this file")
-        return self._place.read(offset, size)
+        return self._archive.read(offset, size)
 
     def files(self, kept: Sequence[str]) -> EncodedFiles:
         table = np.array([(0, *self._location_of[name]) for name in kept], dtype=np.int64).reshape(-1, 3)
-        return TarFiles(self.location, [self._place], StringArray(kept), table)
+        return TarFiles(self.location, [self._archive], StringArray(kept), table)
 
 
-def open_tar(path: Path) -> Place:
+def open_tar(path: Path) -> RandomAccessFile:
     """Open a tar archive for random access; a gzipped one is unpacked into memory.
 
     Raises:
