@@ -138,7 +138,7 @@ def test_the_swiss_roll_of_the_recipe_says_nothing_of_its_short_chain(capsys: py
     for system, data in ((shorter, moved), (config.system, moved)):
         with observing(Terminal()):
             note_residual_signal(system, data)
-        assert "an exact model's have" in capsys.readouterr().err
+        assert "samples of an exact model have" in capsys.readouterr().err
 
 
 def test_a_process_asked_for_in_sampling_is_answered_with_one_that_would_do() -> None:

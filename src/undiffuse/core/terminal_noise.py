@@ -83,9 +83,9 @@ class TerminalNoise:
         """
         if self.is_noise(math.hypot(data, mean)):
             return False
-        lost = self.alpha * abs(mean) / math.hypot(self.alpha * data, self.sigma)
-        widened = max(abs(deviation - data) for deviation in self.deviations(data)) / max(data, 1e-12)
-        return max(lost, widened) > TOLERANCE
+        mean_error = self.alpha * abs(mean) / math.hypot(self.alpha * data, self.sigma)
+        std_error = max(abs(std - data) for std in self.deviations(data)) / max(data, 1e-12)
+        return max(mean_error, std_error) > TOLERANCE
 
     def consequence(self, data: float) -> str:
         """The terminal log-SNR and the standard deviations of samples, as text.
@@ -95,9 +95,9 @@ class TerminalNoise:
         """
         sde, ode = self.deviations(data)
         return (
-            f"log-SNR {self.log_snr:+.2f}, where {100 * self.signal:.0f}% of the amplitude is signal; samples begin as "
-            f"noise alone, and of data with deviation {data:.2g} an exact model's have {sde:.2g} by stochastic "
-            f"samplers, {ode:.2g} by the ODE"
+            f"log-SNR {self.log_snr:+.2f}, where {100 * self.signal:.0f}% of the amplitude is signal; sampling starts "
+            f"from pure noise, so for data with standard deviation {data:.2g} samples of an exact model have {sde:.2g} "
+            f"with stochastic samplers and {ode:.2g} with the ODE"
         )
 
 
