@@ -1,7 +1,7 @@
-"""Each thing that is measured lives in a process of its own, so that none feels what another does to its process.
+"""Run each benchmark candidate in a separate process, so that process-wide settings of one do not affect another.
 
-This project tells the C library to keep freed memory and a peer may turn other screws; in one process each would be
-measured with the screws of all.
+This project configures the allocator to keep freed memory, and other libraries may change other settings; in one
+process each candidate would be measured with the settings of all.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import torch
 
 
 class Apart:
-    """``make(*arguments)`` in a process of its own, which runs the tasks that it gets.
+    """Builds ``make(*arguments)`` in a separate process, which runs the tasks sent to it.
 
     Args:
         make: a function that the other process can import.
-        arguments: for it.
+        arguments: its arguments.
     """
 
     def __init__(self, make: Callable[..., Any], *arguments: Any) -> None:
@@ -34,10 +34,10 @@ class Apart:
         self._answer()
 
     def __call__(self, work: Callable[..., Any], *arguments: Any) -> Any:
-        """``work(thing, *arguments)`` over there, a function that the other process can import; waits for its result.
+        """Run ``work(thing, *arguments)`` in the other process, which must be able to import it, and return the result.
 
         Raises:
-            RuntimeError: what was raised there, as text.
+            RuntimeError: with the traceback of an exception in the other process.
         """
         try:
             self._pipe.send((work, arguments))
@@ -67,7 +67,7 @@ class Apart:
 
 
 def _serve(pipe: Connection, threads: int, make: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-    """Make the thing, say so, and do what comes until nothing more does."""
+    """Build the object, report it, and run tasks until the pipe is closed."""
     torch.set_num_threads(threads)
     try:
         thing = make(*arguments)
@@ -80,7 +80,7 @@ def _serve(pipe: Connection, threads: int, make: Callable[..., Any], arguments: 
 
 
 def _received(pipe: Connection) -> tuple[Callable[..., Any], tuple[Any, ...]] | None:
-    """The next task; ``None`` when no more come."""
+    """The next task, or ``None`` if the pipe is closed."""
     try:
         task: tuple[Callable[..., Any], tuple[Any, ...]] = pipe.recv()
     except EOFError:

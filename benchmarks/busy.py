@@ -1,17 +1,17 @@
-"""Training and sampling next to other work: images a second against the fair share of the machine.
+"""Training and sampling on a busy machine: images per second relative to the fair share of the machine.
 
     python benchmarks/busy.py data/mnist --competing 1 2 --rounds 5
     python benchmarks/busy.py data/mnist --competing 0 --rounds 9        on a machine without other work
 
-Every way to wait (``compute/wait_policy.py``) is a process of its own. They take turns, alone and next to so many
-processes that do nothing but count, and in reverse order every other round.
+Each wait policy (``compute/wait_policy.py``) runs in a separate process. They are measured alternately, alone and
+together with a number of processes that only count, in reverse order every other round.
 
-The fair share is what the best of the ways does alone in the same round, times the share of the cores that as many
-threads have next to the counting processes: half of it with two of them, for two threads on two cores. What the
-counting processes got meanwhile, what ours used and the load average are written down for each measurement; work of
-others on the machine takes from both sides.
+The fair share is the best rate of a policy alone in the same round, times the fraction of the cores that as many
+threads get next to the counting processes: half of it with two of them, for two threads on two cores. The CPU time of
+the counting processes and of ours and the load average are recorded for each measurement; other work on the machine
+affects both.
 
-``--competing 0`` compares ``auto`` with ``spin`` alone, which says something on a machine without other work only.
+``--competing 0`` only compares ``auto`` with ``spin``, which is only meaningful on a machine without other work.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from interleaved import common_options, grid, head, new_record, parse, write
 
 WAYS = ("auto", "spin", "sleep")
 WORK = ("training", "sampling")
-#: What has to be reached, of the fair share and of ``spin`` on a machine without other work.
+#: Required fraction of the fair share, and of ``spin`` on a machine without other work.
 BUSY, IDLE = 0.8, 0.98
 COUNTING = "n = 0\nwhile True: n += 1"
 
@@ -93,10 +93,10 @@ def processor_seconds(process: int) -> float:
 
 @contextmanager
 def workers(arguments: argparse.Namespace, work: str) -> Iterator[dict[str, subprocess.Popen[str]]]:
-    """A process a way, ready to work."""
+    """One process per wait policy, ready to work."""
     command = [sys.executable, __file__, str(arguments.data), "--recipe", arguments.recipe, "--serve", work]
     command += ["--threads", str(arguments.threads)]
-    begun = {
+    started = {
         way: subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -107,27 +107,27 @@ def workers(arguments: argparse.Namespace, work: str) -> Iterator[dict[str, subp
         for way in arguments.ways
     }
     try:
-        for process in begun.values():
+        for process in started.values():
             assert process.stdout is not None
             if process.stdout.readline().strip() != "ready":
-                raise SystemExit("a worker did not begin; see above")
-        yield begun
+                raise SystemExit("a worker did not start; see above")
+        yield started
     finally:
-        for process in begun.values():
+        for process in started.values():
             process.kill()
             process.wait()
 
 
 @contextmanager
 def counting(count: int) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Processes that count, stopped until they are let run."""
-    begun = [subprocess.Popen([sys.executable, "-c", COUNTING]) for _ in range(count)]
+    """Counting processes, stopped until they are resumed."""
+    started = [subprocess.Popen([sys.executable, "-c", COUNTING]) for _ in range(count)]
     try:
-        for process in begun:
+        for process in started:
             process.send_signal(signal.SIGSTOP)
-        yield begun
+        yield started
     finally:
-        for process in begun:
+        for process in started:
             process.kill()
             process.wait()
 
@@ -136,7 +136,7 @@ def counting(count: int) -> Iterator[list[subprocess.Popen[bytes]]]:
 def running(processes: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
     for process in processes:
         process.send_signal(signal.SIGCONT)
-    time.sleep(1.5 if processes else 0)  # what looks at the machine has seen them
+    time.sleep(1.5 if processes else 0)  # until the load monitor has noticed them
     try:
         yield
     finally:
@@ -145,7 +145,7 @@ def running(processes: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
 
 
 def serve(data: Path, recipe: str, work: str) -> None:
-    """Work for as many seconds as each line asks for, and say how fast."""
+    """Work for the number of seconds in each input line, and print the rate."""
     from undiffuse.api.configuration.runs import configure
     from undiffuse.api.training import split_data
     from undiffuse.models.request import SampleRequest
@@ -167,7 +167,7 @@ def serve(data: Path, recipe: str, work: str) -> None:
         step()
     print("ready", flush=True)
     for line in sys.stdin:
-        step()  # it measures the machine
+        step()  # updates the load measurement
         images, clock, own = 0, time.perf_counter(), time.process_time()
         while time.perf_counter() - clock < float(line):
             images += step()
@@ -177,7 +177,7 @@ def serve(data: Path, recipe: str, work: str) -> None:
 
 
 def shares(rows: Sequence[dict[str, Any]], threads: int, cores: int) -> dict[tuple[str, int, str], list[float]]:
-    """What part of its fair share each measurement with competing processes had; see the top."""
+    """Fraction of the fair share of each measurement with competing processes; see the module docstring."""
     found: dict[tuple[str, int, str], list[float]] = {}
     for row in rows:
         if not row["beside"]:  # data

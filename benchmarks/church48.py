@@ -3,8 +3,9 @@
     python benchmarks/church48.py --evaluations 10
 
 The report took 480 s for 64 samples on an RTX 3070 laptop. How long an evaluation takes does not depend on what the
-weights are, so fresh ones serve, or those of ``--model``; what so few evaluations do to quality is asked of trained
-models by ``evaluations.py``. The share is of the machine's bf16 convolution, measured in turn with the sampling.
+weights are, so initial weights are used, or those of ``--model``; ``evaluations.py`` measures the quality of trained
+models with so few evaluations. The fraction is relative to the machine's bf16 convolution, measured alternately with
+the sampling.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ REPORT_SECONDS = 480
 SAMPLING = "sampling"
 
 
-def fresh_system(smoke: bool, seed: int) -> DenoisingModel:
-    """The recipe's system with weights that nobody trained."""
+def untrained_system(smoke: bool, seed: int) -> DenoisingModel:
+    """The recipe's system with untrained weights."""
     config = get_recipe("ddpm-church48").system
     if smoke:
         config = config.model_copy(update={"network": UNetConfig(channels=8, multipliers=(1, 2), num_blocks=1)})
@@ -43,7 +44,7 @@ def fresh_system(smoke: bool, seed: int) -> DenoisingModel:
 
 
 def measure(system: DenoisingModel, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Seconds of each round, and the work."""
+    """Seconds of each round, and the number of operations."""
     device = system.device
     denoiser = system.denoiser()
     x, t = torch.zeros(1, *system.shape, device=device), torch.full((1,), 0.5, dtype=torch.float64, device=device)
@@ -68,7 +69,7 @@ def measure(system: DenoisingModel, arguments: argparse.Namespace) -> dict[str, 
 
 
 def page(record: dict[str, Any]) -> str:
-    """The record as a few lines."""
+    """The record as a table."""
     taken, seconds = record["seconds"], Summary.of(record["seconds"][SAMPLING])
     work = record["forward_flops"] * record["images"] * record["evaluations"]
     ceiling = 1e12 / Summary.of(taken[BF16_CEILING]).median
@@ -91,9 +92,9 @@ def page(record: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=64)
-    parser.add_argument("--evaluations", type=int, default=10, help="steps of the sampler; what they cost is counted")
+    parser.add_argument("--evaluations", type=int, default=10, help="steps of the sampler; their NFE is counted")
     parser.add_argument("--sampler", default="dpmpp_2m")
-    parser.add_argument("--model", help="a trained run of this network, instead of fresh weights")
+    parser.add_argument("--model", help="a trained run of this network, instead of initial weights")
     parser.add_argument("--device", default="cpu")
     interleaved.common_options(parser, rounds=5)
     arguments = interleaved.parse(parser)
@@ -103,7 +104,7 @@ def main() -> None:
         system = load(arguments.model, arguments.device).module
         assert isinstance(system, DenoisingModel)
     else:
-        system = fresh_system(arguments.smoke, arguments.seed).to(arguments.device)
+        system = untrained_system(arguments.smoke, arguments.seed).to(arguments.device)
     properties = {"images": arguments.images, "sampler": arguments.sampler}
     record = interleaved.new_record("church48", arguments, **properties, **measure(system, arguments))
     interleaved.write(record, page(record), arguments.out)

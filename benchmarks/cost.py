@@ -1,4 +1,4 @@
-"""What work costs in multiplications, and what the machine can do at best."""
+"""Floating-point operations of a computation, and the peak throughput of the machine."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-#: A training step does the work of a forward pass three times: once forward, and backward for inputs and weights.
+#: A training step costs three forward passes: one forward, and backward for inputs and weights.
 TRAINING = 3
 BF16_CEILING, FP32_CEILING = "ceiling, bf16 convolution", "ceiling, fp32 convolution"
 _CHANNELS, _SIDE, _ROWS, _CALLS = 128, 32, 16, 4
 
 
 def forward_flops(work: Callable[[], object]) -> float:
-    """Floating-point operations of ``work``, a multiplication and an addition as two."""
+    """Floating-point operations of ``work``; a multiply-add counts as two."""
     counter = FlopCounterMode(display=False)
-    with torch.no_grad(), counter, sdpa_kernel(SDPBackend.MATH):  # what fused attention does is not counted
+    with torch.no_grad(), counter, sdpa_kernel(SDPBackend.MATH):  # operations of fused attention are not counted
         work()
     return float(counter.get_total_flops())
 
 
 def ceilings(device: torch.device | str, smoke: bool = False) -> list[Candidate]:
-    """Seconds for 1e12 operations of a 3x3 convolution of 128 channels, in either type, at its best memory layout."""
+    """Seconds for 1e12 operations of a 3x3 convolution of 128 channels, in both dtypes, with the best memory layout."""
     channels = 16 if smoke else _CHANNELS
-    made = {BF16_CEILING: torch.bfloat16, FP32_CEILING: torch.float32}
-    return [Candidate(name, partial(seconds_a_tera, dtype, device, channels)) for name, dtype in made.items()]
+    dtypes = {BF16_CEILING: torch.bfloat16, FP32_CEILING: torch.float32}
+    return [Candidate(name, partial(seconds_a_tera, dtype, device, channels)) for name, dtype in dtypes.items()]
 
 
 @torch.no_grad()

@@ -1,11 +1,11 @@
-"""How long the program takes to say that something on its command line is wrong.
+"""Time until the program reports an error in its command line.
 
     python benchmarks/errors.py --rounds 9
 
-Every line is a process of its own, started as the installed program starts, and they take turns. What counts is the
-processor's time, user and system, which others on the machine do not take; wall-clock seconds are given too. A line
-must be answered in one line with exit code 2. A wrong name is to take less than 0.3 s, and so is a number that is out
-of range by itself; what the configuration's own models have to be asked is to come before torch is imported.
+Every command line runs in a separate process, started like the installed program, alternately. The result is CPU time,
+user and system, which does not depend on other load; wall-clock seconds are given too. The error must be one line with
+exit code 2. A wrong name, or a number out of range, must take less than 0.3 s; errors that need the models of the
+configuration must be reported before torch is imported.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from interleaved import Candidate, Summary
 BOUND = 0.3
 PROGRAM = "from undiffuse.__main__ import main; main()"
 PYTHON = "python -c pass"
-#: What is wrong with a line, and the line; ``{file}`` is one that there is, ``{full}`` a folder with something in it.
+#: Error → command line; ``{file}`` is an existing file, ``{full}`` a folder that is not empty.
 NAMES = {
     "a command": "smple mnist",
     "a study": "study sweeep mnist",
@@ -98,7 +98,7 @@ OTHERS = {
 
 
 def run(line: str, folder: Path, walls: list[float]) -> float:
-    """Seconds of the processor that one line takes; those on the clock are put into ``walls``."""
+    """CPU seconds of one command line; wall-clock seconds are appended to ``walls``."""
     words = shlex.split(line.format(file=folder / "file", full=folder / "full"))
     command = [sys.executable, "-c", "pass"] if line == PYTHON else [sys.executable, "-c", PROGRAM, *words]
     before, started = os.times(), time.perf_counter()
@@ -132,7 +132,7 @@ def page(record: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     interleaved.common_options(parser, rounds=9)
-    parser.add_argument("--names", action="store_true", help="wrong names alone")
+    parser.add_argument("--names", action="store_true", help="only wrong names")
     arguments = interleaved.parse(parser)
     lines = {"nothing: Python alone": PYTHON, **NAMES, **({} if arguments.names else OTHERS)}
     if arguments.smoke:

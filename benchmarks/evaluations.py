@@ -1,16 +1,16 @@
-"""Quality against NFE: one or more trained models, from a small NFE to a thousand ancestral steps.
+"""Quality against NFE of one or more trained models, from a small NFE to a thousand ancestral steps.
 
     python benchmarks/evaluations.py runs/flow-mnist runs/flow-fashion --out benchmarks/evaluations
     python benchmarks/evaluations.py mnist --ways default heun:5 ancestral:1000 --num 2000 --sampling-seeds 0 1 2
     python benchmarks/evaluations.py mnist mnist-2step mnist-1step --ways default --teacher mnist
 
-Every way draws the same number of images against the same reference from disjoint seeds for each sampling seed, the
-same ones for all ways. A way is a sampler and the number of its steps, on the model's own grid; ``default`` is how the
-model samples by default. After an @ comes a temperature, as in ``default@0.9``; the model's own by default. With each
-distance comes its ratio to the first ancestral way of the same sampling seed, or to the ``default`` way of
-``--teacher``, and the mean ratio with its interval of 95 % by Student's t over the sampling seeds: all share their
-seeds and reference, so the ratio is more certain than either distance. Images are kept in ``--work`` in pieces, so an
-interrupted command, or one with ``--stop-after``, goes on where it was.
+Each way draws the same number of images, compared with the same reference; the seeds are disjoint for each sampling
+seed and the same for all ways. A way is a sampler and its number of steps, on the model's time grid; ``default`` is the
+model's default sampling. A temperature may follow an @, as in ``default@0.9``; by default the model's. Each distance is
+given with its ratio to the ancestral way with the most steps of the same sampling seed, or to the ``default`` way of
+``--teacher``, and the mean ratio with its 95 % interval by Student's t over the sampling seeds: the ways share their
+seeds and reference, so the ratio is more precise than the distances. Images are saved in ``--work`` in chunks, so an
+interrupted command, or one with ``--stop-after``, is resumed by running it again.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ from undiffuse.models.saved import Model
 
 WAYS = ("default", "heun:3", "heun:5", "dpmpp_2m:5", "dpmpp_2m:10", "dpmpp_2m:20", "ancestral:50", "ancestral:1000")
 PIECE = 250
-#: Seeds of one sampling seed; those of two never meet.
+#: Offset between the seed ranges of sampling seeds, which are disjoint.
 _APART = 1_000_000_000
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One model sampled in one way from one sampling seed."""
+    """One model, way of sampling and sampling seed."""
 
     model: str
     way: str
@@ -58,13 +58,13 @@ class Cell:
 
     @property
     def folder(self) -> str:
-        """Of its images."""
+        """Folder of its images."""
         parts = (str(part) for part in vars(self).values())
         return "-".join("".join(c if c.isalnum() or c == "+" else "_" for c in part) for part in parts)
 
 
 def request_of(way: str, seeds: range) -> SampleRequest:
-    """``sampler:steps``, or ``default``; a sampler's options come before the steps, a temperature after an @."""
+    """Parse ``sampler:steps``, or ``default``; sampler options precede the steps, a temperature follows an @."""
     path, marked, degree = way.partition("@")
     try:
         temperature = check_temperature(float(degree)) if marked else None
@@ -79,16 +79,16 @@ def request_of(way: str, seeds: range) -> SampleRequest:
 
 
 def identity_of(model: Model) -> dict[str, Any]:
-    """What an image depends on other than its cell: the weights and how the model samples, grid, guidance and all."""
+    """What an image depends on besides its cell: the weights and the model's sampling configuration."""
     own = model.module.config.sampling
-    # records older than temperatures knew none but 1
+    # records of earlier versions have no temperature, which was 1
     sampling = own.model_dump_json(exclude={"temperature"} if own.temperature == 1 else None)
     both = hashlib.sha256(f"{model.weights_sha256} {sampling}".encode()).hexdigest()
     return {"weights_sha256": model.weights_sha256, "model_sha256": both, "grid": own.grid}
 
 
 def pieces(model: Model, cell: Cell, num: int, work: Path, deadline: float) -> tuple[Tensor, int] | None:
-    """All images of a cell and their NFE, drawn as far as they are not there; ``None`` if time ran out."""
+    """All images of a cell and their NFE; missing images are drawn; ``None`` if time ran out."""
     parts, nfe, folder = [], 0, work / cell.folder / identity_of(model)["model_sha256"][:12]
     folder.mkdir(parents=True, exist_ok=True)
     first = cell.sampling_seed * _APART
@@ -109,20 +109,20 @@ def pieces(model: Model, cell: Cell, num: int, work: Path, deadline: float) -> t
 
 
 def condition(model: Model, request: SampleRequest) -> SampleRequest:
-    """The request with all classes in turn, for a model that has any."""
+    """The request cycling through all classes, for a model with classes."""
     names = model.classes_of(None, len(request.seeds))
     return replace(request, cond=model.condition(names))
 
 
 def measure_of(model: Model, arguments: argparse.Namespace) -> QualityMeasure:
-    """Of the model's own training data, or of the same part of ``--data``."""
+    """Quality measure with the model's training data, or the training split of ``--data``."""
     data = arguments.data
     train = two_parts(data)[0] if data is not None else real_data(model, None)[0]()
     return QualityMeasure(train, arguments.features, arguments.reference, arguments.metric)
 
 
 def fill(arguments: argparse.Namespace, record: dict[str, Any], path: Path) -> bool:
-    """Measure what is missing; False if time ran out."""
+    """Measure the missing cells; return False if time ran out."""
     deadline = time.monotonic() + (arguments.stop_after or math.inf)
     for name in arguments.models:
         model = load(name, arguments.device)
@@ -133,7 +133,7 @@ def fill(arguments: argparse.Namespace, record: dict[str, Any], path: Path) -> b
         for cell in missing:
             drawn = pieces(model, cell, arguments.num, arguments.work, deadline)
             if drawn is None:
-                print("interrupted; the same command goes on")
+                print("interrupted; run the same command again to resume")
                 return False
             assert measure is not None
             identity = {**identity_of(model), "features": measure.protocol["extractor"], "cpu": interleaved.cpu_name()}
@@ -144,7 +144,7 @@ def fill(arguments: argparse.Namespace, record: dict[str, Any], path: Path) -> b
 
 
 def same(cell: Cell, row: dict[str, Any], model: Model) -> bool:
-    """Whether this row is about that cell; others of its name must have these weights and this way to sample too."""
+    """Whether a row belongs to a cell; all rows of a model must have the same weights and sampling configuration."""
     if row["model"] != cell.model:
         return False
     for key, value in identity_of(model).items():
@@ -154,7 +154,7 @@ def same(cell: Cell, row: dict[str, Any], model: Model) -> bool:
 
 
 def page(record: dict[str, Any]) -> str:
-    """The record as a table a model."""
+    """The record as one table per model."""
     lines = interleaved.head(record, "Quality against evaluations")
     distance, teacher = "Fréchet" if metric_of(record) == "frechet" else "Kernel", record.get("teacher")
     lines += [
@@ -172,24 +172,24 @@ def page(record: dict[str, Any]) -> str:
 
 
 def protocol(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What all rows of a record share."""
+    """Settings common to all rows of a record."""
     return {key: getattr(arguments, key) for key in ("num", "metric", "features", "reference")}
 
 
 def check_same(record: dict[str, Any], arguments: argparse.Namespace, path: Path) -> None:
-    """Refuse to go on with a record that was measured otherwise; of what it does not say nothing is known."""
+    """Check that a record was measured with the same settings; settings that it lacks are not checked."""
     for key, value in protocol(arguments).items():
         if record.get(key, value) != value:
             raise SystemExit(f"the rows of {path} have {key} {record[key]}, not {value}; name another --out")
 
 
 def metric_of(record: dict[str, Any]) -> str:
-    """Which distance its rows hold."""
+    """Name of the distance of its rows."""
     return str(record.get("metric", "frechet"))
 
 
 def lines_of(record: dict[str, Any], model: str) -> Iterator[list[str]]:
-    """One line a way, smallest NFE first."""
+    """One line per way, smallest NFE first."""
     metric = metric_of(record)
     digits = ".3f" if metric == "frechet" else ".5f"
     rows = [row for row in record["rows"] if row["model"] == model]
@@ -214,7 +214,7 @@ def lines_of(record: dict[str, Any], model: str) -> Iterator[list[str]]:
 
 
 def interval(ratios: list[float]) -> str:
-    """Mean and the interval of 95 % that n values give it."""
+    """Mean and its 95 % interval over n values."""
     if len(ratios) < 2:
         return f"{ratios[0]:.3f}" if ratios else ""
     half = float(student.ppf(0.975, len(ratios) - 1)) * statistics.stdev(ratios) / math.sqrt(len(ratios))
@@ -250,8 +250,8 @@ def main() -> None:
     teacher = Path(arguments.teacher).name if arguments.teacher is not None else None
     if teacher is not None and ("default" not in arguments.ways or arguments.teacher not in arguments.models):
         raise SystemExit(f"--teacher {arguments.teacher} must be one of the models, and default one of the ways")
-    fresh = interleaved.new_record("evaluations", arguments, **protocol(arguments), rows=[])
-    record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else fresh
+    new_record = interleaved.new_record("evaluations", arguments, **protocol(arguments), rows=[])
+    record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else new_record
     check_same(record, arguments, path)
     if teacher is not None:
         record["teacher"] = teacher

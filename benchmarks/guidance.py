@@ -1,4 +1,4 @@
-"""Guidance that a model ships with: quality and coverage by weight, everywhere or within an interval of log-SNR.
+"""Choose the guidance of a bundled model: quality and coverage by weight, everywhere or in an interval of log-SNR.
 
     python benchmarks/guidance.py flowers --data data/flower_photos_96_center_q92.zip --features efficientnet
     python benchmarks/guidance.py emoji --weights 1 2 3 --intervals all -2,inf --sampler unipc --steps 10
@@ -6,7 +6,7 @@
 Every way draws the same seeds, all classes in turn, against the same training images. The way to ship is the one of the
 smallest kernel distance among those whose coverage is not below that of guidance 1 by more than two standard errors
 of their difference; where several distances lie within one standard error of the best, the smallest weight among them.
-Images are kept in ``--work`` in pieces, so an interrupted command goes on where it was.
+Images are saved in ``--work`` in chunks, so an interrupted command is resumed by running it again.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ PIECE = 100
 
 @dataclass(frozen=True)
 class Way:
-    """A weight of guidance, and where it is at work: ``all``, or ``LO,HI`` in log-SNR."""
+    """A guidance weight, and its interval: ``all``, or ``LO,HI`` in log-SNR."""
 
     weight: float
     interval: str = "all"
 
     def request(self, seeds: range, arguments: argparse.Namespace) -> SampleRequest:
-        """What to ask a model for, but for its classes."""
+        """The request for sampling, without classes."""
         within = None if self.interval == "all" else parse_interval("--intervals", self.interval)
         return SampleRequest.of(
             seeds=seeds,
@@ -63,25 +63,25 @@ class Way:
 
     @property
     def folder(self) -> str:
-        """Of its images."""
+        """Folder of its images."""
         return f"{self.weight:g}-{self.interval.replace(',', 'to')}"
 
 
 def ways(arguments: argparse.Namespace) -> list[Way]:
-    """All of them, guidance 1 once and first."""
+    """All ways, with guidance 1 once and first."""
     guided = [weight for weight in arguments.weights if weight != 1]
     return [Way(1.0), *(Way(weight, interval) for interval in arguments.intervals for weight in guided)]
 
 
 def training_part(model: Model, data: str | None) -> Dataset:
-    """What the model learned from, found at ``data`` where it is not where the run found it."""
+    """The model's training data, at ``data`` if they were moved."""
     config = validate(RunConfig, model.config["config"]).data
     moved = config.model_copy(update={"path": data}) if data is not None else config
     return split_by_content(load_dataset(moved), moved.validation_fraction)[0]  # type: ignore[arg-type,attr-defined]
 
 
 def drawn(model: Model, way: Way, arguments: argparse.Namespace) -> tuple[Tensor, int]:
-    """All images of a way (N, C, H, W) uint8 and the evaluations of each, drawn as far as they are not there."""
+    """All images of a way (N, C, H, W) uint8 and their NFE; missing images are drawn."""
     setting = f"{arguments.sampler or 'own'}-{arguments.steps or 'own'}-{arguments.grid or 'own'}"
     folder = arguments.work / f"{model.weights_sha256[:12]}-{setting}".replace(":", "_") / way.folder
     folder.mkdir(parents=True, exist_ok=True)
@@ -103,7 +103,7 @@ def drawn(model: Model, way: Way, arguments: argparse.Namespace) -> tuple[Tensor
 
 
 def measured(images: Tensor, extractor: FeatureExtractor, real: Tensor) -> dict[str, float]:
-    """Distances to all real images (Fréchet's where they suffice), shares against as many of them as samples."""
+    """Distances to all real images (Fréchet if there are enough), precision and recall with as many as samples."""
     features = extractor.features(images)
     kernel = kernel_distance(features, real)
     as_many = real[torch.linspace(0, len(real) - 1, min(len(real), len(features))).round().long()]
@@ -118,7 +118,7 @@ def measured(images: Tensor, extractor: FeatureExtractor, real: Tensor) -> dict[
 
 
 def real_features(train: Dataset, extractor: FeatureExtractor, arguments: argparse.Namespace) -> Tensor:
-    """Features (N, D) of the reference, kept with the images."""
+    """Features (N, D) of the reference images, cached with the samples."""
     count = min(arguments.reference, len(train))
     path = arguments.work / f"real-{train.fingerprint[:12]}-{extractor.name}-{count}.npz"
     if not path.is_file():
@@ -131,7 +131,7 @@ def real_features(train: Dataset, extractor: FeatureExtractor, arguments: argpar
 
 
 def best(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """The way to ship, by the rule that stands above."""
+    """The way to ship, by the rule in the module docstring."""
     plain = next(row for row in rows if row["weight"] == 1)
 
     def covers(row: dict[str, Any]) -> bool:
@@ -145,7 +145,7 @@ def best(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def fill(model: Model, arguments: argparse.Namespace, record: dict[str, Any], path: Path) -> None:
-    """Measure the ways that the record lacks."""
+    """Measure the ways missing in the record."""
     have = {(row["weight"], row["interval"]) for row in record["rows"]}
     missing = [way for way in ways(arguments) if (way.weight, way.interval) not in have]
     if not missing:
@@ -204,12 +204,12 @@ def main() -> None:
     label = Path(arguments.model).name
     out = arguments.out or interleaved.default_out(f"guidance-{label}")
     path = out.with_name(out.name + ".json")
-    fresh = interleaved.new_record("guidance", arguments, model=label, num=arguments.num, rows=[])
-    fresh |= {"weights_sha256": model.weights_sha256, "sampling": model.module.sampling_record()}
-    record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else fresh
+    new_record = interleaved.new_record("guidance", arguments, model=label, num=arguments.num, rows=[])
+    new_record |= {"weights_sha256": model.weights_sha256, "sampling": model.module.sampling_record()}
+    record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else new_record
     for key in ("model", "num", "weights_sha256"):
-        if record[key] != fresh[key]:
-            raise SystemExit(f"the rows of {path} have {key} {record[key]}, not {fresh[key]}; name another --out")
+        if record[key] != new_record[key]:
+            raise SystemExit(f"the rows of {path} have {key} {record[key]}, not {new_record[key]}; name another --out")
     path.parent.mkdir(parents=True, exist_ok=True)
     fill(model, arguments, record, path)
     interleaved.write(record, page(record), out)

@@ -1,8 +1,8 @@
-"""What the timed benchmarks here share: candidates take turns, medians are compared, and a record says how it was.
+"""Shared code of the timed benchmarks: interleaved measurements, comparison of medians, and records.
 
-A machine is not the same from minute to minute. So nothing is timed in one go: every candidate is measured once a
-round, the order is reversed from one round to the next, and a ratio is taken within each round before its median is. A
-record holds every single measurement, the machine, versions, seeds and the command.
+The speed of a machine varies over minutes. So every candidate is measured once per round, the order is reversed from
+one round to the next, and ratios are computed within each round before their median. A record contains every
+measurement, the machine, versions, seeds and the command.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from undiffuse.files import write_json
 
 HERE = Path(__file__).parent
 PACKAGES = ("undiffuse", "diffusers", "denoising-diffusion-pytorch", "ema-pytorch", "accelerate", "numpy")
-#: Instructions that decide how fast a CPU multiplies.
+#: Instruction sets that determine the speed of multiplications.
 _FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "neon", "sve")
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way to do the same thing.
+    """One of the compared implementations.
 
     Args:
-        name: in tables.
-        once: does it once and returns what was measured, seconds or a rate.
-        properties: of it, for its row.
+        name: name in tables.
+        once: runs it once and returns the measurement, seconds or a rate.
+        properties: further columns of its row.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Summary:
-    """Median, quartiles and extremes of one candidate's rounds."""
+    """Median, quartiles and extremes over the rounds of one candidate."""
 
     median: float
     quartiles: tuple[float, float]
@@ -56,7 +56,7 @@ class Summary:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Summary:
-        """Of at least one value."""
+        """Summarise at least one value."""
         if len(values) == 1:
             return cls(values[0], (values[0],) * 2, (values[0],) * 2)
         low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
@@ -71,7 +71,7 @@ Taken = dict[str, list[float]]
 
 
 def take_turns(candidates: Sequence[Candidate], rounds: int, *, warm_up: int = 1) -> Taken:
-    """Measure every candidate once a round; the first ``warm_up`` rounds do not count."""
+    """Measure every candidate once per round; the first ``warm_up`` rounds are discarded."""
     taken: Taken = {candidate.name: [] for candidate in candidates}
     assert len(taken) == len(candidates), "two candidates have one name"
     for number in range(warm_up + rounds):
@@ -85,12 +85,12 @@ def take_turns(candidates: Sequence[Candidate], rounds: int, *, warm_up: int = 1
 
 
 def times_faster(taken: Taken, name: str, base: str) -> Summary:
-    """How many times faster ``name`` is than ``base``, where seconds were measured, round by round."""
+    """Speed-up of ``name`` over ``base`` per round, for measurements in seconds."""
     return Summary.of([theirs / own for own, theirs in zip(taken[name], taken[base], strict=True)])
 
 
 def seconds_of(work: Callable[[], object], device: torch.device | str = "cpu") -> float:
-    """How long ``work`` takes, until its last kernel on a GPU has ended."""
+    """Seconds of ``work``, including pending GPU kernels."""
     wait(device)
     started = time.perf_counter()
     work()
@@ -99,13 +99,13 @@ def seconds_of(work: Callable[[], object], device: torch.device | str = "cpu") -
 
 
 def wait(device: torch.device | str) -> None:
-    """Until the device has done what it was asked for."""
+    """Synchronise with the device."""
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize()
 
 
 def hardware_record() -> dict[str, Any]:
-    """What a measurement depends on other than the code."""
+    """Description of the hardware and its load."""
     return {
         "hardware": hardware(),
         "cpu": cpu_name(),
@@ -117,7 +117,7 @@ def hardware_record() -> dict[str, Any]:
 
 
 def cpu_name() -> str:
-    """The processor and which of the instructions it has that matter here."""
+    """Name of the processor and its relevant instruction sets."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -128,17 +128,17 @@ def cpu_name() -> str:
 
 
 def elsewhere(record: dict[str, Any], named: Callable[[dict[str, Any]], str]) -> Iterator[str]:
-    """What of a record that has been gone on with was made on another processor than its first rows, a line each."""
+    """One line per processor that measured rows of a resumed record, other than the first processor."""
     first, found = record["machine"]["cpu"], dict[str, list[str]]()
     for row in record["rows"]:
         if (processor := row.get("cpu", first)) != first:
             found.setdefault(processor, []).append(named(row))
     for processor, names in found.items():
-        yield f"- made on {processor}: {'; '.join(sorted(set(names)))}"
+        yield f"- measured on {processor}: {'; '.join(sorted(set(names)))}"
 
 
 def versions() -> dict[str, str]:
-    """Of what is compared; a package that is not installed is left out."""
+    """Versions of the compared packages; packages that are not installed are left out."""
     found = {"torch": torch.__version__, "python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -149,13 +149,13 @@ def versions() -> dict[str, str]:
 
 
 def command() -> str:
-    """What was typed, but for where files lie."""
+    """The command line, without folders of absolute paths."""
     words = [Path(word).name if os.sep in word and Path(word).is_absolute() else word for word in sys.argv[1:]]
     return shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *words])
 
 
 def new_record(subject: str, arguments: argparse.Namespace, **more: Any) -> dict[str, Any]:
-    """The head of a result."""
+    """The common fields of a record."""
     return {
         "subject": subject,
         "date": time.strftime("%Y-%m-%d"),
@@ -169,33 +169,35 @@ def new_record(subject: str, arguments: argparse.Namespace, **more: Any) -> dict
 
 
 def head(record: Mapping[str, Any], title: str) -> list[str]:
-    """The first lines of a table's page."""
+    """The first lines of a page."""
     hardware_used, found = record["machine"], record["versions"]
-    said = ", ".join(f"{name} {version}" for name, version in found.items())
+    version_list = ", ".join(f"{name} {version}" for name, version in found.items())
     load = hardware_used["load_average"][0]
     return [
         f"# {title}, {record['date']}",
         "",
         f"`{record['command']}`. {hardware_used['cpu']}, {hardware_used['threads']} threads, load average "
-        f"{load} at the start; {said}.",
+        f"{load} at the start; {version_list}.",
         "",
     ]
 
 
 def grid(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
-    """A table of Markdown."""
+    """A Markdown table."""
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     return [*lines, *(f"| {' | '.join(map(str, row))} |" for row in rows)]
 
 
 def common_options(parser: argparse.ArgumentParser, *, rounds: int = 7) -> None:
-    """The options of every timed program."""
-    parser.add_argument("--rounds", type=int, default=rounds, help="in which all take turns; at least 5 for a result")
-    parser.add_argument("--threads", type=int, default=0, help="of torch; 0 for its own choice")
+    """Add the options of all timed programs."""
+    parser.add_argument("--rounds", type=int, default=rounds, help="rounds of measurements; at least 5 for a result")
+    parser.add_argument("--threads", type=int, default=0, help="threads of torch; 0 for its default")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--no-peers", action="store_true", help="measure this project alone")
-    parser.add_argument("--smoke", action="store_true", help="the smallest size, to see that the program runs")
-    parser.add_argument("--out", type=Path, help="without ending: .json and .md; by default dated, next to the program")
+    parser.add_argument("--no-peers", action="store_true", help="only measure this project")
+    parser.add_argument("--smoke", action="store_true", help="the smallest size, to test the program")
+    parser.add_argument(
+        "--out", type=Path, help="path without suffix of .json and .md; by default dated, next to the program"
+    )
 
 
 def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
@@ -219,7 +221,7 @@ def default_out(subject: str) -> Path:
 
 
 def write(record: Mapping[str, Any], page: str, out: Path | None) -> Path:
-    """Both files of a result; returns their path without ending."""
+    """Write both files of a result; return their path without suffix."""
     out = out or default_out(str(record["subject"]))
     out.parent.mkdir(parents=True, exist_ok=True)
     write_json(out.with_name(out.name + ".json"), dict(record))

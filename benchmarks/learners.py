@@ -1,8 +1,7 @@
-"""This project and its peers as learners with one set of hands: a step, a denoiser of averaged weights, samples.
+"""This project and its peers behind one interface: a training step, a denoiser of averaged weights, samples.
 
-Each peer learns as its own training script does by default, as far as both let it: the network's size is matched, and
-images come out of this project's loader, in memory, in [-1, 1], never mirrored (neither digits nor a shop's shoes
-should be).
+Each peer is trained with the defaults of its training script, except that the network's size is matched, and images
+come from this project's loader, in memory, in [-1, 1], without flips (which suit neither digits nor shoes).
 
 diffusers, ``examples/unconditional_image_generation/train_unconditional.py``: DDPM with 1000 linear betas, noise
 prediction, AdamW at 1e-4 with betas (0.95, 0.999) and decay 1e-6, 500 steps of warm-up, half a cosine down to the last
@@ -41,23 +40,23 @@ from undiffuse.samplers.grids import time_grid
 from undiffuse.training.config import RunConfig
 from undiffuse.training.trainer import Trainer
 
-#: Rows that peers are sampled in at a time.
+#: Batch size for sampling peers.
 _ROWS = 100
-#: How anybody's denoiser is sampled with 20 evaluations.
+#: Sampler for all denoisers with 20 evaluations.
 SOLVER, SOLVER_STEPS, SOLVER_GRID = "dpmpp_2m", 20, "uniform"
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What a learner is built for.
+    """Settings of a learner.
 
     Args:
-        data: to learn from.
-        seed: of weights, order, noise.
-        num_images: the whole run's, on which learning rates depend.
-        device: where to compute.
-        compile: let torch compile the network.
-        autocast: compute in bfloat16; of peers, whose default is float32.
+        data: training data.
+        seed: seed of weights, data order, noise.
+        num_images: images of the full run, on which learning rates depend.
+        device: device of the computation.
+        compile: whether to compile the network with torch.
+        autocast: whether peers compute in bfloat16; their default is float32.
     """
 
     data: Dataset
@@ -69,33 +68,33 @@ class Setting:
 
 
 class OwnWayOnlyError(Exception):
-    """A learner that can be sampled its own way alone; the message says why."""
+    """A learner that only supports its own sampler; the message gives the reason."""
 
 
 class Learner(ABC):
-    """One method on its way; ``images`` have been seen."""
+    """A training in progress; ``images`` is the number of images seen."""
 
     batch_images: int
     images: int = 0
 
     @abstractmethod
     def step(self) -> None:
-        """One step of training, averages included."""
+        """Run one training step, including averages."""
 
     @abstractmethod
     def network(self) -> nn.Module:
-        """What is trained."""
+        """The trained network."""
 
     @abstractmethod
     def denoiser(self) -> Denoiser:
-        """Of the averaged weights, on data in [-1, 1]."""
+        """Denoiser of the averaged weights, for data in [-1, 1]."""
 
     @abstractmethod
     def sample_own_way(self, num: int, seed: int, evaluations: int) -> Tensor:
-        """uint8 images by its own sampler at so many evaluations, or a few less."""
+        """uint8 images by its own sampler with at most ``evaluations`` evaluations."""
 
     def sample_our_way(self, num: int, seed: int) -> Tensor:
-        """uint8 images of its denoiser by our solver at 20 evaluations."""
+        """uint8 images of its denoiser by this project's solver with 20 evaluations."""
         denoiser = ClippedDenoiser(FixedBatchDenoiser(self.denoiser(), _ROWS))
         times = time_grid(SOLVER_GRID, denoiser.process, SOLVER_STEPS, denoiser.log_snr_range)
         shape, device = self.data.shape, next(self.network().parameters()).device
@@ -107,11 +106,11 @@ class Learner(ABC):
 
     @abstractmethod
     def save(self, folder: Path) -> None:
-        """All that it takes to go on."""
+        """Save the state needed to resume."""
 
     @abstractmethod
     def restore(self, folder: Path) -> None:
-        """Go on where ``save`` left off."""
+        """Restore the state saved by ``save``."""
 
     data: Dataset
 
@@ -121,7 +120,7 @@ def _parts(num: int, seed: int) -> list[range]:
 
 
 class Ours(Learner):
-    """A run of this project, through its own trainer; ``config`` says all."""
+    """A run of this project with its trainer, specified by ``config``."""
 
     def __init__(self, config: RunConfig, setting: Setting, folder: Path) -> None:
         self.config = config.model_copy(update={"seed": setting.seed, "num_images": setting.num_images})
@@ -140,12 +139,14 @@ class Ours(Learner):
         self.trainer._one_step()
 
     def network(self) -> nn.Module:
-        network: nn.Module = self.trainer.objective.model.get_submodule("network")  # not the guide, which nobody trains
+        network: nn.Module = self.trainer.objective.model.get_submodule(
+            "network"
+        )  # not the guide, which is not trained
         return network
 
     @property
     def system(self) -> DenoisingModel:
-        """With averaged weights."""
+        """The model with averaged weights."""
         average = self.trainer.ema.average
         assert isinstance(average, DenoisingModel)
         return average
@@ -170,10 +171,10 @@ class Ours(Learner):
             "optimizer": trainer.optimizers.tensors(),
             "training": trainer.objective.state(),
         }
-        put_aside(folder, {"steps": trainer.step, "parts": parts})
+        save_state(folder, {"steps": trainer.step, "parts": parts})
 
     def restore(self, folder: Path) -> None:
-        trainer, state = self.trainer, taken_up(folder, self.trainer.device)
+        trainer, state = self.trainer, load_state(folder, self.trainer.device)
         if state is None:
             return
         trainer.step, parts = state["steps"], state["parts"]
@@ -183,15 +184,15 @@ class Ours(Learner):
         trainer.objective.load_state(parts["training"])
 
 
-def put_aside(folder: Path, state: dict[str, Any]) -> None:
-    """Write a learner's state in one piece."""
+def save_state(folder: Path, state: dict[str, Any]) -> None:
+    """Write a learner's state atomically."""
     folder.mkdir(parents=True, exist_ok=True)
     torch.save(state, folder / "state.tmp")
     (folder / "state.tmp").replace(folder / "state.pt")
 
 
-def taken_up(folder: Path, device: torch.device) -> dict[str, Any] | None:
-    """The state that was put aside there."""
+def load_state(folder: Path, device: torch.device) -> dict[str, Any] | None:
+    """The saved state in ``folder``, or ``None``."""
     if not (folder / "state.pt").is_file():
         return None
     state: dict[str, Any] = torch.load(folder / "state.pt", weights_only=True, map_location=device)
@@ -199,12 +200,12 @@ def taken_up(folder: Path, device: torch.device) -> dict[str, Any] | None:
 
 
 def empty_like(data: Dataset) -> Dataset:
-    """No items of the same shape: nothing is held out of a timed run."""
+    """An empty data set of the same shape: a timed run has no held-out data."""
     return ArrayDataset("none", torch.empty(0, *data.shape, dtype=torch.uint8).numpy())
 
 
 class Peer(Learner):
-    """What both peers have in common; a subclass makes the parts and says the loss."""
+    """Common code of the peers; a subclass builds the parts and defines the loss."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
@@ -223,12 +224,12 @@ class Peer(Learner):
 
     def step(self) -> None:
         self.model.train()
-        torch.manual_seed(derived_seed(self.setting.seed, "step", self.steps))  # nothing random need be saved
+        torch.manual_seed(derived_seed(self.setting.seed, "step", self.steps))  # so no random state needs to be saved
         x_0 = self.loader.batch(self.images, self.batch_images).to(self.device).x_0
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.setting.autocast):
             loss = self.loss(x_0)
         loss.backward()  # type: ignore[no-untyped-call]
-        float(loss.detach())  # both print it, and wait for it
+        float(loss.detach())  # both scripts print the loss, which synchronises
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -237,22 +238,22 @@ class Peer(Learner):
 
     @abstractmethod
     def loss(self, x_0: Tensor) -> Tensor:
-        """Of one batch of clean images in [-1, 1]."""
+        """Loss of one batch of clean images in [-1, 1]."""
 
     @abstractmethod
     def after_step(self) -> None:
-        """Learning rate and averages."""
+        """Update learning rate and averages."""
 
     @abstractmethod
     def parts(self) -> Mapping[str, Any]:
-        """What has a ``state_dict``, by name."""
+        """Objects with a ``state_dict``, by name."""
 
     def save(self, folder: Path) -> None:
         parts = {name: part.state_dict() for name, part in self.parts().items()}
-        put_aside(folder, {"steps": self.steps, "parts": parts})
+        save_state(folder, {"steps": self.steps, "parts": parts})
 
     def restore(self, folder: Path) -> None:
-        state = taken_up(folder, self.device)
+        state = load_state(folder, self.device)
         if state is not None:
             self.steps = state["steps"]
             for name, part in self.parts().items():
@@ -260,7 +261,7 @@ class Peer(Learner):
 
 
 class Diffusers(Peer):
-    """diffusers' unconditional training script, in our words; see the module's docstring.
+    """Reimplementation of diffusers' unconditional training script; see the module docstring.
 
     Args:
         network: ours, which it copies, or ``None`` for the script's own, on images padded to a multiple of 32.

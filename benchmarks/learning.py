@@ -4,17 +4,17 @@
     python benchmarks/learning.py train data/mnist --out benchmarks/learning-mnist --seeds 0 1 2
     python benchmarks/learning.py table --out benchmarks/learning-mnist
 
-First ``rates`` measures on an idle machine how many images a second each learner takes in, all in turn. Then
-``train`` gives each as many images as it takes in so many minutes, whatever the machine does meanwhile: a minute here
-is a minute of the idle machine, evaluation left out, and the seconds that were really spent are written with it.
-Learning rates fall towards the end of a run, here and in diffusers' script, so a run of ten minutes looked at after
-five is not a run of five minutes: ``--runs`` says how long the runs are, each looked at at all ``--minutes`` up to it.
+First ``rates`` measures on an idle machine the images per second of each learner, alternately. Then ``train`` trains
+each on the number of images that it processes in the given minutes, regardless of the machine's load: a minute is a
+minute of the idle machine without evaluation, and the actual seconds are recorded too. Learning rates decay towards the
+end of a run, here and in diffusers' script, so a run of ten minutes evaluated after five is not a run of five minutes:
+``--runs`` sets the lengths of the runs, each evaluated at all ``--minutes`` up to it.
 
-Every row is written as soon as it is known, rows that are there are not made again, and after ``--stop-after`` seconds
-a run is kept in ``--work`` and continued by the same command. What each learner does is said in ``learners.py``. At
-each look the averaged weights draw the same number of images twice, by each one's own DDIM with 50 evaluations and by
-this project's solver with 20 (its recipe's own, at most 20), unless ``--ways`` leaves one out, and are asked for
-held-out images' noise at equal log-SNR. ``--no-peers`` and ``--learners`` choose among the rows of ``LEARNERS``.
+Every row is written when it is measured, existing rows are not repeated, and after ``--stop-after`` seconds a run is
+saved in ``--work`` and resumed by the same command. The learners are described in ``learners.py``. At each evaluation
+the averaged weights draw the same number of images twice, by each learner's DDIM with 50 evaluations and by this
+project's solver with 20 (its recipe's sampler, at most 20), unless ``--ways`` omits one, and predict the noise of
+held-out images at equal log-SNR. ``--no-peers`` and ``--learners`` select among the entries of ``LEARNERS``.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ from undiffuse.files import write_json
 from undiffuse.networks.config import UNetConfig
 from undiffuse.recipes import get_recipe
 
-#: The peers' network: at full resolution, as their scripts work, with about as many weights as our recipe's.
+#: The peers' network: at full resolution, as in their scripts, with about as many weights as our recipe's.
 NETWORK = UNetConfig(channels=32, multipliers=(1, 2, 2), num_blocks=2, time_injection="add", norm_groups=8)
-#: To sample at a look: by each one's own DDIM, and by this project's solver.
+#: Samplers of an evaluation: each learner's DDIM, and this project's solver.
 WAYS = ("own_ddim", "solver_20")
 RECIPES = {"fashion": "flow-fashion", "": "flow-mnist"}
 Make = Callable[[Setting, Path, str], Learner]
 
 
 class Row(NamedTuple):
-    """A learner that can be chosen: which package it needs, how it is made, what is different about it."""
+    """A selectable learner: the package it needs, its factory, and a note on its settings."""
 
     needs: str
     make: Make
@@ -84,7 +84,7 @@ DEFAULT = ("undiffuse", DIFFUSERS, DDP_NAME)
 
 
 class Unit(NamedTuple):
-    """One run: who, from which seed, for how many minutes in all."""
+    """One run: the learner, the seed, and its total minutes."""
 
     learner: str
     seed: int
@@ -92,18 +92,18 @@ class Unit(NamedTuple):
 
     @property
     def folder(self) -> str:
-        """Where it is kept when interrupted."""
+        """Folder of the run's state when interrupted."""
         name = "".join(letter if letter.isalnum() else "-" for letter in self.learner)
         return f"{name}-{self.seed}-{self.run_minutes:g}"
 
 
 def recipe_for(data: Path) -> str:
-    """The default recipe on this data."""
+    """The default recipe for this data."""
     return next(recipe for word, recipe in RECIPES.items() if word in data.name.lower())
 
 
 def chosen(arguments: argparse.Namespace) -> list[str]:
-    """Names of the learners to run, those whose packages are there."""
+    """Names of the requested learners whose packages are installed."""
     there = wanted(arguments.no_peers)
     return [name for name in arguments.learners if not LEARNERS[name].needs or LEARNERS[name].needs in there]
 
@@ -114,7 +114,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def measure_rates(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Images a second of every learner's whole training step, in turns."""
+    """Images per second of every learner's full training step, measured alternately."""
     train, _ = two_parts(arguments.data)
     with tempfile.TemporaryDirectory() as scratch:
         made = {
@@ -136,7 +136,7 @@ def measure_rates(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def rate_of(learner: Learner, seconds: float) -> float:
-    """Images a second over at least so many seconds."""
+    """Images per second over at least ``seconds`` seconds."""
     started, before = time.perf_counter(), learner.images
     while (spent := time.perf_counter() - started) < seconds or learner.images == before:
         learner.step()
@@ -144,14 +144,14 @@ def rate_of(learner: Learner, seconds: float) -> float:
 
 
 def units(arguments: argparse.Namespace) -> Iterator[Unit]:
-    """Every run that is asked for; all learners of one seed before the next seed."""
+    """All requested runs; all learners of one seed before the next seed."""
     for minutes in arguments.runs:
         for seed in arguments.seeds:
             yield from (Unit(name, seed, minutes) for name in chosen(arguments))
 
 
 def train(arguments: argparse.Namespace, path: Path) -> bool:
-    """Make what is missing; False if time ran out before."""
+    """Run the missing trainings; return False if time ran out."""
     record, deadline = read(path), time.monotonic() + (arguments.stop_after or math.inf)
     parts = two_parts(arguments.data)
     measure: QualityMeasure | None = None
@@ -169,7 +169,7 @@ def train(arguments: argparse.Namespace, path: Path) -> bool:
 
 
 def done(record: dict[str, Any], unit: Unit, minutes: float) -> bool:
-    """Is this look there already?"""
+    """Whether this evaluation is already recorded."""
     key = (*unit, minutes)
     return any((row["learner"], row["seed"], row["run_minutes"], row["minutes"]) == key for row in record["rows"])
 
@@ -183,7 +183,7 @@ def one_run(
     path: Path,
     deadline: float,
 ) -> bool:
-    """Train one unit as far as time allows, and look where it is due."""
+    """Train one run until the deadline, with the evaluations that are due."""
     looks = [minutes for minutes in looks if not done(read(path), unit, minutes)]
     if not looks:
         return True
@@ -193,7 +193,10 @@ def one_run(
     clock, spent = folder / "seconds.json", 0.0
     learner.restore(folder)
     if learner.images > images_in(looks[0], rate):
-        print(f"{unit.learner}, seed {unit.seed}: what lies there has seen {learner.images} images, too many; anew")
+        print(
+            f"{unit.learner}, seed {unit.seed}: the saved state has seen {learner.images} images, too many; starting "
+            "over"
+        )
         learner = LEARNERS[unit.learner].make(setting, folder, recipe_for(arguments.data))
     elif clock.is_file():
         spent = float(json.loads(clock.read_text())["seconds"])
@@ -205,10 +208,13 @@ def one_run(
         if learner.images < images_in(minutes, rate):
             learner.save(folder)
             write_json(clock, {"seconds": spent})
-            print(f"{unit.learner}, seed {unit.seed}: interrupted at {learner.images} images; the same command goes on")
+            print(
+                f"{unit.learner}, seed {unit.seed}: interrupted at {learner.images} images; run the same command "
+                "again to resume"
+            )
             return False
         row = look(learner, unit, measure, parts[1], arguments)
-        record = read(path)  # as others, trained at the same time, have left it
+        record = read(path)  # may have been updated by parallel trainings
         record["rows"].append(
             {
                 **unit._asdict(),
@@ -219,20 +225,20 @@ def one_run(
         record.setdefault("protocol", {"data": parts[0].provenance, "features": measure.protocol})
         write_json(path, record)
         print(json.dumps(record["rows"][-1]), flush=True)
-    learner.save(folder / "finished")  # to be looked at; not where a run is taken up
+    learner.save(folder / "finished")  # for inspection; not used to resume
     return True
 
 
 def images_in(minutes: float, rate: float) -> int:
-    """Images that so many minutes of the idle machine hold."""
+    """Number of images in ``minutes`` of the idle machine."""
     return max(1, round(60 * minutes * rate))
 
 
 def look(
     learner: Learner, unit: Unit, measure: QualityMeasure, held_out: Any, arguments: argparse.Namespace
 ) -> dict[str, Any]:
-    """Samples of both kinds measured, and the error by noise level."""
-    first = unit.seed * 1_000_000  # no seed of sampling is shared between seeds of training
+    """Quality of the samples of both samplers, and the error by noise level."""
+    first = unit.seed * 1_000_000  # sampling seeds are disjoint between training seeds
     found: dict[str, Any] = {}
     if "own_ddim" in arguments.ways:
         found["own_ddim"] = measure(learner.sample_own_way(arguments.num, first, arguments.evaluations))
@@ -246,12 +252,12 @@ def look(
 
 
 def best(row: dict[str, Any]) -> float:
-    """The lowest Fréchet distance of the ways to sample that were tried."""
+    """The lowest Fréchet distance over the samplers."""
     return float(min((row[way]["frechet"] for way in WAYS if way in row), default=math.inf))
 
 
 def table(record: dict[str, Any]) -> str:
-    """Everything as one page."""
+    """The complete page."""
     lines = interleaved.head(record, "Quality against minutes of training")
     lines += ["Images a second of a training step, median of rounds in turn:", ""]
     rates = [
@@ -294,7 +300,7 @@ def groups(record: dict[str, Any]) -> dict[tuple[float, float, str], list[dict[s
 
 
 def quality_rows(record: dict[str, Any]) -> Iterator[list[str]]:
-    """One line a group."""
+    """One line per group."""
     for (run, minutes, name), rows in groups(record).items():
         named = [100 * row["solver_20"].get("confident_share", math.nan) for row in rows if "solver_20" in row]
         errors = [row["error_by_log_snr"] for row in rows if "error_by_log_snr" in row]
@@ -319,7 +325,7 @@ def crossing_lines(record: dict[str, Any]) -> Iterator[str]:
             continue
         longest = max(row["minutes"] for row in rows)
         goal = min(best(row) for row in rows if row["minutes"] == longest)
-        if math.isinf(goal):  # it was sampled in no way
+        if math.isinf(goal):  # it was not sampled
             continue
         for seed in sorted({row["seed"] for row in record["rows"] if row["learner"] == "undiffuse"}):
             ours = [row for row in record["rows"] if row["learner"] == "undiffuse" and row["seed"] == seed]
@@ -329,7 +335,7 @@ def crossing_lines(record: dict[str, Any]) -> Iterator[str]:
 
 
 def smoke(arguments: argparse.Namespace) -> None:
-    """The smallest run of everything."""
+    """Set the smallest sizes."""
     arguments.seconds, arguments.num, arguments.held_out, arguments.reference = 0.0, 250, 16, 250
     arguments.evaluations = 3
     arguments.minutes, arguments.runs, arguments.seeds = [1e-3], [1e-3], [0]
@@ -349,8 +355,10 @@ def main() -> None:
     parser.add_argument("--held-out", type=int, default=512, help="images of the error by noise level")
     parser.add_argument("--reference", type=int, default=10_000, help="training images of the distance")
     parser.add_argument("--seconds", type=float, default=10.0, help="of each learner in each round of rates")
-    parser.add_argument("--stop-after", type=float, help="seconds, then put the run aside")
-    parser.add_argument("--work", type=Path, default=Path("runs/benchmark-learning"), help="where runs are put aside")
+    parser.add_argument("--stop-after", type=float, help="seconds, then save the run")
+    parser.add_argument(
+        "--work", type=Path, default=Path("runs/benchmark-learning"), help="folder for interrupted runs"
+    )
     parser.add_argument("--device", default="cpu")
     interleaved.common_options(parser, rounds=5)
     arguments = interleaved.parse(parser)

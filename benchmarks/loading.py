@@ -1,12 +1,12 @@
-"""Images a second out of the loader, against plain PyTorch and Hugging Face datasets, as JSON and as a table.
+"""Images per second of the loader, compared with plain PyTorch and Hugging Face datasets, as JSON and as a table.
 
     unzip flowers.zip -d flowers
     python benchmarks/loading.py flowers --size 64 --out benchmarks/loading
 
-Every way makes batches of uint8 images of the same size from the same shuffled stream of the same images; each is
-warmed up, then all take turns in several rounds, and the median is taken of each. Ratios are to plain PyTorch code in
-one process. Hugging Face ``datasets`` is measured where it is installed; it is not among this project's dependencies.
-``--memory`` measures, in processes of their own, what opening and reading synthetic sets of different sizes takes.
+All loaders produce batches of uint8 images of the same size from shuffled streams of the same images; each is warmed up
+and measured alternately in several rounds, and the medians are reported. Ratios are relative to plain PyTorch in one
+process. Hugging Face ``datasets`` is measured if it is installed; it is not a dependency of this project. ``--memory``
+measures, in separate processes, the memory for opening and reading synthetic sets of different sizes.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ Batches = Iterator[Tensor]
 
 
 class PlainFolder(TorchDataset[Tensor]):
-    """A folder as a few lines of PyTorch read it: decode, cut the centre square out, resize."""
+    """A minimal PyTorch data set of a folder: decode, crop the central square, resize."""
 
     def __init__(self, folder: Path, size: int) -> None:
         self.paths, self.size = sorted(path for path in folder.rglob("*") if path.is_file()), size
@@ -80,7 +80,7 @@ def plain_pytorch(folder: Path, size: int, workers: int) -> Batches:
 
 
 def hugging_face(folder: Path, size: int, workers: int, scratch: Path) -> Batches:
-    """``imagefolder`` with a transform when a row is asked for, as its documentation has it."""
+    """``imagefolder`` with a transform on access, as in its documentation."""
     import datasets
 
     def transform(rows: dict[str, list[Any]]) -> dict[str, list[Tensor]]:
@@ -114,7 +114,7 @@ def prepared_zip(dataset: Dataset, path: Path) -> Path:
 
 
 def ways(folder: Path, size: int, scratch: Path) -> dict[str, Callable[[], Batches]]:
-    """What is compared; each makes its batches when called."""
+    """The compared loaders, as factories of their batches."""
     in_memory = load_dataset(FolderConfig(path=str(folder), size=size, channels=3))
     prepared = str(prepared_zip(in_memory, scratch / "prepared.zip"))
     encoded.MAX_BYTES_IN_MEMORY = 1  # as if the set were larger than memory
@@ -141,7 +141,7 @@ def ways(folder: Path, size: int, scratch: Path) -> dict[str, Callable[[], Batch
 
 
 def images_per_second(batches: Batches, seconds: float) -> float:
-    """What comes out in so many seconds, once something has."""
+    """Images per second over at least ``seconds`` seconds."""
     started, count = time.perf_counter(), 0
     while (spent := time.perf_counter() - started) < seconds:
         batch = next(batches)
@@ -151,7 +151,7 @@ def images_per_second(batches: Batches, seconds: float) -> float:
 
 
 def measure(made: dict[str, Callable[[], Batches]], rounds: int, seconds: float) -> list[dict[str, Any]]:
-    """All in turn, each way's processes alone at a time."""
+    """Measure all loaders alternately, with the processes of one loader at a time."""
     rates: dict[str, list[float]] = {name: [] for name in made}
     for number in range(rounds):
         for name, make in made.items():
@@ -173,7 +173,7 @@ def measure(made: dict[str, Callable[[], Batches]], rounds: int, seconds: float)
 
 
 def synthetic(folder: Path, count: int, side: int) -> Path:
-    """A set of RGB images with two classes, written in the cache's layout a piece at a time."""
+    """A set of RGB images with two classes, written in chunks in the layout of the cache."""
     folder.mkdir()
     random = np.random.default_rng(0)
     size, piece = 3 * side * side, 10_000
@@ -191,13 +191,13 @@ def synthetic(folder: Path, count: int, side: int) -> Path:
 
 
 def resident_bytes() -> dict[str, float]:
-    """In MB: the process's own memory and the pages of files that it has mapped."""
+    """Anonymous memory and mapped file pages of the process, in MB."""
     lines = map(str.split, Path("/proc/self/status").read_text().splitlines())
     return {line[0].strip(":"): int(line[1]) * 1024 / 1e6 for line in lines if line[0] in ("RssAnon:", "RssFile:")}
 
 
 def measure_memory_of(folder: Path) -> dict[str, Any]:
-    """What each stage adds, in this process, which has loaded all libraries before."""
+    """Memory added by each stage, in this process, after loading all libraries."""
     Loader(ArrayDataset("warm", np.zeros((300, 3, 4, 4), dtype=np.uint8)), 0).batch(0, BATCH)
     before = resident_bytes()
     stages: dict[str, Any] = {}

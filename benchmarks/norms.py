@@ -1,13 +1,13 @@
-"""What the fused norm gains and costs: networks of three sizes with it, with torch's norms, and in float32.
+"""Speed-up and cost of the fused norm: networks of three sizes with it, with torch's norms, and in float32.
 
     python benchmarks/norms.py --threads 1
     python benchmarks/norms.py --threads 1 --sizes small medium --ways fused layout
 
 A training step is a forward and a backward pass of a threaded batch, an evaluation that of sampling, with weights cast
-once. All is in processor seconds of this process, and a ratio is taken within a round, so other work on the machine
-hardly counts. Below stands what the operator costs before it gains anything: seconds of the compiler on a first run,
-and of a call whose maps are so small that little but the call is left. Whether bfloat16 pays at all is the processor's
-business: without AVX512-BF16 or AMX the backend does not choose it, and these rows force it.
+once. All times are CPU seconds of this process, and ratios are computed within a round, so other load has little
+effect. The page also lists the overhead of the operator: the compilation time of a first run, and the time of a call
+with very small maps. Whether bfloat16 is faster depends on the processor: without AVX512-BF16 or AMX the backend does
+not use it, but these rows force it.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ TRAINING, SAMPLING = "training step", "sampling evaluation"
 
 
 class Size(NamedTuple):
-    """A network, the shape of its images and how many there are in a batch."""
+    """A network, the shape of its images and its batch size."""
 
     network: UNetConfig
     shape: tuple[int, int, int]
@@ -58,7 +58,7 @@ class Size(NamedTuple):
 
 
 def sizes(smoke: bool) -> dict[str, Size]:
-    """By name, the smallest first; networks that draw no random numbers, for others have torch's norms anyway."""
+    """Networks by name, the smallest first, without dropout, since others use torch's norms."""
     if smoke:
         return {"smoke": Size(_unet(8), (1, 8, 8), 2)}
     return {
@@ -73,7 +73,7 @@ def _unet(channels: int) -> UNetConfig:
 
 
 def processor_seconds(work: Callable[[], object]) -> float:
-    """Seconds of this process, all its threads and the processes it has waited for."""
+    """CPU seconds of this process, including its threads and terminated child processes."""
     before = _spent()
     work()
     return _spent() - before
@@ -85,7 +85,7 @@ def _spent() -> float:
 
 
 def candidates(size: Size, ways: Sequence[str]) -> dict[str, list[Candidate]]:
-    """These ways to take a training step and a sampling evaluation of one network."""
+    """The given implementations of a training step and a sampling evaluation of one network."""
     torch.manual_seed(0)
     network = build_network(size.network, size.shape)
     x, c_noise = torch.randn(size.batch, *size.shape), torch.rand(size.batch)
@@ -99,7 +99,7 @@ def _timed(work: Callable[[], object], way: str) -> Callable[[], float]:
             stack.enter_context(patch.dict(os.environ, {VARIABLE: _OPTIONS[way]}))
             if way != FP32:
                 stack.enter_context(torch.autocast("cpu", dtype=torch.bfloat16))
-            if way == LAYOUT:  # the backend lays maps out and leaves their norms to torch
+            if way == LAYOUT:  # the backend sets the memory layout, with torch's norms
                 stack.enter_context(patch.object(fused_norm._ChannelsLast, "group_norm", lambda *_: None))
             return processor_seconds(work)
 
@@ -127,7 +127,7 @@ def _sampling(network: nn.Module, x: Tensor, c_noise: Tensor) -> Callable[[], ob
 
 
 def alone_candidates() -> list[Candidate]:
-    """Seconds of norm and SiLU alone, forwards, over maps of a network's size."""
+    """Seconds of the forward pass of norm and SiLU only, on maps of typical size."""
     first = torch.randn(8, 64, 32, 32).to(torch.bfloat16)
     last = first.contiguous(memory_format=torch.channels_last)
     weight, bias = torch.randn(64), torch.randn(64)
@@ -149,7 +149,7 @@ _CALLS, _FEW_CALLS = 300, 20
 
 
 def call_candidates() -> list[Candidate]:
-    """Seconds of one call with maps of a few pixels, forwards and with its gradients."""
+    """Seconds of one call with very small maps, forward and with gradients."""
     x = torch.randn(4, 32, 4, 4).to(torch.bfloat16).contiguous(memory_format=torch.channels_last).requires_grad_()
     weight, bias, shift = torch.randn(32, requires_grad=True), torch.randn(32, requires_grad=True), torch.randn(4, 32)
 
@@ -171,13 +171,13 @@ def call_candidates() -> list[Candidate]:
 
 
 def chosen(arguments: argparse.Namespace) -> dict[str, Size]:
-    """The sizes that are asked for; all, where none is."""
+    """The requested sizes; all by default."""
     known = sizes(arguments.smoke)
     return {name: known[name] for name in arguments.sizes or known if name in known}
 
 
 def first_run() -> dict[str, float]:
-    """Seconds of the clock and of the processor to compile the kernels into an empty folder."""
+    """Wall-clock and CPU seconds to compile the kernels into an empty folder."""
     with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ, {"XDG_CACHE_HOME": folder}):
         started = time.perf_counter()
         processor = processor_seconds(lambda: build._compiled(build._command()))
@@ -202,7 +202,7 @@ def measured(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def page(record: dict[str, Any]) -> str:
-    """Markdown of a record."""
+    """The record as Markdown."""
     lines = interleaved.head(record, "Networks with the fused norm and without")
     quick = "has" if record["fast_bf16"] else "lacks"
     lines += [

@@ -3,13 +3,13 @@
     python benchmarks/pair.py data/flowers.zip --seconds 1200 --looks 4
 
 ``dcgan-bedroom64`` (15.4 M parameters in the generator and the discriminator's 2.8 M in addition) and
-``ddpm-bedroom64`` (15.0 M) take turns in slices of ``--slice`` processor seconds of training, so that both meet the
-machine as it is. At each look the averaged weights draw the same seeds: the generator in one evaluation, the diffusion
-model by ``unipc`` in ten; the kernel distance is to the training images. Seconds of looking count for neither. At the
-end 64 samples are timed: of the generator, of the diffusion model in ten evaluations, and in two of the thousand
-ancestral steps of its own chain. Images next to the page: the curves, and the first seeds of both.
+``ddpm-bedroom64`` (15.0 M) are trained alternately in slices of ``--slice`` CPU seconds, so that both see the same
+machine load. At each evaluation the averaged weights draw the same seeds: the generator in one evaluation, the
+diffusion model by ``unipc`` in ten; the kernel distance is to the training images. Evaluation time is not counted. At
+the end the sampling of 64 images is timed: of the generator, of the diffusion model in ten evaluations, and in two of
+the thousand ancestral steps of its chain. Figures next to the page: the curves, and the first seeds of both.
 
-Of the recipes are changed what ``--overrides`` says and, for runs this short, the diffusion's warm-up.
+The recipes are unchanged except for ``--overrides`` and, for such short runs, the warm-up of the diffusion model.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from undiffuse.models.base import to_uint8
 from undiffuse.models.request import SampleRequest
 from undiffuse.training.trainer import Trainer
 
-#: Name -> (overrides of the recipe, how it samples).
+#: Name -> (overrides of the recipe, sampling options).
 PAIR: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "dcgan-bedroom64": ((), {}),
     "ddpm-bedroom64": (("optimizer.warmup_images=4000",), {"sampler": "unipc", "steps": 10}),
@@ -43,14 +43,14 @@ _SHOWN, _TIMED = 16, 64
 
 
 class Run(NamedTuple):
-    """One of the pair at work, and what it has spent."""
+    """One of the two trainings, and its time spent."""
 
     name: str
     trainer: Trainer
     spent: dict[str, float]
 
     def train(self, seconds: float) -> None:
-        """Train for at least so many processor seconds."""
+        """Train for at least ``seconds`` CPU seconds."""
         begun, clock = time.process_time(), time.monotonic()
         while time.process_time() - begun < seconds:
             self.trainer._one_step()
@@ -103,7 +103,7 @@ def begun(name: str, arguments: argparse.Namespace, folder: Path) -> Run:
 
 
 def seen(run: Run, measure: QualityMeasure, arguments: argparse.Namespace, look: int) -> dict[str, Any]:
-    """Train up to this look, in slices, and measure."""
+    """Train up to this evaluation, in slices, and measure."""
     target_seconds = arguments.seconds * look / arguments.looks
     while (left := target_seconds - run.spent["processor"]) > 0:
         run.train(min(left, arguments.slice))
@@ -115,7 +115,7 @@ def seen(run: Run, measure: QualityMeasure, arguments: argparse.Namespace, look:
 
 
 def timed(run: Run) -> list[dict[str, Any]]:
-    """Seconds for 64 samples, the second of two times; of a diffusion's own chain the seconds of one evaluation."""
+    """Seconds for 64 samples, each timed twice; for the diffusion model also two steps of its ancestral chain."""
     ways: dict[str, dict[str, Any]] = {"as above": {}}
     if run.name.startswith("ddpm"):
         ways["ancestral, 2 of its 1,000 steps"] = {"sampler": "ancestral", "steps": 2}
@@ -129,7 +129,7 @@ def timed(run: Run) -> list[dict[str, Any]]:
 
 
 def draw(record: dict[str, Any], path: Path) -> None:
-    """Kernel distance by processor seconds, a line a model."""
+    """Plot the kernel distance against CPU seconds, one line per model."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,8 +1,7 @@
-"""The peers: how they are imported, and their networks at the size of ours.
+"""Import of the peer libraries, and their networks at the size of ours.
 
-``make bench-setup`` installs them into a virtual environment of its own. denoising-diffusion-pytorch names torchvision
-among its imports, for reading folders of images, and none of that is used here; so while it is imported, and no
-longer, an empty module stands in that place.
+``make bench-setup`` installs them into a separate virtual environment. denoising-diffusion-pytorch imports torchvision
+for reading folders of images, which is not used here; so an empty stub module replaces it during the import.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ def available() -> dict[str, bool]:
 
 
 def wanted(no_peers: bool) -> set[str]:
-    """The peers to measure; says so where one is missing."""
+    """The peers to measure; prints a note if one is missing."""
     if no_peers:
         return set()
     found = available()
@@ -47,7 +46,7 @@ def wanted(no_peers: bool) -> set[str]:
 
 @contextmanager
 def stand_in(name: str, *parts: str) -> Iterator[None]:
-    """While it lasts, ``name`` can be imported and is empty but for these submodules; a real one is left alone."""
+    """Provide an empty stub module ``name`` with these submodules in the context, unless the real one is installed."""
     if name in sys.modules or importlib.util.find_spec(name) is not None:
         yield
         return
@@ -64,7 +63,7 @@ def stand_in(name: str, *parts: str) -> Iterator[None]:
 
 def import_ddp() -> tuple[Any, Any]:
     """denoising-diffusion-pytorch and ema-pytorch."""
-    importlib.import_module("accelerate")  # before the stand-in: it looks whether there is the real one
+    importlib.import_module("accelerate")  # before the stub, since it checks for the real module
     with stand_in(_STAND_IN, "transforms", "utils"):
         library = importlib.import_module(_DDP_MODULE)
     inner: Any = importlib.import_module(f"{_DDP_MODULE}.{_DDP_MODULE}")
@@ -73,15 +72,15 @@ def import_ddp() -> tuple[Any, Any]:
 
 
 def _no_bar(items: Any, **more: Any) -> Any:
-    """Goes through ``items`` without drawing how far it is."""
+    """Replaces tqdm: returns ``items`` without a progress bar."""
     return items
 
 
 def diffusers_unet(config: UNetConfig, shape: tuple[int, ...]) -> nn.Module:
-    """``UNet2DModel`` with the very layers of our U-Net.
+    """``UNet2DModel`` with exactly the layers of our U-Net.
 
     Raises:
-        UsageError: a network that it cannot be.
+        UsageError: if the network has no equivalent.
     """
     plain = UNetConfig(
         channels=config.channels,
@@ -97,7 +96,7 @@ def diffusers_unet(config: UNetConfig, shape: tuple[int, ...]) -> nn.Module:
     )
     if plain != config or config.downsample not in ("conv", "conv_same") or 4 * config.norm_groups > config.channels:
         raise UsageError(
-            "UNet2DModel is compared with plain U-Nets alone: added times, strided convolutions, one head, norms with "
+            "UNet2DModel is only compared with plain U-Nets: added times, strided convolutions, one head, norms with "
             f"4 channels a group or more; got {config}"
         )
     levels = range(config.num_levels)
@@ -123,7 +122,7 @@ def diffusers_unet(config: UNetConfig, shape: tuple[int, ...]) -> nn.Module:
 
 
 def ddp_unet(shape: tuple[int, ...], parameters: int) -> nn.Module:
-    """Its ``Unet`` with as nearly as many parameters; as many of its four levels as the image can be halved for."""
+    """Its ``Unet`` with the closest number of parameters, and as many of its four levels as the image size allows."""
     library, _ = import_ddp()
     levels = next(count for count in (4, 3, 2, 1) if all(side % 2 ** (count - 1) == 0 for side in shape[1:]))
     options: dict[str, Any] = {"dim_mults": (1, 2, 4, 8)[:levels], "channels": shape[0]}
@@ -141,5 +140,5 @@ def ddp_unet(shape: tuple[int, ...], parameters: int) -> nn.Module:
 
 
 def num_parameters(network: nn.Module) -> int:
-    """All of them."""
+    """Total number of parameters."""
     return sum(value.numel() for value in network.parameters())

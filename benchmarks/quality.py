@@ -1,4 +1,4 @@
-"""How good images are, said in the same way for whoever made them."""
+"""Quality of images, measured in the same way for all models."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ REFERENCE_IMAGES = 10_000
 
 
 def two_parts(folder: Path, fraction: float = 0.02) -> tuple[Dataset, Dataset]:
-    """(training, held-out) parts, split as the recipes on MNIST-format files do."""
+    """(training, held-out) data, split as in the recipes for MNIST-format files."""
     return split_by_content(load_dataset(source_config_for(str(folder))), fraction)
 
 
@@ -40,10 +40,10 @@ class QualityMeasure:
     """Measures images against training data.
 
     Args:
-        train: the data.
-        features: a row of ``metrics.features.FEATURES``, or ``auto``.
-        reference: how many training images, evenly spaced.
-        metric: ``frechet``, or ``kernel`` where images are fewer than features.
+        train: the training data.
+        features: a key of ``metrics.features.FEATURES``, or ``auto``.
+        reference: number of training images, evenly spaced.
+        metric: ``frechet``, or ``kernel`` for fewer images than features.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class QualityMeasure:
         self.protocol = {**self.extractor.protocol(), "reference_pictures": len(images)}
 
     def __call__(self, images: Tensor) -> dict[str, Any]:
-        """The distance with its standard error, share named with at least 0.9 and the classes' histogram."""
+        """The distance with its standard error, the fraction classified with at least 0.9, and the class histogram."""
         if self.extractor.name == "pixels":
             features, tally = self.extractor.features(images), None
         else:
@@ -83,19 +83,19 @@ class QualityMeasure:
 
 @dataclass(frozen=True)
 class _Fixed:
-    """A denoiser as what ``loss_by_level`` asks for one."""
+    """Adapts a denoiser to the interface of ``loss_by_level``."""
 
     made: Denoiser
 
     def denoiser(self, precision: str | None = None) -> Denoiser:
-        """That very one."""
+        """The wrapped denoiser."""
         return self.made
 
 
 def error_by_level(denoiser: Denoiser, held_out: Dataset, count: int, levels: Sequence[float] = LEVELS) -> list[float]:
     """Mean squared error of eps-hat on held-out images at each log-SNR, equal under every process.
 
-    It is e^lambda times the error of x_0-hat. The same images meet the same noise whoever is measured.
+    It is e^lambda times the error of x_0-hat. All models get the same images and noise.
     """
     log_snr = torch.tensor(levels, dtype=torch.float64)
     total = torch.zeros(len(levels), dtype=torch.float64)

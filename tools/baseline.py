@@ -1,13 +1,13 @@
-"""Two trees of this repository side by side: do they make the same images, weights, losses and metrics, bit for bit?
+"""Compare two checkouts of this repository bit for bit: images, weights, losses and metrics.
 
     git worktree add ../before before-house
     python tools/baseline.py ../before . --threads 1 2 --fused on off
 
-What is compared are samples of every bundled model (by several samplers, guided, with other steps), what trainings of
-every system end with after 200 steps (weights, averages, training state, losses), samples and metrics of those models,
-and runs of the first tree that the second resumes from their middle. Both trees run here and now: what is computed
-depends on the machine, so nothing is kept. ``--fused on`` computes in bfloat16 whatever may be, with the norms of our
-own compiled kernel; ``off`` does without that kernel.
+It compares samples of every bundled model (with several samplers, guidance and numbers of steps), the state of
+trainings of every system after 200 steps (weights, averages, training state, losses), samples and metrics of those
+models, and runs of the first tree that the second resumes from the middle. Both trees run on this machine, since
+results depend on the hardware; no results are stored. ``--fused on`` computes in bfloat16 where possible, with the
+compiled norm kernel; ``off`` disables that kernel.
 
 Exit code 1 if anything differs or does not run.
 """
@@ -36,14 +36,14 @@ _QUIET = ("preview_every_images=0", "quality_every_images=0", "validation_images
 
 
 class Case(NamedTuple):
-    """A command of ``undiffuse`` whose results are compared; OUT stands for its folder, RUNS for that of trainings."""
+    """A command of ``undiffuse`` whose results are compared; OUT is its folder, RUNS the folder of trainings."""
 
     name: str
     arguments: tuple[str, ...]
 
 
 def _training(name: str, *arguments: str, batch: int = 16, steps: int = _STEPS) -> Case:
-    """A run that keeps a checkpoint of its middle."""
+    """A training with a checkpoint in the middle."""
     images = batch * steps
     counts = (f"num_images={images}", f"batch_images={batch}", f"log_every_images={images // 10}")
     often = (f"checkpoint_every_images={images // 2}", "keep_checkpoints=9", f"validate_every_images={images // 2}")
@@ -90,7 +90,7 @@ _WITHOUT_CLASSES = ("letters",)
 
 
 def sample_cases() -> Iterator[Case]:
-    """Of every bundled model and of every model that was trained."""
+    """Samples of every bundled model and of every trained model."""
     for model in (*_FEW_STEPS, *_BUNDLED, *(f"RUNS/{case.name}" for case in TRAININGS)):
         ways = _WAYS if model in _BUNDLED else {"as shipped": ()}
         for way, options in ways.items():
@@ -101,7 +101,7 @@ def sample_cases() -> Iterator[Case]:
 
 
 def metric_cases() -> Iterator[Case]:
-    """Of a model of images and one of points, on data that needs no download."""
+    """Metrics of a model of images and one of points, on data that needs no download."""
     for run in ("ddpm-digits", "flow-swissroll"):
         yield Case(
             run,
@@ -119,22 +119,22 @@ def metric_cases() -> Iterator[Case]:
         )
 
 
-# In a tree: run commands, say what came of them.
+# Worker in a tree: runs commands and returns their digests.
 
 
 def work(folder: Path, front: str) -> None:
-    """Run the cases that come in as lines of JSON, and answer each with the digests of what it made."""
+    """Run the cases read from stdin as lines of JSON, and print the digests of each case's output."""
     module, _, name = front.partition(":")
     main, answers = getattr(import_module(module), name), sys.stdout
     for line in sys.stdin:
         case = Case(*json.loads(line))
-        print(json.dumps(_answered(main, case, folder)), file=answers, flush=True)
+        print(json.dumps(_run_case(main, case, folder)), file=answers, flush=True)
 
 
-def _answered(main: Any, case: Case, folder: Path) -> dict[str, str]:
+def _run_case(main: Any, case: Case, folder: Path) -> dict[str, str]:
     out = Path(tempfile.mkdtemp(dir=folder)) / "out"
     places = {"OUT": str(out), "RUNS": str(folder / "runs")}
-    words = [_placed(str(word), places) for word in case.arguments]
+    words = [_substitute(str(word), places) for word in case.arguments]
     log = folder / "log"
     with log.open("w") as file, redirect_stdout(file), redirect_stderr(file):
         try:
@@ -146,7 +146,7 @@ def _answered(main: Any, case: Case, folder: Path) -> dict[str, str]:
     return digests(made)
 
 
-def _placed(word: str, places: Mapping[str, str]) -> str:
+def _substitute(word: str, places: Mapping[str, str]) -> str:
     for name, place in places.items():
         if word == name or word.startswith(f"{name}/"):
             return place + word.removeprefix(name)
@@ -154,10 +154,10 @@ def _placed(word: str, places: Mapping[str, str]) -> str:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """What a folder holds, by name: tensors, images, numbers of results, rows of the metrics log without times."""
-    found = dict(_of_tensors(folder))
+    """Digests of a folder by name: tensors, images, values of results, rows of the metrics log without times."""
+    found = dict(_tensor_digests(folder))
     for path in sorted(folder.rglob("*.png")):
-        if path.name == "grid.png":  # shows the images that are compared, at a size that may change
+        if path.name == "grid.png":  # contains the compared images, at a size that may change
             continue
         found[f"{path.relative_to(folder)}"] = _sha256([path.read_bytes()])
     for path in sorted(folder.rglob("*.npy")):
@@ -175,23 +175,23 @@ def digests(folder: Path) -> dict[str, str]:
 _CLOCKS = ("wall", "crc32", "images_per_second")
 
 
-def _of_tensors(folder: Path) -> Iterator[tuple[str, str]]:
-    """Weights of the folder and the state of its newest checkpoint, one digest a file."""
+def _tensor_digests(folder: Path) -> Iterator[tuple[str, str]]:
+    """Weights of the folder and the state of its newest checkpoint, one digest per file."""
     from safetensors.torch import load_file
 
     newest = sorted(folder.glob("checkpoints/images_*"))[-1:]
     for path in [*sorted(folder.glob("*.safetensors")), *(one / "state.safetensors" for one in newest)]:
-        tensors = dict(_as_named_now(load_file(path), path.name))
+        tensors = dict(_with_current_names(load_file(path), path.name))
         parts = (part for name in sorted(tensors) for part in (name.encode(), tensors[name].contiguous().flatten()))
         yield path.name, _sha256(part if isinstance(part, bytes) else _bytes_of(part) for part in parts)
 
 
-#: Parts of a model in the first format that are training's alone since.
+#: Parts of a model in the first format that belong to the training state since.
 _TRAINING = ("importance", "seen", "augment")
 
 
-def _as_named_now(tensors: Mapping[str, Any], file: str) -> Iterator[tuple[str, Any]]:
-    """Tensors by the names that the second format gives them, whichever wrote them."""
+def _with_current_names(tensors: Mapping[str, Any], file: str) -> Iterator[tuple[str, Any]]:
+    """Tensors by their names in the second format, for files of both formats."""
     for name, value in tensors.items():
         part, _, rest = name.partition(".")
         if file != "state.safetensors":
@@ -210,7 +210,7 @@ def _bytes_of(tensor: Any) -> bytes:
 
 
 def _values(result: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    """Numbers of metrics within a result, whatever it says of machine and moment."""
+    """Values of metrics within a result, without the description of machine and time."""
     if isinstance(result, dict):
         for key, value in result.items():
             if key in ("value", "values", "interval", "standard_error", "value_interval"):
@@ -233,17 +233,17 @@ def _sha256(parts: Iterable[bytes]) -> str:
     return digest.hexdigest()
 
 
-# From above: two trees, each with a process that works.
+# Controller: two trees, each with a worker process.
 
 
 class Tree:
-    """A checkout, and the process that runs its commands.
+    """A checkout, and the worker process that runs its commands.
 
     Args:
-        root: of the checkout.
-        folder: where it works.
-        threads: of an operation.
-        fused: whether norms are those of our own kernel.
+        root: root of the checkout.
+        folder: working folder.
+        threads: number of threads.
+        fused: whether to use the compiled norm kernel.
     """
 
     def __init__(self, root: Path, folder: Path, threads: int, fused: bool) -> None:
@@ -263,49 +263,49 @@ class Tree:
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=folder
         )
 
-    def args(self, case: Case) -> dict[str, str]:
-        """What came of a case."""
+    def run(self, case: Case) -> dict[str, str]:
+        """Run a case and return its digests."""
         assert self.process.stdin is not None and self.process.stdout is not None
         print(json.dumps(case), file=self.process.stdin, flush=True)
         answer: dict[str, str] = json.loads(self.process.stdout.readline() or '{"did not run": "the process ended"}')
         return answer
 
     def end(self) -> None:
-        """Let the process go."""
+        """Stop the worker process."""
         self.process.kill()
         self.process.wait()
 
 
 def comparison(before: Tree, after: Tree, parts: Iterable[str], only: str) -> Iterator[tuple[str, str, list[str]]]:
-    """(part, case, what differs) of each case; trainings come before whatever needs their models."""
+    """(part, case, differences) of each case; trainings run before the cases that need their models."""
     wanted = list(parts)
     for case in TRAININGS:
         if only in case.name or case.name == "flow-digits":
-            made = before.args(case)
-            yield "training", case.name, differing(made, after.args(case))
+            made = before.run(case)
+            yield "training", case.name, differing(made, after.run(case))
             if "resume" in wanted and "did not run" not in made:
                 yield "resume", case.name, _resumed(before, after, case)
     for part, cases in (("samples", sample_cases()), ("metrics", metric_cases())):
         for case in cases:
             if part in wanted and only in case.name:
-                yield part, case.name, differing(before.args(case), after.args(case))
+                yield part, case.name, differing(before.run(case), after.run(case))
 
 
 def _resumed(before: Tree, after: Tree, case: Case) -> list[str]:
-    """A run of the tree before, shortened to its middle and ended by the tree after, against its own end."""
+    """Compare a run of the first tree with its copy that the second tree resumes from the middle."""
     whole, shortened = before.folder / "runs" / case.name, after.folder / "runs" / f"{case.name}-resumed"
     shutil.copytree(whole, shortened)
     for checkpoint in sorted((shortened / "checkpoints").glob("images_*"))[1:]:
         shutil.rmtree(checkpoint)
-    answer = after.args(Case(case.name, ("train", "--resume", "--out", f"RUNS/{shortened.name}")))
+    answer = after.run(Case(case.name, ("train", "--resume", "--out", f"RUNS/{shortened.name}")))
     return differing(digests(whole), answer)
 
 
 def differing(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
-    """Names of what differs, and why a case did not run."""
+    """Names of the differences, or the reason why a case did not run."""
     names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
     failed = [f"did not run: {one['did not run']}" for one in (before, after) if "did not run" in one]
-    return failed or (names if before else ["it made nothing"])
+    return failed or (names if before else ["no output"])
 
 
 def main() -> None:
@@ -314,9 +314,9 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--threads", type=int, nargs="+", default=[1])
     parser.add_argument("--fused", nargs="+", choices=("on", "off"), default=["off"])
-    parser.add_argument("--only", default="", help="cases whose name holds this")
+    parser.add_argument("--only", default="", help="cases whose name contains this")
     args = parser.parse_args()
-    begun, count, bad = time.monotonic(), 0, 0
+    started, count, num_different = time.monotonic(), 0, 0
     for threads in args.threads:
         for fused in args.fused:
             with tempfile.TemporaryDirectory() as folder:
@@ -324,14 +324,14 @@ def main() -> None:
                 trees = [Tree(root, Path(folder) / name, threads, fused == "on") for root, name in roots]
                 try:
                     for part, name, differs in comparison(trees[0], trees[1], args.parts, args.only):
-                        count, bad = count + 1, bad + bool(differs)
-                        said = "; ".join(differs) if differs else "the same"
-                        print(f"{threads} thread(s), fused {fused}: {part}: {name}: {said}", flush=True)
+                        count, num_different = count + 1, num_different + bool(differs)
+                        summary = "; ".join(differs) if differs else "the same"
+                        print(f"{threads} thread(s), fused {fused}: {part}: {name}: {summary}", flush=True)
                 finally:
                     for tree in trees:
                         tree.end()
-    print(f"{count} compared, {bad} differ, {time.monotonic() - begun:.0f} s")
-    sys.exit(bool(bad))
+    print(f"{count} compared, {num_different} differ, {time.monotonic() - started:.0f} s")
+    sys.exit(bool(num_different))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Where a function, class or constant stands, found by its name in a file's text; nothing is imported."""
+"""Locate the definition of a function, class or constant by name in a file's text, without importing it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from itertools import accumulate
 
 
 def places(text: str, suffix: str, name: str) -> list[slice]:
-    """The whole lines of each definition of ``name`` in a file of this suffix, ``.py`` or a C++ one.
+    """The lines of each definition of ``name`` in a file with this suffix, ``.py`` or that of a C++ file.
 
     Python's names are dotted from the outside in, ``Process.bridge`` or ``ddim.step``; a constant of a module or of a
     class is a definition too.
@@ -21,7 +21,7 @@ def places(text: str, suffix: str, name: str) -> list[slice]:
 
 
 def definitions(node: ast.AST, outer: str = "") -> Iterator[tuple[str, ast.stmt]]:
-    """(dotted name, statement) of all that is defined in ``node``; what functions assign to is none of it."""
+    """(dotted name, statement) of all definitions in ``node``, without local variables of functions."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             yield outer + child.name, child
@@ -44,7 +44,7 @@ def _in_python(text: str) -> list[tuple[str, int, int]]:
 
 
 def _in_braces(text: str, name: str) -> Iterator[tuple[str, int, int]]:
-    """Functions whose name, brackets and body in braces follow each other, as C++ and its kin write them."""
+    """Functions in C-like languages: a name, parentheses and a body in braces."""
     for match in re.finditer(rf"\b{re.escape(name)}\s*\([^;{{}}]*\)[^;{{}}()]*\{{", text):
         depth, end = 1, match.end()
         while depth and end < len(text):

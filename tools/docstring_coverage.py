@@ -1,12 +1,12 @@
-"""Counts how many public functions say what their arguments are, and how many tensors state a shape.
+"""Count public functions with documented arguments, and tensor arguments with a documented shape.
 
     python tools/docstring_coverage.py                      # the table
-    python tools/docstring_coverage.py --missing samplers   # what is missing, by file and line
+    python tools/docstring_coverage.py --missing samplers   # the gaps, by file and line
 
-Counted are public functions and methods with two arguments or more (``self`` aside) of the packages that users build
-on. One counts as documented when an ``Args:`` section says every argument, and says more than its name. A method
-without such a section counts as documented where the method that it overrides has one. Every ``Tensor`` argument of a
-public function has to state a shape such as ``(B, C, H, W)``, or "any shape".
+It counts public functions and methods with two or more arguments (without ``self``) of the packages for users. A
+function is documented if its ``Args:`` section describes every argument with more than its name. A method without such
+a section is documented if the method that it overrides has one. Every ``Tensor`` argument of a public function needs a
+shape such as ``(B, C, H, W)``, or "any shape".
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 PACKAGE = Path(__file__).resolve().parents[1] / "src" / "undiffuse"
 PACKAGES = ("core", "samplers", "losses", "guidance", "models", "objectives", "conditioning", "networks", "api")
-ASKED = 0.90
+REQUIRED = 0.90
 #: ``(B, C, H, W)``, ``(B,)``, ``()``, ``(...)``, or in words
 SHAPE = re.compile(
     r"\((?:\s*|\.\.\.|[\w*+/ .^-]+(?:,\s*[\w*+/ .^-]*)*)\)|any shape|a scalar|same shape|shape of", re.IGNORECASE
@@ -32,7 +32,7 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 class Counted(NamedTuple):
-    """One function: where it stands and what its docstring leaves out."""
+    """One function: its location and the gaps of its docstring."""
 
     path: Path
     line: int
@@ -52,7 +52,7 @@ def arguments_of(function: Function) -> dict[str, str]:
 
 
 def said_in(docstring: str | None) -> dict[str, str]:
-    """Argument → what the ``Args:`` section says of it; arguments that share a line share what it says."""
+    """Argument → its description in the ``Args:`` section; arguments on one line share a description."""
     said: dict[str, str] = {}
     names: tuple[str, ...] = ()
     margin = None
@@ -78,25 +78,25 @@ def said_in(docstring: str | None) -> dict[str, str]:
 
 
 def says_nothing(name: str, text: str) -> bool:
-    """Whether a description is empty or the argument's name again."""
+    """Whether a description is empty or only repeats the argument's name."""
     words = [word for word in re.findall(r"[a-z0-9]+", text.lower()) if word not in ("the", "a", "an", "its", "of")]
     return not set(words) - set(re.findall(r"[a-z0-9]+", name.lower()))
 
 
 def is_tensor(annotation: str) -> bool:
-    """Whether an argument is a tensor or None; a function or a collection of tensors is neither."""
+    """Whether an annotation is a tensor or an optional tensor, not a function or a collection of tensors."""
     return bool(re.fullmatch(r"(torch\.)?Tensor( \| None)?|None \| (torch\.)?Tensor", annotation.strip("'\"")))
 
 
 class Classes:
-    """All classes of the package by name, to find the method that another one overrides."""
+    """All classes of the package by name, to find overridden methods."""
 
     def __init__(self, trees: dict[Path, ast.Module]) -> None:
         nodes = [node for tree in trees.values() for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
         self._by_name = {node.name: node for node in nodes}
 
     def inherited(self, owner: ast.ClassDef, method: str) -> dict[str, str]:
-        """What the nearest base that documents this method says of its arguments."""
+        """The argument descriptions of the nearest base class that documents this method."""
         for base in owner.bases:
             name = ast.unparse(base).partition("[")[0].rpartition(".")[2]
             parent = self._by_name.get(name)
@@ -124,7 +124,7 @@ def functions_of(tree: ast.Module) -> Iterator[tuple[ast.ClassDef | None, Functi
 
 
 def counted(path: Path, owner: ast.ClassDef | None, function: Function, classes: Classes) -> Counted:
-    """What one function's docstring says; a constructor may say it in that of its class."""
+    """Documentation of one function; constructor arguments may be described in the docstring of the class."""
     said = said_in(ast.get_docstring(function))
     if owner is not None and function.name == "__init__":
         said = {**said_in(ast.get_docstring(owner)), **said}
@@ -146,7 +146,7 @@ def parsed() -> tuple[dict[Path, ast.Module], Classes]:
 
 
 def count(package: str) -> list[Counted]:
-    """Every public function of one package that has an argument."""
+    """All public functions of one package that have arguments."""
     trees, classes = parsed()
     mine = {path: tree for path, tree in trees.items() if path.relative_to(PACKAGE).parts[0] == package}
     found = [
@@ -156,7 +156,7 @@ def count(package: str) -> list[Counted]:
 
 
 def shares(functions: list[Counted]) -> tuple[int, int, int, int]:
-    """(functions with two arguments or more, those that say them all, tensor arguments, those with a shape)."""
+    """(functions with two or more arguments, fully documented ones, tensor arguments, those with a shape)."""
     several = [function for function in functions if function.arguments >= 2]
     tensors = sum(function.tensors for function in functions)
     shaped = tensors - sum(len(function.shapeless) for function in functions)
@@ -164,7 +164,7 @@ def shares(functions: list[Counted]) -> tuple[int, int, int, int]:
 
 
 def table() -> tuple[str, bool]:
-    """The counts of all packages as text, and whether what is asked holds for their sum."""
+    """The counts of all packages as text, and whether their sum reaches the required coverage."""
     lines = [f"{'package':<14}{'functions':>10}{'documented':>12}{'share':>7}{'tensors':>9}{'shaped':>8}{'share':>7}"]
     total = [0, 0, 0, 0]
     for package in PACKAGES:
@@ -172,7 +172,7 @@ def table() -> tuple[str, bool]:
         total = [a + b for a, b in zip(total, numbers, strict=True)]
         lines.append(_line(package, numbers))
     lines.append(_line("all", total))
-    return "\n".join(lines), min(_share(total[1], total[0]), _share(total[3], total[2])) >= ASKED
+    return "\n".join(lines), min(_share(total[1], total[0]), _share(total[3], total[2])) >= REQUIRED
 
 
 def _line(name: str, numbers: tuple[int, ...] | list[int]) -> str:
@@ -188,18 +188,18 @@ def _share(part: int, whole: int) -> float:
 
 
 def missing(package: str) -> Iterator[str]:
-    """One line a function that leaves something out."""
+    """One line per function with gaps."""
     for function in count(package):
         unsaid = ", ".join(function.unsaid) if function.arguments >= 2 else ""
         shapeless = ", ".join(function.shapeless)
         if unsaid or shapeless:
             place = f"{function.path.relative_to(PACKAGE.parents[1])}:{function.line}"
-            gaps = [f"says nothing of {unsaid}"] * bool(unsaid) + [f"no shape of {shapeless}"] * bool(shapeless)
+            gaps = [f"undocumented: {unsaid}"] * bool(unsaid) + [f"no shape: {shapeless}"] * bool(shapeless)
             yield f"{place} {function.name}: {'; '.join(gaps)}"
 
 
 def main() -> int:
-    """Prints the table, or what is missing; 1 where less than what is asked holds."""
+    """Print the table, or the gaps; return 1 if the coverage is below the requirement."""
     parser = argparse.ArgumentParser(description="counts documented arguments and shapes of public functions")
     parser.add_argument(
         "--missing", nargs="*", choices=PACKAGES, help="list the gaps of these packages (all, if none is named)"
@@ -211,7 +211,7 @@ def main() -> int:
         return 0
     text, met = table()
     print(text)
-    print(f"asked: {ASKED:.0%} of both over all packages: {'met' if met else 'missed'}")
+    print(f"required: {REQUIRED:.0%} of both over all packages: {'met' if met else 'missed'}")
     return 0 if met else 1
 
 

@@ -1,11 +1,11 @@
-"""Flip single bits in every file of a run, an exported and a bundled model and a sample set, and see what comes of it.
+"""Flip single bits in every file of a run, an exported model, a bundled model and a sample set, and test all readers.
 
     python tools/flip_bits.py --out benchmarks/flips.json
 
-A flip is *refused* where some reader of the file ends with one line about it; *named* where the work goes on, gives the
-same bits, and says what it left out; *harmless* where every reader gives the same bits and has nothing to say, as for a
-letter of a card; *silent* where something else came out without a word. None may be silent, and no reader may end with
-an error of Python's own.
+A flip is *refused* if a reader of the file raises an error with one line about it; *named* if the readers continue,
+give the same bits, and report what they skipped; *harmless* if every reader gives the same bits without a message, as
+for a letter of a model card; *silent* if a result differs without a message. No flip may be silent, and no reader may
+raise an error that is not an ``UndiffuseError``.
 """
 
 from __future__ import annotations
@@ -53,24 +53,24 @@ RECIPE = (
     *("checkpoint_every_images=100", "preview_every_images=200", 'ema.posthoc={"snapshot_every_images": 100}'),
 )
 STOPPED_AT = 300
-#: What no flip may come to: other results, without a word or with one, and errors of Python's own.
+#: Outcomes that are not allowed: changed results, with or without a message, and unexpected exceptions.
 BAD = ("silent", "changed", "raw error")
 
 Reader = Callable[[], Any]
-Found = tuple[dict[str, Counter[str]], list[str]]  # counts by file pattern, and lines about what must not be
-#: Readers that show what is left of a damaged file with words about the damage; all others give the same bits.
+Found = tuple[dict[str, Counter[str]], list[str]]  # counts by file pattern, and messages about disallowed outcomes
+#: Readers that show the intact rest of a damaged file with a message; all others must give the same bits.
 SHOWN = ("report: metrics log", "report: previews")
 
 
 @dataclasses.dataclass
 class Folder:
-    """A folder whose files are damaged, and who reads them.
+    """A folder whose files are damaged, and its readers.
 
     Args:
-        name: what the table calls it.
-        path: where it is.
-        readers: by name; each gives plain values, or ends with a line.
-        flips: by file pattern, how many.
+        name: name in the table.
+        path: path of the folder.
+        readers: readers by name; each returns plain values, or raises an error.
+        flips: number of flips by file pattern.
     """
 
     name: str
@@ -79,15 +79,15 @@ class Folder:
     flips: dict[str, int]
 
 
-class Heard(Silent, list[str]):
-    """Every line that is said while a reader is at work."""
+class MessageRecorder(Silent, list[str]):
+    """Records the messages of readers."""
 
     def message(self, text: str) -> None:
         self.append(text)
 
 
 def digest(value: Any) -> str:
-    """Of tensors and plain values, for comparing results."""
+    """Digest of a tensor or a plain value, to compare results."""
     if isinstance(value, torch.Tensor):
         value = value.contiguous().cpu().view(torch.uint8).numpy().tobytes() if value.dim() else value.item()
     content = value if isinstance(value, bytes) else repr(value).encode()
@@ -95,7 +95,7 @@ def digest(value: Any) -> str:
 
 
 def run_until(trainer: Trainer, images: int) -> None:
-    """Train as far as that and stop as a signal does."""
+    """Train up to ``images`` and stop as by a signal."""
     one_step = trainer._one_step
 
     def step_and_look() -> None:
@@ -111,12 +111,12 @@ def sampled(path: Path, weights: str = "ema") -> str:
     return digest(load(path, "cpu", weights).sample(2, steps=2, seed=5))
 
 
-def resumed(path: Path, heard: Heard) -> list[Any]:
-    """Two steps of a run that goes on from what is in ``path``, in a copy; its end would draw a preview each time."""
+def resumed(path: Path, messages: MessageRecorder) -> list[Any]:
+    """Resume a copy of the run in ``path`` for two steps; training to the end would draw a preview each time."""
     with tempfile.TemporaryDirectory() as scratch:
         run = Path(shutil.copytree(path, Path(scratch) / "run"))
         config = configure(None, [], None, run, True)
-        trainer = Trainer(config, *split_data(config), run, observer=heard)
+        trainer = Trainer(config, *split_data(config), run, observer=messages)
         assert trainer.resume(), "no checkpoint was found"
         run_until(trainer, STOPPED_AT + 50)
         state = [digest(value) for _, value in sorted(trainer.objective.model.state_dict().items())]
@@ -129,15 +129,15 @@ def reaveraged(path: Path) -> list[str]:
     return [digest(value) for _, value in sorted(found.tensors.items())]
 
 
-def checked(path: Path, heard: Heard) -> str:
-    """The doctor on checkpoints: what it has to complain of is heard."""
+def checked(path: Path, messages: MessageRecorder) -> str:
+    """Check checkpoints as the doctor does, and record its findings."""
     for state in _checkpoints(path):
         if state.damage:
-            heard.message(state.damage)
+            messages.message(state.damage)
     return "checked"
 
 
-def run_folder(place: Path, heard: Heard) -> Folder:
+def run_folder(place: Path, messages: MessageRecorder) -> Folder:
     path = place / "run"
     config = configure("ddpm-swissroll", RECIPE, None, None, False)
     trainer = Trainer(config, *split_data(config), path, observer=Silent())
@@ -145,15 +145,15 @@ def run_folder(place: Path, heard: Heard) -> Folder:
     write_json(path / "evaluation.json", sealed({"results": [{"metric": "frechet", "value": 0.3125, "unit": ""}]}))
     finding = {"severity": "note", "title": "a", "evidence": "12 of 345", "advice": ""}
     write_json(path / "doctor.json", sealed({"findings": [finding]}))
-    readers: dict[str, Reader] = {  # the quick ones first: the first that refuses ends it
+    readers: dict[str, Reader] = {  # fast readers first: the first error ends the check
         "report: results": lambda: [_json(path / "evaluation.json"), _findings(path / "doctor.json")],
         "report: metrics log": lambda: _metrics_log(path),
         "report: previews": lambda: [image.uri for image in previews(path / "previews")],
-        "doctor: checkpoints": lambda: checked(path, heard),
+        "doctor: checkpoints": lambda: checked(path, messages),
         "ema": lambda: reaveraged(path),
         "sample": lambda: sampled(path),
         "sample --weights raw": lambda: sampled(path, "raw"),
-        "train --resume": lambda: resumed(path, heard),
+        "train --resume": lambda: resumed(path, messages),
     }
     weights = {"model.safetensors": 30, "raw.safetensors": 30, "checkpoints/*/state.safetensors": 60}
     texts = {"config.json": 140, "metrics.jsonl": 50, "checkpoints/*/state.json": 40, "model_card.md": 8}
@@ -180,7 +180,7 @@ def bundled_folder(place: Path) -> Folder:
 
 
 def sample_folder(place: Path) -> Folder:
-    """Images of a bundled model, read as a set that is compared; of points there is nothing to compare."""
+    """Samples of a bundled model, read as a data set."""
     path = load(bundled_models()["mnist-1step"], "cpu").sample(12, seed=3).save(place / "samples")
 
     def read() -> str:
@@ -192,7 +192,7 @@ def sample_folder(place: Path) -> Folder:
 
 
 def bit_of(content: bytes, number: int, rng: random.Random, text: bool) -> int:
-    """A bit to flip: two of three of a text's are in digits, one of four of a weights file's is in its header."""
+    """A bit to flip: in text files two of three are in digits, in weight files one of four is in the header."""
     digits = [place for place, letter in enumerate(content) if text and chr(letter).isdigit()]
     header = 0 if text or content.startswith(b"\x89PNG") else 8 + int.from_bytes(content[:8], "little")
     if digits and number % 3:
@@ -202,8 +202,8 @@ def bit_of(content: bytes, number: int, rng: random.Random, text: bool) -> int:
     return 8 * byte + rng.randrange(8)
 
 
-def read_all(readers: dict[str, Reader], heard: Heard) -> tuple[dict[str, Any], list[str], list[str]]:
-    """(results up to the first that refuses, its line, errors that are none of ours)."""
+def read_all(readers: dict[str, Reader], messages: MessageRecorder) -> tuple[dict[str, Any], list[str], list[str]]:
+    """(results up to the first reader that raises an UndiffuseError, its message, other errors)."""
     results: dict[str, Any] = {}
     refused, raw = [], []
     for name, reader in readers.items():
@@ -211,7 +211,7 @@ def read_all(readers: dict[str, Reader], heard: Heard) -> tuple[dict[str, Any], 
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
                 results[name] = reader()
-            heard.extend(str(one.message) for one in caught if issubclass(one.category, UserWarning))
+            messages.extend(str(one.message) for one in caught if issubclass(one.category, UserWarning))
         except UndiffuseError as error:
             refused.append(f"{name}: {error}")
             break
@@ -221,16 +221,16 @@ def read_all(readers: dict[str, Reader], heard: Heard) -> tuple[dict[str, Any], 
 
 
 def outcome(
-    folder: Folder, file: Path, bit: int, valid: dict[str, Any], known: set[str], heard: Heard
+    folder: Folder, file: Path, bit: int, valid: dict[str, Any], known: set[str], messages: MessageRecorder
 ) -> tuple[str, str]:
-    """What one flip came to, and the line about it."""
+    """Outcome of one flip, and its message."""
     content = file.read_bytes()
     damaged = bytearray(content)
     damaged[bit // 8] ^= 1 << bit % 8
-    heard.clear()
+    messages.clear()
     try:
         file.write_bytes(damaged)
-        results, refused, raw = read_all(folder.readers, heard)
+        results, refused, raw = read_all(folder.readers, messages)
     finally:
         file.write_bytes(content)
     if raw:
@@ -238,7 +238,7 @@ def outcome(
     differs = [name for name, value in results.items() if value != valid[name]]
     if refused:
         return "refused", refused[0]
-    said = [line for line in heard if line not in known]
+    said = [line for line in messages if line not in known]
     if said:
         changed = [name for name in differs if name not in SHOWN]
         return ("changed", ", ".join(changed)) if changed else ("named", said[0])
@@ -246,13 +246,13 @@ def outcome(
 
 
 def flip_all(
-    folder: Folder, heard: Heard, share: float, rng: random.Random
+    folder: Folder, messages: MessageRecorder, share: float, rng: random.Random
 ) -> tuple[dict[str, Counter[str]], list[str]]:
-    """Counts by file pattern, and a line for each flip that must not be."""
-    heard.clear()
-    valid, refused, raw = read_all(folder.readers, heard)
+    """Counts by file pattern, and a message for each disallowed outcome."""
+    messages.clear()
+    valid, refused, raw = read_all(folder.readers, messages)
     assert not refused and not raw, (refused, raw)
-    known = set(heard)  # what is said of the undamaged folder
+    known = set(messages)  # messages about the undamaged folder
     counts: dict[str, Counter[str]] = {}
     bad = []
     for pattern, wanted in folder.flips.items():
@@ -262,7 +262,7 @@ def flip_all(
         for number in range(max(1, round(share * wanted))):
             file = files[number % len(files)]
             bit = bit_of(file.read_bytes(), number, rng, file.suffix in (".json", ".jsonl", ".md"))
-            what, line = outcome(folder, file, bit, valid, known, heard)
+            what, line = outcome(folder, file, bit, valid, known, messages)
             counts[pattern][what] += 1
             if what in BAD:
                 bad.append(f"{what}: bit {bit} of {folder.name} {file.relative_to(folder.path)}: {line}")
@@ -270,26 +270,26 @@ def flip_all(
 
 
 def flips(place: Path, share: float = 1.0, seed: int = 0) -> tuple[dict[str, dict[str, Counter[str]]], list[str]]:
-    """Counts by folder and file pattern, and what must not be.
+    """Counts by folder and file pattern, and messages about disallowed outcomes.
 
     Args:
-        place: an empty folder to work in.
-        share: of the flips of a whole round.
-        seed: that draws the bits.
+        place: an empty working folder.
+        share: fraction of the flips of a full round.
+        seed: random seed of the bits.
     """
     torch.set_num_threads(1)
-    heard, rng = Heard(), random.Random(seed)
-    with observing(heard):
-        return _flips(place, heard, share, rng)
+    messages, rng = MessageRecorder(), random.Random(seed)
+    with observing(messages):
+        return _flips(place, messages, share, rng)
 
 
 def _flips(
-    place: Path, heard: Heard, share: float, rng: random.Random
+    place: Path, messages: MessageRecorder, share: float, rng: random.Random
 ) -> tuple[dict[str, dict[str, Counter[str]]], list[str]]:
-    run = run_folder(place, heard)
+    run = run_folder(place, messages)
     counts, bad = {}, []
     for folder in (run, exported_folder(run.path, place), bundled_folder(place), sample_folder(place)):
-        counts[folder.name], found = flip_all(folder, heard, share, rng)
+        counts[folder.name], found = flip_all(folder, messages, share, rng)
         bad += found
     return counts, bad
 
@@ -297,7 +297,7 @@ def _flips(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="JSON with the counts")
-    parser.add_argument("--share", type=float, default=1.0, help="of the flips of a whole round")
+    parser.add_argument("--share", type=float, default=1.0, help="fraction of the flips of a full round")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     started = time.monotonic()

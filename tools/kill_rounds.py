@@ -1,11 +1,11 @@
-"""Kills trainings with SIGKILL at random moments, resumes them, and compares them bit for bit with uninterrupted ones.
+"""Kill trainings with SIGKILL at random times, resume them, and compare them bit for bit with uninterrupted runs.
 
     python tools/kill_rounds.py --rounds 20 --out benchmarks
 
-Each round trains one of five kinds of run in a process of its own, kills it once or twice while it works (one kill may
-strike while a killed run is being resumed), lets it end, and compares weights, averages, the whole training state and
-the rows of the metrics log with those of the run that was let alone. A kill is random in time over the length of an
-uninterrupted run; what it interrupts is seen from the temporary files that it leaves. The tables say what was seen.
+Each round trains one of five kinds of run in a separate process, kills it once or twice (possibly while a killed run is
+being resumed), lets it finish, and compares weights, averages, the full training state and the rows of the metrics log
+with those of an uninterrupted run. The time of a kill is random over the length of an uninterrupted run; the
+interrupted operation is derived from the temporary files that are left. The tables list these operations.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _OFTEN = (
 )
 _STUDENT = (*_OFTEN, "batch_images=50")
 
-#: A kind of run, and the arguments of ``undiffuse`` that train it; TEACHER stands for the folder of a trained flow.
+#: Kinds of runs, and the arguments of ``undiffuse`` that train them; TEACHER is the folder of a trained flow.
 KINDS: dict[str, tuple[str, ...]] = {
     "diffusion of images, averages chosen afterwards": (
         *("train", "ddpm-digits", "system.network.channels=8", *_OFTEN, "batch_images=24", "num_images=240"),
@@ -57,8 +57,8 @@ KINDS: dict[str, tuple[str, ...]] = {
     "mean flow": ("distill", "TEACHER", "--method", "mean_flow", "--steps", "1", *_STUDENT),
 }
 TEACHER = ("train", "flow-swissroll", *_POINTS, "num_images=5000", "preview_every_images=0", "quality_every_images=0")
-#: Rounds are given up where a run does not end after so many starts.
-_MOST_STARTS = 20
+#: A round fails if its run does not finish after this number of starts.
+_MAX_STARTS = 20
 
 
 @dataclass
@@ -66,10 +66,10 @@ class Round:
     """One run that was killed and resumed.
 
     Args:
-        kind: of run.
-        kills: that struck a process at work.
-        interrupted: what each of them interrupted.
-        mismatches: what differs from the run that was let alone; empty for nothing.
+        kind: kind of run.
+        kills: number of kills of a running process.
+        interrupted: the operation that each kill interrupted.
+        mismatches: differences from the uninterrupted run.
     """
 
     kind: str
@@ -79,7 +79,7 @@ class Round:
 
 
 class Ground:
-    """The folder where runs are made: a teacher, and of each kind the run that was let alone."""
+    """The working folder: a teacher, and an uninterrupted run of each kind."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -87,35 +87,35 @@ class Ground:
         self._teacher = folder / "teacher"
         self._finish((*TEACHER, "--out", str(self._teacher)))
         for kind in KINDS:
-            self._let_alone(kind)
+            self._train_uninterrupted(kind)
 
     def arguments(self, kind: str, out: Path) -> list[str]:
-        """Of ``undiffuse``, that train this kind of run in ``out`` or go on with it."""
+        """Arguments of ``undiffuse`` that train this kind of run in ``out`` or resume it."""
         words = [str(self._teacher) if word == "TEACHER" else word for word in KINDS[kind]]
         return [*words, "--device", "cpu", "--out", str(out), "--resume"]
 
-    def _let_alone(self, kind: str) -> None:
-        """An uninterrupted run, and how many seconds its process took."""
+    def _train_uninterrupted(self, kind: str) -> None:
+        """Train an uninterrupted run and record the seconds of its process."""
         out, begun = self.folder / f"whole-{len(self.whole)}", time.monotonic()
         self._finish(self.arguments(kind, out))
         self.whole[kind] = out, time.monotonic() - begun
 
     def round(self, kind: str, number: int, seed: int) -> Round:
-        """Train, kill, resume, compare; several rounds may go on at once."""
+        """Train, kill, resume, compare; several rounds may run in parallel."""
         moments, (whole, seconds) = random.Random(f"{seed} {number}"), self.whole[kind]
         found, wanted, out = Round(kind), moments.choice((1, 1, 2)), self.folder / f"round-{number}" / "run"
         log = out.with_name("log")
         out.parent.mkdir()
-        for _ in range(_MOST_STARTS):
+        for _ in range(_MAX_STARTS):
             begun = time.monotonic()
             process = started(self.arguments(kind, out), log)
             if found.kills < wanted:
-                process.join(moments.uniform(0, 1.5 * seconds))  # starts are slower when several go on at once
+                process.join(moments.uniform(0, 1.5 * seconds))  # starts are slower if several run in parallel
                 self._kill(process, log, out, found)
             process.join()
             code = code_of(log)
             if code == 0 and found.kills == 0:
-                shutil.rmtree(out)  # it was faster than the kill: once more, sooner
+                shutil.rmtree(out)  # it finished before the kill: try again with an earlier kill
                 seconds = min(seconds, time.monotonic() - begun)
             elif code == 0:
                 found.mismatches = differing(whole, out)
@@ -140,9 +140,9 @@ class Ground:
 
 
 def started(arguments: Sequence[str], log: Path) -> BaseProcess:
-    """``undiffuse`` in a process that is forked from a server which has imported it already."""
+    """Start ``undiffuse`` in a process forked from a server that has already imported it."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(_imported_before())
+    context.set_forkserver_preload(_preloaded_modules())
     _code_file(log).unlink(missing_ok=True)
     process = context.Process(target=_undiffuse, args=(list(arguments), str(log)))
     process.start()
@@ -150,8 +150,8 @@ def started(arguments: Sequence[str], log: Path) -> BaseProcess:
 
 
 @cache
-def _imported_before() -> list[str]:
-    """What a training comes to import, so that none of the many does it anew."""
+def _preloaded_modules() -> list[str]:
+    """Modules that a training imports, preloaded so that processes do not import them again."""
     import undiffuse
 
     others = ["torch._dynamo", "sklearn.datasets", "rich.progress", "rich.table", "PIL.PngImagePlugin"]
@@ -178,13 +178,13 @@ def _code_file(log: Path) -> Path:
 
 
 def code_of(log: Path) -> int | None:
-    """The exit code of a process that ended by itself; multiprocessing loses it where threads start processes."""
+    """Exit code of a process that was not killed; multiprocessing loses it if threads start processes."""
     file = _code_file(log)
     return int(file.read_text()) if file.exists() else None
 
 
 def interrupted(out: Path) -> str:
-    """What a killed process was about, by what it left."""
+    """The operation that a kill interrupted, derived from the files left."""
     from undiffuse.leftovers import is_temporary
 
     names = [str(path.relative_to(out)) for path in out.rglob("*") if is_temporary(path)]
@@ -197,7 +197,7 @@ def interrupted(out: Path) -> str:
 
 
 def differing(one: Path, other: Path) -> list[str]:
-    """What differs between two runs: weights, training state, metrics log; and what was left behind."""
+    """Differences between two runs: weights, training state, metrics log; and leftover files."""
     states = [max((run / "checkpoints").glob("images_*")) / "state.safetensors" for run in (one, other)]
     files = [states, *([run / name for run in (one, other)] for name in ("model.safetensors", "raw.safetensors"))]
     found = [str(b) for a, b in files if a.read_bytes() != b.read_bytes()]
@@ -213,21 +213,21 @@ def differing(one: Path, other: Path) -> list[str]:
 
 
 def rows_of(run: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics log without what depends on the clock."""
+    """The rows of a metrics log without values that depend on the clock."""
     from undiffuse.training.metrics_log import read_metrics
 
     return [{key: value for key, value in row.items() if key not in ("wall", "crc32")} for row in read_metrics(run)]
 
 
 def rounds(ground: Ground, each: int, seed: int, jobs: int) -> Iterator[Round]:
-    """So many rounds of each kind, in turn, ``jobs`` at once."""
+    """``each`` rounds of each kind, alternating, ``jobs`` in parallel."""
     tasks = [kind for _ in range(each) for kind in KINDS]
     with ThreadPoolExecutor(jobs) as pool:
         yield from pool.map(lambda number: ground.round(tasks[number], number, seed), range(len(tasks)))
 
 
 def summary(found: Sequence[Round]) -> dict[str, Any]:
-    """Counts in all and by kind."""
+    """Counts in total and by kind."""
 
     def counts(part: Sequence[Round]) -> dict[str, Any]:
         what = Counter(word for one in part for word in one.interrupted)
@@ -266,9 +266,9 @@ def as_markdown(result: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=20, help="of each kind")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    parser.add_argument("--jobs", type=int, default=1, help="rounds at once")
+    parser.add_argument("--rounds", type=int, default=20, help="rounds of each kind")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of the kill times")
+    parser.add_argument("--jobs", type=int, default=1, help="rounds in parallel")
     parser.add_argument("--out", type=Path, help="folder for the dated results")
     requested = parser.parse_args()
     import torch

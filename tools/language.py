@@ -1,13 +1,13 @@
-"""Looks for words that no paper uses, in identifiers, messages, comments and pages: the field has words of its own.
+"""Find words that papers do not use, in identifiers, messages, comments and pages, and suggest the standard term.
 
     python tools/language.py                    # the findings, by file and line; 1 if there are any
-    python tools/language.py src/undiffuse/core # of one folder or file
-    python tools/language.py --count            # how many in each folder
+    python tools/language.py src/undiffuse/core # in one folder or file
+    python tools/language.py --count            # number of findings per folder
 
-``IDENTIFIERS`` are names that the code may not define or use, ``WORDS`` those that identifiers may not be made of,
-``PHRASES`` what prose may not say; each with what to say instead. What is data (keys in files, names of random streams,
-old names that are still read) is not renamed: such a line ends in ``# data``, or the key is one of ``KEYS``. What other
-libraries call by such a name is listed in ``METHODS``, what one folder means by it in ``KEPT``.
+``IDENTIFIERS`` are names that the code may not define or use, ``WORDS`` are disallowed parts of identifiers,
+``PHRASES`` are disallowed in prose; each with its replacement. Data (keys in files, names of random streams, old names
+that are still read) is not renamed: such a line ends in ``# data``, or the key is one of ``KEYS``. Methods of other
+libraries are listed in ``METHODS``, exceptions of a folder in ``KEPT``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 
-#: whole identifiers → the field's name
+#: complete identifiers → the standard name
 IDENTIFIERS = {
     "LatentSystem": "OneStepGenerator",
     "verdict": "discriminator_logits, or result",
@@ -61,7 +61,7 @@ IDENTIFIERS = {
     "cut": "clip",
     "phase_rates": "phase_learning_rates",
 }
-#: words that no identifier may hold: ``load_pictures`` has "pictures"
+#: words that identifiers may not contain: ``load_pictures`` has "pictures"
 WORDS = {
     "picture": "image",
     "pictures": "images",
@@ -75,7 +75,7 @@ WORDS = {
     "crew": "pool",
     "canvas": "style",
 }
-#: what prose may not say → what it may
+#: disallowed phrases in prose → replacement
 PHRASES = {
     r"pictures?": "image",
     r"told": "conditioned on, given",
@@ -92,39 +92,39 @@ PHRASES = {
     r"(?:network |function )?evaluations a (?:step|sample|row)": "NFE",
     r"network evaluations": "NFE",
 }
-#: file (or folder) → identifiers and phrases that stay there, for they are data or another field's terms
+#: file (or folder) → identifiers and phrases that stay there, since they are data or terms of another field
 KEPT: dict[str, frozenset[str]] = {
-    "src/undiffuse/data": frozenset({"shards"}),  # of a data set, as WebDataset and Hugging Face write them
+    "src/undiffuse/data": frozenset({"shards"}),  # of a data set, as in WebDataset and Hugging Face
 }
 #: keys in files, as whole string literals: names that are data
 KEYS = {
-    "pictures": "what a comparison looked at, in its record; how many images a figure counts",
+    "pictures": "the compared images, in the record of a comparison; the number of images of a figure",
     "verdict": "of the metric modes, in the record of an evaluation",
     "journal": "the rows of metrics.jsonl, in the golden list of names",
-    ".partial.journal": "ending of what a prepared data set has come to",
+    ".partial.journal": "suffix of the progress file of a prepared data set",
 }
-#: methods and functions of other libraries, where they are called as attributes → what they are called on
+#: methods and functions of other libraries that are called as attributes → the object
 METHODS = {"choice": r"\w+", "machine": "platform"}  # of random and NumPy generators, platform.machine()
-#: what is looked at: code, and pages that say how things are (a log and decisions say how they were)
+#: searched files: code, and pages on the current state (not the log and past decisions)
 FOLDERS = ("src", "tests", "tools", "benchmarks", "examples", "docs", "README.md", "CONTRIBUTING.md")
 SKIPPED = ("docs/LOG.md", "docs/adr", "docs/results", "tests/golden", "CHANGELOG.md", "tools/language.py")
-#: pages of what was measured on a day, with the command as it was then
+#: dated pages of measurements, with the command at that time
 _RECORD = re.compile(r"benchmarks/.*_\d{4}-\d\d-\d\d\.md")
 _PROSE = [(re.compile(rf"\b{phrase}\b", re.IGNORECASE), phrase, better) for phrase, better in PHRASES.items()]
 _SPLIT = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 _DATA = "# data"
 _TEXT_TOKENS = (tokenize.STRING, tokenize.COMMENT, getattr(tokenize, "FSTRING_MIDDLE", -1))
-#: the longest part of each phrase that any text with it holds letter by letter
+#: the longest literal part of each phrase, for a fast search
 _LITERALS = [
     max(re.findall(r"[a-z ]+", re.sub(r"\(.*?\)|[a-z]\?", "|", phrase)), key=len).strip() for phrase in PHRASES
 ]
-#: texts and comments of a program, roughly; and identifiers outside of them
+#: approximate patterns of string literals and comments, and of identifiers outside of them
 _TEXTS = re.compile(r'"""(?s:.*?)"""|"(?:\\.|[^"\\\n])*"|#.*')
 _NAMES = re.compile(rf"\b_*(?:{'|'.join(IDENTIFIERS)})_*\b")
 
 
 class Finding(NamedTuple):
-    """One word that is not the field's."""
+    """One word that is not a standard term."""
 
     path: Path
     line: int
@@ -148,7 +148,7 @@ def files(paths: Iterable[str]) -> Iterator[Path]:
 
 
 def findings(path: Path, text: str | None = None) -> Iterator[Finding]:
-    """All findings in one file, or in a text that would stand there."""
+    """All findings in one file, or in ``text`` as its content."""
     text = path.read_text(encoding="utf-8") if text is None else text
     if not _may_hold_any(path.stem) and not _may_hold_any(text):
         return
@@ -163,7 +163,7 @@ def findings(path: Path, text: str | None = None) -> Iterator[Finding]:
 
 
 def _may_hold_any(text: str) -> bool:
-    """False for most texts, which need not be taken apart."""
+    """A fast check; false for most texts, which need no parsing."""
     lowered = text.lower()
     if any(word in lowered for word in (*WORDS, *_LITERALS)):
         return True
@@ -185,7 +185,7 @@ def _in_python(path: Path, text: str) -> Iterator[Finding]:
 
 
 def _is_method(token: tokenize.TokenInfo) -> bool:
-    """Whether it is called on what ``METHODS`` says."""
+    """Whether it is called on the object given in ``METHODS``."""
     before, after = token.line[: token.start[1]], token.line[token.end[1] :]
     return after.startswith("(") and re.search(rf"\b{METHODS[token.string]}\.$", before) is not None
 
@@ -208,10 +208,10 @@ def _in_prose(path: Path, text: str, first: int) -> Iterator[Finding]:
 
 
 def main() -> int:
-    """Prints the findings; 1 if there are any."""
-    parser = argparse.ArgumentParser(description="looks for words that are not the field's")
+    """Print the findings; return 1 if there are any."""
+    parser = argparse.ArgumentParser(description="find words that are not standard terms")
     parser.add_argument("paths", nargs="*", default=FOLDERS, help="files and folders, from the root of the repository")
-    parser.add_argument("--count", action="store_true", help="how many in each folder, and of which words")
+    parser.add_argument("--count", action="store_true", help="number of findings per folder and per word")
     options = parser.parse_args()
     found = [finding for path in files(options.paths) for finding in findings(path)]
     if options.count:

@@ -1,8 +1,8 @@
-"""Write the pages of docs/reference, and the tables by which the program reads a line at once, from the program itself.
+"""Generate the pages of docs/reference, and the tables for the fast check of command lines, from the program.
 
     python tools/make_cli_reference.py
 
-Tests compare them with what this makes, so none is ever older than the program.
+Tests compare the files with the output of this script, so they are always up to date.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ running, 130 after an interruption.
 
 
 def commands(group: Any, prefix: str) -> Iterator[tuple[str, Any]]:
-    """(full name, command) of every command, those of sub-groups included; former names, which are hidden, are not."""
+    """(full name, command) of every command, including sub-groups, without hidden former names."""
     for name, command in group.commands.items():
         if command.hidden:
             continue
@@ -45,7 +45,7 @@ def commands(group: Any, prefix: str) -> Iterator[tuple[str, Any]]:
 
 
 def section(name: str, command: Any) -> str:
-    """One command: what it does, how it is called, its arguments and options."""
+    """One command: help text, usage, arguments and options."""
     context = command.context_class(command, info_name=name)
     found = [parameter.get_help_record(context) for parameter in command.params if parameter.name != "help"]
     records = [record for record in found if record is not None]  # a hidden option has none
@@ -59,18 +59,18 @@ def section(name: str, command: Any) -> str:
 
 
 def cell(text: str) -> str:
-    """Text that fits a table's cell."""
+    """Text escaped for a table cell."""
     return " ".join(text.replace("|", "\\|").split())
 
 
 def page() -> str:
-    """The whole page."""
+    """The complete page."""
     group = typer.main.get_command(app)
     return "\n".join([HEAD, *(section(name, command) for name, command in commands(group, "undiffuse"))])
 
 
 def table(command: Any = None, name: str = "") -> dict[str, Any]:
-    """What each command takes, by its full name; the program itself has none. See ``undiffuse.cli.checks.lines``."""
+    """Parameters of each command, by its full name; empty for the program. See ``undiffuse.cli.checks.lines``."""
     command = command or typer.main.get_command(app)
     inner = getattr(command, "commands", {})
     found = {name: {"commands": list(inner), **_taken(command)}}
@@ -80,7 +80,7 @@ def table(command: Any = None, name: str = "") -> dict[str, Any]:
 
 
 def _taken(command: Any) -> dict[str, Any]:
-    """Arguments in their order, options by every way to write them, and the names of what has to be given."""
+    """Arguments in order, options by every spelling, and the names of required parameters."""
     context = command.context_class(command)
     parameters = command.get_params(context)
     taken = {one.name: _taken_by(one, context) for one in parameters}
@@ -106,22 +106,22 @@ def _taken_by(parameter: Any, context: Any) -> dict[str, str]:
 
 
 def table_text() -> str:
-    """The table as the file has it: one command per line."""
+    """The text of the table's file: one command per line."""
     return _lines(table())
 
 
 def recipes_text() -> str:
-    """What each recipe says, one per line; see ``undiffuse.cli.checks.configuration``."""
-    return _lines({name: said(get_recipe(name)) for name in RECIPES})
+    """Settings of each recipe, one per line; see ``undiffuse.cli.checks.configuration``."""
+    return _lines({name: non_defaults(get_recipe(name)) for name in RECIPES})
 
 
-def said(config: BaseModel) -> dict[str, Any]:
-    """What a configuration says beyond its defaults, with all its sections and the names of their rows."""
+def non_defaults(config: BaseModel) -> dict[str, Any]:
+    """Settings of a configuration that differ from the defaults, with all sections and component names."""
     found, plain = {}, config.model_dump(mode="json")
     for key, field in type(config).model_fields.items():
         value = getattr(config, key)
         if isinstance(value, BaseModel):
-            found[key] = said(value)
+            found[key] = non_defaults(value)
         elif isinstance(value, dict) or key == "name" or value != field.get_default(call_default_factory=True):
             found[key] = plain[key]
     return found

@@ -1,9 +1,9 @@
-"""Write docs/theory/functions.md from docs/theory/functions.toml, and see whether the source has all of it.
+"""Generate docs/theory/functions.md from docs/theory/functions.toml, and check that the source defines all functions.
 
     python tools/make_function_map.py
 
-The pages of docs/theory name functions through it, so that a function that is renamed or moved changes one line of the
-table and no page. A test compares the page with what this makes. Nothing is imported.
+The pages of docs/theory link to functions through it, so a renamed or moved function changes one line of the table and
+no page. A test compares the page with the output of this script. Nothing is imported.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ def table() -> dict[str, dict[str, str]]:
     """module -> name on the pages -> dotted name in the module.
 
     Raises:
-        ValueError: two functions have one name.
+        ValueError: if two functions have the same name.
     """
     modules: dict[str, dict[str, str]] = tomllib.loads((FOLDER / "functions.toml").read_text(encoding="utf-8"))
     keys = [key for rows in modules.values() for key in rows]
-    if twice := sorted({key for key in keys if keys.count(key) > 1}):
-        raise ValueError(f"docs/theory/functions.toml names {', '.join(twice)} more than once")
+    if duplicates := sorted({key for key in keys if keys.count(key) > 1}):
+        raise ValueError(f"docs/theory/functions.toml names {', '.join(duplicates)} more than once")
     return modules
 
 
@@ -41,7 +41,7 @@ def file_of(module: str) -> Path:
     """The file of a module or package of ``undiffuse``.
 
     Raises:
-        LookupError: there is none.
+        LookupError: if there is none.
     """
     path = ROOT.joinpath("src", "undiffuse", *module.split("."))
     for file in (path.with_suffix(".py"), path / "__init__.py"):
@@ -51,10 +51,10 @@ def file_of(module: str) -> Path:
 
 
 def row(key: str, module: str, name: str) -> str:
-    """One function: what the pages call it, its own name, linked to its file.
+    """One row: the link name and the function's name, linked to its file.
 
     Raises:
-        LookupError: the module does not define it.
+        LookupError: if the module does not define it.
     """
     file = file_of(module)
     if not places(file.read_text(encoding="utf-8"), ".py", name):
@@ -63,7 +63,7 @@ def row(key: str, module: str, name: str) -> str:
 
 
 def page() -> str:
-    """The whole page, in the order of the pages' names."""
+    """The complete page, ordered by link name."""
     functions = sorted((key, module, name) for module, rows in table().items() for key, name in rows.items())
     return "\n".join([HEAD, "| name | function |", "|---|---|", *(row(*function) for function in functions), ""])
 

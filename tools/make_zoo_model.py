@@ -1,4 +1,4 @@
-"""Put a trained model into the package, so that ``undiffuse sample NAME`` works right after installation.
+"""Add a trained model to the package, so that ``undiffuse sample NAME`` works right after installation.
 
     python tools/make_zoo_model.py runs/mnist mnist --title "handwritten digits" --set mnist --images 210048
     python tools/make_zoo_model.py src/undiffuse/zoo/flowers flowers --sampling guidance=2 --num 500
@@ -6,11 +6,11 @@
     python tools/make_zoo_model.py --tables
 
 The first form writes src/undiffuse/zoo/NAME: the averaged weights in bfloat16, or large ones in int8, config.json
-without any path of this machine and with a card, model_card.md, samples.png. What the card says of quality is measured
-on those weights, with the data where the run found it. RUN is a run's folder or an exported model's, or that of a
-bundled model, whose card then says what is not said here: so one is given another way to sample (--sampling), measured
-and shown anew. Then, or alone with --tables, the tables of LICENSES.md and docs/guides/zoo.md are written anew from the
-cards of all bundled models; a test compares them.
+without local paths and with a card, model_card.md, samples.png. The metrics of the card are measured on the stored
+weights, with the data at the path of the run. RUN is the folder of a run, of an exported model, or of a bundled model,
+whose card then provides the defaults: so its sampling can be changed (--sampling), and its metrics and samples are
+updated. Then, or only with --tables, the tables of LICENSES.md and docs/guides/zoo.md are regenerated from the cards of
+all bundled models; a test compares them.
 """
 
 from __future__ import annotations
@@ -54,33 +54,37 @@ TERMS = (
     "The file holds numbers and no images. Whoever holds that weights inherit the terms of their data should treat "
     "it as under those"
 )
-#: Rows of the sample grid, and its columns where a model has no classes or many.
+#: Rows of the sample grid, and its columns if a model has no classes or many.
 ROWS, COLUMNS = 6, 12
-#: Where the tables of the pages begin and end.
+#: Markers of the start and end of the tables in the pages.
 BEGIN, END = "<!-- made by tools/make_zoo_model.py: {name} -->", "<!-- end: {name} -->"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", nargs="?", type=Path, help="a run folder or an exported model")
-    parser.add_argument("name", nargs="?", help="what the model will be called")
-    parser.add_argument("--title", help="what it makes, in a few words")
-    parser.add_argument("--set", dest="sets", action="append", default=[], help="of 'undiffuse data get'; repeatable")
-    parser.add_argument("--command", help="that trains it again; found out where a recipe and overrides say it")
+    parser.add_argument("name", nargs="?", help="name of the model")
+    parser.add_argument("--title", help="short description of its samples")
     parser.add_argument(
-        "--sampling", action="append", default=[], help="KEY=VALUE of its own way to sample; repeatable"
+        "--set", dest="sets", action="append", default=[], help="name of a set of 'undiffuse data get'; repeatable"
     )
     parser.add_argument(
-        "--int8", action="store_true", help="keep large weights as 8-bit integers; so does a copy of it"
+        "--command", help="command that reproduces the training; derived from recipe and overrides if possible"
     )
-    parser.add_argument("--images", type=int, help="seen in training; the metrics log's, or else the configuration's")
-    parser.add_argument("--terms", help="what to know about the data's terms; a sentence on inheriting them by default")
-    parser.add_argument("--licence", default="Apache-2.0", help="of the weights")
-    parser.add_argument("--data-path", help="what config.json calls the data; data/ and its last part by default")
-    parser.add_argument("--num", type=int, default=2000, help="samples to measure; 0 measures nothing")
+    parser.add_argument("--sampling", action="append", default=[], help="KEY=VALUE of its default sampling; repeatable")
+    parser.add_argument("--int8", action="store_true", help="store large weights as 8-bit integers; kept for a copy")
+    parser.add_argument(
+        "--images",
+        type=int,
+        help="images seen in training; by default from the metrics log, else from the configuration",
+    )
+    parser.add_argument("--terms", help="note on the data's terms; by default a sentence on inheriting them")
+    parser.add_argument("--licence", default="Apache-2.0", help="licence of the weights")
+    parser.add_argument("--data-path", help="path of the data in config.json; by default data/ and its last part")
+    parser.add_argument("--num", type=int, default=2000, help="number of samples to measure; 0 for none")
     parser.add_argument("--metrics", default="frechet,precision_recall,copying", help="the first one is the headline")
     parser.add_argument("--features", default="auto")
-    parser.add_argument("--tables", action="store_true", help="only write the pages' tables anew")
+    parser.add_argument("--tables", action="store_true", help="only regenerate the tables of the pages")
     args = parser.parse_args()
     if not args.tables:
         take_from_card(args)
@@ -92,10 +96,10 @@ def main() -> None:
 
 
 def make(args: argparse.Namespace) -> Path:
-    """The bundled folder of a trained model, complete or not at all.
+    """Write the bundled folder of a trained model atomically.
 
     Raises:
-        UsageError: an unknown set, a path of this machine left over, or a model that is too large.
+        UsageError: if a set is unknown, a local path remains, or the model is too large.
     """
     sets = tuple(trained_on(name) for name in args.sets)
     original = sampling_by(load(args.run), args.sampling)
@@ -107,9 +111,7 @@ def make(args: argparse.Namespace) -> Path:
         card = card_of(args, model, record, sets, metrics, nfe)
         record["card"] = card.model_dump(mode="json")
         if local := absolute_paths(record):
-            raise UsageError(
-                f"config.json would hold paths of this machine: {', '.join(local)}; give --data-path, --command"
-            )
+            raise UsageError(f"config.json would contain local paths: {', '.join(local)}; give --data-path, --command")
         folder = FOLDER / args.name
         with replacing(folder) as place:
             place.mkdir()
@@ -129,7 +131,7 @@ def card_of(
     metrics: tuple[Measured, ...],
     nfe: int,
 ) -> Card:
-    """What is said of the model: what was asked for, and what the model and its run say themselves."""
+    """The card of the model, from the arguments and the records of the model and its run."""
     sampling = model.module.sampling_record()
     if "autoguidance" in sampling:
         raise UsageError("a bundled model has no guide (ADR 0034); train it with system.guide_images=null")
@@ -139,7 +141,9 @@ def card_of(
         sets=sets,
         licence=args.licence,
         terms=f"{TERMS} ({licences})." if args.terms is None else args.terms,
-        command=args.command or reproducing_command(record) or _refuse("--command", "no recipe gives this model"),
+        command=args.command
+        or reproducing_command(record)
+        or _raise_missing("--command", "no recipe gives this model"),
         images=args.images or images_seen(args.run, record),
         parameters=sum(value.numel() for value in model.module.parameters()),
         sampler=str(sampling["sampler"]),
@@ -157,7 +161,7 @@ def card_of(
 
 
 def take_from_card(args: argparse.Namespace) -> None:
-    """What a bundled model's card says of how it came to be, where the command line does not."""
+    """Fill arguments that are not given from the card of a bundled model."""
     path = args.run / "config.json" if args.run is not None else None
     if path is None or not path.is_file():
         return
@@ -172,7 +176,7 @@ def take_from_card(args: argparse.Namespace) -> None:
 
 
 def sampling_by(model: Model, options: Sequence[str]) -> Model:
-    """The same weights with ``key=value`` of ``system.sampling`` changed for good."""
+    """The same weights with ``key=value`` of ``system.sampling`` changed permanently."""
     if not options:
         return model
     config = validate(RunConfig, model.config["config"])
@@ -188,16 +192,16 @@ def sampling_by(model: Model, options: Sequence[str]) -> Model:
 
 
 def without_card(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A bundled model's card names the hash of its weights, and those of a copy are others."""
+    """The record without a card, since the card contains the hash of the original's weights."""
     return {key: value for key, value in record.items() if key != "card"}
 
 
-def _refuse(option: str, why: str) -> str:
-    raise UsageError(f"{why}; say it with {option}")
+def _raise_missing(option: str, reason: str) -> str:
+    raise UsageError(f"{reason}; give {option}")
 
 
 def trained_on(name: str) -> TrainedOn:
-    """What ``undiffuse data get`` knows about a set."""
+    """Description, licence and URL of a set of ``undiffuse data get``."""
     public: PublicSet = lookup(SETS, name, "public data set")
     first = public.files[0]
     url = first.urls[0] if first.urls else first.page
@@ -206,7 +210,7 @@ def trained_on(name: str) -> TrainedOn:
 
 
 def as_stored(model: Model, folder: Path, int8: bool) -> Model:
-    """A copy of a model with its parameters in bfloat16, large ones in int8 if asked; buffers stay as they are."""
+    """A copy of a model with parameters in bfloat16, or large ones in int8; buffers are unchanged."""
     tensors = model.module.state_dict()
     parameters = dict(model.module.named_parameters())
     halves: dict[str, Tensor] = {
@@ -220,7 +224,7 @@ def as_stored(model: Model, folder: Path, int8: bool) -> Model:
 
 
 def measured(model: Model, num: int, metrics: Sequence[str], features: str) -> tuple[Measured, ...]:
-    """Results on these very weights, against the images that the run learned from."""
+    """Metrics of the stored weights, against the training images of the run."""
     protocol = Protocol(num=num, features=features)
     result = evaluate_to_file(model, protocol, metrics, None, model.path / "evaluation.json")
     return tuple(
@@ -233,7 +237,7 @@ def measured(model: Model, num: int, metrics: Sequence[str], features: str) -> t
 
 
 def protocol_text(protocol: Mapping[str, Any]) -> str:
-    """What a number was measured on, in a few words."""
+    """A short description of a metric's protocol."""
     samples, real = protocol.get("samples"), protocol.get("reference_images", protocol.get("training_images"))
     held_out = protocol.get("held_out_images", protocol.get("tested"))
     parts = [
@@ -247,7 +251,7 @@ def protocol_text(protocol: Mapping[str, Any]) -> str:
 
 
 def portable_record(record: Mapping[str, Any], data_path: str | None = None) -> dict[str, Any]:
-    """``config.json`` with every path of this machine reduced to a name, that of the data to ``data/NAME``."""
+    """``config.json`` with every local path reduced to a name, and the path of the data to ``data/NAME``."""
     clean: dict[str, Any] = _without_folders(json.loads(json.dumps(dict(record))))
     for key in ("card", REPLACES):
         clean.pop(key, None)
@@ -266,7 +270,7 @@ def _without_folders(value: Any) -> Any:
 
 
 def absolute_paths(value: Any) -> list[str]:
-    """Texts in a configuration that hold a path of one machine."""
+    """Strings in a configuration that contain a local path."""
     if isinstance(value, dict | list):
         entries = value.values() if isinstance(value, dict) else value
         return [path for entry in entries for path in absolute_paths(entry)]
@@ -288,24 +292,28 @@ def sampled_grid(model: Model) -> tuple[Any, int]:
 
 
 def images_seen(run: Path, record: Mapping[str, Any]) -> int:
-    """The last count in the run's metrics log; without one what the configuration asked for."""
+    """The last count in the run's metrics log, or the number of images in the configuration."""
     return int(max((row["images"] for row in read_metrics(run)), default=record["config"]["num_images"]))
 
 
 def check_sizes(name: str, folder: Path) -> None:
-    """Refuse a model that is too large for the package, alone or with the others."""
+    """Check the size of a model and of all bundled models together.
+
+    Raises:
+        UsageError: if a limit is exceeded.
+    """
     weights = (folder / WEIGHTS["ema"]).stat().st_size
     own = sum(path.stat().st_size for path in folder.iterdir())
     together = own + sum(bundled(other).num_bytes for other in bundled_models() if other != name)
     if weights > MODEL_BYTES or together > ALL_BYTES:
         raise UsageError(
             f"{name} takes {weights:,} bytes of {MODEL_BYTES:,}, all models {together:,} of {ALL_BYTES:,}; give "
-            "--int8, take a smaller network, or another model out"
+            "--int8, use a smaller network, or remove another model"
         )
 
 
 def pages() -> dict[Path, str]:
-    """The pages with tables of bundled models, as the cards have them now."""
+    """The pages with tables of bundled models, generated from the current cards."""
     models = [bundled(name) for name in bundled_models()]
     made = {ROOT / "LICENSES.md": ("zoo licences", licence_table(models))}
     made[ROOT / "docs" / "guides" / "zoo.md"] = ("zoo models", model_table(models))
@@ -317,12 +325,12 @@ def _with_table(text: str, name: str, table: str) -> str:
     before, _, rest = text.partition(begin)
     _, found, after = rest.partition(end)
     if not found:
-        raise UsageError(f"a page lacks the lines {begin!r} and {end!r}; put them where its table belongs")
+        raise UsageError(f"a page lacks the lines {begin!r} and {end!r}; insert them at the place of its table")
     return f"{before}{begin}\n\n{table}\n\n{end}{after}"
 
 
 def licence_table(models: Sequence[Bundled]) -> str:
-    """A row a set that a model was trained on."""
+    """One row per set that a model was trained on."""
     rows = [
         f"| `{one.name}` | {data.about} ({data.url}) | {data.licence} | {one.card.licence} |"
         for one in models
@@ -333,7 +341,7 @@ def licence_table(models: Sequence[Bundled]) -> str:
 
 
 def model_table(models: Sequence[Bundled]) -> str:
-    """A row a model."""
+    """One row per model."""
     rows = [
         f"| [`{one.name}`](../../src/undiffuse/zoo/{one.name}/model_card.md) | {one.card.title} "
         f"| {' × '.join(map(str, one.shape))} | {len(one.class_names) or 'none'} | {one.card.parameters / 1e6:.1f} M "

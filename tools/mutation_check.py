@@ -1,21 +1,21 @@
-"""Do the tests notice a wrong formula? Break one at a time in a copy of the package and see whether its test falls.
+"""Check that the tests detect wrong formulas: break one at a time in a copy of the package and run its test.
 
-    python tools/mutation_check.py                  every row of tests/mutations
-    python tools/mutation_check.py samplers         the rows of a room
-    python tools/mutation_check.py "c_t not"        those whose name contains this
-    python tools/mutation_check.py --check          only whether the rows still find their formulas (a second)
+    python tools/mutation_check.py                  all mutations of tests/mutations
+    python tools/mutation_check.py samplers         the mutations of a package
+    python tools/mutation_check.py "c_t not"        the mutations whose name contains this
+    python tools/mutation_check.py --check          only check that the patterns still match (a second)
 
-Each room has a table ``tests/mutations/ROOM.toml``. A row names a file below ``src/undiffuse``, a function in it, a
-pattern that stands once in that function, what to put in its place and the test that must fall. The function is found
-by its name, the pattern by its signs whatever the blanks between them: moved and wrapped lines do not matter.
+Each package has a table ``tests/mutations/PACKAGE.toml``. A row names a file below ``src/undiffuse``, a function in it,
+a pattern that occurs once in that function, its replacement and the test that must fail. The function is found by name,
+the pattern independently of white space, so moved and wrapped lines do not matter.
 
-    killed    the test fell
-    SURVIVED  it passed: the test does not hold the formula
-    stale     file, function, pattern or test is no longer there: the row is to be mended or taken out, nothing is wrong
-    skipped   the test does not run on this machine
-    UNSOUND   the test falls without the mutation too
+    killed    the test failed
+    SURVIVED  the test passed: it does not check the formula
+    stale     file, function, pattern or test no longer exists: the row must be fixed or removed, which is not an error
+    skipped   the test cannot run on this machine
+    UNSOUND   the test fails without the mutation too
 
-Nothing in this checkout is changed. Exit code 1 if a row survives or is unsound, 2 if no row has the name, 0 otherwise.
+This checkout is not changed. Exit code 1 if a row survives or is unsound, 2 if no row has the name, 0 otherwise.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ from typing import Any, NamedTuple
 from definitions import places
 
 ROOT = Path(__file__).resolve().parents[1]
-#: Imported once; every run of tests is forked from there, for what is imported takes longer than most tests.
+#: Imported once in a fork server, since importing takes longer than most tests.
 PRELOADED = ["pytest", "hypothesis", "torch", "scipy.stats"]
-#: A broken loop may never end, which is noticed as well.
+#: Time limit of a test, since a mutation may cause an infinite loop.
 SECONDS = 600
 BAD = ("SURVIVED", "UNSOUND")
 
 
 class Row(NamedTuple):
-    """One formula to be made wrong. ``tests``: the one that must fall, or files in which some test must."""
+    """One mutation. ``tests``: the test that must fail, or files in which some test must fail."""
 
     room: str
     name: str
@@ -60,11 +60,11 @@ class Row(NamedTuple):
 
 
 class StaleError(LookupError):
-    """The row describes what is no longer there."""
+    """The row refers to something that no longer exists."""
 
 
 class Outcome(NamedTuple):
-    """The names of tests that failed, that passed, that were skipped."""
+    """Names of the failed, passed and skipped tests."""
 
     failed: list[str]
     passed: list[str]
@@ -72,7 +72,7 @@ class Outcome(NamedTuple):
 
 
 def read_rows(folder: Path) -> list[Row]:
-    """The rows of all tables, room by room."""
+    """The rows of all tables, package by package."""
     return [
         row_of(table.stem, fields)
         for table in sorted(folder.glob("*.toml"))
@@ -81,17 +81,17 @@ def read_rows(folder: Path) -> list[Row]:
 
 
 def row_of(room: str, fields: dict[str, Any]) -> Row:
-    """A row of a table; ``test`` is one, ``tests`` are several."""
+    """A row of a table; ``test`` is a single test, ``tests`` are several."""
     rest = dict(fields)
     tests = tuple(rest.pop("tests")) if "tests" in rest else (rest.pop("test"),)
     return Row(room, **rest, tests=tests)
 
 
 def broken(row: Row, package: Path) -> str:
-    """The file's text with the formula broken.
+    """The file's text with the mutation applied.
 
     Raises:
-        StaleError: it cannot be done.
+        StaleError: if it cannot be applied.
     """
     path = package / row.file
     if not path.is_file():
@@ -109,12 +109,12 @@ def broken(row: Row, package: Path) -> str:
         try:
             compile(wrong, row.file, "exec")
         except SyntaxError as error:
-            raise StaleError(f"with the replacement it is no Python: {error}") from error
+            raise StaleError(f"with the replacement it is not valid Python: {error}") from error
     return wrong
 
 
 def as_expression(pattern: str) -> re.Pattern[str]:
-    """What finds the pattern's words and signs with any blanks between them, and no part of a longer word."""
+    """A regular expression that matches the pattern with any white space, at word boundaries."""
     words = re.findall(r"\w+|[^\w\s]", pattern)
     left = r"(?<!\w)" if re.match(r"\w", words[0]) else ""
     right = r"(?!\w)" if re.match(r"\w", words[-1]) else ""
@@ -122,24 +122,24 @@ def as_expression(pattern: str) -> re.Pattern[str]:
 
 
 class Seen:
-    """A plugin of pytest: what became of each test."""
+    """A pytest plugin that records the outcome of each test."""
 
     def __init__(self) -> None:
         self.outcome = Outcome([], [], [])
 
     def pytest_runtest_logreport(self, report: Any) -> None:
-        """A test is passed when it was called, and failed or skipped wherever it stopped."""
+        """A test passes in its call phase, and fails or is skipped in any phase."""
         if report.outcome != "passed" or report.when == "call":
             getattr(self.outcome, report.outcome).append(report.nodeid)
 
     def pytest_collectreport(self, report: Any) -> None:
-        """A file that cannot be imported is a test that fell."""
+        """A file that cannot be imported counts as a failed test."""
         if report.outcome == "failed":
             self.outcome.failed.append(report.nodeid)
 
 
 def run_here(tests: list[str], root: Path, source: Path, options: list[str], answer: Connection) -> None:
-    """Run the tests in this process, on the package of ``source``, and answer with their outcome."""
+    """Run the tests in this process with the package of ``source``, and send their outcome."""
     silence = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silence, 1)
     os.dup2(silence, 2)
@@ -150,7 +150,7 @@ def run_here(tests: list[str], root: Path, source: Path, options: list[str], ans
     import pytest
     from hypothesis import Phase, settings
 
-    # neither looking for a smaller example nor keeping it: that the test falls is all that is asked
+    # examples are neither shrunk nor stored: only the failure matters
     settings.register_profile("mutations", database=None, phases=[Phase.explicit, Phase.generate], derandomize=True)
     settings.load_profile("mutations")
     seen = Seen()
@@ -161,7 +161,7 @@ def run_here(tests: list[str], root: Path, source: Path, options: list[str], ans
 
 
 def outcome_of(tests: list[str], root: Path, source: Path, *options: str, seconds: float = SECONDS) -> Outcome:
-    """What became of the tests with the package of ``source``; one that does not end has failed."""
+    """The outcome of the tests with the package of ``source``; a timeout counts as a failure."""
     ways = multiprocessing.get_all_start_methods()
     context: Any = multiprocessing.get_context("forkserver" if "forkserver" in ways else "spawn")
     if "forkserver" in ways:
@@ -184,7 +184,7 @@ def outcome_of(tests: list[str], root: Path, source: Path, *options: str, second
 
 @contextmanager
 def copy_of(root: Path) -> Iterator[Path]:
-    """A folder that holds a copy of the package, for as long as it is needed."""
+    """A temporary folder with a copy of the package."""
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder).resolve() / "src"
         shutil.copytree(root / "src", source, ignore=shutil.ignore_patterns("__pycache__"))
@@ -192,7 +192,7 @@ def copy_of(root: Path) -> Iterator[Path]:
 
 
 def run_rows(rows: list[Row], root: Path) -> Counter[str]:
-    """Try every row, say what came of it, and count."""
+    """Run every row, print its result, and count the results."""
     count: Counter[str] = Counter()
     with copy_of(root) as source:
 
@@ -211,7 +211,7 @@ def run_rows(rows: list[Row], root: Path) -> Counter[str]:
 
 
 def result_of(row: Row, root: Path, source: Path) -> tuple[str, str]:
-    """(result, test that fell or reason) of one row; the copy of the package is whole again afterwards."""
+    """(result, failed test or reason) of one row; the copy of the package is restored afterwards."""
     file = source / "undiffuse" / row.file
     try:
         wrong = broken(row, source / "undiffuse")
@@ -234,7 +234,7 @@ def result_of(row: Row, root: Path, source: Path) -> tuple[str, str]:
 
 
 def is_there(test: str, root: Path) -> bool:
-    """Does the test's file define it? Of its parameters nothing is known without running it."""
+    """Whether the test's file defines it; parameters are not checked."""
     path, _, name = test.partition("::")
     file = root / path
     function = name.partition("[")[0].replace("::", ".")
@@ -242,7 +242,7 @@ def is_there(test: str, root: Path) -> bool:
 
 
 def check(rows: list[Row], root: Path) -> Counter[str]:
-    """Say which rows are stale, without running anything."""
+    """Print the stale rows, without running tests."""
     count: Counter[str] = Counter()
     for row in rows:
         try:
@@ -259,30 +259,30 @@ def check(rows: list[Row], root: Path) -> Counter[str]:
 
 
 def say(row: Row, result: str, why: str, seconds: float | None = None) -> None:
-    """One line of the table."""
+    """Print one line of the table."""
     took = "" if seconds is None else f"{seconds:5.1f} s  "
     print(f"{result:8s}  {row.file:34s}  {row.name:52s}  {took}{why}", flush=True)
 
 
 def chosen(rows: list[Row], words: list[str]) -> list[Row]:
-    """The rows of the rooms, or whose names contain the words, that are asked for; all where nothing is.
+    """The rows of the requested packages, or whose names contain the words; all rows without words.
 
     Raises:
-        SystemExit: there are none for a word.
+        SystemExit: if a word matches no row.
     """
     rooms = sorted({row.room for row in rows})
     for word in words:
         if word not in rooms and not any(word in row.name for row in rows):
-            print(f"{word!r} is no room and in no row's name; rooms: {', '.join(rooms)}", file=sys.stderr)
+            print(f"{word!r} is neither a package nor in a row's name; packages: {', '.join(rooms)}", file=sys.stderr)
             raise SystemExit(2)
     return [row for row in rows if not words or any(word == row.room or word in row.name for word in words)]
 
 
 def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
-    """Run, or only check, the rows that are asked for."""
+    """Run, or only check, the requested rows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("words", nargs="*", metavar="WORD", help="a room, or part of a row's name")
-    parser.add_argument("--check", action="store_true", help="only whether the rows still find their formulas")
+    parser.add_argument("words", nargs="*", metavar="WORD", help="a package, or part of a row's name")
+    parser.add_argument("--check", action="store_true", help="only check that the patterns still match")
     options = parser.parse_args(arguments)
     rows = chosen(read_rows(root / "tests" / "mutations"), options.words)
     count = check(rows, root) if options.check else run_rows(rows, root)

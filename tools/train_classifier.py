@@ -4,8 +4,8 @@
     python tools/train_classifier.py fashion --fashion DIR --out src/undiffuse/metrics/weights
 
 DIR holds the four IDX files (gz or not) of the set. Training takes about six minutes on one CPU core; the weights are
-written in float16 with their accuracies next to them as JSON. Images are turned, scaled, shifted, sheared and, for
-part of each batch, shrunk to 8 ... 27 pixels and blown up again, so that one network reads every size in that range.
+written in float16, with their accuracies in a JSON file. Images are rotated, scaled, shifted, sheared and, for part of
+each batch, downscaled to 8 ... 27 pixels and enlarged again, so that one network classifies every size in that range.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from torch.nn import functional as F
 from undiffuse.metrics.classifier import IMAGE_SIZE, SmallClassifier, to_input
 from undiffuse.metrics.pixels import resize_images
 
-DIGITS_PART = 0.08  # of a training batch; the 1,437 scans of 8x8 pixels are many fewer than MNIST's 60,000
+DIGITS_PART = 0.08  # fraction of a training batch; the 1,437 scans of 8x8 pixels are far fewer than MNIST's 60,000
 CONFIDENT = 0.9
 
 
 def read_idx(folder: Path, stem: str) -> Tensor:
-    """The array of an IDX file of bytes, packed or not."""
+    """The array of an IDX file of bytes, compressed or not."""
     path = next((p for p in (folder / stem, folder / f"{stem}.gz") if p.exists()), None)
     if path is None:
         raise SystemExit(f"expected {stem} or {stem}.gz in {folder}")
@@ -49,14 +49,14 @@ def read_split(folder: Path, prefix: str) -> tuple[Tensor, Tensor]:
 
 
 def read_digits() -> tuple[Tensor, Tensor, Tensor]:
-    """scikit-learn's scans as uint8 (N, 1, 8, 8), labels, and the mask of those kept from training: every fifth."""
+    """scikit-learn's scans as uint8 (N, 1, 8, 8), labels, and the mask of the held-out scans: every fifth."""
     bunch = load_digits()
     images = torch.from_numpy(np.rint(bunch.images * 255 / 16).astype(np.uint8))[:, None]
     return images, torch.from_numpy(bunch.target).long(), torch.arange(len(images)) % 5 == 0
 
 
 def random_affine(num: int, strength: float) -> Tensor:
-    """Matrices (num, 2, 3) of a turn, a scale for each axis, a shear and a shift."""
+    """Matrices (num, 2, 3) of a rotation, a scale for each axis, a shear and a shift."""
     angle, shear = torch.randn(2, num) * strength * 0.12
     scale = torch.exp(torch.randn(2, num) * strength * 0.10)
     shift = torch.randn(num, 2) * strength * 0.09
@@ -66,13 +66,13 @@ def random_affine(num: int, strength: float) -> Tensor:
 
 
 def warp(images: Tensor, strength: float) -> Tensor:
-    """Images (B, 1, 28, 28) in [-1, 1] under random affine maps; what comes in from outside is dark."""
+    """Images (B, 1, 28, 28) in [-1, 1] under random affine maps; pixels from outside are dark."""
     grid = F.affine_grid(random_affine(len(images), strength), list(images.shape), align_corners=False)
     return F.grid_sample(images + 1, grid, align_corners=False) - 1
 
 
 def coarsen(images: Tensor, parts: int = 4) -> Tensor:
-    """A few parts of the batch seen through fewer pixels: shrunk to 8 ... 27 and brought back."""
+    """Parts of the batch at lower resolution: downscaled to 8 ... 27 pixels and enlarged again."""
     images = images.clone()
     part = max(1, len(images) // (4 * parts))
     for start in range(0, parts * part, part):
@@ -121,7 +121,7 @@ SETS: dict[str, type[Handwriting] | type[Fashion]] = {"handwriting": Handwriting
 
 
 def augment(images: Tensor, source: Handwriting | Fashion) -> Tensor:
-    """Coarsen the first quarter of the batch, flip (clothes alone), warp."""
+    """Coarsen the first quarter of the batch, flip (clothes only), warp."""
     if source.flip:
         images = torch.where(torch.rand(len(images), 1, 1, 1) < 0.5, images.flip(3), images)
     return warp(coarsen(images), source.strength)
@@ -152,7 +152,7 @@ def train(source: Handwriting | Fashion, args: argparse.Namespace) -> SmallClass
 
 @torch.no_grad()
 def measure(network: SmallClassifier, images: Tensor, labels: Tensor) -> dict[str, float]:
-    """Accuracy and the share of images that are named with a confidence of 0.9 and more."""
+    """Accuracy and the fraction of images classified with a confidence of 0.9 or more."""
     logits = torch.cat([network(to_input(part)) for part in images.split(500)])
     confidence, guess = logits.softmax(1).max(1)
     return {
@@ -163,7 +163,7 @@ def measure(network: SmallClassifier, images: Tensor, labels: Tensor) -> dict[st
 
 
 def measure_all(network: SmallClassifier, source: Handwriting | Fashion) -> dict[str, dict[str, float]]:
-    """Every test set, the large ones also at 16 and 8 pixels."""
+    """Results on every test set, on the large ones also at 16 and 8 pixels."""
     results = {}
     for name, (images, labels) in source.tests.items():
         results[name] = measure(network, images, labels)

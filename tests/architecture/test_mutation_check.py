@@ -91,7 +91,7 @@ def test_a_pattern_is_broken_in_its_function_alone_however_it_is_wrapped(tool: M
         ("pattern", "x + 2", "stands 0 times"),
         ("pattern", "turn (x + 1", "stands 0 times"),
         ("pattern", "x", "stands 2 times"),
-        ("replacement", "return", "no Python"),
+        ("replacement", "return", "not valid Python"),
         ("test", "tests/test_line.py::test_gone", "no test"),
     ],
 )
