@@ -11,7 +11,7 @@ from command_line import CommandLine
 
 from undiffuse.data import DigitsConfig, load_dataset
 from undiffuse.data.config import SwissrollConfig
-from undiffuse.data.dataset import of_classes
+from undiffuse.data.dataset import select_classes
 from undiffuse.errors import RunError, UsageError
 from undiffuse.experiments import one_class, trainings
 from undiffuse.studies import MODEL_STUDIES
@@ -214,4 +214,4 @@ def test_classes_that_are_not_there_are_refused(undiffuse: CommandLine, tmp_path
     assert "named twice" in refused("data.classes=3,3")
     assert "expected names of classes" in refused("data.classes=true")
     with pytest.raises(UsageError, match="has no classes"):
-        of_classes(load_dataset(SwissrollConfig(num_points=5)), ["1"])
+        select_classes(load_dataset(SwissrollConfig(num_points=5)), ["1"])
