@@ -124,7 +124,7 @@ WRONG: dict[str, str] = {
     "study one-class --data digits --recipe flow-mnst": "flow-mnist",
     "study one-class --data digits --features incepton": "inception",
     "study small-data --data digits num_image=3": "num_images",
-    "sample mnist -n 0": "at least 1 sample",
+    "sample mnist -n 0": "the number of samples must be at least 1",
     "sample mnist --batch-size 0": "batch_size",
     "sample mnist --shown 0": "grid",
     "evaluate mnist --seed -1": "seed",

@@ -99,7 +99,7 @@ def test_an_evaluation_is_refused_in_the_words_of_its_protocol(name: str) -> Non
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("sample mnist -n 0", "at least 1 sample"),
+        ("sample mnist -n 0", "the number of samples must be at least 1"),
         ("sample mnist --seed 18446744073709551615 -n 2", "2**64 - 1"),
         ("sample mnist --shown 0", "a grid needs at least 1 image, got 0"),
         ("distill mnist --steps 3", "one of 1, 2, 4, 8"),
