@@ -228,7 +228,7 @@ HOSTILE = {
     "no mark": (b"\x80\x02}u.", "a mark is missing"),
     "empty stack": (b"\x80\x02.", "runs empty"),
     "takes a mark": (b"\x80\x02(.", "runs empty"),
-    "adds to a number": (b"\x80\x02K\x01K\x02a.", "no list"),
+    "adds to a number": (b"\x80\x02K\x01K\x02a.", "not a list"),
     "recalls nothing": (b"\x80\x02h\x07.", "reads a memo entry that was never stored"),
     "no end": (b"\x80\x02}", "damaged or cut short"),
     "nothing": (b"", "damaged or cut short"),
