@@ -229,7 +229,7 @@ def test_rows_made_on_another_processor_say_so() -> None:
     rows = [{"seed": 0}, {"seed": 1, "cpu": "B"}, {"seed": 2, "cpu": "A"}, {"seed": 3, "cpu": "B"}]
     record = {"machine": {"cpu": "A"}, "rows": [*rows, rows[1]]}
     said = list(interleaved.elsewhere(record, lambda row: f"seed {row['seed']}"))
-    assert said == ["- made on B: seed 1; seed 3"]
+    assert said == ["- measured on B: seed 1; seed 3"]
 
 
 def test_a_look_by_one_way(monkeypatch: pytest.MonkeyPatch) -> None:
