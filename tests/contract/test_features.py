@@ -228,7 +228,7 @@ def test_inception_that_is_missing_says_how_to_get_it(tmp_path: Path, monkeypatc
     for variable in ("UNDIFFUSE_WEIGHTS", "XDG_CACHE_HOME", "TORCH_HOME"):
         monkeypatch.setenv(variable, str(tmp_path))
     monkeypatch.setattr(inception, "find_spec", lambda name: None)
-    with pytest.raises(UsageError, match=r"inception-2015-12-05.pt are not there .*download\('inception'\).* put the "):
+    with pytest.raises(UsageError, match=r"inception-2015-12-05.pt are missing .*download\('inception'\).* put the "):
         load_features("inception")
 
 
