@@ -360,8 +360,8 @@ def test_without_a_guide_autoguidance_is_refused(
 ) -> None:
     out = ("-n", 1, "--out", tmp_path / "x")
     assert "needs a model with a guide" in undiffuse.refused("sample", trained, *out, "--autoguidance", 2)
-    assert "from 0 on" in undiffuse.refused("sample", with_guide, *out, "--autoguidance=-1")
-    assert "from 0 on" in undiffuse.refused("sample", with_guide, *out, "--autoguidance", "nan")
+    assert "at least 0 and finite" in undiffuse.refused("sample", with_guide, *out, "--autoguidance=-1")
+    assert "at least 0 and finite" in undiffuse.refused("sample", with_guide, *out, "--autoguidance", "nan")
     wrong = undiffuse.refused("sample", with_guide, *out, "--autoguidance-interval", "3,1")
     assert "LO < HI" in wrong
     assert "--autoguidance-interval must be LO,HI" in undiffuse.refused(

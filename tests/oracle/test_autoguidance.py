@@ -94,5 +94,5 @@ def test_a_blurred_guide_sharpens() -> None:
 
 @pytest.mark.parametrize("weight", [-0.1, math.inf, math.nan])
 def test_senseless_weights_are_refused(weight: float) -> None:
-    with pytest.raises(UsageError, match="from 0 on"):
+    with pytest.raises(UsageError, match="at least 0 and finite"):
         Autoguided(exact(VARIANCE), exact(BLURRED), weight)
