@@ -132,7 +132,7 @@ def test_a_coloured_set_is_not_judged_in_grey_unsaid(undiffuse: CommandLine, tmp
 def test_images_of_another_size_are_brought_to_one_and_it_is_said(undiffuse: CommandLine, tmp_path: Path) -> None:
     large, small = write_images(tmp_path / "large", noise(12, 0, 12, 12)), write_images(tmp_path / "s", noise(12))
     said = undiffuse.fine("compare", large, small, "--metrics", "kernel", "--features", "pixels").err
-    assert said == f"note: the images of {large} are 12x12 and brought to the 8x8 of {small}\n"
+    assert said == f"note: the images of {large} are 12x12 and are resized to the 8x8 of {small}\n"
 
 
 def test_images_that_were_stored_with_more_on_one_side_alone_are_said(undiffuse: CommandLine, tmp_path: Path) -> None:

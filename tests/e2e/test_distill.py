@@ -168,7 +168,7 @@ def test_a_student_begins_as_another_model(teacher: Path, tmp_path: Path, undiff
         begun = Trainer(config, *split_data(config), tmp_path / method).objective.model.state_dict()
         assert all(torch.equal(begun[name], value) for name, value in taught.items() if name.startswith("network."))
     refused = undiffuse.refused("distill", teacher, "--method", "mean_flow", "--start", first)
-    assert "begin as their teacher; leave --start out" in refused
+    assert "start as their teacher; leave --start out" in refused
     assert "no model" in undiffuse.refused("distill", teacher, "--start", tmp_path / "nowhere")
     other = ("distill", teacher, "system.network.num_blocks=2", "--device", "cpu", "--out", tmp_path / "y", *SMALL)
     undiffuse.fine(*other, "system.start=null", "num_images=16")

@@ -49,7 +49,7 @@ def test_a_rate_that_falls_to_its_end_is_another_run(undiffuse: CommandLine, tmp
     assert "optimizer.decay=cosine" in output
     refused = undiffuse.refused("train", "--resume", "--out", run, "num_images=128")
     for text in (output, refused):
-        (printed,) = re.findall(r"train it anew with: undiffuse (.*)", text)
+        (printed,) = re.findall(r"start a new run with: undiffuse (.*)", text)
         assert shlex.split(printed) == ["train", "--config", str(run), "num_images=128", "--out", "OTHER"]
     assert (run / "config.json").read_bytes() == before
     undiffuse.fine(*shlex.split(printed.replace("OTHER", shlex.quote(str(tmp_path / "anew")))))

@@ -57,7 +57,7 @@ def test_the_data_is_taken_from_where_it_lies_now(
     run, now, other = moved
     call = [run if word == "RUN" else word for word in command]
     line = undiffuse.refused(*call)
-    assert f"no such file or folder: {run.parent / 'before'}; say where the data lies with --data" in line
+    assert f"no such file or folder: {run.parent / 'before'}; give its location with --data" in line
     undiffuse.fine(*call, "--data", now)
     if command[0] == "study":
         assert "is other data than this model was trained on" in undiffuse.refused(*call, "--data", other)

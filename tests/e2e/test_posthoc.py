@@ -30,7 +30,7 @@ def test_a_held_width_comes_back_as_it_was_and_another_differs(
     held = weights.read_weights(snapshots_of(run)[256])
     for width in ("0.05", "0.15"):
         outcome = undiffuse.fine("ema", run, "--sigma-rel", width, "--out", tmp_path / width)
-        assert "of the wanted profile is missed" in outcome.out + outcome.err
+        assert "of the target profile is missing" in outcome.out + outcome.err
     narrow, wide = (saved.load(tmp_path / width) for width in ("0.05", "0.15"))
     for name, value in narrow.module.named_parameters():
         assert torch.allclose(value, held[f"0.{name}"], atol=1e-6), name

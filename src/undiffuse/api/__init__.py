@@ -1,10 +1,10 @@
-"""Verbs: everything that undiffuse does, without a terminal.
+"""Verbs: the Python interface to everything that undiffuse does.
 
-Each prints nothing, returns what came of it, reports to an ``observer`` and ends early when its ``cancel`` says so; it
-may be called in any thread. The command line, notebooks and servers stand on them.
+Each prints nothing, returns its result, reports progress to an ``observer`` and stops early when its ``cancel`` is
+requested; it may be called in any thread. The command line, notebooks and servers use them.
 """
 
-#: verb → where it is defined; each is a name of the package's front door as well
+#: verb → its definition; all are exported by ``undiffuse``
 VERBS = {
     "train": "undiffuse.api.training:train",
     "distill": "undiffuse.api.distilling:distill",

@@ -1,6 +1,6 @@
-"""Arguments that make no sense, refused before anything heavy is imported.
+"""Checks of arguments that import nothing heavy, so that errors are reported quickly.
 
-Each is asked by the room that uses it as well, of the same function: there is one statement of a range and one message.
+Packages that use an argument call the same function, so that each range and its message are stated once.
 """
 
 from __future__ import annotations
@@ -12,50 +12,50 @@ from undiffuse.errors import UsageError
 from undiffuse.limits import TRAINING_SEED_BITS, check_at_least, check_seed
 from undiffuse.registry import nearest
 
-#: Steps that a student of few may be made for.
+#: Numbers of steps of few-step students.
 STEPS = (1, 2, 4, 8)
-#: Solvers of ``encode``: one that picks its own steps, and one of ``--steps``.
+#: ODE solvers of ``invert``: an adaptive one, and one with a fixed number of steps.
 ADAPTIVE, FIXED = "rk45", "heun"
 SOLVERS = (FIXED, ADAPTIVE)
 #: ``exact:swissroll`` stands for the exact denoiser of that source.
 EXACT = "exact:"
-#: Processes that ``data prepare`` may have.
+#: Maximum number of worker processes of ``data prepare``.
 _MOST_WORKERS = 1024
-#: Points whose distance says something.
+#: Minimum number of points for meaningful distances.
 _FEWEST_POINTS = 50
-#: Samples of each set that the study of one class can compare.
+#: Minimum number of samples per set in the one-class study.
 FEWEST_OF_A_CLASS = 2
 
 
 def check_student_steps(steps: int) -> None:
-    """Refuse numbers of steps that ``distill`` makes no student for."""
+    """Check that ``distill`` supports this number of steps."""
     if steps not in STEPS:
         raise UsageError(f"--steps must be one of {', '.join(map(str, STEPS))}, got {steps}")
 
 
 def check_tuning(tolerance: float, seeds: int) -> None:
-    """Refuse what no time grid can be tuned to.
+    """Check the arguments of tuning a time grid.
 
     Args:
-        tolerance: root-mean-square error that a tuned grid may have, above 0.
-        seeds: that the grid is tuned with, at least 1.
+        tolerance: acceptable root-mean-square error of a tuned grid, above 0.
+        seeds: number of seeds for tuning, at least 1.
     """
     if not 0 < tolerance < float("inf") or seeds < 1:
         raise UsageError(f"--tolerance and --seeds must be above 0, got {tolerance:g} and {seeds}")
 
 
 def check_items(num: int) -> None:
-    """Refuse to encode nothing."""
+    """Check that at least one item is requested."""
     if num < 1:
-        raise UsageError(f"at least 1 item must be asked for, got {num}")
+        raise UsageError(f"at least 1 item must be requested, got {num}")
 
 
 def check_solver_steps(solver: str, steps: int | None) -> None:
-    """Refuse steps of a solver that picks its own, and none of the other.
+    """Check the number of steps of a solver; an adaptive one takes none.
 
     Args:
         solver: a row of ``SOLVERS``.
-        steps: of it; None for the default.
+        steps: number of steps; None for the default.
     """
     if steps is not None and solver == ADAPTIVE:
         raise UsageError(f"{ADAPTIVE} picks its own steps; leave --steps out or take --sampler {FIXED}")
@@ -64,7 +64,7 @@ def check_solver_steps(solver: str, steps: int | None) -> None:
 
 
 def check_counts(counts: Mapping[str, int]) -> None:
-    """Refuse to look at nothing, of any of the things counted."""
+    """Check that every count is at least 1."""
     for what, count in counts.items():
         check_at_least(what, count)
 
@@ -72,14 +72,14 @@ def check_counts(counts: Mapping[str, int]) -> None:
 def check_examination(
     is_run: bool, near: float | None, num: int | None, recipe: str | None = None, data: str | None = None
 ) -> None:
-    """Refuse options that do not go with what ``doctor`` examines, and numbers out of range.
+    """Check the options of ``doctor`` against the kind of its subject, and their ranges.
 
     Args:
-        is_run: whether a run is examined, and not data.
-        near: limit on the distance of near-duplicates, of data.
-        num: samples to draw, of a run.
-        recipe: that data is read by.
-        data: where the data of a run lies now.
+        is_run: whether a run is examined rather than data.
+        near: for data, threshold on the distance of near-duplicates.
+        num: for a run, number of samples to draw.
+        recipe: for data, the recipe that sets the data options.
+        data: for a run, current location of its data.
     """
     if is_run and near is not None:
         raise UsageError("--near is for data, and this is a run; leave it out")
@@ -96,13 +96,13 @@ def check_examination(
 
 
 def check_workers(workers: int | None) -> None:
-    """Refuse numbers of processes that are none."""
+    """Check the number of worker processes."""
     if workers is not None and not 1 <= workers <= _MOST_WORKERS:
         raise UsageError(f"--workers must be in 1..{_MOST_WORKERS}, got {workers}")
 
 
 def check_points(num: int, seed: int) -> None:
-    """Refuse a study of theory on too few points.
+    """Check the number of points and the seed of a theory study.
 
     Args:
         num: points in each cloud.
@@ -113,13 +113,13 @@ def check_points(num: int, seed: int) -> None:
 
 
 def check_trainings(images: int | None, samples: int, seed: int, fewest_samples: int = 1) -> None:
-    """Refuse a study that trains several models on nothing, draws too little, or begins at no seed.
+    """Check the arguments of a study that trains several models.
 
     Args:
-        images: seen by each training; ``None`` where the study says how many.
-        samples: drawn of each model, at least ``fewest_samples``.
+        images: seen by each training; ``None`` if the study determines it.
+        samples: drawn from each model, at least ``fewest_samples``.
         seed: of the trainings.
-        fewest_samples: that the study can measure.
+        fewest_samples: minimum number of samples.
     """
     if images is not None:
         check_at_least("--images", images)
@@ -128,45 +128,45 @@ def check_trainings(images: int | None, samples: int, seed: int, fewest_samples:
 
 
 def check_passes(images: int, epochs: int, every: int) -> None:
-    """Refuse a study of little data on none, or that never measures.
+    """Check the arguments of the small-data study.
 
     Args:
         images: to train on, at least 1.
-        epochs: passes over them.
-        every: epochs between two measurements.
+        epochs: number of epochs.
+        every: epochs between two evaluations.
     """
     check_counts({"--images": images, "--epochs": epochs, "--every": every})
 
 
 def check_solver(name: str) -> None:
-    """Refuse a solver that ``invert`` does not have."""
+    """Check that ``invert`` has this solver."""
     if name not in SOLVERS:
         raise UsageError(f"unknown solver {name!r}; {nearest(name, SOLVERS)}")
 
 
 def check_process(process: str | None) -> None:
-    """Refuse another process than a trained model's own."""
+    """Raise if a process is given for a trained model, which has its own."""
     if process is not None:
         raise UsageError("--process is for exact:NAME; a trained model has its own process")
 
 
 def check_texts(name: str, given: Sequence[str]) -> None:
-    """Refuse one text, which would be read letter by letter, and what is no text.
+    """Check that an argument is a list of strings; a single string would be read letter by letter.
 
     Args:
         name: of the argument, for the message.
-        given: that should be several texts.
+        given: value of the argument.
     """
     if isinstance(given, str) or not all(isinstance(one, str) for one in given):
         raise UsageError(f"{name} must be a list of texts, such as [{str(given)!r}], got {given!r}")
 
 
 def check_data_named(data: str | None, options: Sequence[str]) -> None:
-    """Refuse options of data that none is named for.
+    """Raise if options of a data source are given without a source.
 
     Args:
-        data: what ``--data`` names, if anything.
-        options: ``key=value`` of it.
+        data: value of ``--data``, if given.
+        options: ``key=value`` texts for that source.
     """
     if options and data is None:
-        raise UsageError(f"{options[0]} is said of the data that --data names, and none is named; add --data SRC")
+        raise UsageError(f"{options[0]} applies to the data of --data, which is not given; add --data SRC")

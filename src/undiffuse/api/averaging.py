@@ -15,7 +15,7 @@ from undiffuse.files import write_text
 from undiffuse.observer import announce, note, stage
 from undiffuse.training.posthoc import Reconstruction, reconstruct
 
-#: Share of the wanted profile that may be missed without a word.
+#: Fraction of the target profile that may be missing without a warning.
 _WARN_ABOVE = 0.1
 
 
@@ -25,11 +25,11 @@ def average(run: Path, sigma_rel: float, out: Path, *, overwrite: bool = False) 
 
     Args:
         run: folder of a run that was trained with ``ema.posthoc``.
-        sigma_rel: standard deviation of the average's profile as a share of the run's length.
+        sigma_rel: standard deviation of the averaging profile as a fraction of the run's length.
         out: folder of the model.
-        overwrite: replace an exported model that is there.
+        overwrite: replace an existing exported model.
     Raises:
-        UsageError: a run without snapshots, an impossible width, or a folder that holds something else.
+        UsageError: a run without snapshots, an impossible width, or a folder that is not an exported model.
     """
     if not (run / "config.json").is_file():
         raise UsageError(f"no run at {run}; give the folder of a run that was trained with ema.posthoc={{}}")
@@ -53,8 +53,8 @@ def _correct_card(card: Path, sigma_rel: float, found: Reconstruction) -> None:
 
 
 def _report_error(found: Reconstruction) -> None:
-    text = f"{found.error:.1%} of the wanted profile is missed"
+    text = f"{found.error:.1%} of the target profile is missing"
     if found.error > _WARN_ABOVE:
-        note(f"{text}; more snapshots come nearer: ema.posthoc.snapshot_every_images")
+        note(f"{text}; more snapshots approximate it better: ema.posthoc.snapshot_every_images")
     else:
         announce(text)

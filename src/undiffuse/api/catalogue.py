@@ -1,4 +1,4 @@
-"""What there is to choose from, by name, with a line about each; nothing heavy is imported before it is asked for."""
+"""Names of recipes, samplers, grids, data sources and studies with a summary of each; imports are lazy."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ def data_sources() -> dict[str, str]:
 
 
 def studies() -> dict[str, str]:
-    """Study → what it shows, those that train among them."""
+    """Study → what it shows, including studies that train models."""
     from undiffuse.studies import STUDIES
 
     return dict(STUDIES)
 
 
 def model_studies() -> dict[str, str]:
-    """Studies of a trained model of images → what each shows."""
+    """Study of a trained image model → what it shows."""
     return {name: study.summary for name, study in MODEL_STUDIES.items()}
 
 

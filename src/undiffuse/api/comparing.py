@@ -1,4 +1,4 @@
-"""``undiffuse compare``: one set of images against another, whatever made them, into a table and a JSON file."""
+"""``undiffuse compare``: evaluate one set of images against another, of any origin."""
 
 from __future__ import annotations
 
@@ -54,21 +54,21 @@ def compare(
     observer: Observing | None = None,
     cancel: Cancel | None = None,
 ) -> dict[str, Any]:
-    """Measure ``images`` against ``reference``.
+    """Evaluate ``images`` against ``reference``.
 
     Args:
-        images: to measure: uint8 (N, C, H, W), a data set, or what ``undiffuse compare`` takes as A.
-        reference: real images, likewise; where both are read from files, the former are brought to their shape.
-        metrics: rows of ``PAIR_METRICS``; by default those that the sets are large enough for.
-        num: images of each set at most, evenly spaced.
-        counts: also measure so many images of each set; ``by_count`` in the result.
+        images: to evaluate: uint8 (N, C, H, W), a data set, or a folder, archive or source.
+        reference: real images, likewise; if both are read from files, the former are resized to their shape.
+        metrics: rows of ``PAIR_METRICS``; by default those for which the sets are large enough.
+        num: maximum number of images per set, evenly spaced.
+        counts: also evaluate these numbers of images per set; ``by_count`` in the result.
         features: a row of ``metrics.FEATURES``, or ``auto``.
-        size: bring both to this size first (of sets that are read from files).
-        use_cache: take results and summaries from the user's cache, and keep new ones in it.
-        options: ``key=value`` of both sources where they know the key, such as ``data.on_error=skip``.
-        out: a JSON file to write as well.
-        observer: hears of progress.
-        cancel: asks the work to stop, from any thread.
+        size: resize both to this size first (for sets that are read from files).
+        use_cache: read results and summaries from the user's cache and store new ones.
+        options: ``key=value`` texts for the sources that have the key, such as ``data.on_error=skip``.
+        out: a JSON file to write.
+        observer: receives progress.
+        cancel: cancels the work; may be requested from any thread.
     Returns:
         ``results`` with the protocol of each, and what was compared.
     Raises:
@@ -83,8 +83,8 @@ def compare(
         generated, held = load_pair(images, reference, size, options)
         _check_counts(counts, generated, held)
         cache = Cache.of_user(use_cache)
-        result = _measured(Pair(generated, held, num, features, cache, listener), metrics)
-        by_count = [_measured(Pair(generated, held, count, features, cache, listener), metrics) for count in counts]
+        result = _evaluate(Pair(generated, held, num, features, cache, listener), metrics)
+        by_count = [_evaluate(Pair(generated, held, count, features, cache, listener), metrics) for count in counts]
         if by_count:
             result["by_count"] = [
                 {"num": count, "results": part["results"]} for count, part in zip(counts, by_count, strict=True)
@@ -94,7 +94,7 @@ def compare(
         return result
 
 
-def _measured(pair: Pair, metrics: Sequence[str]) -> dict[str, Any]:
+def _evaluate(pair: Pair, metrics: Sequence[str]) -> dict[str, Any]:
     names, left_out = (list(metrics), "") if metrics else default_pair_metrics(pair)
     if left_out:
         note(left_out)
@@ -104,25 +104,25 @@ def _measured(pair: Pair, metrics: Sequence[str]) -> dict[str, Any]:
 def _check_counts(counts: Sequence[int], generated: Dataset, held: Dataset) -> None:
     fewest = min(len(generated), len(held))
     if counts and counts[-1] > fewest:
-        raise UsageError(f"--counts goes up to {counts[-1]}, the smaller set has {fewest} images; ask for fewer")
+        raise UsageError(f"--counts goes up to {counts[-1]}, but the smaller set has {fewest} images; request fewer")
 
 
 def load_pair(
     images: Images, reference: Images, size: int | str | None = None, options: Sequence[str] = ()
 ) -> tuple[Dataset, Dataset]:
-    """Both sets, the first brought to the size of the second where it is read from files.
+    """Load both sets; the first is resized to the second if it is read from files.
 
     Args:
         images: see ``compare``.
         reference: see ``compare``.
-        size: that both are brought to first.
-        options: ``key=value`` of both sources where they know the key.
+        size: to resize both to first.
+        options: ``key=value`` texts for the sources that have the key.
     Raises:
-        UsageError: unreadable, points, images that would have to be enlarged, or a grey set with a coloured one.
+        UsageError: unreadable sets, points, images that would be enlarged, or a grey and a colour set.
     """
     generated, held = _fitted_pair(images, reference, size, options)
     stored = [storage_record(dataset.provenance) for dataset in (generated, held)]
-    note_storage(_called(images, "the images"), stored[0], _called(reference), stored[1])
+    note_storage(_name_of(images, "the images"), stored[0], _name_of(reference), stored[1])
     return generated, held
 
 
@@ -133,29 +133,29 @@ def _fitted_pair(
     check_options(named, options)
     held = _dataset(reference, size, options)
     if not held.space.is_image:
-        raise UsageError(f"images are compared, {_called(reference)} holds points; name a set of images")
+        raise UsageError(f"images are compared, but {_name_of(reference)} holds points; name a set of images")
     generated = _dataset(images, None, options)
     if generated.shape == held.shape or not isinstance(images, str | Path):
         return generated, held
     if not generated.space.is_image:
-        raise UsageError(f"images are compared, {images} holds points; name a set of images")
+        raise UsageError(f"images are compared, but {images} holds points; name a set of images")
     if generated.shape[0] != held.shape[0] and (has_colour(generated) or has_colour(held)):
         _check_colours(images, generated, reference, held)
-    _check_not_enlarging(str(images), generated, _called(reference), held)
-    note_resizing(str(images), generated.shape[1:], _called(reference), held.shape[1:])
-    options = [*options, f"channels={held.shape[0]}"]  # nothing is lost by it, as was just seen
+    _check_not_enlarging(str(images), generated, _name_of(reference), held)
+    note_resizing(str(images), generated.shape[1:], _name_of(reference), held.shape[1:])
+    options = [*options, f"channels={held.shape[0]}"]  # checked above: no colour is lost
     own = supported_options(source_config_for(str(images)), [option for option in options if not _is_size(option)])
-    return fitted_data(str(images), held.shape, _called(reference), options=own), held
+    return fitted_data(str(images), held.shape, _name_of(reference), options=own), held
 
 
 def _check_colours(images: str | Path, generated: Dataset, reference: Images, held: Dataset) -> None:
-    """A reference that was handed over as an array stays as it is; of a file, either may be asked for if it can be."""
+    """Raise for a grey and a colour set; an array as the reference cannot be converted, a file can."""
     if not isinstance(reference, str | Path):
         ways = [held.shape[0]]
     else:
         grey = images if generated.shape[0] == 1 else reference
         ways = [1, *([3] if isinstance(source_config_for(str(grey)), ImageConfig) else [])]
-    check_colours(str(images), generated.shape[0], _called(reference), held.shape[0], ways)
+    check_colours(str(images), generated.shape[0], _name_of(reference), held.shape[0], ways)
 
 
 def _is_size(option: str) -> bool:
@@ -176,17 +176,17 @@ def _dataset(given: Images, size: int | str | None, options: Sequence[str]) -> D
 
 
 def _check_not_run(given: str | Path) -> None:
-    """A run's previews are grids of samples: as a folder of images they would give numbers that mean nothing."""
+    """Raise for a run folder, whose previews are grids of samples rather than single images."""
     folder = Path(given).expanduser()
     if (folder / "config.json").is_file() and (folder / WEIGHTS["ema"]).is_file():
         raise UsageError(
-            f"{given} is a run, and sets of images are compared; measure it with: {command('evaluate', given)}, or "
-            f"draw images first with: {command('sample', given)}"
+            f"{given} is a run, but sets of images are compared; evaluate it with: {command('evaluate', given)}, or "
+            f"sample images first with: {command('sample', given)}"
         )
 
 
 def _check_not_enlarging(images: str, generated: Dataset, reference: str, held: Dataset) -> None:
-    """Say what to do where A is smaller than B; the data's own message speaks of a training."""
+    """Raise if the images would have to be enlarged, with a size that avoids it."""
     (height, width), (other_height, other_width) = generated.shape[1:], held.shape[1:]
     if height < other_height or width < other_width:
         raise UsageError(
@@ -196,5 +196,5 @@ def _check_not_enlarging(images: str, generated: Dataset, reference: str, held: 
         )
 
 
-def _called(given: Images, otherwise: str = "the reference") -> str:
+def _name_of(given: Images, otherwise: str = "the reference") -> str:
     return str(given) if isinstance(given, str | Path) else otherwise

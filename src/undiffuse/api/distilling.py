@@ -1,4 +1,4 @@
-"""``undiffuse distill``: from a trained model to one that samples in a few steps."""
+"""``undiffuse distill``: train a student that samples in a few steps from a trained model."""
 
 from __future__ import annotations
 
@@ -37,40 +37,38 @@ def configure(
     data: str | None,
     start: str | Path | None = None,
 ) -> RunConfig:
-    """The run that makes a student of ``model``.
+    """Configuration of the run that distills ``model``.
 
     Args:
         model: the teacher: the folder of a run or of an exported model, or the name of a bundled one.
         steps: of the student, one of ``STEPS``.
         method: a row of ``DISTILLATIONS``.
         overrides: ``num_images=50000``, ``system.stage_images=5000``; see ``apply_overrides``.
-        data: other data than the teacher's own.
-        start: another model for the student to begin as, in methods whose objectives have that key.
+        data: other data than the teacher's.
+        start: another model with the student's initial weights, for methods that support it.
     Raises:
-        UsageError: no such model or method, other steps, a model that has no denoiser to learn from, or a method whose
-            students begin as their teacher.
+        UsageError: no such model or method, other steps, a model without a denoiser, or ``start`` for a method whose
+            students start as their teacher.
     """
     check_student_steps(steps)
     student_of = lookup(DISTILLATIONS, method, "distillation method")
     folder = find_model(model).resolve()
     run = saved_config(folder)
     if not isinstance(run.system, DenoisingConfig):
-        raise UsageError(
-            f"{model} is a {run.system.name!r} model, which has no denoiser to learn from; give a diffusion"
-        )
+        raise UsageError(f"{model} is a {run.system.name!r} model, which has no denoiser; give a diffusion model")
     source = source_config_for(data) if data is not None else None
     try:
         student: RunConfig = student_of(_named(folder), run, steps)
     except ValidationError as error:
         raise UsageError(explain(error, RunConfig, f"method {method!r}")) from None
     if start is not None and not hasattr(student.system, "start"):
-        raise UsageError(f"students of method {method!r} begin as their teacher; leave --start out")
+        raise UsageError(f"students of method {method!r} start as their teacher; leave --start out")
     begins = [] if start is None else [f"system.start={_named(find_model(start).resolve()).model_dump_json()}"]
     return apply_overrides(student, [*begins, *overrides], source)
 
 
 def _named(folder: Path) -> TeacherConfig:
-    """The model in this folder with the checksum of its weights."""
+    """Configuration of the teacher in a folder, with the checksum of its weights."""
     weights = folder / WEIGHTS["ema"]
     if not weights.is_file():
         on = command("train", "--resume", "--out", folder)
@@ -94,25 +92,25 @@ def distill(
     observer: Observing | None = None,
     cancel: Cancel | None = None,
 ) -> TrainedRun:
-    """Make a model that samples in a few steps out of a trained one.
+    """Distill a trained model into a student that samples in a few steps.
 
     Args:
         model: the teacher: a run folder, a model folder or a bundled name.
         steps: of the student: 1, 2, 4 or 8.
         method: ``consistency``, ``distribution_matching``, ``progressive`` or ``mean_flow``.
         overrides: ``key=value`` texts, such as ``num_images=50000``.
-        data: other data than the teacher's own.
-        start: another model whose weights the student begins with.
+        data: other data than the teacher's.
+        start: another model with the student's initial weights.
         out: folder of the run; ``runs/distilled-RECIPE-NNN`` by default.
-        resume: go on from the newest sound checkpoint in ``out``.
-        stop_after_seconds: stop with a checkpoint after so long.
+        resume: from the newest valid checkpoint in ``out``.
+        stop_after_seconds: stop with a checkpoint after this time.
         device: ``cpu``, ``cuda`` or ``auto``.
         observer: see ``train``.
         cancel: see ``train``.
     Returns:
         The run, finished or not.
     Raises:
-        UsageError: no such model or method, or a model that has no denoiser to learn from.
+        UsageError: no such model or method, or a model without a denoiser.
     """
     check_texts("overrides", overrides)
     where = Path(out).expanduser() if out is not None else None

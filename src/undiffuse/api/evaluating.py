@@ -51,26 +51,26 @@ def evaluate(
     observer: Observing | None = None,
     cancel: Cancel | None = None,
 ) -> dict[str, Any]:
-    """Measure a model; every number comes with the protocol that made it.
+    """Evaluate a model; every result states its protocol.
 
     Args:
         model: a run folder, a model folder, a bundled name, or a ``Model``.
-        metrics: rows of ``evaluation.METRICS``; by default those that the model and its data allow.
-        options: each a keyword of its own, see ``models.options``.
-        data: other held-out images than the run's own, or where the run's own lie now.
-        out: a JSON file to write as well.
-        num: samples to draw.
+        metrics: rows of ``evaluation.METRICS``; by default those that apply to the model and its data.
+        options: sampling options, see ``models.options``.
+        data: other held-out images, or the current location of the run's own data.
+        out: a JSON file to write.
+        num: number of samples to draw.
         seed: of the first of them.
         features: a row of ``metrics.FEATURES``, or ``auto``.
-        batch_size: images at a time; changes no number.
-        protocol: all of it in one, instead of ``num``, ``seed``, ``features``, ``batch_size`` and the options.
-        use_cache: take results from the user's cache, and keep new ones in it.
+        batch_size: images per batch; does not change any result.
+        protocol: replaces ``num``, ``seed``, ``features``, ``batch_size`` and the options.
+        use_cache: read results from the user's cache and store new ones.
         weights: ``ema`` or ``raw``.
         device: ``cpu``, ``cuda`` or ``auto``.
-        observer: hears of progress.
-        cancel: asks the work to stop, from any thread.
+        observer: receives progress.
+        cancel: cancels the work; may be requested from any thread.
     Returns:
-        ``results``, each with its value, uncertainty and protocol, and what was measured.
+        ``results``, each with its value, uncertainty and protocol, and a record of the model and the data.
     Raises:
         UsageError: no such model or metric, or data that does not fit the model.
         CancelledError: it was cancelled.
@@ -93,16 +93,16 @@ def evaluate_to_file(
     use_cache: bool = True,
     options: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Evaluate, and write ``out`` where one is named.
+    """Evaluate a model and write the results to ``out`` if given.
 
     Args:
-        model: to be measured.
-        protocol: how.
-        metrics: rows of ``evaluation.METRICS``; those that fit, if none is named.
-        data: held-out images from another source, or where the model's own lie now; by default those of its run.
+        model: to evaluate.
+        protocol: of the evaluation.
+        metrics: rows of ``evaluation.METRICS``; if empty, those that apply.
+        data: other held-out images, or the current location of the model's own; by default those of its run.
         out: a JSON file, or None.
-        use_cache: take results from the user's cache where they are there, and keep new ones in it.
-        options: ``key=value`` of the source that ``data`` names.
+        use_cache: read results from the user's cache and store new ones.
+        options: ``key=value`` texts for the source in ``data``.
     """
     check_data_named(data, options)
     check_metrics(metrics)
@@ -120,7 +120,7 @@ def evaluate_to_file(
 
 
 def _check_sampling(protocol: Protocol) -> None:
-    """Refuse an unknown name before any work, also where no metric asks for samples."""
+    """Check names before any work, even if no metric needs samples."""
     requested = protocol.options.over(SamplingOptions.of(process="flow", grid="uniform"))
     make_sampler(requested.sampler)
     time_grid(requested.grid, make(PROCESSES, str(requested.process), "process"), 1)
@@ -134,7 +134,7 @@ def _defaults(subject: EvaluationContext) -> list[str]:
 
 
 def _draw_closest(result: Mapping[str, Any], subject: EvaluationContext, path: Path) -> None:
-    """The samples nearest to a training image, each above that image."""
+    """Draw the samples that are closest to a training image, each above that image."""
     for row in result["results"]:
         if closest := row["details"].get("closest"):
             samples = subject.regenerate([pair["seed"] - subject.protocol.seed for pair in closest]).numpy()

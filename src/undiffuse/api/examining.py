@@ -1,4 +1,4 @@
-"""``undiffuse doctor``: what is wrong with a set of images or with a run, and what to do about it."""
+"""``undiffuse doctor``: find problems of a data set or a run, with evidence and advice."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ from undiffuse.wording import counted
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What an examination found.
+    """Result of an examination.
 
     Attributes:
-        subject: that was examined.
-        examination: its findings, and which checks were made.
-        looked_at: (items that were looked at, of all), of data.
+        subject: name of what was examined.
+        examination: findings, and which checks were run.
+        looked_at: for data, (number of examined items, number of all items).
         file: that the findings were written to, if any.
     """
 
@@ -57,7 +57,7 @@ class Diagnosis:
 
     @property
     def findings(self) -> Sequence[Finding]:
-        """Each with its severity, its evidence and what to do."""
+        """Findings with severity, evidence and advice."""
         return self.examination.findings
 
     @property
@@ -67,7 +67,7 @@ class Diagnosis:
 
     @property
     def summary(self) -> str:
-        """How much was found, in how many of all items, by how many checks: a part is never taken for the whole."""
+        """Numbers of findings, of examined items and of checks, in one line."""
         found, looked_at = self.examination, self.looked_at
         counts = {severity: sum(finding.severity == severity for finding in found.findings) for severity in SEVERITIES}
         named = [counted(counts[name], name) for name in ("problem", "warning", "note")]
@@ -92,32 +92,32 @@ def doctor(
     observer: Observing | None = None,
     cancel: Cancel | None = None,
 ) -> Diagnosis:
-    """Examine a run, a model or data: what is wrong, the numbers that show it, and what to do.
+    """Examine a run, a model or data: find problems, with the evidence and advice.
 
     Args:
         subject: a run folder, a model folder, a bundled model's name, or anything that names data.
-        against: data that ``subject`` must share nothing with; of a run, images to take as held out.
-        options: ``key=value`` of the data, and of what ``against`` names.
-        recipe: of data, look at it as this recipe reads it.
-        data: of a run, where the data it was trained on lies now.
-        near: of data, the limit on the distance of near-duplicates.
-        num: of a run, samples to draw.
+        against: for data, a set that must share no image with it; for a run, held-out images.
+        options: ``key=value`` texts for the data and for ``against``.
+        recipe: for data, read it with the data options of this recipe.
+        data: for a run, current location of its training data.
+        near: for data, threshold on the distance of near-duplicates.
+        num: for a run, number of samples to draw.
         seed: of the first of them.
-        out: a JSON file to write; of a run ``doctor.json`` in its folder by default, of data none.
+        out: a JSON file to write; by default ``doctor.json`` in a run's folder, and none for data.
         device: ``cpu``, ``cuda`` or ``auto``.
-        observer: hears of progress.
-        cancel: asks the work to stop, from any thread.
+        observer: receives progress.
+        cancel: cancels the work; may be requested from any thread.
     Returns:
         The findings.
     Raises:
-        UsageError: nothing of that name, options that do not fit it, or a file that cannot be written.
+        UsageError: an unknown subject, options that do not apply to it, or a file that cannot be written.
         CancelledError: it was cancelled.
     """
     with observing(observer, cancel):
-        return _examined(str(subject), against, options, recipe, data, near, num, seed, out, device)
+        return _examine(str(subject), against, options, recipe, data, near, num, seed, out, device)
 
 
-def _examined(
+def _examine(
     subject: str,
     against: str | None,
     options: Sequence[str],
@@ -131,7 +131,7 @@ def _examined(
 ) -> Diagnosis:
     is_run = names_run(subject)
     check_examination(is_run, near, num, recipe, data)
-    out = _place(subject, is_run, Path(file).expanduser() if file is not None else None)
+    out = _output_path(subject, is_run, Path(file).expanduser() if file is not None else None)
     with claimed(out), stage("examining") as observer:
         if is_run:
             check_seeds(seed, num or 1)
@@ -145,8 +145,8 @@ def _examined(
     return Diagnosis(subject, found, looked_at, out)
 
 
-def _place(subject: str, is_run: bool, requested: Path | None) -> Path | None:
-    """Where the findings are written, if anywhere; refused before anything is examined."""
+def _output_path(subject: str, is_run: bool, requested: Path | None) -> Path | None:
+    """Path of the file of findings, if any; checked before the examination."""
     folder = Path(subject).expanduser()
     out = requested or (folder / "doctor.json" if is_run and folder.is_dir() else None)
     check_file(out, "doctor.json", "--json")
@@ -154,7 +154,7 @@ def _place(subject: str, is_run: bool, requested: Path | None) -> Path | None:
 
 
 def _data(subject: str, against: str | None, options: Sequence[str], recipe: str | None, near: float) -> DataContext:
-    """Nothing is read yet, but a name that stands for nothing is refused."""
+    """Context of a data set; checks names without reading the data."""
     config, other = source_config_for(subject), None
     if against is not None:
         other_source = source_config_for(against)
@@ -177,7 +177,7 @@ def _run(
     device: str,
 ) -> RunContext:
     if options and against is None:
-        raise UsageError(f"{options[0]} is said of the data that --against names, and none is named; leave it out")
+        raise UsageError(f"{options[0]} applies to the data of --against, which is not given; leave it out")
     folder = find_model(name)
     record, log = read_record(folder), read_rows(folder)
     subject = RunContext(

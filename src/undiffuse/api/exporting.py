@@ -1,4 +1,4 @@
-"""``undiffuse export``: a model folder to hand on, its sampling tuned to it and its weights as small as wanted."""
+"""``undiffuse export``: a model folder to distribute, with optional tuning of the sampling and smaller weights."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ from undiffuse.seen import images_seen
 from undiffuse.training.metrics_log import read_metrics
 from undiffuse.wording import command, counted
 
-#: Seeds that grids are tuned with, and as many others that the errors are measured on; both far from usual seeds.
+#: Number of seeds for tuning a grid, and as many others for measuring its error; both far from usual seeds.
 NUM_SEEDS = 64
 _TUNING_SEED, _CHECKING_SEED = 10**9, 2 * 10**9
 _SECTION = "## Sampling"
-#: Lines of a bundled model's card that hold for its own folder alone.
+#: Lines of a bundled model's card that do not apply to a copy.
 _STALE = re.compile(r"^(!\[samples.*\n|\| (parameters|samples by|SHA-256 of the weights) \|.*)\n", re.MULTILINE)
 
 
@@ -62,31 +62,31 @@ def export(
     observer: Observing | None = None,
     cancel: Cancel | None = None,
 ) -> Path:
-    """Write a model as a folder to hand on: configuration, weights, card; its sampling steps tuned if asked.
+    """Write a model as a folder to distribute: configuration, weights, card; optionally with tuned sampling steps.
 
     Args:
         model: a run folder, a model folder, a bundled name, or a ``Model``.
         out: the folder.
-        tune_steps: tune a time grid of the first of these numbers of steps that comes within ``tolerance`` of the fine
-            solution, or else of the last; a named grid is kept where it does better. None leaves the model's own
+        tune_steps: tune a time grid with the first of these numbers of steps that is within ``tolerance`` of the fine
+            solution, or else the last; a named grid is used if it has a smaller error. None keeps the model's
             defaults.
-        sampler: that the grid is tuned for.
+        sampler: to tune the grid for.
         tolerance: root-mean-square error of a value in [-1, 1].
-        seeds: that the grid is tuned with, and as many others to measure it on.
-        temperature: that the exported model samples at; the model's own by default.
-        bf16: keep parameters in bfloat16, half as large; a ``Model`` in hand is rounded so as well.
-        int8: keep large weights as 8-bit integers with a scale per output channel, other parameters in bfloat16: a
-            quarter as large; a ``Model`` in hand is rounded so as well.
-        overwrite: replace an exported model that is there.
+        seeds: number of seeds for tuning, and as many others for measuring the error.
+        temperature: sampling temperature of the exported model; the model's default if not given.
+        bf16: store parameters in bfloat16, half as large; a loaded ``Model`` is rounded as well.
+        int8: store large weights as 8-bit integers with a scale per output channel, other parameters in bfloat16: a
+            quarter as large; a loaded ``Model`` is rounded as well.
+        overwrite: replace an existing exported model.
         weights: ``ema`` or ``raw``.
         device: ``cpu``, ``cuda`` or ``auto``.
-        observer: hears of progress.
-        cancel: asks the work to stop, from any thread.
+        observer: receives progress.
+        cancel: cancels the work; may be requested from any thread.
     Returns:
         The folder.
     Raises:
-        UsageError: a folder that holds something else, a sampler or number of steps that no grid is tuned for, a
-            temperature that is none or for a model that has none; with ``int8`` a weight that is not finite.
+        UsageError: a folder with other content, a sampler or number of steps that cannot be tuned, a
+            temperature that is invalid or not supported by the model; with ``int8`` a weight that is not finite.
         CancelledError: it was cancelled.
     """
     where = Path(out).expanduser()
@@ -94,7 +94,7 @@ def export(
         loaded = opened(model, device, weights)
         check_export(where, loaded.path, overwrite)
         tensors = _weights(loaded.module, bf16, int8)
-        kept = _kept_temperature(loaded, temperature)
+        kept = _exported_temperature(loaded, temperature)
         tuned = _tuned(loaded, tune_steps, sampler, tolerance, seeds, kept) if tune_steps else None
         record = copy.deepcopy(dict(loaded.config))
         if images := images_seen(record, read_metrics(loaded.path)):
@@ -113,14 +113,14 @@ def export(
                 record["components"] = {**record["components"], **parts}
             save_weights(folder / WEIGHTS["ema"], tensors, write_record(folder, record))
             (folder / "model_card.md").write_text(
-                _card(loaded, tuned, seeds, _stored(bf16, int8), kept), encoding="utf-8"
+                _card(loaded, tuned, seeds, _storage_description(bf16, int8), kept), encoding="utf-8"
             )
         announce(f"exported: {where}; next: {command('sample', where, '-n', 64)}")
         return where
 
 
 def _weights(model: GenerativeModel, bf16: bool, int8: bool) -> dict[str, Tensor | Int8Tensor]:
-    """What is saved; the model goes on with the rounded parameters, so that they are what is tuned."""
+    """Tensors to save; the model's parameters are rounded as well, so that tuning uses them."""
     tensors = model_state(model)
     kept: dict[str, Tensor | Int8Tensor] = dict(tensors)
     if int8:
@@ -133,22 +133,22 @@ def _weights(model: GenerativeModel, bf16: bool, int8: bool) -> dict[str, Tensor
     return kept
 
 
-def _stored(bf16: bool, int8: bool) -> str:
-    """How parameters are kept, in words; "" as they were."""
+def _storage_description(bf16: bool, int8: bool) -> str:
+    """Describe how parameters are stored; empty if unchanged."""
     if int8:
         return "Large weights are kept in int8 with a scale per output channel, others in bfloat16"
     return "Weights are kept in bfloat16" if bf16 else ""
 
 
-def _own_temperature(model: Model) -> float:
+def _default_temperature(model: Model) -> float:
     own: float = model.module.sampling_record().get("temperature", 1.0)
     return own
 
 
-def _kept_temperature(model: Model, requested: float | None) -> float:
-    """That the exported model will sample at."""
+def _exported_temperature(model: Model, requested: float | None) -> float:
+    """Sampling temperature of the exported model."""
     if requested is None:
-        return _own_temperature(model)
+        return _default_temperature(model)
     denoising(model.module, "a temperature")
     return check_temperature(requested)
 
@@ -156,7 +156,7 @@ def _kept_temperature(model: Model, requested: float | None) -> float:
 def _tuned(
     model: Model, tune_steps: Sequence[int], spec: str, tolerance: float, seeds: int, temperature: float
 ) -> TunedGrid:
-    """The grid of the fewest steps that is good enough."""
+    """Tune a grid with the smallest sufficient number of steps."""
     system, sampler = denoising(model.module, "tuning a time grid"), make_sampler(spec)
     own = model.module.sampling_record().get("sampler")
     if own is not None and make_sampler(own).for_consistency_models:
@@ -170,10 +170,10 @@ def _tuned(
         observer.progress(1, 2)
         check = _trial(model, system, _CHECKING_SEED, seeds, temperature).solved()
         observer.progress(2, 2)
-    return _first_within(trial, check, sampler, tune_steps, tolerance)
+    return _first_sufficient(trial, check, sampler, tune_steps, tolerance)
 
 
-def _first_within(
+def _first_sufficient(
     trial: Trial, check: Trial, sampler: Sampler, tune_steps: Sequence[int], tolerance: float
 ) -> TunedGrid:
     for steps in tune_steps:
@@ -215,12 +215,12 @@ def _tuning_record(tuned: TunedGrid, seeds: int, temperature: float) -> dict[str
 
 
 def _card(model: Model, tuned: TunedGrid | None, seeds: int, stored: str, temperature: float) -> str:
-    """The card that the model came with, and what export did to it."""
+    """The model's card, extended by what was exported."""
     path = model.path / "model_card.md"
     before = path.read_text(encoding="utf-8") if path.is_file() else f"# {model.config['config']['recipe']}\n"
     lines = [_STALE.sub("", before.split(f"\n{_SECTION}\n")[0]).rstrip(), "", _SECTION, ""]
     lines += [f"{stored} and computed with in float32 or as configured.", ""] if stored else []
-    cooled = _temperature_lines(_own_temperature(model), temperature)
+    cooled = _temperature_lines(_default_temperature(model), temperature)
     own = ["Otherwise by the model's own defaults." if cooled else "By the model's own defaults."]
     lines += cooled + (_tuning_lines(tuned, seeds) if tuned is not None else own)
     return "\n".join(lines) + "\n"

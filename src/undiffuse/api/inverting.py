@@ -1,4 +1,4 @@
-"""The verb ``invert``: images to their latents along the probability-flow ODE, and back again."""
+"""``invert``: encode images to latents with the probability-flow ODE, and decode them again."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from undiffuse.samplers.inversion import invert as invert_rows
 from undiffuse.sealed import sealed
 from undiffuse.wording import counted
 
-#: Images followed at a time, and shown in ``roundtrip.png``.
+#: Images per batch, and shown in ``roundtrip.png``.
 _ROWS, _SHOWN = 16, 16
 _DEFAULT_STEPS = 50
 
@@ -50,7 +50,7 @@ def invert(
     observer: Observing | None = None,
     cancel: Cancel | None = None,
 ) -> dict[str, Any]:
-    """Latents of images along the probability-flow ODE, and back, to see what is lost.
+    """Encode images to latents with the probability-flow ODE and decode them, to measure the round-trip error.
 
     ``latents.npy``, ``encode.json`` and ``roundtrip.png`` (originals over reconstructions) are written to ``out``.
 
@@ -58,19 +58,19 @@ def invert(
         model: a run folder, a model folder, a bundled name, or a ``Model``.
         source: any data of the model's shape.
         out: the folder.
-        num: how many of its items, evenly spaced.
-        sampler: ``rk45``, which picks its own steps, or ``heun`` with ``steps``.
-        steps: of ``heun``, even in the log-SNR; 50 by default.
-        overwrite: replace latents that are there.
-        options: ``key=value`` of the source.
+        num: number of items, evenly spaced.
+        sampler: ``rk45``, which is adaptive, or ``heun`` with ``steps``.
+        steps: of ``heun``, uniform in log-SNR; 50 by default.
+        overwrite: replace existing latents.
+        options: ``key=value`` texts for the source.
         weights: ``ema`` or ``raw``.
         device: ``cpu``, ``cuda`` or ``auto``.
-        observer: hears of progress.
-        cancel: asks the work to stop, from any thread.
+        observer: receives progress.
+        cancel: cancels the work; may be requested from any thread.
     Returns:
-        What ``encode.json`` holds.
+        Content of ``encode.json``.
     Raises:
-        UsageError: data of another shape, an unknown solver, or a folder that holds something.
+        UsageError: data of another shape, an unknown solver, or a folder that is not empty.
         CancelledError: it was cancelled.
     """
     num_steps = _num_steps(sampler, steps)
@@ -84,7 +84,7 @@ def invert(
         items = dataset.fetch(rows).x_0
         if num_steps is not None:
             announce(f"{counted(len(rows), 'item')}, {2 * num_steps} NFE each, and as many for the way back")
-        latents, back, nfe = _there_and_back(loaded, items, num_steps)
+        latents, back, nfe = _round_trip(loaded, items, num_steps)
         error = (back - items).double()
         record = {
             "model": loaded.path.resolve().name,
@@ -130,23 +130,27 @@ def _denoiser(model: Model, rows: int) -> FixedBatchDenoiser:
     return FixedBatchDenoiser(denoising(model.module, "encode").denoiser("fp32"), rows)
 
 
-def _there_and_back(model: Model, items: Tensor, num_steps: int | None) -> tuple[Tensor, Tensor, float]:
-    """Latents, what they decode to, and the mean NFE of the inversion."""
+def _round_trip(model: Model, items: Tensor, num_steps: int | None) -> tuple[Tensor, Tensor, float]:
+    """Latents, their reconstructions, and the mean NFE of the inversion."""
     denoiser = _denoiser(model, min(_ROWS, len(items)))
     latents, back, nfe = [], [], []
     with stage("encoding and decoding") as observer:
         for start in range(0, len(items), _ROWS):
             x_0 = items[start : start + _ROWS].to(model.module.device)
-            there, back_again = (_half_way(observer.progress, start, len(x_0), len(items), half) for half in (0, 1))
-            encoded = invert_rows(denoiser, x_0, num_steps=num_steps, on_progress=there)
+            encoding, decoding = (
+                _half_progress(observer.progress, start, len(x_0), len(items), half) for half in (0, 1)
+            )
+            encoded = invert_rows(denoiser, x_0, num_steps=num_steps, on_progress=encoding)
             latents.append(encoded.x.cpu())
             nfe.append(encoded.nfe.double().cpu())
-            back.append(generate(denoiser, encoded.x, num_steps=num_steps, on_progress=back_again).x.cpu())
+            back.append(generate(denoiser, encoded.x, num_steps=num_steps, on_progress=decoding).x.cpu())
     return torch.cat(latents), torch.cat(back), round(float(torch.cat(nfe).mean()), 1)
 
 
-def _half_way(on_progress: ProgressCallback, start: int, count: int, total: int, half: int) -> Callable[[float], None]:
-    """Hears how far the solver is with ``count`` items from ``start`` on: there, or (``half`` = 1) back."""
+def _half_progress(
+    on_progress: ProgressCallback, start: int, count: int, total: int, half: int
+) -> Callable[[float], None]:
+    """Progress callback of the solver for ``count`` items from ``start`` on: encoding, or (``half`` = 1) decoding."""
     return lambda share: on_progress(start + count * (half + share) / 2, total)
 
 

@@ -1,7 +1,7 @@
-"""Training a run for longer than it was asked for: gone on with where that is what a longer run would have been.
+"""Extend a finished run, if the result equals that of a run with the larger number of images.
 
-A learning rate that falls to an end of its own falls later in a longer run, whose weights are others from there on; one
-that knows of no end makes a run longer without changing what it was.
+A learning-rate schedule that depends on the run's length gives other weights in a longer run; one without an end
+allows extending the run exactly.
 """
 
 from __future__ import annotations
@@ -16,63 +16,63 @@ from undiffuse.training.config import RunConfig
 from undiffuse.training.folder import CHECKPOINTS
 from undiffuse.wording import command
 
-#: Decays that do not ask for the run's length.
+#: Learning-rate decays that do not depend on the run's length.
 _WITHOUT_END = ("constant", "inverse_sqrt")
 
 
 def is_longer(old: RunConfig, new: RunConfig, changes: Sequence[str]) -> bool:
-    """Whether a run is to be gone on with for longer and nothing else.
+    """Whether the only change is a larger number of images.
 
     Args:
-        old: configuration of the run that is there.
-        new: configuration that is asked for.
-        changes: what differs, see ``training.config.differences``.
+        old: configuration of the existing run.
+        new: requested configuration.
+        changes: differences, see ``training.config.differences``.
     """
     return len(changes) == 1 and changes[0].startswith("num_images:") and new.num_images > old.num_images
 
 
 def check_same_end(run: Path, old: RunConfig, new: RunConfig) -> None:
-    """Refuse a longer run whose learning rate would have fallen later.
+    """Raise if the learning-rate schedule depends on the run's length.
 
     Args:
         run: folder of the run.
         old: its configuration.
-        new: configuration that is asked for.
+        new: requested configuration.
     Raises:
-        UsageError: says how it is trained.
+        UsageError: with the command that trains the longer run from the start.
     """
     if old.optimizer.decay not in _WITHOUT_END:
         raise UsageError(
             f"{run} was started with another configuration (num_images: {old.num_images} -> {new.num_images}), and its "
-            f"learning rate falls to that end (optimizer.decay={old.optimizer.decay}); for longer, train it anew with: "
-            f"{_again(run, new.num_images)}"
+            f"learning rate falls to that end (optimizer.decay={old.optimizer.decay}); to train longer, "
+            f"start a new run with: {_again(run, new.num_images)}"
         )
 
 
 def lengthen(run: Path, num_images: int) -> None:
-    """Have ``config.json`` ask for more images, as if it had done so from the beginning.
+    """Set a larger number of images in ``config.json``.
 
     Args:
         run: folder of the run.
-        num_images: that it will end at.
+        num_images: new length of the run.
     """
     record = read_record(run)
     accept(run, saved_configs(run), {**record, "config": {**record["config"], "num_images": num_images}})
 
 
 def is_finished(run: Path, config: RunConfig) -> bool:
-    """Whether a run has seen all its images: it has a checkpoint of its end.
+    """Whether a run is complete, that is, has a checkpoint of its last image.
 
     Args:
         run: folder of the run.
-        config: that is asked for.
+        config: requested configuration.
     """
     names = (path.name.removeprefix("images_") for path in (run / CHECKPOINTS).glob("images_*"))
     return any(name.isdecimal() and int(name) >= config.num_images for name in names)
 
 
-def how_longer(run: Path, config: RunConfig) -> str:
-    """How to train a finished run for twice as many images.
+def longer_advice(run: Path, config: RunConfig) -> str:
+    """Advice on training a finished run for twice as many images.
 
     Args:
         run: folder of the run.
@@ -83,8 +83,8 @@ def how_longer(run: Path, config: RunConfig) -> str:
         again = command("train", "--resume", "--out", run, f"num_images={twice}")
         return f"nothing was left to train; for longer: {again}"
     return (
-        f"nothing was left to train, and the learning rate has come to its end (optimizer.decay={decay}); for longer, "
-        f"train it anew with: {_again(run, twice)}"
+        f"nothing was left to train, and the learning rate has reached its end (optimizer.decay={decay}); to train "
+        f"longer, start a new run with: {_again(run, twice)}"
     )
 
 

@@ -1,4 +1,4 @@
-"""Finding a model by what a user calls it: a run folder, a model folder, or the name of a bundled model."""
+"""Find a model by a run folder, a model folder, or the name of a bundled model."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def load(model: str | Path, device: str = "auto", weights: str = "ema", denoiser
     Args:
         model: the folder of a run or of an exported model, or the name of a bundled one.
         device: ``cpu``, ``cuda``, or ``auto`` for CUDA where there is one.
-        weights: the averaged ones, ``ema``, or those that training moved, ``raw``.
-        denoiser: for a model that was saved around one from elsewhere, which no folder holds the code of; see
+        weights: ``ema``, the averaged weights, or ``raw``, those of the last step.
+        denoiser: for a saved wrapper of an external denoiser, whose code is not in the folder; see
             ``WrappedModel``.
     Raises:
-        UsageError: no such model, or one that is damaged or from a newer version.
+        UsageError: no such model, or one that is corrupt or from a newer version.
     """
     check_device(device)
     folder = find_model(model)
@@ -38,7 +38,7 @@ def load(model: str | Path, device: str = "auto", weights: str = "ema", denoiser
 
 
 def opened(model: str | Path | Model, device: str = "auto", weights: str = "ema") -> Model:
-    """A model that is open already as it is, or the one of that name or folder; see ``load``.
+    """Return ``model`` if it is loaded, else load it.
 
     Args:
         model: a ``Model``, or what ``load`` takes.
@@ -49,7 +49,7 @@ def opened(model: str | Path | Model, device: str = "auto", weights: str = "ema"
 
 
 def find_model(model: str | Path) -> Path:
-    """The folder that ``model`` stands for: a run or a model folder first, then the bundled model of that name."""
+    """Folder of a model: a run or a model folder first, then the bundled model of that name."""
     if not isinstance(model, str | PathLike):
         raise UsageError(f"a model is named by a folder or a bundled name, got {model!r}")
     folder, bundled = Path(model).expanduser(), bundled_models()
@@ -62,13 +62,13 @@ def find_model(model: str | Path) -> Path:
 
 
 def names_run(subject: str) -> bool:
-    """Whether what may be a run, a model or data is no data."""
+    """Whether ``subject`` is a run or a model rather than data."""
     folder = Path(subject).expanduser()
     return (folder / "config.json").is_file() or (not folder.exists() and subject in bundled_models())
 
 
 def results_folder(model: Path) -> Path:
-    """Where results about a model are kept: its own folder; ``results/NAME`` here for a bundled one.
+    """Folder of a model's results: its own folder, or ``results/NAME`` for a bundled model.
 
     Args:
         model: the folder that the model was loaded from.
@@ -77,23 +77,23 @@ def results_folder(model: Path) -> Path:
 
 
 def display_name(model: Path) -> str:
-    """What a command line calls a loaded model: a bundled one by its name, any other by its folder."""
+    """Name of a loaded model on a command line: its bundled name, else its folder."""
     return model.name if model in bundled_models().values() else str(model)
 
 
 def pick_device(device: str) -> str:
-    """``auto`` as ``cuda`` or ``cpu``; any other name is checked."""
+    """Resolve ``auto`` to ``cuda`` or ``cpu``, and check any other name."""
     check_device(device)
     import torch
 
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda") and not torch.cuda.is_available():
-        raise UsageError(f"device {device!r} was asked for, but this torch sees no CUDA device; use --device cpu")
+        raise UsageError(f"device {device!r} was requested, but this torch sees no CUDA device; use --device cpu")
     return device
 
 
 def check_device(device: str) -> None:
-    """Refuse what is no device's name; whether it is there, torch knows."""
+    """Check the name of a device, not whether it is available."""
     if device != "auto" and device.split(":")[0] not in ("cpu", "cuda"):
         raise UsageError(f"device must be auto, cpu or cuda, got {device!r}")

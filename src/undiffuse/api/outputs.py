@@ -1,6 +1,6 @@
-"""Where nothing can be written, or something stands already, found before seconds of importing.
+"""Checks of output paths that import nothing heavy.
 
-What is said here is certain whatever else stands there; the commands look at the whole folder once more.
+They find certain errors early; the commands check the whole folder again.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from undiffuse.files import (
 )
 from undiffuse.models.sample_sets.files import OWN_FILES
 
-#: The sheet that the demo puts into its folder before there is a run.
+#: Image grid that the demo writes into its folder before the run starts.
 BUNDLED_GRID = "bundled.png"
 
 
 class Results(NamedTuple):
-    """A kind of results that has a folder of its own.
+    """A kind of results with its own folder.
 
     Attributes:
-        noun: what they are, in the plural or with an article.
-        marker: the file that each such folder has.
-        own: the names of all files that it may have; ``--overwrite`` deletes no other.
+        noun: their name, in the plural or with an article.
+        marker: file that identifies such a folder.
+        own: names of all files it may contain; ``--overwrite`` deletes no others.
     """
 
     noun: str
@@ -45,18 +45,18 @@ STUDY = Results("a study", "study.json", re.compile(r"[a-z0-9_-]+\.png|study\.js
 
 
 def check_out(out: str | Path | None) -> None:
-    """Refuse what no folder can be made of."""
+    """Check that ``out`` can be created as a folder."""
     if out is not None:
         check_output_folder(Path(out))
 
 
 def check_file(out: str | Path | None, such_as: str, option: str = "--out") -> None:
-    """Refuse what may not be written to, and a folder in a file's place.
+    """Check that a file can be written.
 
     Args:
-        out: a file to be written, or None.
-        such_as: a name for the advice.
-        option: that names the file on a command line.
+        out: the file, or None.
+        such_as: example of a file name, for the message.
+        option: of the command line that names the file.
     """
     if out is None:
         return
@@ -65,8 +65,8 @@ def check_file(out: str | Path | None, such_as: str, option: str = "--out") -> N
     check_writable(out)
 
 
-def check_once(folders: Sequence[Path]) -> None:
-    """Refuse a run that is named twice."""
+def check_distinct(folders: Sequence[Path]) -> None:
+    """Check that no run is given twice."""
     places = [folder.resolve() for folder in folders]
     for place in places:
         if places.count(place) > 1:
@@ -74,24 +74,24 @@ def check_once(folders: Sequence[Path]) -> None:
 
 
 def check_results(out: str | Path | None, kind: Results, overwrite: bool) -> None:
-    """Refuse what no folder of results can be made of, and results of the same kind that may not go.
+    """Check that a folder of results can be written.
 
     Args:
-        out: a folder to be written, or None.
+        out: the folder, or None.
         kind: of results.
-        overwrite: whether results of that kind may be replaced.
+        overwrite: whether existing results of that kind may be replaced.
     """
     if out is not None:
         check_replaceable_folder(Path(out), *kind, overwrite=overwrite)
 
 
 def check_export(out: str | Path, model: str | Path, overwrite: bool) -> None:
-    """The same of an exported model, which may not replace the one that it is of.
+    """Check that an exported model can be written; it must not replace its source.
 
     Args:
-        out: the folder to be written.
-        model: the folder of the model, which it may not be.
-        overwrite: whether an exported model may be replaced.
+        out: the folder.
+        model: folder of the exported model.
+        overwrite: whether an existing exported model may be replaced.
     """
     check_results(out := Path(out), EXPORTED, overwrite)
     if out.exists() and out.resolve() == Path(model).resolve():
@@ -99,20 +99,20 @@ def check_export(out: str | Path, model: str | Path, overwrite: bool) -> None:
 
 
 def study_folder(study: str, model: str | Path) -> Path:
-    """Where a study of a model goes unless another folder is named.
+    """Default folder of a study of a model.
 
     Args:
-        study: its name.
+        study: name of the study.
         model: a folder, or a bundled name.
     """
     return Path("studies") / f"{study}-{Path(model).resolve().name}"
 
 
 def check_study_folder(out: str | Path) -> None:
-    """Refuse what no study of several trainings can be put into, or gone on with.
+    """Check that a study of several trainings can be written to, or resumed in, a folder.
 
     Args:
-        out: of the study, with ``cells/`` and ``runs/`` in it where it was interrupted.
+        out: folder of the study, with ``cells/`` and ``runs/`` if it was interrupted.
     """
     check_output_folder(out := Path(out))
     if out.is_dir() and any(out.iterdir()) and not (out / "cells").is_dir() and not (out / "runs").is_dir():
@@ -120,7 +120,7 @@ def check_study_folder(out: str | Path) -> None:
 
 
 def check_new_run(out: str | Path | None, resume: bool) -> None:
-    """Refuse what no run can be put into.
+    """Check that a run can be written to a folder.
 
     Args:
         out: folder of the run, or None.
@@ -128,14 +128,14 @@ def check_new_run(out: str | Path | None, resume: bool) -> None:
     """
     if out is None:
         return
-    check_no_other(out := Path(out))
+    check_empty_or_run(out := Path(out))
     checkpoints = out / "checkpoints"
     if not resume and (out / "config.json").is_file() and checkpoints.is_dir() and not is_empty(checkpoints):
-        raise run_is_there(out)
+        raise run_exists_error(out)
 
 
-def check_no_other(out: Path) -> None:
-    """Refuse a folder with anything in it that is no run."""
+def check_empty_or_run(out: Path) -> None:
+    """Raise if the folder is not empty and not a run."""
     check_output_folder(out)
     if (out / "config.json").is_file() or not out.is_dir():
         return
@@ -143,6 +143,6 @@ def check_no_other(out: Path) -> None:
         raise UsageError(f"--out {out} is not empty and holds no run; name another folder")
 
 
-def run_is_there(out: Path) -> UsageError:
-    """A run that has come to something keeps its folder."""
-    return UsageError(f"{out} already holds a run; add --resume to go on with it, or name another --out")
+def run_exists_error(out: Path) -> UsageError:
+    """The error for a folder with a run in it."""
+    return UsageError(f"{out} already holds a run; add --resume to resume it, or name another --out")

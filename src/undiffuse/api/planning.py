@@ -1,4 +1,4 @@
-"""What a training would be, measured by a few of its steps; nothing is written."""
+"""Plan of a training, with its cost measured on a few steps; nothing is written."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from undiffuse.training.trainer import Trainer
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """What a training would be.
+    """Plan of a training.
 
     Attributes:
         config: of the run.
@@ -27,9 +27,9 @@ class TrainingPlan:
         num_training, num_held_out: items of both parts.
         shape: of an item, (C, H, W) or (D,).
         class_names: of the data; empty without classes.
-        num_parameters: that are learned.
-        cost: of its steps, as measured here.
-        device: that it would run on.
+        num_parameters: number of trainable parameters.
+        cost: of its steps, measured on this machine.
+        device: it would run on.
     """
 
     config: RunConfig
@@ -44,13 +44,13 @@ class TrainingPlan:
 
 
 def plan_training(config: RunConfig, device: str = "auto") -> TrainingPlan:
-    """Size and measured cost of a run.
+    """Plan a run and measure its cost.
 
     Args:
         config: of the run.
         device: ``cpu``, ``cuda`` or ``auto``.
     Raises:
-        UsageError: data that cannot be read, or a device that is not there.
+        UsageError: unreadable data, or an unavailable device.
     """
     note_late_guide(config)
     training, held_out = split_data(config)

@@ -1,4 +1,4 @@
-"""``undiffuse report``: gather what runs have to show and write the page."""
+"""``undiffuse report``: collect the results of runs and write the page."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 from undiffuse.api.datasets.reference_data import own_data
 from undiffuse.api.loading import display_name, load, results_folder
-from undiffuse.api.outputs import check_file, check_once
+from undiffuse.api.outputs import check_distinct, check_file
 from undiffuse.api.reproducing import reproducing_command
 from undiffuse.augment import AUGMENTATIONS, GRID_ROWS, AugmentConfig, augmentation_grid, grid_columns
 from undiffuse.cancellation import Cancel
@@ -55,13 +55,13 @@ def report(
     Args:
         runs: a run folder, a model folder or a bundled name, or several.
         out: the page; ``report.html`` in the run's folder, or ``comparison.html`` here for several.
-        studies: folders of more studies to show than those that are found next to a run.
+        studies: folders of further studies, in addition to those found next to a run.
         device: ``cpu``, ``cuda`` or ``auto``.
-        data: where the data that the runs were trained on lies now; by default where it lay.
-        observer: hears of progress.
-        cancel: asks the work to stop, from any thread.
+        data: current location of the training data; by default the recorded one.
+        observer: receives progress.
+        cancel: cancels the work; may be requested from any thread.
     Raises:
-        UsageError: no such run, one without weights, a run named twice, no such study, or nowhere to write.
+        UsageError: no such run, one without weights, a duplicate run, no such study, or an unwritable path.
         CancelledError: it was cancelled.
     """
     named = [runs] if isinstance(runs, str | Path) else list(runs)
@@ -93,7 +93,7 @@ def _report(
 
 
 def _report_share(on_progress: ProgressCallback, number: int, total: int, share: float) -> None:
-    """A share of the samples of one of several models is made."""
+    """Report the fraction of samples generated, over several models."""
     on_progress(number + share, total)
 
 
@@ -117,8 +117,8 @@ def _material(
     points = not model.module.space.is_image
     count = _SHOWN_POINTS if points else _SHOWN if single else _COMPARED
     samples, frames, labels = _sample_with_frames(model, count, on_progress)
-    denoises = isinstance(model.module, DenoisingModel)  # what samples in one go has nothing in between to show
-    data = _real(model, count, moved_to)
+    denoises = isinstance(model.module, DenoisingModel)  # one-step generators have no intermediate predictions
+    data = _real_items(model, count, moved_to)
     augmentation, columns = _augmentation(model, data)
     results = results_folder(model.path)
     return ReportMaterial(
@@ -144,7 +144,7 @@ def _material(
 
 
 def _metrics_log(run: Path) -> list[dict[str, Any]]:
-    """The sound rows of a run's metrics log; that there are others is said."""
+    """Valid rows of a run's metrics log, with a note if there are invalid ones."""
     found = read_rows(run)
     if found.note:
         note(f"{run}: {found.note}")
@@ -152,8 +152,8 @@ def _metrics_log(run: Path) -> list[dict[str, Any]]:
 
 
 def _names(models: Sequence[Model]) -> list[str]:
-    """What to call the runs: their folders' names, or whole paths where two folders are called the same."""
-    check_once([model.path for model in models])
+    """Names of the runs: those of their folders, or whole paths if two are equal."""
+    check_distinct([model.path for model in models])
     names = [_name(model) for model in models]
     return [name if names.count(name) == 1 else str(model.path) for name, model in zip(names, models, strict=True)]
 
@@ -163,9 +163,9 @@ def _name(model: Model) -> str:
 
 
 def found_studies(run: Path) -> list[Study]:
-    """Studies of a run: in its own folder ``studies``, and called after it in ``studies`` next to it or here.
+    """Studies of a run: in its folder ``studies``, or named after it in ``studies`` next to it or here.
 
-    A damaged one is left out, with a note.
+    Corrupt studies are skipped with a note.
     """
     run = run.resolve()
     own = sorted(run.glob("studies/*/study.json"))
@@ -185,8 +185,8 @@ def found_studies(run: Path) -> list[Study]:
     return studies
 
 
-def _real(model: Model, count: int, moved_to: str | None) -> Any:
-    """Training items to show with the samples; none where an exported model came without its data."""
+def _real_items(model: Model, count: int, moved_to: str | None) -> Any:
+    """Training items to show with the samples; empty if the data is not available."""
     try:
         return spread(own_data(model, moved_to)[0], count).numpy()
     except UsageError as error:
@@ -196,7 +196,7 @@ def _real(model: Model, count: int, moved_to: str | None) -> Any:
 
 
 def _augmentation(model: Model, data: Any) -> tuple[Any, list[str]]:
-    """An image grid of what training did to these images and what its columns show; none where it did nothing."""
+    """Image grid of the training augmentation and its column labels; none without an augmentation."""
     requested = model.config["config"].get("augment", {"name": "none"})
     config = Component(AUGMENTATIONS, "augmentation").pick(requested)
     if not isinstance(config, AugmentConfig) or not config.any or not len(data):
@@ -206,7 +206,7 @@ def _augmentation(model: Model, data: Any) -> tuple[Any, list[str]]:
 
 
 def _sample_with_frames(model: Model, count: int, on_progress: Callable[[float], None]) -> tuple[Any, Any, list[str]]:
-    """Samples, x_0-hat of some of them at some moments (K, n, ...), and a label a moment."""
+    """Samples, predicted x_0 of a subset at K steps (K, n, ...), and a label per step."""
     rows = count if not model.module.space.is_image else _FILMSTRIP_ROWS
     frames: list[torch.Tensor] = []
 
@@ -226,9 +226,9 @@ def _json(path: Path) -> Any:
     """The object in a file of results, ``None`` if there is no such file.
 
     Raises:
-        UsageError: it is damaged.
+        UsageError: it is corrupt.
     """
-    return read_sealed(path, "make it anew or move it away") if path.is_file() else None
+    return read_sealed(path, "create it again or move it away") if path.is_file() else None
 
 
 def _findings(path: Path) -> Any:
@@ -237,7 +237,7 @@ def _findings(path: Path) -> Any:
         return None
     rows = content.get("findings")
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise UsageError(f"{path} holds no list of findings; make it anew with: {command('doctor', path.parent)}")
+        raise UsageError(f"{path} holds no list of findings; create it again with: {command('doctor', path.parent)}")
     return rows
 
 

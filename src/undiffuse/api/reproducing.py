@@ -1,4 +1,4 @@
-"""The command that trains a run again: its recipe and what its configuration has otherwise."""
+"""The command that repeats a training: its recipe and the overrides of its configuration."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from undiffuse.wording import command
 
 
 def reproducing_command(record: Mapping[str, Any]) -> str:
-    """``undiffuse train RECIPE key=value ...`` that gives the configuration of a ``config.json`` again.
+    """The command ``undiffuse train RECIPE key=value ...`` with the configuration of a ``config.json``.
 
-    Tried out before it is said: "" where the recipe is not known, or no such command gives the same configuration.
+    It is verified first: empty if the recipe is unknown, or no such command gives the same configuration.
     """
     try:
         wanted = validate(RunConfig, record["config"])
@@ -32,25 +32,25 @@ def reproducing_command(record: Mapping[str, Any]) -> str:
 
 
 def overrides_for(config: RunConfig) -> list[str]:
-    """``key=value`` for everything in which a configuration differs from its recipe."""
+    """``key=value`` for every difference between a configuration and its recipe."""
     before, after = (one.model_dump(mode="json") for one in (get_recipe(config.recipe), config))
-    return [f"{key}={_written(value)}" for key, value in _differing(before, after)]
+    return [f"{key}={_format_value(value)}" for key, value in _differences(before, after)]
 
 
-def _differing(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Leaves that differ; a component of another name is given whole, for its options are others."""
+def _differences(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Leaves that differ; a component with another name is given as a whole, as its options differ."""
     for key, value in after.items():
         old = before.get(key)
         if value == old and key in before:
             continue
         if isinstance(value, dict) and isinstance(old, dict) and value.get("name") == old.get("name"):
-            yield from _differing(old, value, f"{prefix}{key}.")
+            yield from _differences(old, value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 
 
-def _written(value: Any) -> str:
-    """A value as the command line reads it: a plain word where that is read as itself, else JSON."""
+def _format_value(value: Any) -> str:
+    """Format a value for the command line: as plain text if that is parsed as such, else as JSON."""
     if isinstance(value, str) and read_value(value) == value:
         return value
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

@@ -1,4 +1,4 @@
-"""Said before a training: that its process keeps so much signal to the end that samples will not be the data."""
+"""Warn before a training whose process does not end in noise, which biases samples."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from undiffuse.data.audit import evenly_spaced
 from undiffuse.data.dataset import Dataset
 from undiffuse.observer import note
 
-#: Items that the data's scale is taken over.
+#: Number of items for estimating the scale of the data.
 _LOOKED_AT = 256
 
 
 def note_residual_signal(system: ComponentConfig, training: Dataset) -> None:
-    """A note where sampling could not begin with what this training ends in; nothing for systems without a process.
+    """Warn if the process keeps enough signal at t = 1 to bias samples; nothing for systems without a process.
 
     Args:
-        system: configuration of what is trained.
-        training: the data, whose mean and deviation count.
+        system: configuration of the trained system.
+        training: data, whose mean and standard deviation matter.
     """
     process = getattr(system, "process", None)
     if not isinstance(process, ComponentConfig):
@@ -39,7 +39,7 @@ def note_residual_signal(system: ComponentConfig, training: Dataset) -> None:
 
 
 def _spread(training: Dataset) -> tuple[float, float]:
-    """(deviation about each coordinate's mean, root mean square) of the items as they are trained on."""
+    """(standard deviation about each coordinate's mean, root mean square) of training items."""
     if len(training) == 0:
         return 0.5, 1.0
     x_0 = training.fetch(evenly_spaced(len(training), _LOOKED_AT)).x_0.flatten(1).to(torch.float64)

@@ -64,7 +64,7 @@ def sample(
     Args:
         model: a run folder, a model folder, a bundled name, or a ``Model``.
         num: at least 1.
-        options: each a keyword of its own, see ``models.options``.
+        options: sampling options, see ``models.options``.
         seed: of the first sample; sample i depends on ``seed`` + i alone.
         class_name: one class for all samples, or several that are cycled through; all classes by default, ``[None]``
             for unconditional samples.
@@ -196,7 +196,7 @@ def sample_to_folder(
     history = _History(model, num) if progressive else None
     if history is not None:
         sample_set.discard()  # predictions of earlier steps were not kept
-    text = _filled(model, sample_set, request, history)
+    text = _generate_missing(model, sample_set, request, history)
     sample_set.finish({} if history is None else {"progressive.npz": history.write})
     if text:
         note(text)
@@ -233,7 +233,7 @@ def _load_init_images(model: Model, image: Any, num: int) -> tuple[Any, dict[str
     return init_from(model, str(image), num)
 
 
-def _filled(model: Model, sample_set: SampleSet, request: SampleRequest, history: _History | None) -> str:
+def _generate_missing(model: Model, sample_set: SampleSet, request: SampleRequest, history: _History | None) -> str:
     """Generate the samples that are missing and return the sampler's note; complete ones are kept on failure."""
     missing, num = sample_set.missing(), len(sample_set)
     if done := num - len(missing):

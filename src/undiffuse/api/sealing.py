@@ -1,4 +1,4 @@
-"""``undiffuse seal``: an edited configuration is meant, or the one that the weights were saved with comes back."""
+"""``undiffuse seal``: accept an edited configuration, or restore the one saved with the weights."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from undiffuse.sealed import CHECKSUM, is_changed
 
 
 def seal(model: str | Path, restore: bool = False) -> None:
-    """Make ``config.json`` of a run or a model folder sound again; weights and checkpoints are not touched.
+    """Make ``config.json`` of a run or a model folder valid again, without changing weights or checkpoints.
 
-    Where nothing was edited nothing is written, and that is said.
+    If nothing was edited, nothing is written.
 
     Args:
         model: the folder, or the name of a bundled model.
-        restore: put back the copy that the weights were saved with, instead of accepting the file as it stands.
+        restore: restore the copy saved with the weights, instead of accepting the file.
     Raises:
-        UsageError: nothing to accept or to put back.
+        UsageError: there is nothing to accept or to restore.
     """
     folder = find_model(model)
     kept, file = saved_configs(folder), folder / "config.json"
@@ -50,23 +50,23 @@ def seal(model: str | Path, restore: bool = False) -> None:
 
 
 def accept_edits(folder: Path, kept: Sequence[Mapping[str, Any]] | None = None) -> tuple[list[str], list[str]]:
-    """Take ``config.system`` as it stands for what is meant, and have the description of the model follow it.
+    """Accept the edited ``config.system`` and update the description of the model accordingly.
 
     Args:
         folder: of the run or the model.
-        kept: all copies that weights and checkpoints hold, where they have been read.
+        kept: copies of the configuration in weights and checkpoints, if they have been read.
     Returns:
-        What differs from the copy that the weights were saved with, and what followed.
+        Differences from the copy saved with the weights, and updates of the model's description.
     """
     record, followed = _followed(read_record(folder))
     return accept(folder, saved_configs(folder) if kept is None else kept, record), followed
 
 
 def _followed(record: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The record with its model described as ``config.system`` has it.
+    """The record with the description of its model updated from ``config.system``.
 
     Raises:
-        UsageError: what ``config.system`` says cannot be trained.
+        UsageError: ``config.system`` is invalid.
     """
     trained = training_section(record)
     if trained["name"] == WRAPPED:
@@ -77,10 +77,10 @@ def _followed(record: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
 
 
 def _is_valid(folder: Path, kept: Sequence[Mapping[str, Any]], *, as_saved: bool) -> bool:
-    """Whether ``config.json`` stands as it was written and goes with these copies.
+    """Whether ``config.json`` is unchanged since it was written and matches these copies.
 
     Args:
-        as_saved: it is equal to them, and not one that was accepted in their place.
+        as_saved: whether it must equal them, rather than have been accepted in their place.
     """
     try:
         record = read_record(folder)

@@ -1,5 +1,5 @@
-"""Said of a training that is so short that its samples are little more than noise: where its configuration makes that
-certain, by a dry run too, or else where its last preview shows it.
+"""Notes on trainings that are too short, so that samples are little more than noise: as implied by the configuration
+(also in a dry run), or as seen in the last preview.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from undiffuse.recipes import RECIPES, get_recipe
 from undiffuse.training.config import RunConfig
 from undiffuse.training.folder import PREVIEWS
 
-#: Images of the data that samples are compared with.
+#: Number of training images to compare samples with.
 _LOOKED_AT = 256
 
 
 def note_short_run(config: RunConfig) -> bool:
-    """A note where a run ends before its learning rate or its average has begun; whether there was one.
+    """Note if a run ends during warm-up or before its average is meaningful; returns whether it did.
 
-    A student begins from its teacher's weights, and may be good at once.
+    Students start from their teacher's weights and are exempt.
     """
     if getattr(config.system, "teacher", None) is not None:
         return False
-    reason = _why_too_short(config)
+    reason = _reason_too_short(config)
     if reason:
         note(f"num_images={config.num_images}: {reason}; samples will be little more than noise{_of_recipe(config)}")
     return bool(reason)
 
 
-def _why_too_short(config: RunConfig) -> str:
+def _reason_too_short(config: RunConfig) -> str:
     warmup, seen = config.optimizer.warmup_images, config.num_steps * config.batch_images
     if seen < warmup:
         return f"the learning rate is still rising at the end, optimizer.warmup_images={warmup}"
@@ -45,11 +45,11 @@ def _why_too_short(config: RunConfig) -> str:
 
 
 def note_noisy_preview(config: RunConfig, training: Dataset, run: Path) -> None:
-    """A note where the last preview of a run is little more than noise, as seen by its neighbouring pixels.
+    """Note if the last preview of a run is little more than noise, by the correlation of neighbouring pixels.
 
     Args:
         config: of the run.
-        training: the data that it learned from.
+        training: its training data.
         run: its folder.
     """
     shown = _last_preview(config, training, run)
@@ -65,7 +65,7 @@ def note_noisy_preview(config: RunConfig, training: Dataset, run: Path) -> None:
 
 
 def _last_preview(config: RunConfig, training: Dataset, run: Path) -> Bytes | None:
-    """The images of the grid that was drawn at the end, (N, C, H, W)."""
+    """The images of the last preview grid, (N, C, H, W)."""
     from PIL import Image
 
     path = run / PREVIEWS / f"images_{config.num_steps * config.batch_images:012d}.png"

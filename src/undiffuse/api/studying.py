@@ -1,4 +1,4 @@
-"""``undiffuse study``: experiments on theory, each into a folder of images and one JSON of all numbers."""
+"""``undiffuse study``: experiments on theory, each written to a folder of images with a JSON file of all numbers."""
 
 from __future__ import annotations
 
@@ -46,21 +46,21 @@ def study(
     observer: Observing | None = None,
     cancel: Cancel | None = None,
 ) -> dict[str, Any]:
-    """One study of a trained model of images; returns the content of ``study.json``.
+    """Run one study of a trained model; returns the content of ``study.json``.
 
     Args:
         name: a row of ``studies.MODEL_STUDIES``.
         model: a run folder, a model folder or a bundled name.
         out: folder of the images, ``study.json`` and ``README.md``; ``studies/NAME-MODEL`` by default.
-        options: of the study, as ``key=value``.
-        seed: of the first of the random numbers.
+        options: ``key=value`` texts for the study.
+        seed: of the random numbers.
         weights: ``ema`` or ``raw``.
         device: ``cpu``, ``cuda`` or ``auto``.
-        data: where the data that the model was trained on lies now; by default where it lay.
-        observer: hears of progress.
-        cancel: asks the work to stop, from any thread.
+        data: current location of the training data; by default the recorded one.
+        observer: receives progress.
+        cancel: cancels the work; may be requested from any thread.
     Raises:
-        UsageError: no such study, model or option, a model of points, or a folder that holds something else.
+        UsageError: no such study, model or option, a model of points, or a folder with other content.
         CancelledError: it was cancelled.
     """
     check_texts("options", options)
@@ -73,7 +73,7 @@ def study(
 def _theory(
     model: str, out: str | Path | None, options: Sequence[str], seed: int, weights: str, device: str
 ) -> dict[str, Any]:
-    """The study of points, its options as those of the others."""
+    """The study of models of points, with options as for the others."""
     chosen = read_options(TheoryOptions, options, "study 'theory'")
     where = Path(out).expanduser() if out is not None else None
     return theory(model, where, process=chosen.process, num=chosen.num, seed=seed, weights=weights, device=device)
@@ -83,8 +83,8 @@ class TheoryOptions(FrozenModel):
     """Options of the study ``theory``.
 
     Args:
-        process: of ``exact:NAME``, such as ``ve`` or ``vp:beta_max=10``; ``vp`` if none.
-        num: points in the clouds whose distance is taken.
+        process: of ``exact:NAME``, such as ``ve`` or ``vp:beta_max=10``; ``vp`` by default.
+        num: points per set for distances.
     """
 
     process: str | None = None
@@ -132,18 +132,18 @@ def _model_record(model: Model) -> dict[str, Any]:
 def theory(
     model: str, out: Path | None, *, process: str | None, num: int, seed: int, weights: str, device: str
 ) -> dict[str, Any]:
-    """Set a model of points, or an exact denoiser, with the truth; returns the content of ``study.json``.
+    """Compare a model of points, or an exact denoiser, with the true distribution; returns ``study.json``.
 
     Args:
         model: a run folder of points, or ``exact:NAME``.
         out: the folder; ``studies/theory-MODEL`` if None.
         process: of ``exact:NAME``; ``vp`` if None.
-        num: points in the clouds whose distance is taken.
+        num: points per set for distances.
         seed: of the first.
         weights: ``ema`` or ``raw``.
         device: ``cpu``, ``cuda`` or ``auto``.
     Raises:
-        UsageError: no such model or source, a model of images, or a folder that holds something else.
+        UsageError: no such model or source, a model of images, or a folder with other content.
     """
     check_points(num, seed)
     if model.startswith(EXACT):

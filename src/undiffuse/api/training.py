@@ -14,7 +14,7 @@ from undiffuse.api.configuration.runs import configure, placed, saved_config
 from undiffuse.api.interrupting import GuardedObserver, stopping_on_interrupt
 from undiffuse.api.lengthening import check_same_end, is_longer, lengthen
 from undiffuse.api.loading import load, pick_device
-from undiffuse.api.outputs import check_no_other, run_is_there
+from undiffuse.api.outputs import check_empty_or_run, run_exists_error
 from undiffuse.api.residual_signal import note_residual_signal
 from undiffuse.api.short_runs import note_noisy_preview, note_short_run
 from undiffuse.cancellation import Cancel
@@ -48,9 +48,9 @@ from undiffuse.training.quality import Measure
 from undiffuse.training.trainer import Trainer, finalized
 from undiffuse.wording import counted
 
-#: From a model, the data to compare with and a number of samples: what measures so many while it is trained.
+#: Creates the quality metric of a training from a model, the reference data and a number of samples.
 MeasuredBy = Callable[[Model, Dataset, int], Measure]
-#: Where launchers of several processes say how many they started.
+#: Environment variables with the number of processes of a launcher.
 _NUMBERS_OF_PROCESSES = ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
 
 
@@ -58,7 +58,7 @@ def split_data(config: RunConfig) -> tuple[Dataset, Dataset]:
     """(training, held-out) parts of the configured data."""
     location = getattr(config.data, "location", None)
     if location is not None and not location.exists():
-        raise UsageError(f"no such file or folder: {location}; say where the data lies with --data")
+        raise UsageError(f"no such file or folder: {location}; give its location with --data")
     fraction: float = config.data.validation_fraction  # type: ignore[attr-defined]
     training, held_out = split_by_content(load_dataset(config.data), fraction)  # type: ignore[arg-type]
     return subset_by_content(training, config.train_items), held_out
@@ -228,7 +228,7 @@ def _train(
     note_late_guide(config)
     training, held_out = split_data(config)
     note_residual_signal(config.system, training)
-    with _no_larger_than_kept(out):
+    with _limit_model_size(out):
         trainer = Trainer(config, training, held_out, out, pick_device(device))
     if config.quality_every_images:
         model = Model(trainer.ema.average, trainer.record, out, "")
@@ -260,19 +260,19 @@ def _train(
 
 
 def _check_single_process() -> None:
-    """Each would train the same run by itself."""
+    """Raise if several processes were launched: each would train the same run."""
     for name in _NUMBERS_OF_PROCESSES:
         count = os.environ.get(name, "1")
         if count.isdecimal() and int(count) > 1:
             raise UsageError(
-                f"started as {count} processes ({name}={count}), and a run trains in one; start one process, without "
-                f"torchrun or the like, or say {name}=1"
+                f"started as {count} processes ({name}={count}), but a run trains in one process; start one, without "
+                f"torchrun or similar, or set {name}=1"
             )
 
 
 @contextmanager
 def _cleanup_on_failure(out: Path) -> Iterator[None]:
-    """What cannot start, or breaks down before it has come to anything, must not keep ``out`` from another start."""
+    """Remove a run that failed before its first checkpoint, so that ``out`` can be used again."""
     was_there, was_run = out.is_dir(), (out / "config.json").is_file()
     try:
         yield
@@ -280,25 +280,25 @@ def _cleanup_on_failure(out: Path) -> Iterator[None]:
         if out.is_dir() and not was_run:
             remove_unstarted(out)
         if not was_there:
-            with suppress(OSError):  # something of value stands in it
+            with suppress(OSError):  # it is not empty
                 out.rmdir()
         raise
 
 
 def note_late_guide(config: RunConfig) -> None:
-    """A guide that this run never comes to is no mistake, but its samples are not what the recipe promises."""
+    """Note if the guide of autoguidance would be stored after the end of the run."""
     system = config.system
     if not isinstance(system, DiffusionConfig) or system.sampling.autoguidance == 1 or system.guide_images is None:
         return
     if system.guide_images > config.num_images:
         note(
-            f"system.guide_images={system.guide_images} lies beyond num_images={config.num_images}: samples will have "
-            "no guide; lower it to a tenth of the run, or say system.guide_images=null system.sampling.autoguidance=1"
+            f"system.guide_images={system.guide_images} is larger than num_images={config.num_images}: samples will "
+            "have no guide; set it to a tenth of the run, or system.guide_images=null system.sampling.autoguidance=1"
         )
 
 
-def _no_larger_than_kept(out: Path) -> AbstractContextManager[None]:
-    """Nothing is built that the checkpoint to go on from could not fill, however large ``config.json`` says it is."""
+def _limit_model_size(out: Path) -> AbstractContextManager[None]:
+    """Limit the size of the model to the shapes in the checkpoint, whatever ``config.json`` contains."""
     shapes = largest_shapes(out / "checkpoints")
     return limited_to(shapes) if shapes else nullcontext()
 
@@ -317,39 +317,39 @@ def _announce_resume(trainer: Trainer, out: Path) -> None:
             else f"resuming {out} at {trainer.images} images"
         )
     else:
-        announce(f"no sound checkpoint in {out}; starting from the beginning")
+        announce(f"no valid checkpoint in {out}; starting from the beginning")
 
 
 def _check_same_data(trainer: Trainer, out: Path) -> None:
-    """Where the data lie, and in what kind of file, is no part of a run; their fingerprint says what they are."""
+    """Check the fingerprint of the data; its location and file format may change."""
     record, now = read_config(out), trainer.record
     if part := changed_data_part(record["data"], now["data"]):
         lines = differences(record["config"]["data"], now["config"]["data"])
         named = f" ({'; '.join(f'data.{line}' for line in lines)})" if lines else ""
         raise UsageError(
-            f"the {part} are not those that {out} was started with{named}; put them back, or start anew in another "
+            f"the {part} are not those that {out} was started with{named}; restore them, or start a new run in another "
             "--out"
         )
 
 
 def check_folder(config: RunConfig, out: Path, resume: bool) -> None:
-    """Refuse a folder that a run cannot be put into, or that holds another run.
+    """Check that a run can be written to a folder, or resumed there.
 
     Args:
         config: of the run.
         out: its folder.
         resume: whether a run there is resumed.
     Raises:
-        UsageError: says what is there, and what to do.
+        UsageError: with what is there, and what to do.
     """
-    check_no_other(out)
+    check_empty_or_run(out)
     check_no_links(out)
     if not (out / "config.json").is_file():
         return
     if not_started(out):
         return
     if not resume:
-        raise run_is_there(out)
+        raise run_exists_error(out)
     config, old = finalized(config, read_config(out)["model"]["class_names"]), saved_config(out)
     if not (lines := differences(old.model_dump(mode="json"), config.model_dump(mode="json"))):
         return
@@ -358,5 +358,5 @@ def check_folder(config: RunConfig, out: Path, resume: bool) -> None:
     else:
         raise UsageError(
             f"{out} was started with another configuration ({'; '.join(lines)}); resume it without changes, "
-            "or start anew in another --out"
+            "or start a new run in another --out"
         )

@@ -131,7 +131,7 @@ def train(
     run = train_model(config, out=out, resume=resume, stop_after_seconds=seconds, device=device)
     report_end(run)
     if was_finished:
-        typer.echo(lengthening.how_longer(run.folder, config))
+        typer.echo(lengthening.longer_advice(run.folder, config))
 
 
 app.command()(distill)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from undiffuse.api.configuration.parsing import read_value as read_value
-from undiffuse.api.configuration.placing import Override, merged_source, put
+from undiffuse.api.configuration.placing import Override, merged_source, set_values
 from undiffuse.augment.config import AUGMENTATIONS
 from undiffuse.config import AsWritten, M, validate
 from undiffuse.data.config import SourceConfig
@@ -16,15 +16,15 @@ from undiffuse.training.config import RunConfig
 
 
 def apply_overrides(config: RunConfig, overrides: Sequence[str], data: SourceConfig | None = None) -> RunConfig:
-    """A configuration with other data and other values under dotted keys, whatever their order.
+    """Apply another data source and values under dotted keys to a configuration; the order does not matter.
 
-    Where a ``name`` changes, what the configuration said of the old row stays as far as the new one takes it; what does
-    not is said in a note. Of two values for one key the last counts.
+    If a ``name`` changes, the options set for the old row are kept as far as the new one has them; the others are
+    listed in a note. The last of several values for one key is used.
 
     Args:
         config: the recipe's.
         overrides: ``optimizer.learning_rate=2e-4``, ``system.process.name=vp``; values are JSON or plain words.
-        data: replaces the recipe's source; the recipe's image options stay where the new source knows them.
+        data: replaces the recipe's source; the recipe's image options are kept if the new source has them.
     Raises:
         UsageError: an unknown key (the nearest is named), or a value of the wrong type or range.
     """
@@ -37,18 +37,18 @@ def apply_overrides(config: RunConfig, overrides: Sequence[str], data: SourceCon
         if not equals or not key:
             raise UsageError(f"expected key=value, got {override!r}; for example num_images=50000")
         requested.append(Override(tuple(key.split(".")), read_value(text), key))
-    put(type(config), values, requested, notes)
-    _mirror_once(values, {one.path[0] for one in requested})
+    set_values(type(config), values, requested, notes)
+    _flip_once(values, {one.path[0] for one in requested})
     result = validate(type(config), values)
     for text in notes:
         note(text)
     return result
 
 
-def _mirror_once(values: dict[str, Any], said: set[str]) -> None:
-    """A recipe's ``random_flip`` gives way to an augmentation that is asked for and mirrors images itself."""
+def _flip_once(values: dict[str, Any], keys: set[str]) -> None:
+    """Switch off a recipe's ``random_flip`` if a requested augmentation flips images itself."""
     augment = values.get("augment")
-    if "augment" not in said or "random_flip" in said or not isinstance(augment, dict):
+    if "augment" not in keys or "random_flip" in keys or not isinstance(augment, dict):
         return
     model = AUGMENTATIONS.get(str(augment.get("name")))
     flip = augment.get("flip", model.model_fields["flip"].default if model is not None else 0.0)
@@ -57,12 +57,12 @@ def _mirror_once(values: dict[str, Any], said: set[str]) -> None:
 
 
 def read_options(model: type[M], options: Sequence[str], what: str) -> M:
-    """``model`` from ``key=value`` texts, its defaults for the rest.
+    """Parse ``key=value`` texts into ``model``, with its defaults for the rest.
 
     Args:
-        model: the options as a model of plain configuration.
+        model: configuration model of the options.
         options: ``key=value`` texts.
-        what: they are options of, for messages.
+        what: name of their owner, for messages.
     Raises:
         UsageError: an unknown key (the nearest is named), one given twice, or a value of the wrong type or range.
     """
@@ -82,6 +82,6 @@ def _is_text(model: type[M], key: str) -> bool:
 
 
 def _read_text(text: str) -> str:
-    """A text as it is; one in JSON's double quotes, which shells and scripts may want, without them."""
+    """The text itself, without JSON quotes if it has them."""
     value = read_value(text)
     return value if isinstance(value, str) else text

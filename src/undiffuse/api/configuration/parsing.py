@@ -1,4 +1,4 @@
-"""What one word of the command line means: numbers, names, a time, any value. Imports nothing heavy."""
+"""Parsing of command-line values: numbers, names, durations. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from undiffuse.sealed import parse_json
 
 
 def parse_interval(option: str, text: str | None) -> tuple[float, float] | None:
-    """``LO,HI`` as two log-SNRs, of which the first may be ``-inf`` and the last ``inf``.
+    """Parse ``LO,HI`` as two log-SNRs; the first may be ``-inf`` and the second ``inf``.
 
     Args:
-        option: its name, for messages.
-        text: two numbers with a comma between them, or None.
+        option: name of the option, for messages.
+        text: two numbers separated by a comma, or None.
     Raises:
         UsageError: anything else.
     """
@@ -28,7 +28,7 @@ def parse_interval(option: str, text: str | None) -> tuple[float, float] | None:
 
 
 def parse_duration(text: str) -> float:
-    """Seconds of ``90``, ``90s``, ``10m`` or ``1.5h``."""
+    """Parse a duration such as ``90``, ``90s``, ``10m`` or ``1.5h`` into seconds."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", text.strip())
     if match is None or float(match[1]) <= 0:
         raise UsageError(f"--stop-after must be a time such as 90s, 10m or 1.5h, got {text!r}")
@@ -36,7 +36,7 @@ def parse_duration(text: str) -> float:
 
 
 def parse_steps(text: str | None) -> tuple[int, ...]:
-    """``10`` or ``6,8,10`` as numbers in ascending order; nothing for nothing.
+    """Parse ``10`` or ``6,8,10`` into ascending numbers; empty for None.
 
     Raises:
         UsageError: not whole numbers of at least 2 steps.
@@ -48,19 +48,19 @@ def parse_steps(text: str | None) -> tuple[int, ...]:
 
 
 def parse_counts(text: str | None) -> list[int]:
-    """Whole numbers of ``250,500,1000``, each above the one before."""
+    """Parse ascending whole numbers such as ``250,500,1000``."""
     words = [word.strip() for word in (text or "").split(",") if word.strip()]
     counts = [int(word) if word.isdecimal() else 0 for word in words]
     if (text is not None and not counts) or min(counts, default=1) < 1 or counts != sorted(set(counts)):
-        raise UsageError(f"--counts must be rising numbers of images such as 250,500,1000, got {text!r}")
+        raise UsageError(f"--counts must be ascending numbers of images such as 250,500,1000, got {text!r}")
     return counts
 
 
 def named_metrics(text: str | None) -> list[str]:
-    """Names with commas between them; nothing for nothing.
+    """Parse comma-separated names; empty for None.
 
     Raises:
-        UsageError: a text without a name.
+        UsageError: no name in the text.
     """
     names = [name.strip() for name in (text or "").split(",") if name.strip()]
     if text is not None and not names:
@@ -69,7 +69,7 @@ def named_metrics(text: str | None) -> list[str]:
 
 
 def read_value(text: str) -> Any:
-    """A value on the command line: JSON, Python's own words for true, false and nothing, or plain text."""
+    """Parse a value: JSON, Python's ``True``, ``False`` and ``None``, or plain text."""
     try:
         return parse_json(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""``undiffuse train --data SRC`` without a recipe: look at data and machine, and say which recipe fits and why."""
+"""``undiffuse train --data SRC`` without a recipe: choose a recipe by the data and the hardware."""
 
 from __future__ import annotations
 
@@ -26,40 +26,40 @@ from undiffuse.recipes.proposal import DataSummary, Hardware, Proposal, propose
 from undiffuse.training.config import RunConfig
 from undiffuse.wording import command
 
-#: Headers of so many files are read at most, evenly spaced: a second or two.
+#: Maximum number of file headers to read, evenly spaced.
 _MOST_HEADERS = 4_000
 _KEY = "data."
 
 
 def apply_proposal(proposal: Proposal, overrides: Sequence[str]) -> list[str]:
-    """Its overrides before those of the command line, without the ones that the command line speaks about itself.
+    """The overrides of a proposal followed by the user's, without those that the user sets.
 
-    An augmentation stays where the command line says whether images are mirrored, and leaves that to it.
+    A proposed augmentation does not flip images if the user sets ``random_flip``.
 
     Args:
-        proposal: a recipe and overrides that fit the data.
-        overrides: those of the user, which count more.
+        proposal: recipe and overrides for the data.
+        overrides: of the user, which take precedence.
     """
     keys = {text.partition("=")[0].removesuffix(".name") for text in overrides}
-    said = keys | ({"random_flip"} if "augment" in keys else set())
-    kept = [text for text in proposal.overrides if text.partition("=")[0] not in said]
+    user_keys = keys | ({"random_flip"} if "augment" in keys else set())
+    kept = [text for text in proposal.overrides if text.partition("=")[0] not in user_keys]
     augmented = any(text.startswith("augment=") for text in kept)
     unmirrored = ["augment.flip=0"] if augmented and "random_flip" in keys and "augment.flip" not in keys else []
     return [*kept, *unmirrored, *overrides]
 
 
 def proposed(source: SourceConfig, data: str, overrides: Sequence[str], device: str = "auto") -> tuple[RunConfig, str]:
-    """The run to begin with on this data and the machine at hand; and in words what it is, why, and for how long.
+    """The proposed run for this data and hardware, and a description with reasons and duration.
 
-    Data other than a recipe's own is measured while training only where the overrides say so.
+    Quality is evaluated during training only if an override requests it.
 
     Args:
-        source: what ``data``, as it was typed, stands for.
-        data: the source as it was typed, for the command that is shown.
-        overrides: those of the command line; what they say of the data counts.
+        source: configuration of ``data``.
+        data: the source as typed, for the printed command.
+        overrides: of the user, including those for the data.
         device: ``auto``, ``cpu`` or ``cuda``.
     Raises:
-        UsageError: keys or values that the data or the recipe do not have, or nothing in the data that can be used.
+        UsageError: invalid keys or values, or no usable data.
     """
     options = [text.removeprefix(_KEY) for text in overrides if text.startswith(_KEY)]
     summary = data_facts(configured(source, options))
@@ -74,10 +74,10 @@ def proposed(source: SourceConfig, data: str, overrides: Sequence[str], device: 
 
 
 def data_facts(config: SourceConfig) -> DataSummary:
-    """What the choice of a recipe rests on; encoded images are listed, and only their headers are read.
+    """Summary of a data set for choosing a recipe; of encoded images only headers are read.
 
     Raises:
-        UsageError: nothing in it that can be used.
+        UsageError: no usable data.
     """
     found = list_source(config) if isinstance(config, ImageConfig) else load_dataset(config)
     num_items, num_classes = _counts(found, getattr(config, "classes", ()))
@@ -94,7 +94,7 @@ def data_facts(config: SourceConfig) -> DataSummary:
 
 
 def _counts(found: Dataset, classes: Sequence[str]) -> tuple[int, int]:
-    """Items and classes, of the ones that were asked for alone."""
+    """Numbers of items and classes, of the requested classes only."""
     if not classes or found.labels is None:
         return len(found), found.num_classes
     kept = [number for number, name in enumerate(found.class_names) if name in classes]
@@ -103,7 +103,7 @@ def _counts(found: Dataset, classes: Sequence[str]) -> tuple[int, int]:
 
 def _image_facts(found: Dataset, config: SourceConfig) -> dict[str, Any]:
     if isinstance(found, FileListing):
-        headers, all_read = _some_headers(found.files, config)
+        headers, all_read = _sample_headers(found.files, config)
         unreadable = len(found) - len(headers) if all_read and not getattr(config, "classes", ()) else 0
     else:
         headers, all_read, unreadable = np.array([[*found.shape[1:], found.shape[0] == 1]]), True, 0
@@ -119,8 +119,8 @@ def _image_facts(found: Dataset, config: SourceConfig) -> dict[str, Any]:
     }
 
 
-def _some_headers(files: EncodedFiles, config: SourceConfig) -> tuple[npt.NDArray[np.int32], bool]:
-    """(K, 3) height, width and whether grey, and whether they are of all files; damaged ones are for the reader."""
+def _sample_headers(files: EncodedFiles, config: SourceConfig) -> tuple[npt.NDArray[np.int32], bool]:
+    """(K, 3) height, width and whether grey, and whether all files were read; corrupt files are skipped."""
     count = min(len(files), _MOST_HEADERS)
     rows = np.linspace(0, len(files) - 1, count).round().astype(int).tolist() if count else []
     headers, background = [], getattr(config, "background", 255)

@@ -1,4 +1,4 @@
-"""The configuration of a run: from a recipe with overrides, from data alone, from a file, or from a run there is."""
+"""The configuration of a run: from a recipe with overrides, from data, from a file, or from an existing run."""
 
 from __future__ import annotations
 
@@ -30,27 +30,27 @@ def configure(
     device: str = "auto",
     file: Path | None = None,
 ) -> RunConfig:
-    """The configuration that a command line asks for; without a recipe that of a file, of the run to be resumed, or of
-    the recipe that fits the data, which is said.
+    """The requested configuration; without a recipe that of a file, of the run to be resumed, or of
+    the recipe proposed for the data, which is announced.
 
-    Data other than the recipe's is measured while training only where the overrides say so: it may be too little, or
-    its features too many.
+    With data other than the recipe's, quality is evaluated during training only if an override requests it: the set may
+    be too small for the number of features.
 
     Args:
-        recipe: its name; None for one that fits, or for a run that is resumed.
+        recipe: its name; None to choose one by the data, or for a run that is resumed.
         overrides: ``key=value`` texts.
         data: a source that replaces the recipe's.
         out: folder of the run.
-        resume: take the configuration of the run in ``out``.
-        device: ``cpu``, ``cuda`` or ``auto``, which a chosen recipe depends on.
-        file: with a configuration, such as a run's ``config.json``.
+        resume: use the configuration of the run in ``out``.
+        device: ``cpu``, ``cuda`` or ``auto``; the choice of a recipe depends on it.
+        file: holds a configuration, such as a run's ``config.json``.
     """
     check_beginning(recipe, data, file, resume, out)
     return placed(_configured(recipe, overrides, data, out, resume, device, file))
 
 
 def placed(config: RunConfig) -> RunConfig:
-    """The same with data found from any folder: a run is gone on with from where its user happens to be."""
+    """The same with an absolute path of the data, so that the run can be resumed from any working directory."""
     path = getattr(config.data, "path", None)
     if path is None:
         return config
@@ -83,16 +83,16 @@ def _configured(
 
 
 def config_in(file: Path) -> RunConfig:
-    """The configuration in a file: a run's ``config.json``, or its part ``config`` alone.
+    """The configuration in a file: a run's ``config.json``, or only its part ``config``.
 
-    An edited file is taken as it stands, which is said: here nothing was trained with it yet.
+    An edited file is accepted with a note, as nothing has been trained with it yet.
 
     Raises:
         UsageError: no such file, or one that holds no configuration.
     """
     record, file = record_in(file), config_file(file)
     if is_changed(record):
-        note(f"{file} was changed after it was written; the run is of what it says now")
+        note(f"{file} was changed after it was written; the run uses its current content")
     whole = "format_version" in record
     if whole:
         check_format(record["format_version"], str(file))
@@ -103,7 +103,7 @@ def saved_config(out: Path) -> RunConfig:
     """The configuration that the run in ``out`` was started with.
 
     Raises:
-        UsageError: it was not trained here, or its configuration is damaged.
+        UsageError: it was not trained by undiffuse, or its configuration is corrupt.
     """
     record = read_config(out)
     if training_section(record)["name"] == WRAPPED:

@@ -1,4 +1,4 @@
-"""A data source with the options that the command line gives it."""
+"""A data source with the options of the command line."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from undiffuse.data.prepare.settings import Filters, PrepareSettings
 from undiffuse.errors import UsageError
 from undiffuse.recipes import get_recipe
 
-#: What a key of a source begins with in a whole configuration. Every command that reads data takes both forms, so that
-#: advice may name the longer one wherever it is given.
+#: Prefix of a source's keys in a run configuration. Every command that reads data accepts both forms, so that
+#: advice can always use the longer one.
 PREFIX = "data."
 
 
 def as_recipe_reads(config: SourceConfig, recipe: str | None) -> SourceConfig:
-    """The source with what a recipe says about its data where it knows the keys, as ``train RECIPE --data`` has it.
+    """The source with the data options of a recipe as far as it has the keys, as in ``train RECIPE --data``.
 
     Args:
         config: of the source.
-        recipe: whose options of data are taken over; None leaves the source as it is.
+        recipe: whose data options are applied; None leaves the source unchanged.
     """
     if recipe is None:
         return config
@@ -32,12 +32,12 @@ def as_recipe_reads(config: SourceConfig, recipe: str | None) -> SourceConfig:
 
 
 def configured(config: SourceConfig, options: Sequence[str], given: Mapping[str, Any] | None = None) -> SourceConfig:
-    """A source's configuration with options applied; those with a name of their own win.
+    """A source's configuration with options applied; ``given`` takes precedence.
 
     Args:
-        config: what the source's own text stands for.
+        config: of the source.
         options: ``key=value`` or ``data.key=value`` texts; values are JSON or plain words.
-        given: the same from options of their own, with ``None`` for what was not given.
+        given: the same by key, with ``None`` for keys that are not given.
     Raises:
         UsageError: an unknown key (the nearest is named), or a value of the wrong type or range.
     """
@@ -60,7 +60,7 @@ def read_option(option: str) -> tuple[str, Any]:
 
 
 def supported_options(config: SourceConfig, options: Sequence[str]) -> list[str]:
-    """Those of the options that this source knows, where they are meant for several at once.
+    """The options that this source has, out of those for several sources.
 
     Args:
         config: of the source.
@@ -70,10 +70,10 @@ def supported_options(config: SourceConfig, options: Sequence[str]) -> list[str]
 
 
 def check_options(sources: Sequence[SourceConfig], options: Sequence[str]) -> None:
-    """An option that none of several sources knows is refused in the words of the last.
+    """Raise the error of the last source for an option that no source has.
 
     Args:
-        sources: one of which has to know each key.
+        sources: at least one must have each key.
         options: ``key=value`` texts.
     """
     for option in options:
@@ -82,13 +82,13 @@ def check_options(sources: Sequence[SourceConfig], options: Sequence[str]) -> No
 
 
 def sized(source: SourceConfig, size: int | str | None) -> SourceConfig:
-    """A source of images brought to the size that ``--size`` says.
+    """A source of images with the size of ``--size``.
 
     Args:
         source: of images.
-        size: of a side, or ``HEIGHTxWIDTH``; None leaves it as it is.
+        size: side length, or ``HEIGHTxWIDTH``; None leaves the source unchanged.
     Raises:
-        UsageError: no size.
+        UsageError: an invalid size.
     """
     if size is None or not isinstance(source, ImageConfig):
         return source
@@ -98,15 +98,15 @@ def sized(source: SourceConfig, size: int | str | None) -> SourceConfig:
 def prepare_settings(
     filters: Sequence[str], keep_duplicates: bool, on_error: str, of_source: str = "fail"
 ) -> PrepareSettings:
-    """What ``data prepare`` leaves out, from the words of the command line.
+    """Settings of ``data prepare`` from the options of the command line.
 
     Args:
         filters: ``key=value`` of ``Filters``.
-        keep_duplicates: keep images that come out the same in every pixel.
+        keep_duplicates: keep images that are identical in every pixel.
         on_error: ``fail`` or ``skip``.
-        of_source: the source's own ``on_error``, which may say ``skip`` as well.
+        of_source: ``on_error`` of the source; ``skip`` applies here too.
     Raises:
-        UsageError: an unknown filter or word, or a value out of range.
+        UsageError: an unknown filter or option, or a value out of range.
     """
     words = {
         "filters": read_options(Filters, filters, "--filter").model_dump(),

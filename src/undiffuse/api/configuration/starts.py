@@ -1,4 +1,4 @@
-"""What a training begins from: a recipe, data, a file with a configuration, or a run to go on with.
+"""Starting points of a training: a recipe, data, a configuration file, or a run to resume.
 
 Imports nothing heavy.
 """
@@ -15,45 +15,45 @@ from undiffuse.wording import command
 
 
 def check_beginning(recipe: str | None, data: str | None, file: Path | None, resume: bool, out: Path | None) -> None:
-    """Refuse what says too much or too little.
+    """Check that the starting point of a training is specified exactly once.
 
     Args:
-        recipe: its name, if one is given.
-        data: what ``--data`` names, if anything.
-        file: what ``--config`` names, if anything.
+        recipe: its name, if given.
+        data: value of ``--data``, if given.
+        file: value of ``--config``, if given.
         resume: whether a run is resumed.
-        out: folder of the run, if one is given.
+        out: folder of the run, if given.
     Raises:
-        UsageError: says what to add or to leave out.
+        UsageError: with what to add or to leave out.
     """
     if file is not None and (recipe is not None or resume):
         other = f"the recipe {recipe!r}" if recipe is not None else "--resume"
-        raise UsageError(f"--config says the whole configuration, and so does {other}; leave one of them out")
+        raise UsageError(f"--config gives the whole configuration, and so does {other}; leave one of them out")
     if recipe is not None:
         _check_not_data(recipe, data)
     elif file is None and not (resume and out is not None) and (data is None or resume):
         raise UsageError(
-            "name your images with --data FOLDER, and a recipe that fits them is chosen; or name a recipe "
-            "('undiffuse recipes' lists them), or a run to go on with: --resume --out DIR"
+            "name your images with --data FOLDER, and a suitable recipe is chosen; or name a recipe "
+            "('undiffuse recipes' lists them), or a run to resume: --resume --out DIR"
         )
 
 
 def _check_not_data(recipe: str, data: str | None) -> None:
-    """Say what to type where a recipe is expected and data is named."""
+    """Raise if the argument for the recipe is data, with the command for data."""
     if data is None and recipe not in RECIPES and Path(recipe).expanduser().exists():
         typed = command("train", "--data", recipe)
-        raise UsageError(f"{recipe!r} is data and no recipe; a recipe that fits it is chosen by: {typed}")
+        raise UsageError(f"{recipe!r} is data and no recipe; choose a suitable recipe with: {typed}")
 
 
 def check_resumed(out: Path | None, resume: bool) -> None:
-    """Refuse to go on with what is not named.
+    """Check that a run to resume is given.
 
     Args:
-        out: folder of the run, if one is given.
+        out: folder of the run, if given.
         resume: whether a run is resumed.
     """
     if resume and out is None:
-        raise UsageError("--resume needs --out DIR, the folder of the run to go on with")
+        raise UsageError("--resume needs --out DIR, the folder of the run to resume")
 
 
 def record_in(file: Path) -> dict[str, Any]:
@@ -77,5 +77,5 @@ def record_in(file: Path) -> dict[str, Any]:
 
 
 def config_file(file: Path) -> Path:
-    """The file itself, where a folder is named."""
+    """The path of the file; for a folder, that of its ``config.json``."""
     return file / "config.json" if file.is_dir() else file

@@ -1,4 +1,4 @@
-"""What a data set holds, and a grid of its images."""
+"""Describe a data set and write a grid of its images."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from undiffuse.registry import lookup
 
 @dataclass(frozen=True)
 class DataDescription:
-    """What a data set holds.
+    """Description of a data set.
 
     Attributes:
         summary: counts, shape, classes, split, values and fingerprint, see ``data.audit.describe``.
-        validation_fraction: that the split was made with.
-        columns: what the columns of the grid show, where it shows an augmentation.
+        validation_fraction: of the split.
+        columns: labels of the grid's columns if it shows an augmentation.
     """
 
     summary: dict[str, Any]
@@ -41,16 +41,16 @@ def describe_data(
     options: Sequence[str] = (),
     recipe: str | None = None,
 ) -> DataDescription:
-    """Look at a data set and, if asked, write a grid of 64 of its items.
+    """Describe a data set and, if requested, write a grid of 64 items.
 
     Args:
         source: a folder, an archive, or the name of a source.
         grid: a PNG file.
-        augment: a row of ``AUGMENTATIONS``, which the grid then shows at work.
-        options: ``key=value`` of the source's configuration.
-        recipe: describe it as this recipe reads it.
+        augment: a row of ``AUGMENTATIONS`` to show in the grid.
+        options: ``key=value`` texts for the source.
+        recipe: read the data with the data options of this recipe.
     Raises:
-        UsageError: options that the source does not have, no such row, or one for points.
+        UsageError: unknown options of the source, an unknown augmentation, or one for points.
     """
     check_file(grid, "grid.png", "--grid")
     augmentation = lookup(AUGMENTATIONS, augment, "augmentation")() if augment is not None else None

@@ -1,4 +1,4 @@
-"""Public data sets, fetched from their publishers and checked."""
+"""Public data sets, downloaded from their publishers and verified."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from undiffuse.registry import lookup
 
 
 def public_set(name: str) -> PublicSet:
-    """The set of that name.
+    """Look up a public data set by name.
 
     Raises:
         UsageError: there is none.
@@ -25,7 +25,7 @@ def public_set(name: str) -> PublicSet:
 
 
 def fetch(public: PublicSet, folder: Path) -> DownloadResult:
-    """Fetch the files of a set that are not in a folder yet, and check all of them.
+    """Download the files of a set that are missing in a folder, and verify all of them.
 
     Args:
         public: the set.

@@ -1,4 +1,4 @@
-"""``--image``: images that sampling begins from, brought to the model's size as its data were."""
+"""``--image``: initial images of sampling, resized like the model's training data."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from undiffuse.training.config import RunConfig
 
 
 def init_from(model: Model, source: str, num: int) -> tuple[Tensor, dict[str, Any]]:
-    """uint8 images (N, C, H, W), at most ``num``, of a file or of any data, and what a record says of them.
+    """Read initial images, uint8 (N, C, H, W) with N <= ``num``, from a file or any data, and their record.
 
     Args:
-        model: whose shape the images are brought to.
-        source: an image file, a folder, or what else names data.
-        num: how many samples begin from them.
+        model: whose shape the images are resized to.
+        source: an image file, a folder or other data.
+        num: number of samples.
     Raises:
-        UsageError: nothing that can be read, or a model that makes no images.
+        UsageError: unreadable images, or a model that does not generate images.
     """
     if not model.module.space.is_image:
-        raise UsageError("this model makes no images, so it begins from none; leave --image out")
+        raise UsageError("this model does not generate images, so it takes no initial ones; leave --image out")
     path = Path(source).expanduser()
     if path.is_file() and _is_image(path):
-        return _one(model, path), {"source": path.name, "sha256": sha256_of(path)}
+        return _read_one(model, path), {"source": path.name, "sha256": sha256_of(path)}
     if path.is_file() and path.suffix.lower() in EXTENSIONS | {f".{ending}" for ending in heic.ENDINGS}:
-        read_image(path)  # says what is wrong with it
+        read_image(path)  # raises the error that describes the problem
     fitting = isinstance(source_config_for(source), ImageConfig)
     options = [f"data.channels={model.module.shape[0]}", "data.on_error=skip"] if fitting else []
     dataset = held_out_data(model, source, options)
@@ -55,7 +55,7 @@ def _is_image(path: Path) -> bool:
         return False
 
 
-def _one(model: Model, path: Path) -> Tensor:
+def _read_one(model: Model, path: Path) -> Tensor:
     channels, height, width = model.module.shape
     fit = getattr(validate(RunConfig, model.config["config"]).data, "fit", "crop")
     image = fit_image(read_image(path), (height, width), fit, upscale=True)

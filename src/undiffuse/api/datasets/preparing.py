@@ -1,4 +1,4 @@
-"""The verb ``prepare``: any source into one archive of images of one size."""
+"""``prepare``: convert any source into one archive of images of one size."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from undiffuse.errors import UsageError
 from undiffuse.observer import Observing, observing, stage
 from undiffuse.registry import known_keywords
 
-#: No option is given by itself.
+#: Default of ``given``: no option by key.
 NOTHING_GIVEN: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -37,24 +37,24 @@ def prepare(
     observer: Observing | None = None,
     cancel: Cancel | None = None,
 ) -> dict[str, Any]:
-    """Make any source into one archive of images of one size, with labels, captions and a manifest.
+    """Convert any source into one archive of images of one size, with labels, captions and a manifest.
 
     Args:
         source: a folder of images, an archive, or the name of a source.
         out: the archive, ``.zip``.
         options: ``key=value`` of the source's configuration, such as ``size=64``.
-        given: the same as a mapping, with ``None`` for what is not said.
+        given: the same by key, with ``None`` for keys that are not given.
         filters: ``key=value`` of ``Filters``, such as ``min_side=64``.
-        keep_duplicates: keep images that come out the same in every pixel.
-        on_error: an image that cannot be read or is too small: ``fail``, or ``skip`` and count it.
+        keep_duplicates: keep images that are identical in every pixel.
+        on_error: ``fail``, or ``skip`` and count images that cannot be read or are too small.
         workers: processes; all cores by default.
-        overwrite: replace the archive, or one begun otherwise.
-        observer: hears of progress in images.
-        cancel: asks the work to stop, from any thread; the same call goes on where it was.
+        overwrite: replace the archive, or an unfinished one with other settings.
+        observer: receives progress in images.
+        cancel: cancels the work; may be requested from any thread. The same call resumes it.
     Returns:
         The manifest.
     Raises:
-        UsageError: no such source, options that it does not have, or an archive that is there.
+        UsageError: no such source, unknown options, or an existing archive.
         CancelledError: it was cancelled.
     """
     check_workers(workers)
@@ -74,5 +74,5 @@ def _source_of_images(source: str) -> ImageConfig:
 
 
 def storage_notes(manifest: Mapping[str, Any]) -> list[str]:
-    """Keys of a manifest that say how its images were stored and decoded, where that is worth a remark."""
+    """Keys of a manifest with notes on how its images were stored and decoded."""
     return [key for key in ("decoding", *STORED.values()) if key in manifest]

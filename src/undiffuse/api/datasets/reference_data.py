@@ -1,4 +1,4 @@
-"""The real data of a model: its own, wherever that lies now, and other data brought to the model's shape."""
+"""The real data of a model: its own, at its current location, and other data resized to the model's shape."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ _BROUGHT = {1: "compare in grey", 3: "repeat what is grey in three channels"}
 def real_data(
     model: Model, data: str | None = None, options: Sequence[str] = ()
 ) -> tuple[Callable[[], Dataset], Dataset]:
-    """A function that gives the training items, and the held-out ones, of the model's own shape.
+    """A function that loads the training items, and the held-out items, in the model's shape.
 
     Args:
-        model: whose shape the items are brought to.
-        data: where the model's own data lies now, or other held-out items; by default the model's own, where it lay.
-            With others the model's own need not be there until the function is called.
-        options: ``key=value`` of the source that ``data`` names.
+        model: whose shape the items are converted to.
+        data: current location of the model's data, or other held-out items; by default the recorded location.
+            With other items, the model's data is needed only when the function is called.
+        options: ``key=value`` texts for the source in ``data``.
     Raises:
         UsageError: no such data, of another shape, or changed since the model was trained.
     """
@@ -49,14 +49,14 @@ def real_data(
 
 
 def held_out_data(model: Model, data: str, options: Sequence[str] = ()) -> Dataset:
-    """All items of other data, brought to the model's shape.
+    """All items of other data, converted to the model's shape.
 
     Args:
-        model: whose shape the items are brought to.
+        model: whose shape the items are converted to.
         data: a source.
-        options: ``key=value`` of the source.
+        options: ``key=value`` texts for the source.
     Raises:
-        UsageError: no such data, of another shape, or coloured for a grey model or the other way round, unsaid.
+        UsageError: no such data, another shape, or colour for a grey model or vice versa without an option.
     """
     fit = getattr(validate(RunConfig, model.config["config"]).data, "fit", "crop")
     held_out = fitted_data(data, tuple(model.module.shape), "the model", fit, options)
@@ -66,13 +66,13 @@ def held_out_data(model: Model, data: str, options: Sequence[str] = ()) -> Datas
 
 
 def own_data(model: Model, moved_to: str | None = None) -> tuple[Dataset, Dataset]:
-    """(training, held-out) parts of what the model was trained on.
+    """(training, held-out) parts of the model's data.
 
     Args:
-        model: that was trained on it.
-        moved_to: where it lies now; by default where it lay.
+        model: trained on it.
+        moved_to: its current location; by default the recorded one.
     Raises:
-        UsageError: it is not there, or is other data than the model was trained on.
+        UsageError: it is missing, or differs from the model's training data.
     """
     parts = split_data(_own_config(model, moved_to))
     if _is_own(model, parts):
@@ -94,7 +94,7 @@ def _is_own(model: Model, parts: tuple[Dataset, Dataset]) -> bool:
 
 
 def _moved(model: Model, data: str) -> tuple[Dataset, Dataset] | None:
-    """The model's own data where it is no longer in its place and ``data`` is it, by fingerprint; else ``None``."""
+    """The model's data if it was moved to ``data`` (by fingerprint); else ``None``."""
     location = getattr(validate(RunConfig, model.config["config"]).data, "location", None)
     if location is None or location.exists():
         return None
@@ -105,7 +105,7 @@ def _moved(model: Model, data: str) -> tuple[Dataset, Dataset] | None:
 
 
 def _training_data(model: Model) -> Dataset:
-    """The training part alone, asked for by a metric while the held-out items came from --data."""
+    """The training part, for a metric that needs it while held-out items come from --data."""
     try:
         return own_data(model)[0]
     except UsageError as error:
@@ -116,16 +116,16 @@ def _training_data(model: Model) -> Dataset:
 
 
 def fitted_data(data: str, shape: tuple[int, ...], of: str, fit: str = "crop", options: Sequence[str] = ()) -> Dataset:
-    """What ``data`` names, its images brought to the size of ``shape``; what that changes is said.
+    """Load ``data`` with its images resized to ``shape``.
 
     Args:
         data: a source.
         shape: (C, H, W), or (D,) of points.
-        of: whose shape it is, for messages.
-        fit: how images of another aspect are fitted.
+        of: owner of the shape, for messages.
+        fit: how images with another aspect ratio are fitted.
         options: ``key=value`` of the source, such as ``data.on_error=skip``.
     Raises:
-        UsageError: no such data, another shape, or another number of channels that no option asks for.
+        UsageError: no such data, another shape, or another number of channels without an option.
     """
     source = source_config_for(data)
     fitting = isinstance(source, ImageConfig) and Space.of_data(shape).is_image
@@ -141,7 +141,7 @@ def fitted_data(data: str, shape: tuple[int, ...], of: str, fit: str = "crop", o
 
 
 def has_colour(dataset: Dataset) -> bool:
-    """Whether any image has channels that differ; grey is often stored in three equal ones."""
+    """Whether any image has unequal channels; grey images are often stored with three equal ones."""
     if dataset.shape[0] == 1:
         return False
     parts = (
@@ -151,44 +151,44 @@ def has_colour(dataset: Dataset) -> bool:
 
 
 def check_colours(data: str, channels: int, of: str, wanted: int, ways: Sequence[int]) -> None:
-    """Grey and coloured images are compared in one of the two only where the user says so.
+    """Raise that grey and colour images are compared only if the user chooses one of the two.
 
     Args:
-        data: the one set, for the message.
+        data: name of the first set, for the message.
         channels: of its images, 1 or 3.
-        of: the other set or the model, for the message.
-        wanted: channels of that.
-        ways: numbers of channels that both can be brought to.
+        of: name of the other set or the model, for the message.
+        wanted: its number of channels.
+        ways: numbers of channels that both can be converted to.
     Raises:
-        UsageError: says which is which, and how to choose.
+        UsageError: always, with how to choose.
     """
     advice = " or ".join(f"data.channels={way} to {_BROUGHT[way]}" for way in ways) or "name others"
     raise UsageError(
-        f"{data} is {_COLOURS[channels]} and {of} is {_COLOURS[wanted]}, which do not compare; say {advice}"
+        f"{data} is {_COLOURS[channels]} and {of} is {_COLOURS[wanted]}, which cannot be compared; set {advice}"
     )
 
 
 def note_resizing(data: str, size: tuple[int, ...], of: str, wanted: tuple[int, ...]) -> None:
-    """Say that images are brought to another size before they are compared.
+    """Note that images are resized before the comparison.
 
     Args:
-        data: the set, for the message.
+        data: name of the set, for the message.
         size: (height, width) of its images.
-        of: what they are compared with.
-        wanted: (height, width) of that.
+        of: name of what they are compared with.
+        wanted: its (height, width).
     """
     if size != wanted:
-        note(f"the images of {data} are {size[0]}x{size[1]} and brought to the {wanted[0]}x{wanted[1]} of {of}")
+        note(f"the images of {data} are {size[0]}x{size[1]} and are resized to the {wanted[0]}x{wanted[1]} of {of}")
 
 
 def note_storage(data: str, stored: Mapping[str, str], of: str, others: Mapping[str, str] | None) -> None:
-    """Say where images of one side alone have transparency or more than 8 bits: their pixels were made, not read.
+    """Note if the images of only one side have transparency or more than 8 bits, which decoding converts.
 
     Args:
-        data: the one set, for the message.
-        stored: what is said of the images of ``data``, see ``storage_record``.
-        of: the other set or the model, for the message.
-        others: the same of those of ``of``; None where it is not known.
+        data: name of the first set, for the message.
+        stored: ``storage_record`` of the images of ``data``.
+        of: name of the other set or the model, for the message.
+        others: the same for ``of``; None if unknown.
     """
     if others is None:
         return

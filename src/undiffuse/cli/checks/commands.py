@@ -35,11 +35,11 @@ from undiffuse.api.outputs import (
     LATENTS,
     SAMPLES,
     STUDY,
+    check_distinct,
+    check_empty_or_run,
     check_export,
     check_file,
     check_new_run,
-    check_no_other,
-    check_once,
     check_out,
     check_results,
     check_study_folder,
@@ -111,7 +111,7 @@ def _path(given: str | Path | None) -> Path | None:
 
 def _demo(out: str | Path = "runs/demo", device: str = "auto") -> None:
     names.check_device(device)
-    check_no_other(Path(out))
+    check_empty_or_run(Path(out))
 
 
 def _train(
@@ -319,7 +319,7 @@ def _report(
     data: str | None = None,
     device: str = "auto",
 ) -> None:
-    check_once([names.check_model(model, device) for model in models])
+    check_distinct([names.check_model(model, device) for model in models])
     check_file(out, "report.html")
     for folder in study or []:
         study_file(Path(folder))
