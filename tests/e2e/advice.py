@@ -20,6 +20,7 @@ _COMMAND = re.compile(r"undiffuse ((?:(?:data|study) )?[a-z][a-z-]*)((?: (?:[^\s
 _OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]+")
 _KEY = r"(?<![\w.:=/-])((?:[a-z][a-z_0-9]*:)?[a-z][a-z_0-9.]*)"
 _PAIR = re.compile(_KEY + r"""=(\[[^]]*\]|'[^']*'|[^\s,;:)'"]*(?::[\w=]+)?)""")
+_CALL = re.compile(r"undiffuse\.([a-z_]+)\(([^)]*)\)")
 _VALUE = re.compile(r"\d+|[A-Z][A-Z|_]*|\0")
 
 
@@ -118,7 +119,10 @@ def built_commands() -> Iterator[Message]:
 
 
 def advice_in(message: Message) -> Iterator[Advice]:
-    """The commands, the options and the pairs that a message names."""
+    """The commands, the options, the pairs and the calls in Python that a message names."""
+    for found in _CALL.finditer(message.text):
+        yield Advice(message, "call", (found[1], *(key for key, _ in _PAIR.findall(found[2]))))
+    message = message._replace(text=_CALL.sub("", message.text))
     for found in _COMMAND.finditer(message.text):
         yield Advice(message, "command", (*found[1].split(), *_arguments(found[2].split())))
     for found in _OPTION.finditer(_COMMAND.sub(_kept_prose, message.text)):

@@ -6,6 +6,7 @@ Read from the source by ``advice``; that the advice also helps where it is given
 
 from __future__ import annotations
 
+import inspect
 import itertools
 from functools import cache
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 import typer
 from advice import HOLE, Advice, Message, advice_in, built_commands, messages
 
+import undiffuse
 from undiffuse.api.configuration.overrides import apply_overrides, read_options, read_value
 from undiffuse.cli.checks import names
 from undiffuse.cli.main import app
@@ -303,6 +305,13 @@ def fault_of(pair: Advice) -> str | None:
 def test_every_key_and_value_is_valid() -> None:
     faults = {described(advice): fault for advice in harvest() if advice.kind == "pair" and (fault := fault_of(advice))}
     assert not faults, "\n".join(f"{text}: {fault}" for text, fault in faults.items())
+
+
+def test_every_call_in_python_has_its_keywords() -> None:
+    calls = [advice.words for advice in HARVEST if advice.kind == "call" and len(advice.words) > 1]
+    assert ("train", "out", "resume") in calls
+    for verb, *keywords in calls:
+        assert set(keywords) <= set(inspect.signature(getattr(undiffuse, verb)).parameters), verb
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ def test_any_order_gives_the_same_configuration(data: st.DataObject) -> None:
 @pytest.mark.parametrize("overrides", list(permutations(("optimizer.clip_norm=0.1", "optimizer.name=muon", "seed=3"))))
 def test_another_optimizer_keeps_the_clip_and_the_warm_up_and_the_rate_is_said(overrides: tuple[str, ...]) -> None:
     recipe = get_recipe("edm-cifar10")
-    with pytest.warns(UsageWarning, match=r"learning_rate=.* was chosen for adam and stays with muon"):
+    with pytest.warns(UsageWarning, match=r"learning_rate=.* was chosen for adam and is kept for muon"):
         config = apply_overrides(recipe, overrides)
     expected = recipe.optimizer.model_copy(update={"name": "muon", "clip_norm": 0.1})
     assert config.optimizer == expected and expected.warmup_images > 0
