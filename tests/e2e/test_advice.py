@@ -308,7 +308,7 @@ def test_every_key_and_value_is_valid() -> None:
 
 
 def test_every_call_in_python_has_its_keywords() -> None:
-    calls = [advice.words for advice in HARVEST if advice.kind == "call" and len(advice.words) > 1]
+    calls = [advice.words for advice in harvest() if advice.kind == "call" and len(advice.words) > 1]
     assert ("train", "out", "resume") in calls
     for verb, *keywords in calls:
         assert set(keywords) <= set(inspect.signature(getattr(undiffuse, verb)).parameters), verb

@@ -177,7 +177,7 @@ def test_what_one_class_refuses(undiffuse: CommandLine, tmp_path: Path) -> None:
     assert "no class '11'; " in refused("--data", "digits", "--classes", "11")
     assert "--num 8" in refused("--data", "digits", "--num", 500)
     few = refused("--data", "digits", "--num", 80)
-    assert "at least 97 images" in few and "or say --metric kernel" in few
+    assert "at least 97 images" in few and "or use --metric kernel" in few
     assert "unknown distance 'kernl'; did you mean 'kernel'" in refused("--data", "digits", "--metric", "kernl")
     assert "--images must be at least 1" in refused("--data", "digits", "--images", 0)
     (tmp_path / "other").mkdir()
