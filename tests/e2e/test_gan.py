@@ -281,7 +281,7 @@ def test_a_loss_with_penalties_that_is_not_finite_leaves_its_evidence(objective:
         (("system.objective=wgan_gp",), "batch norm"),
         (("system.objective=hinge", "system.objective.r1=1"), "batch norm"),
         (("system.objective=hing",), "did you mean 'hinge'"),
-        (("system.objective.r1=-1",), "from 0 on"),
+        (("system.objective.r1=-1",), "of at least 0"),
         (('system.adaptive={"target": 0.6}',), "which is disabled"),
         (
             ('system.adaptive={"target": 0.6}', "system.augment=document", "system.objective=wgan"),

@@ -1,4 +1,4 @@
-"""``undiffuse evaluate``: a model against data, into a JSON file that says how each number was made."""
+"""``undiffuse evaluate``: evaluate a model against data, with the protocol of each result."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def seal(model: str | Path, restore: bool = False) -> None:
     folder = find_model(model)
     kept, file = saved_configs(folder), folder / "config.json"
     if restore and not kept:
-        raise UsageError(f"{folder} has no sound weights with a copy of config.json; put a sound copy back yourself")
+        raise UsageError(f"{folder} has no valid weights with a copy of config.json; restore config.json yourself")
     if _is_valid(folder, kept[:1] if restore else kept, as_saved=restore):
         announce(
             f"nothing to do: {file} was not changed since it was {'written' if restore else 'written or accepted'}"

@@ -209,7 +209,7 @@ def train_run(
         measured_by: creates the quality metric of samples; ``quality_measure`` by default.
     Raises:
         UsageError: ``out`` holds another run, or one with another configuration, or another process trains there.
-        StoppedError: the training was asked to stop, by a signal or a ``Cancel``; it wrote a checkpoint.
+        StoppedError: a signal or a ``Cancel`` stopped the training; it wrote a checkpoint.
     """
     _check_single_process()
     with claimed(out), _cleanup_on_failure(out):

@@ -107,5 +107,5 @@ def saved_config(out: Path) -> RunConfig:
     """
     record = read_config(out)
     if training_section(record)["name"] == WRAPPED:
-        raise UsageError(f"{out} is a denoiser from elsewhere, without a training of its own; name a run of undiffuse")
+        raise UsageError(f"{out} is a wrapped external denoiser, which was not trained here; name a run of undiffuse")
     return validate(RunConfig, record["config"], f"{out / 'config.json'}: config")
