@@ -35,6 +35,16 @@ def format_names(names: Iterable[object], limit: int = MAX_NAMES) -> str:
     return ", ".join(listed[:limit]) + more
 
 
+def renamed_note(old: str, new: str) -> str:
+    """The note for a deprecated name that is still accepted.
+
+    Args:
+        old: deprecated name.
+        new: current name.
+    """
+    return f"{old!r} was renamed to {new!r}; the old name ends with the next version"
+
+
 def command(*arguments: object) -> str:
     """A command line of ``undiffuse`` with these arguments, quoted for a shell where necessary.
 

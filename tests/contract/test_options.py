@@ -83,7 +83,7 @@ def test_an_option_is_read_by_its_earlier_name_and_recorded_by_it(capsys: pytest
     with pytest.raises(UsageError, match="reuse is the earlier name of cache_interval; give it once"):  # data
         SamplingOptions.of(reuse=2, cache_interval=3)  # data
     model = undiffuse.load("mnist-1step")
-    with pytest.warns(UsageWarning, match="the option reuse was renamed to cache_interval"):  # data
+    with pytest.warns(UsageWarning, match="'reuse' was renamed to 'cache_interval'"):  # data
         earlier = model.sample(1, reuse=1)  # type: ignore[call-arg]  # data
     assert torch.equal(earlier, model.sample(1, cache_interval=1))
     with pytest.raises(SystemExit):

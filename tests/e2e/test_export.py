@@ -392,7 +392,7 @@ def test_feature_caching_is_counted_and_refused_where_senseless(
     record = json.loads((tmp_path / "a" / "samples.json").read_text())
     assert (record["reuse"], record["nfe"], record["partial_nfe"]) == (2, 2, 2)  # data
     earlier = undiffuse.fine(*common, tmp_path / "earlier", "--reuse", 2)  # data
-    assert "--reuse was renamed to --cache-interval" in earlier.err  # data
+    assert "'--reuse' was renamed to '--cache-interval'" in earlier.err  # data
     assert (tmp_path / "earlier" / "samples.json").read_bytes() == (tmp_path / "a" / "samples.json").read_bytes()
     undiffuse.fine(*common, tmp_path / "b", "--cache-interval", 1)
     assert json.loads((tmp_path / "b" / "samples.json").read_text())["partial_nfe"] == 0

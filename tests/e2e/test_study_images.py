@@ -92,5 +92,5 @@ def test_former_names_are_taken_and_say_the_new_one(undiffuse: CommandLine, trai
     for old, new in RENAMED_STUDIES.items():
         assert old not in undiffuse.fine("study").out.split() and new in MODEL_STUDIES
     call = undiffuse.fine("study", "progressive", trained, "num=2", "rows=1", "steps=3", "--out", tmp_path / "study")
-    assert "the study 'progressive' is called 'denoising-trajectory' now" in call.err
+    assert "'progressive' was renamed to 'denoising-trajectory'" in call.err
     assert (tmp_path / "study" / "denoising_trajectory.png").is_file()

@@ -57,7 +57,7 @@ def find_model(model: str | Path) -> Path:
         return bundled[str(model)]
     if folder.is_dir():
         return folder
-    names = f"; bundled models: {nearest(str(model), bundled)}" if bundled else ""
+    names = f", or a bundled model ({nearest(str(model), bundled)})" if bundled else ""
     raise UsageError(f"no model {str(model)!r}: neither a folder nor a bundled name; give the folder of a run{names}")
 
 

@@ -30,6 +30,7 @@ from undiffuse.studies.run import check_model, run_study
 from undiffuse.studies.theory.context import TheoryContext
 from undiffuse.studies.theory.ground_truth import TRUTHS, truth_of
 from undiffuse.studies.theory.study import check_plane, own_files, study_theory
+from undiffuse.wording import renamed_note
 
 
 @known_keywords
@@ -103,7 +104,7 @@ def _study(
 ) -> dict[str, Any]:
     check_seed(seed)
     if name in RENAMED_STUDIES:
-        note(f"the study {name!r} is called {RENAMED_STUDIES[name]!r} now")
+        note(renamed_note(name, RENAMED_STUDIES[name]))
         name = RENAMED_STUDIES[name]
     row = lookup(MODEL_STUDIES, name, "study")
     chosen = read_options(resolve(row.options), options, f"study {name!r}")

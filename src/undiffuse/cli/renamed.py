@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from undiffuse.wording import renamed_note
+
 #: deprecated command → current command
 COMMANDS: Mapping[tuple[str, ...], tuple[str, ...]] = {
     ("encode",): ("invert",),
@@ -28,7 +30,7 @@ def renamed(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     for old, new in COMMANDS.items():
         if tuple(words[: len(old)]) == old:
             words[: len(old)] = new
-            notes.append(_note(" ".join(old), " ".join(new)))
+            notes.append(renamed_note(" ".join(old), " ".join(new)))
     for command, options in OPTIONS.items():
         if tuple(words[: len(command)]) != command:
             continue
@@ -37,9 +39,5 @@ def renamed(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
             option, equals, value = words[index].partition("=")
             if option in options:
                 words[index] = f"{options[option]}{equals}{value}"
-                notes.append(_note(option, options[option]))
+                notes.append(renamed_note(option, options[option]))
     return words, notes
-
-
-def _note(old: str, new: str) -> str:
-    return f"{old!r} was renamed to {new!r}; the old name ends with the next version"

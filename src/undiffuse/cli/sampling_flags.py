@@ -13,6 +13,7 @@ from undiffuse.cli.checks import completion
 from undiffuse.cli.checks.names import REGISTRIES
 from undiffuse.cli.checks.sampling_options import Flag, earlier_flags, flags, read_options
 from undiffuse.observer import note
+from undiffuse.wording import renamed_note
 
 R = TypeVar("R")
 #: The parameter of a command that is replaced by the flags.
@@ -31,7 +32,7 @@ def sampling_flags(function: Callable[..., R]) -> Callable[..., R]:
         typed = {name: values.pop(name) for name in (*flags(), *earlier_flags()) if name in values}
         for old, flag in earlier_flags().items():
             if typed.get(old) is not None:
-                note(f"{flag.earlier_option} was renamed to {flag.option}")
+                note(renamed_note(flag.earlier_option, flag.option))
         return function(*arguments, **values, **{_PARAMETER: read_options(typed)})
 
     hints = get_type_hints(function, localns={"SamplingOptions": object}, include_extras=True)

@@ -81,6 +81,7 @@ def examine(checks: Mapping[str, Any], context: Any, observer: Observer = SILENT
             context.observer = progress
         with observing(progress.subtasks() if observer is not SILENT else None):
             found += [replace(finding, check=name) for finding in _attempt(check, context)]
+    observer.progress(len(checks), len(checks))
     not_run = [finding.check for finding in found if finding.title == _NOT_RUN]
     order = {severity: number for number, severity in enumerate(SEVERITIES)}
     findings = sorted(_joined(found), key=lambda finding: -order[finding.severity])

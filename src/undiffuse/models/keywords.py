@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from undiffuse.models.options import SamplingOptions, earlier_names, option_rows
 from undiffuse.observer import note
+from undiffuse.wording import renamed_note
 
 R = TypeVar("R")
 #: The parameter that is replaced by all options, in the signature and in the docstring's ``Args``.
@@ -29,7 +30,7 @@ def takes_options(function: Callable[..., R]) -> Callable[..., R]:
     def wrapper(*arguments: Any, **keywords: Any) -> R:
         given = {name: keywords.pop(name) for name in (*option_rows(), *earlier_names()) if name in keywords}
         for old in given.keys() & earlier_names().keys():
-            note(f"the option {old} was renamed to {earlier_names()[old]}")
+            note(renamed_note(old, earlier_names()[old]))
         return function(*arguments, **keywords, **{PARAMETER: SamplingOptions.of(**given)})
 
     wrapper.__signature__ = _expanded(inspect.signature(function))  # type: ignore[attr-defined]
