@@ -249,8 +249,8 @@ def test_every_command_works_on_a_gan_or_says_why_not(model: Path, undiffuse: Co
         "sample", model, "-n", 1, "--no-class", "--out", tmp_path / "no"
     )
     undiffuse.fine("evaluate", model, *FEW, "--metrics", "kernel", "--out", tmp_path / "e.json")
-    assert "denoises" in undiffuse.refused("evaluate", model, *FEW, "--metrics", "nll")
-    assert "denoises" in undiffuse.refused("export", model, "--temperature", 0.9, "--out", tmp_path / "no")
+    assert "a denoising model" in undiffuse.refused("evaluate", model, *FEW, "--metrics", "nll")
+    assert "a denoising model" in undiffuse.refused("export", model, "--temperature", 0.9, "--out", tmp_path / "no")
     undiffuse.fine("doctor", model, *FEW)
     undiffuse.fine("report", model, "--out", tmp_path / "report.html")
 
