@@ -25,9 +25,9 @@ SMALL = ("num_images=144", "batch_images=16", "checkpoint_every_images=48", "pre
 SMALL += ("validate_every_images=64", "validation_images=32", "log_every_images=32")
 OPTIONS = {
     "progressive": ("system.start_steps=4", "system.stage_images=48"),
-    "mean_flow": (),
-    "consistency": (),
-    "distribution_matching": (),
+    "mean_flow": ("num_images=96",),
+    "consistency": ("num_images=96",),
+    "distribution_matching": ("num_images=96",),
 }
 
 
@@ -107,7 +107,7 @@ ADVERSARIAL = 'system.adversarial={"student": 0.5, "discriminator": 1.0}'
         pytest.param("progressive", OPTIONS["progressive"], id="within a later stage"),
         pytest.param(
             "distribution_matching",
-            (ADVERSARIAL,),
+            (ADVERSARIAL, "num_images=112"),
             id="with an adversarial loss",
         ),
     ],

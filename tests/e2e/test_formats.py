@@ -23,15 +23,18 @@ from undiffuse.objectives.from_model import objective_of
 from undiffuse.sealed import checksum_of, sealed
 from undiffuse.training.config import RunConfig
 
+#: Six steps, of which three come before.
+SHORT = (*TINY, "num_images=96", "validate_every_images=64")
+
 #: Runs of all systems that had more among their weights than the model, and of one that had not.
 RUNS: dict[str, tuple[str, ...]] = {
-    "a guide": ("ddpm-digits", *TINY, "system.guide_images=100"),
+    "a guide": ("ddpm-digits", *SHORT, "system.guide_images=40"),
     "importance draws": (
-        *("ddpm-digits", *TINY, "system.process=ddpm_cosine", "system.process.num_steps=4"),
+        *("ddpm-digits", *SHORT, "system.process=ddpm_cosine", "system.process.num_steps=4"),
         *("system.learned_variance=true", "system.objective=hybrid", "system.time_draws=importance"),
     ),
     "consistency": (
-        *("ct-mnist", *TINY, "system.network.multipliers=[1,2]", "system.network.attention_levels=[]"),
+        *("ct-mnist", *SHORT, "system.network.multipliers=[1,2]", "system.network.attention_levels=[]"),
         *("system.first_knots=2", "system.last_knots=8", "system.doubling_images=40"),
     ),
     "adaptive augmentation": (

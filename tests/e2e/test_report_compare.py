@@ -23,6 +23,7 @@ from report_parts import (
     random_images,
 )
 
+from undiffuse.api import reporting
 from undiffuse.api.configuration.overrides import apply_overrides
 from undiffuse.api.configuration.runs import configure, placed
 from undiffuse.api.reporting import found_studies
@@ -194,6 +195,8 @@ def test_report_writes_one_page_or_a_comparison(
     trained: Path, trained_points: Path, undiffuse: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    for count in ("_SHOWN", "_COMPARED", "_SHOWN_POINTS"):
+        monkeypatch.setattr(reporting, count, 16)
     shutil.copytree(trained, tmp_path / "a")
     (tmp_path / "a" / "doctor.json").write_text('{"findings": [{"severity": "warning", "title": "Too young"}]}')
     undiffuse.fine("report", "a")
