@@ -28,3 +28,10 @@ def sparse_product(*axes: Iterable[Any], every: int | None = None) -> list[Any]:
             cell = [*(axis[at] for axis, at in zip(others, places, strict=True)), value]
             cells.append(pytest.param(*cell, marks=marks, id="-".join(map(str, cell))))
     return cells
+
+
+def mostly_slow(values: Iterable[Any], *fast: Any) -> list[Any]:
+    """The values, for ``pytest.mark.parametrize``; all but ``fast`` are slow."""
+    cells = list(values)
+    assert all(value in cells for value in fast), [value for value in fast if value not in cells]
+    return [pytest.param(value, marks=() if value in fast else pytest.mark.slow, id=str(value)) for value in cells]

@@ -26,6 +26,7 @@ from command_line import (
     trainer_of,
 )
 
+from sparse_product import mostly_slow
 from undiffuse.api.configuration.parsing import parse_duration
 from undiffuse.api.configuration.runs import configure
 from undiffuse.api.examining import _checkpoints
@@ -63,6 +64,13 @@ VARIANTS = {
         "micro_batch_images=8",
     ),
 }
+#: The same in four runs; by itself each is slow.
+TOGETHER = {
+    "first four": ("accumulation and dropout", "plain", "averages chosen afterwards"),
+    "log, cosine, flips, bf16": ("mid-window, cosine decay, ramped average", "flips in bf16"),
+    "guide and augmentation": ("a guide taken on the way", "conditioned on augmentation"),
+    "learned variance": ("learned variance, times drawn by importance",),
+}
 
 
 #: Nine steps, stopped after three and after seven, in whose midst a validation, a guide and a snapshot fall.
@@ -73,9 +81,14 @@ def digits(*overrides: str) -> RunConfig:
     return configure("ddpm-digits", [*TINY, *overrides], None, None, False)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_a_run_in_three_parts_ends_as_in_one(variant: str, tmp_path: Path) -> None:
-    config = digits(*NINE, "checkpoint_every_images=96", *VARIANTS[variant])
+@pytest.mark.parametrize(
+    "variants",
+    [*TOGETHER.values(), *(pytest.param((name,), marks=pytest.mark.slow) for name in VARIANTS)],
+    ids=[*TOGETHER, *VARIANTS],
+)
+def test_a_run_in_three_parts_ends_as_in_one(variants: tuple[str, ...], tmp_path: Path) -> None:
+    options = [option for variant in variants for option in VARIANTS[variant]]
+    config = digits(*NINE, "checkpoint_every_images=96", *options)
     assert trainer_of(config, tmp_path / "whole").run()
     run_until(config, tmp_path / "parts", 48)  # between two rows of the metrics log
     run_until(config, tmp_path / "parts", 112)
@@ -84,7 +97,7 @@ def test_a_run_in_three_parts_ends_as_in_one(variant: str, tmp_path: Path) -> No
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
-@pytest.mark.parametrize(("num_images", "most"), [(256, 2), pytest.param(640, 4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("num_images", "most"), [(160, 2), pytest.param(640, 4, marks=pytest.mark.slow)])
 def test_killed_at_random_moments(num_images: int, most: int, tmp_path: Path, undiffuse: CommandLine) -> None:
     options = (
         *TINY,
@@ -248,7 +261,7 @@ def damage(checkpoint: Path, kind: str) -> None:
         path.write_bytes(content if how == "flipped" else content[: len(content) // 2])
 
 
-@pytest.mark.parametrize("kind", DAMAGES)
+@pytest.mark.parametrize("kind", mostly_slow(DAMAGES, "weights flipped", "counters cut", "empty folder"))
 def test_a_damaged_checkpoint_gives_way_to_an_older_sound_one(
     kind: str, half_done: Path, whole: Path, undiffuse: CommandLine
 ) -> None:
