@@ -103,7 +103,12 @@ def traced(what: str, source: Path) -> int:
 
 
 @pytest.mark.parametrize(
-    ("what", "make", "most"), [("list", large_zip, 130), ("list", large_folder, 115), ("prepare", large_zip, 180)]
+    ("what", "make", "most"),
+    [
+        ("list", large_zip, 130),
+        ("list", large_folder, 115),
+        pytest.param("prepare", large_zip, 180, marks=pytest.mark.slow),
+    ],
 )
 def test_what_is_held_for_a_image(
     tmp_path: Path, what: str, make: Callable[[Path, int], Path], most: int, monkeypatch: pytest.MonkeyPatch

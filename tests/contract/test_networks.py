@@ -269,7 +269,7 @@ def test_group_norm_sums_in_float32_under_autocast() -> None:
 
 COMPILED = {"mlp": 0, "unet": 2, "ncsnpp": 8, "pyramids": 9, "dit": 12, "uvit": 14}
 #: Half a minute of compiling each.
-SLOW_TO_COMPILE = ("ncsnpp", "pyramids", "uvit")
+SLOW_TO_COMPILE = ("unet", "ncsnpp", "pyramids", "uvit")  # test_fused_norm.py traces a small U-Net whole
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,7 @@ def correlation(a: Tensor, b: Tensor) -> float:
     return float(torch.corrcoef(torch.stack([a, b]))[0, 1])
 
 
-@pytest.mark.parametrize("sampler", ["dpmpp_2m_sde", "heun"])
+@pytest.mark.parametrize("sampler", [pytest.param("dpmpp_2m_sde", marks=pytest.mark.slow), "heun"])
 def test_the_stages_of_a_cascade_have_noise_of_their_own(sampler: str) -> None:
     residuals = cascade(sampler, range(3))
     for one in residuals:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from sparse_product import mostly_slow
 from undiffuse.api.configuration.overrides import apply_overrides
 from undiffuse.api.training import split_data
 from undiffuse.cli.main import main
@@ -94,7 +95,13 @@ def rows_of_previews(network: torch.nn.Module, shape: tuple[int, ...], device: t
     return 2 if len(shape) == 3 else fixed_batch_size(network, shape, device)
 
 
-@pytest.mark.parametrize("name", RECIPES)
+#: Of each objective, kind of process and network one that has nothing which another has not.
+KINDS = ("photos-32", "ddpm-digits", "iddpm-mnist", "vesde-mnist", "edm-fashion", "ct-mnist", "flow-swissroll")
+KINDS += ("ncsn-swissroll", "subvpsde-swissroll", "meanflow-mnist", "progressive-mnist", "wgan-gp-mnist")
+KINDS += ("r3gan-fashion", "unrolled-gan-rings", "dcgan-bedroom64", "ddpm-church48", "ddpmpp-cifar10", "dit-cifar10")
+
+
+@pytest.mark.parametrize("name", mostly_slow(RECIPES, *KINDS))
 def test_a_recipe_trains(
     name: str, small_data: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

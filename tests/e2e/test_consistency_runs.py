@@ -62,6 +62,7 @@ def finished(config: RunConfig, folder: Path) -> Trainer:
     return trainer
 
 
+@pytest.mark.slow  # test_training_without_a_teacher_learns is shorter
 def test_a_student_beats_its_teacher_at_equal_steps(teacher: Path, tmp_path: Path) -> None:
     config = student_of(teacher, "num_images=150000", "batch_images=500", "ema.halflife_images=5000")
     finished(config, tmp_path)

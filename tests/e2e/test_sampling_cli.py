@@ -32,7 +32,11 @@ def blocks_of_8(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("blocks_of_8")
 @pytest.mark.parametrize(
-    ("sampler", "kind"), sparse_product(["dpmpp_2m", "ancestral", "heun"], ["trained", "trained_bf16"])
+    ("sampler", "kind"),
+    [
+        *sparse_product(["dpmpp_2m", "ancestral"], ["trained", "trained_bf16"]),
+        *(pytest.param("heun", kind, marks=pytest.mark.slow) for kind in ("trained", "trained_bf16")),
+    ],
 )
 def test_any_batch_size_gives_the_same_bytes(
     kind: str, sampler: str, undiffuse: CommandLine, tmp_path: Path, request: pytest.FixtureRequest
@@ -50,7 +54,7 @@ def test_any_batch_size_gives_the_same_bytes(
 
 
 @pytest.mark.usefixtures("blocks_of_8")
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
 def test_no_bit_depends_on_the_batch_even_before_rounding(precision: str) -> None:
     torch.manual_seed(0)
     overrides = [f"system.precision={precision}", "system.network.channels=32"]

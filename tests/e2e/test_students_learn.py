@@ -57,6 +57,7 @@ def test_a_mean_flow_from_a_teacher(flow: Path, tmp_path: Path) -> None:
     assert distance(student, 1, "ddim") > 0.7 * untaught, "without the time to reach it is the flow itself"
 
 
+@pytest.mark.slow
 def test_a_mean_flow_from_data_alone(flow: Path, tmp_path: Path) -> None:
     options = [*QUIET, "num_images=40000", "batch_images=250", "optimizer.learning_rate=2e-3"]
     network = MLPConfig(width=64, num_blocks=2, time_features="fourier", fourier_scale=0.001)

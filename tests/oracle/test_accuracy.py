@@ -68,7 +68,7 @@ def test_a_class_that_was_never_shown_is_never_right(digits: Split) -> None:
     assert found.by_class[3] == 0 and found.value < 0.92
 
 
-@pytest.mark.parametrize(("channels", "height", "width"), [(3, 64, 64), (1, 8, 20)])
+@pytest.mark.parametrize(("channels", "height", "width"), [pytest.param(3, 64, 64, marks=pytest.mark.slow), (1, 8, 20)])
 def test_sizes_and_channels(channels: int, height: int, width: int) -> None:
     """Dark against light is learned at any size; the last batch may be short, a class may be missing."""
     generator = torch.Generator().manual_seed(0)

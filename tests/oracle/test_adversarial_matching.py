@@ -130,6 +130,7 @@ def test_each_phase_moves_its_own_networks(phase: str, count: int, monkeypatch: 
     assert all(parameter.grad is None for parameter in student.phase(others[phase]).parameters())
 
 
+@pytest.mark.slow
 def test_a_trained_discriminator_separates_them_and_a_student_comes_to_deceive_it() -> None:
     """Bright data, dark samples: the discriminator sees it; the student grows brighter though its teacher is dark."""
     student, bright = student_of({"student": 1.0, "discriminator": 1.0}), batch_of(mean=0.8, count=16)

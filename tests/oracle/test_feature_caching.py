@@ -138,7 +138,7 @@ def system(*overrides: str) -> NetworkModel:
     return built.eval()
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", [pytest.param("fp32", marks=pytest.mark.slow), "bf16"])
 def test_no_bit_depends_on_the_batch(precision: str) -> None:
     model = system(f"system.precision={precision}")
     request = SampleRequest.of(seeds=range(19), steps=4, sampler="unipc", cache_interval=2)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from sparse_product import mostly_slow
 from undiffuse.core.process import Process
 from undiffuse.core.processes import VESDE, VPSDE, DiscreteVP, EDMProcess, FlowProcess, GeometricVE, SubVPSDE
 from undiffuse.data.dataset import ArrayDataset
@@ -470,7 +471,7 @@ def test_every_study_writes_its_figures_and_tells_of_progress(name: str, tmp_pat
         assert plot_style.plain(figure.numbers)
 
 
-@pytest.mark.parametrize("name", PROCESSES)
+@pytest.mark.parametrize("name", mostly_slow(PROCESSES, "ddpm", "ve", "flow"))
 def test_studies_that_start_within_the_grid_know_every_process(name: str, tmp_path: Path) -> None:
     config: dict[str, dict[str, Any]] = {
         "ddpm": {"process": {"name": "ddpm_linear", "num_steps": 50, "beta_start": 1e-3, "beta_end": 0.2}},

@@ -102,7 +102,10 @@ def test_what_real_data_of_the_same_size_shows_is_the_coupon_collectors(num: int
     assert thinned.real_found == pytest.approx(modes * (1 - (1 - 0.5 / modes) ** num), rel=0.015)
 
 
-@pytest.mark.parametrize(("num", "modes"), [(1, 10), (3, 10), (20, 10), (1000, 10), (64, 1000), (1000, 1000)])
+@pytest.mark.parametrize(
+    ("num", "modes"),
+    [(1, 10), (3, 10), (20, 10), (1000, 10), (64, 1000), pytest.param(1000, 1000, marks=pytest.mark.slow)],
+)
 def test_real_data_is_never_called_collapsed(num: int, modes: int) -> None:
     for counts in np.random.default_rng(5).multinomial(num, equal_shares(modes).numpy(), size=25):
         assert not counted(counts.tolist()).collapsed
