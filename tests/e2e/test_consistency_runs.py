@@ -155,6 +155,14 @@ def test_both_ends_of_a_pair_get_the_same_dropout() -> None:
     assert float(system(batch_of(8, 1, 8, 8), "main", StepRandom(0, 0)).per_sample.max()) < 0.05
 
 
+@pytest.mark.parametrize("gap", ["knots", "ratio"])
+def test_no_pair_goes_beyond_the_end_of_its_segment(gap: str) -> None:
+    """With no more knots than segments, of another grid, the next knot below often lies there."""
+    system = system_of(gap=gap, segments=4, first_knots=4, last_knots=4, knot_grid="log_snr").train()
+    t, s, end = system._times(500, StepRandom(0, 0))
+    assert bool((t > s).all()) and bool((s >= end).all()) and 0 < int((s == end).sum()) < 500
+
+
 def test_only_whole_steps_count_images_and_a_validation_looks_at_the_last_knots() -> None:
     system = system_of(first_knots=2, last_knots=64, doubling_images=10)
     average = copy.deepcopy(system.model)
