@@ -18,6 +18,7 @@ from PIL import Image
 from safetensors import safe_open
 
 import undiffuse
+from sparse_product import mostly_slow
 from undiffuse.api import distilling
 from undiffuse.api.configuration.overrides import apply_overrides
 from undiffuse.config import validate
@@ -52,7 +53,7 @@ def test_a_folder_holds_what_it_should(name: str) -> None:
     assert sorted(path.name for path in bundled_models()[name].iterdir()) == FILES
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", mostly_slow(NAMES, "mnist", "flowers"))
 def test_it_samples_what_its_grid_shows(name: str) -> None:
     """Sample i depends on seed i and its class, so the grid's first images come again, but for rounding."""
     model = undiffuse.load(name, "cpu")

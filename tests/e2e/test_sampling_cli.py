@@ -13,7 +13,7 @@ from command_line import CommandLine, child, no_leftovers
 from PIL import Image
 
 import undiffuse as package
-from sparse_product import sparse_product
+from sparse_product import mostly_slow, sparse_product
 from undiffuse.api.configuration.overrides import apply_overrides
 from undiffuse.errors import UsageError
 from undiffuse.models.request import SampleRequest
@@ -183,7 +183,12 @@ def by_its_own(trained: Path) -> np.ndarray:
 
 @pytest.mark.usefixtures("blocks_of_8")
 @pytest.mark.parametrize(
-    "process", ["ve:sigma_max=20,sigma_min=0.02", "vp", "flow", "sub_vp", "ncsn:num_steps=30", "edm"]
+    "process",
+    mostly_slow(
+        ["ve:sigma_max=20,sigma_min=0.02", "vp", "flow", "sub_vp", "ncsn:num_steps=30", "edm"],
+        "flow",
+        "ncsn:num_steps=30",
+    ),
 )
 def test_one_model_samples_under_every_process(
     process: str, trained: Path, by_its_own: np.ndarray, undiffuse: CommandLine, tmp_path: Path

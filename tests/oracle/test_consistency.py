@@ -10,6 +10,7 @@ import torch
 from exact_moments import PathsOfGaussian, output_moments
 from torch import Tensor, nn
 
+from sparse_product import mostly_slow
 from undiffuse.config import validate
 from undiffuse.core.condition import Condition
 from undiffuse.core.denoiser import Denoised, Denoiser
@@ -43,7 +44,7 @@ def points(count: int, seed: int = 0) -> Tensor:
     return torch.randn(count, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-@every_process
+@pytest.mark.parametrize("name", mostly_slow(PROCESSES, "ddpm_linear", "vp", "ve", "flow"))
 def test_the_exact_function_agrees_with_the_ode(name: str) -> None:
     """What the tests below stand on: a fine numerical solution meets the closed form."""
     process = PROCESSES[name]()

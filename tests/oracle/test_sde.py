@@ -142,7 +142,16 @@ def gaps(name: str, process: Process, make_noise: type[SeededNoise]) -> list[flo
     return [float((fine - coarse).square().mean().sqrt()) for coarse, fine in pairwise(runs)]
 
 
-@pytest.mark.parametrize(("process_name", "name"), sparse_product(PROCESSES, ["euler_maruyama", "reverse_diffusion"]))
+@pytest.mark.parametrize(
+    ("process_name", "name"),
+    sparse_product(["ddpm_linear", "vp", "ve", "flow"], ["euler_maruyama", "reverse_diffusion"])
+    + [
+        pytest.param(name, sampler, marks=pytest.mark.slow)
+        for name in PROCESSES
+        if name not in ("ddpm_linear", "vp", "ve", "flow")
+        for sampler in ("euler_maruyama", "reverse_diffusion")
+    ],
+)
 def test_finer_grids_approach_one_image_on_one_path_and_not_with_fresh_noise(name: str, process_name: str) -> None:
     process = PROCESSES[process_name]()
     assert make_sampler(name).needs_brownian
