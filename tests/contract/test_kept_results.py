@@ -110,7 +110,7 @@ def test_a_file_that_somebody_else_removed_is_no_error(tmp_path: Path, monkeypat
     old.parent.mkdir()
     old.write_bytes(bytes(10))
     monkeypatch.setattr(caching, "_entries", lambda folder: [(0, 5, gone), (1, 10, old), (2, 4000, tmp_path / "new")])
-    caching._make_room(tmp_path, 4000)
+    caching._evict(tmp_path, 4000)
     assert not old.exists()
     caching._touch(gone)
     assert not gone.exists()

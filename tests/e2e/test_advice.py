@@ -123,6 +123,7 @@ OF_FUNCTIONS = {
     "bid",
     "href",
     "class_name",
+    "overwrite",
 }
 #: What is said of a configuration that was received, in the words of its own section.
 ECHOED = {

@@ -37,6 +37,7 @@ ROOMS_FOR_SAMPLING = (
         "cores",
         "errors",
         "files",
+        "advice",
         "images",
         "leftovers",
         "limits",

@@ -65,5 +65,5 @@ def test_images_of_another_size_are_fitted_to_the_model(trained: Path, undiffuse
     pixels[..., 2] = 255  # the others were grey, if stored in three channels
     Image.fromarray(pixels).save(tmp_path / "pictures" / "blue.png")
     call = ("invert", trained, tmp_path / "pictures", "--sampler", "heun", "--steps", 2, "--out", tmp_path / "blue")
-    assert "say data.channels=1 to compare in grey" in undiffuse.refused(*call)
+    assert "set data.channels=1 to compare in grey" in undiffuse.refused(*call)
     undiffuse.fine(*call, "data.channels=1")

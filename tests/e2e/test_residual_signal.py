@@ -43,5 +43,5 @@ def test_a_process_of_sampling_that_begins_with_signal_is_said(
 ) -> None:
     common = ("sample", trained, "-n", 1, "--steps", 1)
     said = undiffuse.fine(*common, "--process", "ve:sigma_max=2", "--out", tmp_path / "a").complaint
-    assert "log-SNR -1.39" in said and said.endswith("take process ve:sigma_max=7.4")
+    assert "log-SNR -1.39" in said and said.endswith("use process ve:sigma_max=7.4")
     assert not undiffuse.fine(*common, "--process", "ve:sigma_max=7.4", "--out", tmp_path / "b").err

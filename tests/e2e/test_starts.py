@@ -58,7 +58,7 @@ def test_what_is_no_part_of_the_result_may_be_another_when_a_run_is_resumed(
 ) -> None:
     drawn: list[str] = []
     board = SimpleNamespace(add_scalar=lambda name, value, images: drawn.append(name), close=lambda: None)
-    monkeypatch.setattr(metrics_log, "_board", lambda folder, images: board)
+    monkeypatch.setattr(metrics_log, "_tensorboard", lambda folder, images: board)
     measured = {"metric": "count", "value": 2.0}
     monkeypatch.setattr(training, "quality_measure", lambda *_: lambda chunks: {**measured, "of": len(list(chunks))})
     run = tmp_path / "run"

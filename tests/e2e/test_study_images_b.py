@@ -82,7 +82,7 @@ def test_what_makes_no_sense_is_refused(
     assert "did you mean 'samplers'" in refused("study", "sweep", trained, "sampler=ddim", *out)
     assert "no option 'ets'" in refused("study", "sweep", trained, "samplers=ddim:ets=1", *out)
     few = refused("study", "sweep", trained, "num=20", "features=pixels", *out)
-    assert "at least 65 images" in few and "or say metric=kernel" in few
+    assert "at least 65 images" in few and "or use metric=kernel" in few
     assert "'metric'" in refused("study", "sweep", trained, "metric=fid", *out)
     only = ("samplers=ancestral:variance=learned", "steps=2", "num=70", "features=pixels")
     assert "no cell could run" in refused("study", "sweep", trained, *only, *out)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import signal
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,7 +21,7 @@ import undiffuse as package
 from undiffuse.api import bundled_grid, training
 from undiffuse.api.loading import find_model, results_folder
 from undiffuse.cli import demo
-from undiffuse.errors import UsageError
+from undiffuse.errors import StoppedError, UsageError
 from undiffuse.models import saved
 from undiffuse.models.files import int8, weights
 from undiffuse.zoo import bundled_models
@@ -117,10 +118,11 @@ def test_the_demo_shows_them_first(
     def train(config: Any, out: Path, **options: Any) -> bool:
         training.check_folder(config, out, False)
         seen.append((out / "bundled.png").is_file())
-        return False
+        raise StoppedError("stopped at 16 images with a checkpoint (SIGTERM)", signal.SIGTERM)
 
     monkeypatch.setattr(demo, "train_run", train)
-    demo.run_demo(elsewhere / "demo", "cpu")
+    with pytest.raises(StoppedError, match="run the same command again to resume"):
+        demo.run_demo(elsewhere / "demo", "cpu")
     assert seen == [True]
     check_sheet(elsewhere / "demo" / "bundled.png", len(found))
     (elsewhere / "demo" / "other.png").touch()
@@ -209,6 +211,6 @@ def test_a_model_that_is_too_large_leaves_nothing(
     with pytest.raises(UsageError, match=r"takes .* bytes of 1,000"):
         zoo_tool.make(requested(trained))
     assert list((elsewhere / "zoo").iterdir()) == []
-    with pytest.raises(UsageError, match="paths of this machine"):
+    with pytest.raises(UsageError, match="local paths"):
         zoo_tool.make(requested(trained, command="undiffuse train --data /srv/digits/"))
     assert list((elsewhere / "zoo").iterdir()) == []

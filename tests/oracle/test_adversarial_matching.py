@@ -178,7 +178,7 @@ def test_without_an_adversarial_loss_there_is_no_discriminator() -> None:
 
 def test_a_network_without_a_middle_is_refused() -> None:
     options = {"network": {"name": "mlp", "width": 8, "num_blocks": 1}, "teacher": {"path": "nowhere"}}
-    with pytest.raises(UsageError, match=r"middle of a U-Net.*leave system\.adversarial out"):
+    with pytest.raises(UsageError, match=r"middle features of a U-Net.*leave system\.adversarial out"):
         validate(DistributionMatchingConfig, {**options, "adversarial": {}}).build((2,), ())
 
 

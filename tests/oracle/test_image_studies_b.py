@@ -292,7 +292,7 @@ def test_scores_prefer_samples_of_the_target() -> None:
 def test_few_samples_are_scored_by_the_kernel_distance() -> None:
     generator = torch.Generator().manual_seed(4)
     real, same = (torch.randn(40, 64, generator=generator).double() for _ in range(2))
-    with pytest.raises(UsageError, match=r"at least 65 images on each side, got 20; .*, or say --metric kernel"):
+    with pytest.raises(UsageError, match=r"at least 65 images on each side, got 20; .*, or use --metric kernel"):
         target_of(_Identity(), real, 20, "pictures")
     target = target_of(_Identity(), real, 20, "pictures", KernelSetDistance())
     scored = scores(same[:20], target)

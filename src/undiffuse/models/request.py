@@ -46,7 +46,7 @@ class SampleRequest:
         check_at_least("batch_size", check_int("batch_size", self.batch_size))
         if self.images is not None and "strength" not in self.options.given():
             raise UsageError(
-                "an initial image needs a strength from 0 (the image) to 1 (noise); use strength=0.6, for example"
+                "an initial image needs a strength from 0 (the image) to 1 (noise), such as a strength of 0.6"
             )
         for what, given in (("images", self.images), ("prompts", self.prompts)):
             if given is not None and len(given) != len(self.seeds):

@@ -230,7 +230,7 @@ def _sample(
             f"strength {flags['strength']:g} is of an image to begin from, and there is none; name one or leave it out"
         )
     if image is not None and flags.get("strength") is None:
-        raise UsageError("an image to begin from needs a strength, from 0, that image, to 1, noise alone")
+        raise UsageError("an initial image needs a strength from 0 (the image) to 1 (noise), such as a strength of 0.6")
     if image is not None and not (path := Path(image).expanduser()).is_file():
         if path.suffix and not path.exists():
             raise UsageError(f"no image {image}; check the path")
