@@ -96,7 +96,7 @@ def files_of(*folders: str) -> list[Path]:
     return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
 
 
-def room_of(path: Path) -> str:
+def package_of(path: Path) -> str:
     parts = path.relative_to(PACKAGE).parts
     within = ".".join(parts[:2])
     return within if within in RULE else parts[0].removesuffix(".py")
@@ -124,33 +124,33 @@ def tree_of(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
-def broken_rules(source: str | ast.Module, room: str) -> list[str]:
+def broken_rules(source: str | ast.Module, package: str) -> list[str]:
     """Imports of ours in ``source`` that its room may not make."""
-    allowed = GROUND_FLOOR if room in GROUND_FLOOR else (*GROUND_FLOOR, room, *RULE[room])
+    allowed = GROUND_FLOOR if package in GROUND_FLOOR else (*GROUND_FLOOR, package, *RULE[package])
     return [
-        f"line {line}: {room} may not import {name}"
+        f"line {line}: {package} may not import {name}"
         for line, name in imported(ast.parse(source) if isinstance(source, str) else source)
         if name.split(".")[0] == "undiffuse" and not within(name.removeprefix("undiffuse."), allowed)
     ]
 
 
 @pytest.mark.parametrize("path", files_of("src/undiffuse"), ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_rooms_import_what_they_may(path: Path) -> None:
-    if room_of(path) == FRONT_DOOR:
+def test_packages_import_what_they_may(path: Path) -> None:
+    if package_of(path) == FRONT_DOOR:
         return
-    assert not broken_rules(tree_of(path), room_of(path))
+    assert not broken_rules(tree_of(path), package_of(path))
 
 
-def test_every_room_has_its_rule_and_no_two_wait_for_each_other() -> None:
-    rooms = {room_of(path) for path in files_of("src/undiffuse")} - {FRONT_DOOR, *GROUND_FLOOR}
-    assert rooms <= set(RULE)
-    assert set(order_of_rooms()) >= rooms
+def test_every_package_has_its_rule_and_no_two_wait_for_each_other() -> None:
+    packages = {package_of(path) for path in files_of("src/undiffuse")} - {FRONT_DOOR, *GROUND_FLOOR}
+    assert packages <= set(RULE)
+    assert set(order_of_packages()) >= packages
 
 
-def order_of_rooms() -> list[str]:
+def order_of_packages() -> list[str]:
     """From the ground up, each above all that it may import; a circle among them raises ``graphlib.CycleError``."""
-    rooms = {room: {prefix.split(".")[0] for prefix in prefixes} for room, prefixes in RULE.items()}
-    return list(TopologicalSorter(rooms).static_order())
+    packages = {package: {prefix.split(".")[0] for prefix in prefixes} for package, prefixes in RULE.items()}
+    return list(TopologicalSorter(packages).static_order())
 
 
 @cache
@@ -163,23 +163,23 @@ def test_no_modules_need_each_other() -> None:
     graph = graph_of(sources(), with_types=True)
     found = circles(graph)
     without_types = circles(graph_of(sources(), with_types=False)) if found else []
-    said = [
+    message = [
         f"a circle of {len(circle)} modules{'' if circle in without_types else ', some of it for types'}; let what "
         f"they share move into a module below them:\n{described(graph, circle)}"
         for circle in found
     ]
-    assert not said, "\n\n".join(said)
+    assert not message, "\n\n".join(message)
 
 
-def test_no_module_needs_one_of_a_room_above() -> None:
-    height = {room: number for number, room in enumerate(order_of_rooms(), start=1)}
+def test_no_module_needs_one_of_a_package_above() -> None:
+    height = {package: number for number, package in enumerate(order_of_packages(), start=1)}
     height |= dict.fromkeys(GROUND_FLOOR, 0) | {"undiffuse": len(height) + 1}
-    room = {module: module.removeprefix("undiffuse.").split(".")[0] for module in sources()}
+    package = {module: module.removeprefix("undiffuse.").split(".")[0] for module in sources()}
     upward = [
         f"{module}:{line} needs {target}"
         for module, targets in graph_of(sources(), with_types=True).items()
         for target, line in targets.items()
-        if height[room[target]] > height[room[module]]
+        if height[package[target]] > height[package[module]]
     ]
     assert not upward
 
@@ -207,7 +207,7 @@ def test_the_test_lets_a_line_pass() -> None:
 
 
 @pytest.mark.parametrize(
-    ("room", "source"),
+    ("package", "source"),
     [
         ("core", "from undiffuse.losses.weighting import simple"),
         ("core", "def f():\n    import undiffuse.samplers.base"),
@@ -221,12 +221,12 @@ def test_the_test_lets_a_line_pass() -> None:
         ("reports", "from undiffuse.cli.main import main"),
     ],
 )
-def test_the_test_sees_a_broken_rule(room: str, source: str) -> None:
-    assert broken_rules(source, room)
+def test_the_test_sees_a_broken_rule(package: str, source: str) -> None:
+    assert broken_rules(source, package)
 
 
 @pytest.mark.parametrize(
-    ("room", "source"),
+    ("package", "source"),
     [
         ("core", "from undiffuse.errors import UsageError\nimport torch"),
         ("networks", "from undiffuse.core.condition import Condition"),
@@ -234,8 +234,8 @@ def test_the_test_sees_a_broken_rule(room: str, source: str) -> None:
         ("objectives", '"""See undiffuse.data.sources for more."""'),
     ],
 )
-def test_the_test_lets_the_rest_pass(room: str, source: str) -> None:
-    assert not broken_rules(source, room)
+def test_the_test_lets_the_rest_pass(package: str, source: str) -> None:
+    assert not broken_rules(source, package)
 
 
 def dotted(node: ast.AST) -> str:
@@ -268,7 +268,7 @@ def test_nothing_unpickles_and_nothing_needs_torchvision(folder: str) -> None:
                 assert not keyword(call, "allow_pickle"), f"{path}:{call.lineno}"
 
 
-def test_nobody_asks_a_process_for_its_class() -> None:
+def test_nobody_requests_a_process_for_its_class() -> None:
     processes = re.compile(r"\b(Process|DiscreteVP|VPSDE|EDMProcess|FlowProcess|VariancePreserving|RescaledProcess)\b")
     for path in files_of("src/undiffuse"):
         for name, call in calls(tree_of(path)):

@@ -68,8 +68,8 @@ def test_tables_are_well_formed(tool: ModuleType) -> None:
 
 
 def test_every_test_of_the_tables_exists(tool: ModuleType) -> None:
-    gone = {test for row in tool.read_rows(FOLDER) for test in row.tests if not tool.is_there(test, ROOT)}
-    assert not gone
+    missing = {test for row in tool.read_rows(FOLDER) for test in row.tests if not tool.is_there(test, ROOT)}
+    assert not missing
 
 
 def row(tool: ModuleType, **changes: str) -> object:
@@ -95,7 +95,7 @@ def test_a_pattern_is_broken_in_its_function_alone_however_it_is_wrapped(tool: M
         ("test", "tests/test_line.py::test_gone", "no test"),
     ],
 )
-def test_what_is_gone_is_reported_and_is_no_failure(
+def test_what_is_removed_is_reported_and_is_no_failure(
     tool: ModuleType, small: Path, capsys: pytest.CaptureFixture[str], field: str, value: str, reason: str
 ) -> None:
     count = tool.check([row(tool, **{field: value}), row(tool)], small)

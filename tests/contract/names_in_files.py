@@ -172,7 +172,7 @@ def _of_runs(
     lines: set[tuple[str, int]] = set()
     generator, branch = StepRandom._generator, StepRandom.branch
 
-    def heard(self: StepRandom, purpose: str) -> torch.Generator:
+    def received(self: StepRandom, purpose: str) -> torch.Generator:
         drawn[self.key[1]].add(re.sub(r"\d+", "#", purpose))
         lines.add(_line_of(sys._getframe(2)))  # of whoever asked for numbers
         return generator(self, purpose)
@@ -181,7 +181,7 @@ def _of_runs(
         lines.add(_line_of(sys._getframe(1)))
         return branch(self, purpose, device)
 
-    patch.setattr(StepRandom, "_generator", heard)
+    patch.setattr(StepRandom, "_generator", received)
     patch.setattr(StepRandom, "branch", branched)
     found = {name: _of_run(_configured(*given), folder / name) for name, given in RUNS.items()}
     for method, overrides in STUDENTS.items():
@@ -246,12 +246,12 @@ def _of_networks() -> dict[str, list[str]]:
     """With classes and all labels."""
     shape, found = (1, 8, 8), {}
     for name, model in NETWORK_CONFIGS.items():
-        made = build_network(
+        created = build_network(
             model(**_TINY[name]),
             (2,) if name == "mlp" else shape,
             ConditionSpec.of_classes(2, num_augment=3, target_time=True),
         )
-        found[name] = collapsed(made.state_dict())
+        found[name] = collapsed(created.state_dict())
     for name, model in GENERATOR_CONFIGS.items():
         small: dict[str, Any] = {"width": 8} if name == "mlp" else {"channels": 4}
         size = (2,) if name == "mlp" else (1, 16, 16)

@@ -61,12 +61,12 @@ class Pickle2:
         return head + text + self._put()
 
     def _array(self, array: np.ndarray) -> bytes:
-        made = b"cnumpy.core.multiarray\n_reconstruct\n" + self._put() + b"cnumpy\nndarray\n" + self._put()
-        made += b"K\x00\x85" + self._text(b"b") + b"\x87R" + self._put()
+        created = b"cnumpy.core.multiarray\n_reconstruct\n" + self._put() + b"cnumpy\nndarray\n" + self._put()
+        created += b"K\x00\x85" + self._text(b"b") + b"\x87R" + self._put()
         kind = b"cnumpy\ndtype\n" + self._put() + self._text(b"u1") + b"K\x00K\x01\x87R" + self._put()
         kind += b"(K\x03" + self._text(b"|") + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
         shape = b"".join(map(self._number, array.shape)) + b"\x86"
-        return made + b"(K\x01" + shape + kind + b"\x89" + self._text(array.tobytes()) + b"tb"
+        return created + b"(K\x01" + shape + kind + b"\x89" + self._text(array.tobytes()) + b"tb"
 
 
 def cifar10_binary(folder: Path, batches: int = 1) -> Path:

@@ -66,7 +66,7 @@ def test_the_same_images_have_the_same_hashes_in_either_file(tmp_path: Path) -> 
     assert np.array_equal(images(small), images(load(tmp_path / "set.npz", size=2, channels=1)))
 
 
-def test_ambiguous_axes_are_asked_for(tmp_path: Path) -> None:
+def test_ambiguous_axes_are_requested_for(tmp_path: Path) -> None:
     path = saved(tmp_path / "set.npy", noise(4, 3, 8, 3))
     with pytest.raises(UsageError, match=r"4x3x8x3: the channels may be first or last; set data\.axes="):
         load(path)
@@ -104,7 +104,7 @@ def test_arrays_that_are_no_images_are_reported(tmp_path: Path, array: np.ndarra
 
 
 @pytest.mark.parametrize(("levels", "low"), [("0..1", 0.0), ("-1..1", -1.0)])
-def test_floats_are_taken_where_their_range_is_said(tmp_path: Path, levels: str, low: float) -> None:
+def test_floats_are_taken_where_their_range_is_reported(tmp_path: Path, levels: str, low: float) -> None:
     whole = noise(300, 4, 4)
     floats = (whole / 255 * (1 - low) + low).astype(np.float32)
     np.savez(tmp_path / "set.npz", x=floats)
@@ -173,7 +173,7 @@ def file_of(array: np.ndarray, allow_pickle: bool = False) -> bytes:
     return content.getvalue()
 
 
-def test_pickled_objects_are_refused_and_not_looked_into(tmp_path: Path) -> None:
+def test_pickled_objects_are_rejected_and_not_looked_into(tmp_path: Path) -> None:
     content = file_of(np.array([{"a": 1}], dtype=object), allow_pickle=True)
     assert any(code.name == "STOP" for code, *_ in pickletools.genops(content[128:]))
     (tmp_path / "set.npy").write_bytes(content)
@@ -218,7 +218,7 @@ def test_damaged_archives_are_reported(tmp_path: Path) -> None:
         load(members(path))
 
 
-def test_an_archive_that_unpacks_to_too_much_is_refused_by_its_header(
+def test_an_archive_that_unpacks_to_too_much_is_rejected_by_its_header(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(npy, "MAX_BYTES", 500)
@@ -227,7 +227,7 @@ def test_an_archive_that_unpacks_to_too_much_is_refused_by_its_header(
         load(tmp_path / "set.npz")
 
 
-def test_a_mapped_file_stays_on_the_disk_and_is_opened_anew_elsewhere(tmp_path: Path) -> None:
+def test_a_mapped_file_stays_on_the_disk_and_is_opened_again_elsewhere(tmp_path: Path) -> None:
     found = load(saved(tmp_path / "set.npy", noise(9, 8, 8)))
     other = copy.copy(found)  # as for another process: its state without the map
     assert isinstance(found.__dict__["_stored"], np.memmap) and found.__getstate__()["_stored"] is None  # type: ignore[index]

@@ -86,14 +86,14 @@ def reported(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_every_program_tells_how_to_use_it_and_stands_in_the_readme(
+def test_every_program_reports_how_to_use_it_and_stands_in_the_readme(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", [f"{name}.py", "--help"])
     with pytest.raises(SystemExit) as stopped:
         importlib.import_module(name).main()
-    said = capsys.readouterr().out
-    assert stopped.value.code == 0 and f"benchmarks/{name}.py" in said and "--smoke" in said
+    message = capsys.readouterr().out
+    assert stopped.value.code == 0 and f"benchmarks/{name}.py" in message and "--smoke" in message
     assert f"benchmarks/{name}.py" in (ROOT / "benchmarks" / "README.md").read_text()
 
 
@@ -188,16 +188,16 @@ def test_learning_is_timed_by_images_and_goes_on_where_it_was(
     assert run("learning", "train", *words)["rows"] == [row]  # nothing is made twice
 
 
-def test_a_look_at_fewer_images_than_what_lies_there_has_seen_begins_anew(
+def test_a_look_at_fewer_images_than_what_lies_there_has_seen_begins_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     learning = importlib.import_module("learning")
-    made: list[Any] = []
+    created: list[Any] = []
 
     class Counted:
         def __init__(self) -> None:
             self.images, self.restored = 0, 0
-            made.append(self)
+            created.append(self)
 
         def restore(self, folder: Path) -> None:
             self.images = self.restored = int((folder / "state").read_text())
@@ -216,20 +216,20 @@ def test_a_look_at_fewer_images_than_what_lies_there_has_seen_begins_anew(
     (tmp_path / unit.folder).mkdir()
     parts, measure = (types.SimpleNamespace(provenance={}), None), types.SimpleNamespace(protocol={})
     for seen, images, learners in ((30, [60, 120], 1), (60, [60, 120], 1), (90, [60, 120], 2)):
-        out, _ = tmp_path / f"{seen}.json", made.clear()
+        out, _ = tmp_path / f"{seen}.json", created.clear()
         out.write_text(json.dumps({"rates": {"undiffuse": {"images_per_second": 1.0}}, "rows": []}))
         (tmp_path / unit.folder / "state").write_text(str(seen))
         learning.one_run(arguments, unit, [1.0, 2.0], parts, measure, out, float("inf"))
         assert [row["images"] for row in json.loads(out.read_text())["rows"]] == images
-        assert len(made) == learners
+        assert len(created) == learners
 
 
-def test_rows_made_on_another_processor_say_so() -> None:
+def test_rows_created_on_another_processor_report_so() -> None:
     interleaved = importlib.import_module("interleaved")
     rows = [{"seed": 0}, {"seed": 1, "cpu": "B"}, {"seed": 2, "cpu": "A"}, {"seed": 3, "cpu": "B"}]
     record = {"machine": {"cpu": "A"}, "rows": [*rows, rows[1]]}
-    said = list(interleaved.elsewhere(record, lambda row: f"seed {row['seed']}"))
-    assert said == ["- measured on B: seed 1; seed 3"]
+    message = list(interleaved.elsewhere(record, lambda row: f"seed {row['seed']}"))
+    assert message == ["- measured on B: seed 1; seed 3"]
 
 
 def test_a_look_by_one_way(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -356,7 +356,7 @@ KEPT = {
 
 
 @pytest.mark.parametrize("name", KEPT)
-def test_a_record_begun_now_can_be_gone_on_with(name: str) -> None:
+def test_a_record_started_now_can_be_removed_on_with(name: str) -> None:
     """It is of the bundled models as these are now: neither weights nor their own way to sample change unseen."""
     assert importlib.import_module("evaluations").identity_of(undiffuse.load(name)) == KEPT[name]
 
@@ -462,7 +462,7 @@ def test_diffusers_network_computes_what_ours_does() -> None:
         assert difference.abs().max() < 1e-3
 
 
-def test_diffusers_is_refused_a_network_that_it_cannot_be() -> None:
+def test_diffusers_is_rejected_a_network_that_it_cannot_be() -> None:
     peers = importlib.import_module("peers")
     from undiffuse.errors import UsageError
 
@@ -479,10 +479,10 @@ def test_a_peer_learns_is_measured_and_goes_on(kind: str, tmp_path: Path) -> Non
         pytest.skip(f"{needed} is not installed; make bench-setup has it in a virtual environment of its own")
     setting = learners.Setting(load_dataset(DigitsConfig()), seed=1, num_images=64)
 
-    def made() -> Any:
+    def created() -> Any:
         return learners.Diffusers(setting, TINY) if kind == "Diffusers" else learners.DDP(setting, 100_000)
 
-    straight, first, second = made(), made(), made()
+    straight, first, second = created(), created(), created()
     straight.step(), straight.step(), first.step()
     first.save(tmp_path)
     second.restore(tmp_path)
@@ -495,7 +495,7 @@ def test_a_peer_learns_is_measured_and_goes_on(kind: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("kind", ["Diffusers", "DDP"])
-def test_a_wrapped_peer_says_the_x_0_that_its_own_formula_says(kind: str) -> None:
+def test_a_wrapped_peer_reports_the_x_0_that_its_own_formula_reports(kind: str) -> None:
     """The x_0-hat of each peer's own scheduler, at one of its knots, is the wrapped denoiser's."""
     peers, learners = importlib.import_module("peers"), importlib.import_module("learners")
     needed = peers.DIFFUSERS if kind == "Diffusers" else peers.DDP

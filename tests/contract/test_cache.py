@@ -121,7 +121,7 @@ def test_views_of_a_kept_set_are_those_of_the_set(images: Path) -> None:
     ],
     ids=["added", "removed", "renamed", "rewritten", "caption"],
 )
-def test_a_set_that_was_changed_is_decoded_anew_in_the_same_place(images: Path, change: object) -> None:
+def test_a_set_that_was_changed_is_decoded_again_in_the_same_place(images: Path, change: object) -> None:
     config = FolderConfig(path=str(images))
     load_dataset(config)
     change(images)  # type: ignore[operator]
@@ -161,7 +161,7 @@ def shorten(path: Path) -> None:
         lambda place: change_info(place, provenance="abc"),
     ],
 )
-def test_a_damaged_one_is_built_anew(images: Path, harm: object, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_one_is_built_again(images: Path, harm: object, caplog: pytest.LogCaptureFixture) -> None:
     config = FolderConfig(path=str(images))
     valid = load_dataset(config).fingerprint
     harm(cache_folder_of(config))  # type: ignore[operator]
@@ -230,10 +230,10 @@ def test_a_disk_that_fails_costs_the_cache_and_not_the_set(
 
         def close(self) -> None: ...
 
-    made = cache_module.CacheWriter.__init__
+    created = cache_module.CacheWriter.__init__
 
     def with_full_disk(self: cache_module.CacheWriter, *arguments: object) -> None:
-        made(self, *arguments)  # type: ignore[arg-type]
+        created(self, *arguments)  # type: ignore[arg-type]
         self._pixels.close()
         self._pixels = Full()  # type: ignore[assignment]
 
@@ -244,7 +244,7 @@ def test_a_disk_that_fails_costs_the_cache_and_not_the_set(
     assert same(dataset, load_dataset(config.model_copy(update={"cache": "none"})))
 
 
-def test_a_file_added_while_the_set_is_read_makes_it_anew(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_added_while_the_set_is_read_makes_it_again(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that came after the listing is not in the set, and must not be in its stamp."""
     listed = encoded.load_encoded
 
@@ -271,7 +271,7 @@ def test_a_place_that_cannot_be_written_to(images: Path, tmp_path: Path, caplog:
     assert load_dataset(FolderConfig(path=str(images))).decodes and "decoded during training" in caplog.text
 
 
-def test_a_set_that_fits_into_memory_is_kept_only_where_asked(
+def test_a_set_that_fits_into_memory_is_kept_only_where_requested(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.undo()
@@ -384,7 +384,7 @@ def test_memory_does_not_grow_with_the_set(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("what", "value"), [("DECODING", 10**6), ("heic.version", lambda: "10.0")])
-def test_what_was_decoded_otherwise_is_decoded_anew(
+def test_what_was_decoded_otherwise_is_decoded_again(
     what: str, value: object, images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = FolderConfig(path=str(images))

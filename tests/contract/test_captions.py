@@ -96,7 +96,7 @@ def test_the_nearest_word_counts(load: Load) -> None:
     assert found.captions == ["near", "nearest", "alone"] and labels_of(found) == ["2", "1", "0"]
 
 
-def test_lists_count_before_folders_and_can_be_asked_for(load: Load) -> None:
+def test_lists_count_before_folders_and_can_be_requested_for(load: Load) -> None:
     files = {"cat/1.png": png(1), "dog/1.png": png(2)}
     lists = {"dataset.json": json.dumps({"labels": [["cat/1.png", 1], ["dog/1.png", 0]]})}
     assert labels_of(load(files)) == ["cat", "dog"]
@@ -105,7 +105,7 @@ def test_lists_count_before_folders_and_can_be_asked_for(load: Load) -> None:
     assert labels_of(load({**files, **lists}, labels="folders")) == ["cat", "dog"]
 
 
-def test_labels_that_are_asked_for_must_be_there(load: Load) -> None:
+def test_labels_that_are_requested_for_must_be_there(load: Load) -> None:
     with pytest.raises(UsageError, match=r"labels=metadata, but neither dataset\.json"):
         load({"cat/1.png": png(1), "dog/1.png": png(2), "cat/1.txt": "a", "dog/1.txt": "b"}, labels="metadata")
 
@@ -141,7 +141,7 @@ def test_a_name_before_its_number_is_a_class(load: Load) -> None:
     assert [prefix_of(name) for name in ("n01_2.JPEG", "a/b_c_00.x.png".replace(".x", ""))] == ["n01", "b_c"]
 
 
-def test_a_name_without_a_number_is_refused_or_skipped(load: Load) -> None:
+def test_a_name_without_a_number_is_rejected_or_skipped(load: Load) -> None:
     files = {"cat_1.png": png(0), "cat.png": png(1), "1.png": png(2)}
     with pytest.raises(UsageError, match=r"1\.png: data\.labels=prefix expects a name such as cat_001\.png"):
         load(files, labels="prefix")
@@ -197,7 +197,7 @@ ORPHANS: dict[str, tuple[dict[str, Content], str]] = {
 
 
 @pytest.mark.parametrize("kind", sorted(ORPHANS))
-def test_notes_without_a_image_are_refused_or_counted(load: Load, kind: str) -> None:
+def test_notes_without_a_image_are_rejected_or_counted(load: Load, kind: str) -> None:
     captions = {f"{name}.txt": name for name in "abc"}
     notes, message = ORPHANS[kind]
     with pytest.raises(UsageError, match=message):

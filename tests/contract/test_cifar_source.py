@@ -188,9 +188,9 @@ def test_the_reader_of_pickles_reads_old_and_new_texts() -> None:
 def array_of(content: bytes, shape: bytes, calls: bytes = b"cnumpy.core.multiarray\n_reconstruct\n") -> bytes:
     """A pickle of {"data": array} whose parts can be exchanged."""
     kind = b"cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
-    made = calls + b"cnumpy\nndarray\nK\x00\x85U\x01b\x87R"
+    created = calls + b"cnumpy\nndarray\nK\x00\x85U\x01b\x87R"
     text = b"T" + struct.pack("<i", len(content)) + content
-    return b"\x80\x02}(U\x04data" + made + b"(K\x01" + shape + kind + b"\x89" + text + b"tbu."
+    return b"\x80\x02}(U\x04data" + created + b"(K\x01" + shape + kind + b"\x89" + text + b"tbu."
 
 
 def test_an_array_by_rows_and_one_by_columns() -> None:
@@ -242,7 +242,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("how", HOSTILE)
-def test_a_hostile_pickle_is_refused_in_one_line(tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hostile_pickle_is_rejected_in_one_line(tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     content, message = HOSTILE[how]
     path = tmp_path / "data_batch_1"
@@ -323,7 +323,7 @@ def test_real_cifar_records(shared_data: Path) -> None:
     assert len(load(shared_data / "cifar10", split="test")) == 1000
 
 
-def test_a_batch_that_comes_twice_in_an_archive_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_batch_that_comes_twice_in_an_archive_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     archive, earlier = tmp_path / "cifar-10-binary.tar", tmp_path / "earlier"
     earlier.mkdir()
     write_records(earlier / "data_batch_1.bin", [np.arange(COUNT) % 10], seed=7)

@@ -67,14 +67,14 @@ def named(path: Path, process: int, host: str | None = None) -> Path:
     return path.with_name(f".{path.name}.{process}-1@{host or leftovers._host()}.tmp")
 
 
-def test_the_second_is_said_who_is_there_until_that_one_dies(tmp_path: Path) -> None:
+def test_the_second_is_reported_who_is_there_until_that_one_dies(tmp_path: Path) -> None:
     place = tmp_path / "runs" / "x"
     with process_that(place) as process:
-        with pytest.raises(HeldError) as said, claimed(place):
+        with pytest.raises(HeldError) as message, claimed(place):
             pass
-        line, since = str(said.value).split(", since ")
+        line, since = str(message.value).split(", since ")
         assert line == f"{place} is being written by process {process} on {socket.gethostname()}"
-        assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d; wait", since) and said.value.exit_code == 2
+        assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d; wait", since) and message.value.exit_code == 2
         kill(process)
         with claimed(place):
             assert [path.name for path in place.parent.iterdir()] == [".x.lock"]
@@ -101,7 +101,7 @@ def test_a_fork_does_not_take_its_parents_claim_for_its_own(tmp_path: Path) -> N
         assert (tmp_path / ".x.lock").exists()
 
 
-def test_threads_are_said_too_and_one_may_claim_again(tmp_path: Path) -> None:
+def test_threads_are_reported_too_and_one_may_claim_again(tmp_path: Path) -> None:
     def other() -> None:
         with claimed(tmp_path / "x"):
             pass
@@ -148,16 +148,16 @@ def test_two_processes_that_draw_numbers_get_two(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("why", ["no module", errno.ENOLCK, errno.EOPNOTSUPP])
-def test_without_locks_one_line_says_so_and_folders_are_still_one_each(
+def test_without_locks_one_line_reports_so_and_folders_are_still_one_each(
     why: str | int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def refuse(descriptor: int, how: int) -> None:
+    def reject(descriptor: int, how: int) -> None:
         raise OSError(why, "no locks")
 
     if why == "no module":
         monkeypatch.setattr(claims, "_fcntl", lambda: None)
     else:
-        monkeypatch.setattr(fcntl, "lockf", refuse)
+        monkeypatch.setattr(fcntl, "lockf", reject)
     with caplog.at_level(logging.WARNING), new_folder(tmp_path, "x") as folder, new_folder(tmp_path, "x") as other:
         assert (folder.name, other.name) == ("x-001", "x-002")
         assert sorted(path.name for path in tmp_path.iterdir()) == ["x-001", "x-002"]
@@ -190,7 +190,7 @@ def test_a_leftover_is_removed_only_of_a_process_that_is_no_more(tmp_path: Path)
         folder.mkdir(parents=True)
     (run / "linked").symlink_to(outside)
     dead, living = dead_number(), os.getppid()
-    gone = [
+    missing = [
         named(snapshots / "a", dead),
         run / f".b.{dead}.tmp",
         run / f".c.{dead}-7.old.tmp",
@@ -204,12 +204,12 @@ def test_a_leftover_is_removed_only_of_a_process_that_is_no_more(tmp_path: Path)
         run / ".notes.tmp",
     ]
     (run / "c").mkdir()  # so that what was moved aside has its place taken
-    for path in [*gone, old_elsewhere, *kept]:
+    for path in [*missing, old_elsewhere, *kept]:
         path.mkdir()
     os.utime(named(run / "d", living), (1e9, 1e9))  # from before the process began: its number was another's
     os.utime(old_elsewhere, (time.time() - 90_000,) * 2)
     remove_leftovers(run)
-    assert [path.name for path in [*gone, old_elsewhere] if path.exists()] == []
+    assert [path.name for path in [*missing, old_elsewhere] if path.exists()] == []
     assert [path.name for path in kept if not path.exists()] == []
 
 

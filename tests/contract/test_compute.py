@@ -190,7 +190,7 @@ def test_samples_after_a_training_step_are_of_the_new_weights(optimizer: str) ->
         assert torch.equal(kept(start, t).x_0, fresh.eval().model.sampling_denoiser()(start, t).x_0)
 
 
-def test_weights_changed_behind_torchs_back_are_seen_by_who_comes_anew() -> None:
+def test_weights_changed_behind_torchs_back_are_seen_by_who_comes_again() -> None:
     objective = small_objective()
     before = samples(objective)
     objective.model.network.stem.weight.data.mul_(2)
@@ -236,7 +236,7 @@ def test_a_modulated_norm_is_the_norm_then_scale_and_shift_then_silu() -> None:
         assert torch.allclose(ours, theirs, atol=1e-10)
 
 
-def test_the_machine_says_what_it_has() -> None:
+def test_the_machine_reports_what_it_has() -> None:
     here = hardware()
     assert here == Hardware("cpu", here.name, torch.get_num_threads(), here.fast_bf16)
     assert here.threads >= 1 and here.capability is None
@@ -254,7 +254,7 @@ def test_bf16_is_taken_where_the_machine_is_fast_at_it(fast: bool, monkeypatch: 
 @pytest.mark.parametrize(
     ("text", "message"), [("copies", "key=value"), ("copis=off", "did you mean 'copies'"), ("graphs=on", "graphs")]
 )
-def test_senseless_choices_are_refused(text: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_senseless_choices_are_rejected(text: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, text)
     with pytest.raises(UsageError, match=message) as caught:
         backend()

@@ -41,7 +41,7 @@ def test_selected_rows(rows: torch.Tensor | slice) -> None:
         assert torch.equal(chosen[name], value[rows])
 
 
-def test_dropped_rows_lose_what_is_said_and_keep_what_they_are() -> None:
+def test_dropped_rows_lose_what_is_reported_and_keep_what_they_are() -> None:
     condition = full(1)
     dropped = condition.drop(torch.tensor([False, True, False])).tensors()
     for name, before in condition.tensors().items():
@@ -56,7 +56,7 @@ def test_dropped_rows_lose_what_is_said_and_keep_what_they_are() -> None:
     assert Condition().drop(torch.tensor([True])).label is None
 
 
-def test_a_model_says_itself_what_is_dropped() -> None:
+def test_a_model_reports_itself_what_is_dropped() -> None:
     policy = {**DROP, "images.control": "null", "label": "keep"}
     dropped = full(1).drop(torch.ones(3, dtype=torch.bool), policy)  # type: ignore[arg-type]
     assert not bool(dropped.images["control"].any()) and bool(dropped.images["low_res"].all())

@@ -66,12 +66,12 @@ def test_a_negative_of_one_row_changes_no_other_s() -> None:
     assert alone is not None and several is not None and several.tolist() == [*alone.tolist(), 1]
 
 
-def test_an_unknown_class_is_refused_with_the_nearest() -> None:
+def test_an_unknown_class_is_rejected_with_the_nearest() -> None:
     with pytest.raises(UsageError, match="unknown class 'dig'; did you mean 'dog'"):
         LabelConditioner(SPEC).encode_prompts([Prompt("dig")])
 
 
-def test_what_a_set_says_goes_with_its_rows() -> None:
+def test_what_a_set_reports_goes_with_its_rows() -> None:
     some = GIVEN.select(torch.tensor([3, 1]))
     assert some.captions == ("number 3", "number 1") and some.label is not None and some.label.tolist() == [1, 1]
     joined = Given.join([some, GIVEN.select(slice(0, 1))])

@@ -91,7 +91,7 @@ def test_a_busy_machine_costs_time_and_no_processor(monkeypatch: pytest.MonkeyPa
     assert found.of_images(8) == pytest.approx(5 * 0.2) and found.alone(8) == pytest.approx(0.2)
 
 
-def test_a_dry_run_says_that_the_machine_is_busy() -> None:
+def test_a_dry_run_reports_that_the_machine_is_busy() -> None:
     from undiffuse.cli.tables import _busy
 
     seconds = (1.0, 3.0, 2.0)

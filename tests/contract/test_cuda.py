@@ -83,7 +83,7 @@ def test_the_exact_denoiser_agrees_with_the_cpu(process_name: str) -> None:
     assert torch.allclose(DATA.log_prob(x.cuda()).cpu(), DATA.log_prob(x))
 
 
-def test_the_start_says_the_device() -> None:
+def test_the_start_reports_the_device() -> None:
     process, start = PROCESSES["flow"](), torch.zeros(2, 2, device="cuda")
     drawn = sample(DATA.denoiser(process), make_sampler("ddim:eta=1"), time_grid("uniform", process, 2), shape=(2,),
                    seeds=range(2), x_start=start)  # fmt: skip

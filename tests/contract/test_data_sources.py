@@ -192,7 +192,7 @@ def test_digits_at_another_size() -> None:
     assert np.array_equal(padded[..., 2:10], load_dataset(DigitsConfig()).items(np.array([0])))
 
 
-def test_a_size_beyond_memory_is_refused() -> None:
+def test_a_size_beyond_memory_is_rejected() -> None:
     with pytest.raises(UsageError, match="1797 images of 8192x8192"):
         load_dataset(DigitsConfig(size=8192, upscale=True))
 
@@ -326,7 +326,7 @@ def test_damaged_idx_files_are_named_and_explained(tmp_path: Path, how: str, mes
     assert "ubyte" in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_an_idx_bomb_is_refused_before_it_is_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_idx_bomb_is_rejected_before_it_is_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("undiffuse.data.readers.idx.MAX_BYTES", 10_000)
     path = write_idx(tmp_path / "x-images-idx3-ubyte.gz", np.zeros((200, 10, 10)))
     with pytest.raises(UsageError, match="more than the 10000"):
@@ -360,7 +360,7 @@ def test_a_text_on_the_command_line_means_a_source(tmp_path: Path, monkeypatch: 
         ("images.7z", "unpack it"),
     ],
 )
-def test_an_unknown_source_is_refused_with_a_hint(
+def test_an_unknown_source_is_rejected_with_a_hint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spec: str, message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -378,7 +378,7 @@ def test_an_unknown_source_is_refused_with_a_hint(
         {"sise": 8},
     ],
 )
-def test_senseless_options_are_refused(options: dict[str, object]) -> None:
+def test_senseless_options_are_rejected(options: dict[str, object]) -> None:
     with pytest.raises(UsageError, match=next(iter(options))):
         validate(DigitsConfig, {"name": "digits", **options})
 

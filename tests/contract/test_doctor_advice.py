@@ -48,8 +48,8 @@ def test_the_size_that_all_reach_can_be_trained(sides: tuple[int, ...], advice: 
     assert f"all images reach {advice};" in sizes.advice
     assert "augment=document" in few.advice and "augment.flip=0" in few.advice and "random_flip" not in few.advice
     assert "data.on_error=skip" in broken.advice
-    said = [advice, "augment=document", "augment.flip=0", "data.on_error=skip"]
-    config = configure(None, [*said, *_TINY], str(folder), None, False)
+    message = [advice, "augment=document", "augment.flip=0", "data.on_error=skip"]
+    config = configure(None, [*message, *_TINY], str(folder), None, False)
     trainer = Trainer(config, *split_data(config), tmp_path / "run")
     trainer.trial_micro_batch(2)  # the network has room for its levels
     trainer.loader.close()
@@ -60,7 +60,7 @@ def test_no_size_is_advised_that_nothing_can_be_trained_at(tmp_path: Path) -> No
     assert "data.size" not in sizes.advice and sizes.advice.startswith("remove the small ones")
 
 
-def test_what_is_one_is_said_as_one(tmp_path: Path) -> None:
+def test_what_is_one_is_reported_as_one(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "mixed", (20,))
     Image.new("RGB", (12, 12), (1, 200, 3)).save(folder / "cats" / "small.png")
     assert "1 image is enlarged and so blurred" in findings(folder)["images of different sizes"].evidence
@@ -75,7 +75,7 @@ def test_what_is_one_is_said_as_one(tmp_path: Path) -> None:
         (10, "99 % of held-out images"),
     ],
 )
-def test_copying_says_what_stands_in_for_held_out_images(held_out: int, reported: str) -> None:
+def test_copying_reports_what_stands_in_for_held_out_images(held_out: int, reported: str) -> None:
     generator, sizes = torch.Generator().manual_seed(0), {False: 80, True: held_out}
 
     def real(count: int, held_out: bool = False) -> torch.Tensor:

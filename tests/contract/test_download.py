@@ -138,7 +138,7 @@ def test_every_kind_of_checksum(server: Server, tmp_path: Path, checksum: str) -
         get(a_set(remote(server, checksum=f"{checksum}:{digest[::-1]}")), tmp_path)
 
 
-def test_a_cut_transfer_is_gone_on_with(server: Server, tmp_path: Path) -> None:
+def test_a_cut_transfer_is_removed_on_with(server: Server, tmp_path: Path) -> None:
     """As often as need be, where each try brings something."""
     server.faults["a.bin"] = ["cut:300000", "cut:5", "cut:200000", *["cut:10"] * 5]
     get(a_set(remote(server)), tmp_path)
@@ -180,7 +180,7 @@ def test_a_server_that_sends_another_range_is_not_believed(server: Server, tmp_p
     assert (tmp_path / "a.bin").read_bytes() == CONTENT and len(server.requested) == 3
 
 
-def test_a_busy_server_is_asked_again_and_not_for_ever(server: Server, tmp_path: Path) -> None:
+def test_a_busy_server_is_requested_again_and_not_for_ever(server: Server, tmp_path: Path) -> None:
     server.faults["a.bin"] = ["status:503", "status:429", ""]
     get(a_set(remote(server)), tmp_path)
     (tmp_path / "a.bin").unlink()
@@ -231,7 +231,7 @@ def test_other_content_is_passed_over_where_another_place_has_the_file(
         get(a_set(Remote(urls, "a.bin", file.size, file.checksum)), tmp_path)
 
 
-def test_a_wrong_beginning_is_fetched_anew(server: Server, tmp_path: Path) -> None:
+def test_a_wrong_beginning_is_fetched_again(server: Server, tmp_path: Path) -> None:
     """What another place sent before it was cut is gone on with, and found to be wrong at the end."""
     (tmp_path / "a.bin.part").write_bytes(b"of another file")
     get(a_set(remote(server)), tmp_path)
@@ -258,7 +258,7 @@ def test_an_absent_file_is_looked_for_at_the_next_place(server: Server, tmp_path
     assert f"gone.bin: the server answered {code}" in found.reason
 
 
-def test_no_network_says_what_is_missing_and_uses_it_when_it_is_there(server: Server, tmp_path: Path) -> None:
+def test_no_network_reports_what_is_missing_and_uses_it_when_it_is_there(server: Server, tmp_path: Path) -> None:
     file, other = remote(server), remote(server, "b.bin", b"other")
     server.shutdown()
     server.server_close()
@@ -332,7 +332,7 @@ def test_an_archive_without_the_member_is_reported(server: Server, tmp_path: Pat
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_a_row_is_sound(name: str) -> None:
+def test_a_row_is_intact(name: str) -> None:
     public = SETS[name]
     assert public.about and public.licence and public.files
     lengths = {"md5": 32, "sha1": 40, "sha256": 64, "sha512": 128}

@@ -163,7 +163,7 @@ def test_damaged_matlab_files_are_reported(tmp_path: Path, how: str, message: st
         load_dataset(EmnistConfig(path=str(tmp_path / "nothing.mat")))
 
 
-def test_a_matlab_bomb_is_refused_before_it_is_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_matlab_bomb_is_rejected_before_it_is_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = emnist_mat(tmp_path)
     packed = zlib.compress(bytes(3_000_000))
     path.write_bytes(path.read_bytes()[:128] + struct.pack("<2I", 15, len(packed)) + packed)

@@ -38,7 +38,7 @@ def test_names_and_categories_of_the_base_images(tmp_path: Path) -> None:
     assert bare.labels is None and bare.captions is None
 
 
-def test_tones_of_skin_are_said_in_the_caption(tmp_path: Path) -> None:
+def test_tones_of_skin_are_reported_in_the_caption(tmp_path: Path) -> None:
     found = load(emoji(tmp_path), skin_tones="all")
     assert len(found) == COUNT + 2 and found.provenance["skin_tones"] == "all: 0 of 14 images left out"
     assert captions(found)[:4] == [

@@ -113,7 +113,7 @@ def test_texts_are_a_sequence_and_select_without_copying() -> None:
     assert StringArray(["ab", "c"]).joined() != StringArray(["a", "bc"]).joined()
 
 
-def test_a_header_is_read_only_where_it_tells_something() -> None:
+def test_a_header_is_read_only_where_it_reports_something() -> None:
     files = InMemory([png(seed) for seed in range(3)])
     load_encoded(EncodedConfig(name="x", path="memory", size=8, channels=3), files)
     assert files.num_read == 3 and files.released

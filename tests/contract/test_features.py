@@ -146,13 +146,13 @@ def test_input_is_left_alone(extractor: FeatureExtractor) -> None:
         (torch.zeros(2, 1, 0, 8, dtype=torch.uint8), "at least one pixel"),
     ],
 )
-def test_bad_images_are_refused(extractor: FeatureExtractor, images: Tensor, message: str) -> None:
+def test_bad_images_are_rejected(extractor: FeatureExtractor, images: Tensor, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         extractor.features(images)
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
-def test_colour_is_refused_by_the_classifiers(name: str) -> None:
+def test_colour_is_rejected_by_the_classifiers(name: str) -> None:
     with pytest.raises(UsageError, match="must have 1 channel, got 3"):
         load_features(name).classify(random_images(2, channels=3))
 
@@ -195,7 +195,7 @@ def test_handwriting_reads_the_scans_it_was_not_trained_on() -> None:
     assert accuracy >= 0.98
 
 
-def test_wrong_or_missing_weights_are_refused(tmp_path) -> None:
+def test_wrong_or_missing_weights_are_rejected(tmp_path) -> None:
     path = tmp_path / "weights.safetensors"
     with pytest.raises(UsageError, match="cannot read the classifier's weights"):
         load_classifier(path, "0" * 64)
@@ -217,14 +217,14 @@ def test_import_is_light() -> None:
     assert found.stdout.strip() == "[]"
 
 
-def test_inception_of_another_hash_is_refused_unloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inception_of_another_hash_is_rejected_unloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.jit.script(TinyInception()).save(str(tmp_path / "inception-2015-12-05.pt"))
     monkeypatch.setattr(torch.jit, "load", lambda *_, **__: pytest.fail("loaded before its hash was right"))
     with pytest.raises(UsageError, match=r"has SHA-256 .* the published inception-2015-12-05.pt has f58cb9b6ec32"):
         InceptionFeatures(tmp_path)
 
 
-def test_inception_that_is_missing_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inception_that_is_missing_reports_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in ("UNDIFFUSE_WEIGHTS", "XDG_CACHE_HOME", "TORCH_HOME"):
         monkeypatch.setenv(variable, str(tmp_path))
     monkeypatch.setattr(inception, "find_spec", lambda name: None)
@@ -232,7 +232,7 @@ def test_inception_that_is_missing_says_how_to_get_it(tmp_path: Path, monkeypatc
         load_features("inception")
 
 
-def test_torch_fidelity_is_the_fallback_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torch_fidelity_is_the_fallback_and_reports_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Extractor(nn.Module):
         def __init__(self, name: str, features_list: list[str], feature_extractor_weights_path: str) -> None:
             super().__init__()
@@ -329,7 +329,7 @@ def test_efficientnet_knows_daisies(shared_data: Path) -> None:
         ((3, 28, 28), {"name": "fashion"}, (), "pixels"),
     ],
 )
-def test_features_that_fit_a_model_follow_from_what_it_says_of_its_data(
+def test_features_that_fit_a_model_follow_from_what_it_reports_of_its_data(
     shape: tuple[int, ...], data: dict[str, object], class_names: tuple[str, ...], name: str
 ) -> None:
     record = {"config": {"data": data}, "model": {"class_names": class_names}}

@@ -221,7 +221,7 @@ def test_sub_folders_are_classes(tmp_path: Path) -> None:
     assert nested.labels is not None and nested.labels.tolist() == [0, 0, 1, 1]
 
 
-def test_one_sub_folder_is_a_class_only_when_asked(tmp_path: Path) -> None:
+def test_one_sub_folder_is_a_class_only_when_requested(tmp_path: Path) -> None:
     save_all(tmp_path, {"cats/1.png": (8, 8), "cats/2.png": (8, 8)})
     assert load_dataset(FolderConfig(path=str(tmp_path))).num_classes == 0
     assert load_dataset(FolderConfig(path=str(tmp_path), labels="folders")).class_names == ("cats",)
@@ -314,7 +314,7 @@ def test_real_flowers(shared_data: Path, tmp_path: Path) -> None:
     assert preview_grid(dataset, 64).size == (8 * 50 + 2, 8 * 50 + 2)
 
 
-def test_no_thread_outlives_a_refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_thread_outlives_a_rejection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A pool left to the garbage collector waits for its threads wherever that comes, and can wait for ever."""
     monkeypatch.setattr(encoded, "MAX_BYTES_IN_MEMORY", 0)
     monkeypatch.setattr(encoded, "num_threads", 2)
@@ -322,7 +322,7 @@ def test_no_thread_outlives_a_refusal(tmp_path: Path, monkeypatch: pytest.Monkey
         Image.fromarray(gradient()).save(tmp_path / f"{number:03d}.png")
     dataset, before = load_dataset(FolderConfig(path=str(tmp_path), cache="none")), set(threading.enumerate())
     (tmp_path / "003.png").write_bytes((tmp_path / "003.png").read_bytes()[:60])
-    with pytest.raises(UsageError, match=r"003\.png") as refused:
+    with pytest.raises(UsageError, match=r"003\.png") as rejected:
         dataset.items(np.arange(40))
-    assert refused.value is not None  # and with it the frames that it came through
+    assert rejected.value is not None  # and with it the frames that it came through
     assert not {thread for thread in set(threading.enumerate()) - before if "ThreadPoolExecutor" in thread.name}

@@ -157,7 +157,7 @@ def test_maps_of_any_strides_are_read_as_what_they_are(kind: str) -> None:
 
 
 @compiled
-def test_it_says_no_to_a_second_derivative() -> None:
+def test_it_reports_no_to_a_second_derivative() -> None:
     x = drawn((1, 8, 4, 4)).requires_grad_()
     out = fused_norm(x, 2, torch.ones(8), torch.zeros(8), 1e-5)
     (first,) = torch.autograd.grad(out.square().sum(), x, create_graph=True)
@@ -384,8 +384,8 @@ def fresh_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[P
 def test_it_is_compiled_once_and_kept(fresh_library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", " ")  # as good as none
     assert build.library() is not None
-    (made,) = fresh_library.iterdir()
-    before = made.stat().st_mtime_ns
+    (created,) = fresh_library.iterdir()
+    before = created.stat().st_mtime_ns
     build._LOADED.clear()
     assert build.library() is not None
     assert [path.stat().st_mtime_ns for path in fresh_library.iterdir()] == [before]
@@ -449,9 +449,9 @@ def test_a_folder_that_others_can_write_to_is_not_trusted(mode: int, fresh_libra
     planted = plant(fresh_library, compiler)
     fresh_library.chmod(mode)
     with pytest.warns(RuntimeWarning, match="could be written to by others; remove it"):
-        made = build._compiled(compiler)
-    assert made.parent != fresh_library and made.read_bytes().startswith(b"made here")
-    assert made.parent.stat().st_mode & 0o777 == 0o700
+        created = build._compiled(compiler)
+    assert created.parent != fresh_library and created.read_bytes().startswith(b"made here")
+    assert created.parent.stat().st_mode & 0o777 == 0o700
     assert planted.read_bytes().startswith(b"somebody")
 
 
@@ -490,12 +490,12 @@ def loads_elsewhere() -> bool:
 
 
 @compiled
-def test_a_library_cut_short_is_made_anew(fresh_library: Path) -> None:
-    made = build._compiled(build._command())  # and not loaded
-    whole = made.read_bytes()
+def test_a_library_cut_short_is_created_again(fresh_library: Path) -> None:
+    created = build._compiled(build._command())  # and not loaded
+    whole = created.read_bytes()
     for left in (0, 20_000):
-        broken = made.with_name("broken")
+        broken = created.with_name("broken")
         broken.write_bytes(whole[:left])
-        broken.replace(made)
+        broken.replace(created)
         assert loads_elsewhere()
-        assert len(made.read_bytes()) == len(whole)
+        assert len(created.read_bytes()) == len(whole)

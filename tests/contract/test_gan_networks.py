@@ -120,7 +120,7 @@ def test_images_of_8_to_128_pixels(name: str, side: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["dcgan", "residual", "r3gan"])
-def test_points_and_tiny_images_are_refused(name: str) -> None:
+def test_points_and_tiny_images_are_rejected(name: str) -> None:
     options = MODERN if name == "r3gan" else SMALL
     for shape in ((2,), (1, 7, 28)):
         with pytest.raises(UsageError, match="at least 8 x 8"):

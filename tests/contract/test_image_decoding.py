@@ -151,7 +151,7 @@ BROKEN_METADATA = {
 
 
 @pytest.mark.parametrize("kind", sorted(BROKEN_METADATA))
-def test_sound_pixels_with_broken_exif_are_read_and_counted(kind: str, tmp_path: Path) -> None:
+def test_intact_pixels_with_broken_exif_are_read_and_counted(kind: str, tmp_path: Path) -> None:
     content = BROKEN_METADATA[kind]()
     assert decoded(content).shape[:2] == (4, 8) and np.abs(decoded(content) - 9).max() <= 1
     write_tree(tmp_path, {"a.png": content, "b.png": write_png(np.full((4, 8), 9), 8, 0)})
@@ -188,7 +188,7 @@ def test_no_bit_that_flips_in_a_png_changes_its_pixels_unsaid() -> None:
     assert others > 100
 
 
-def test_an_animated_png_gives_its_first_frame_and_says_so(tmp_path: Path) -> None:
+def test_an_animated_png_gives_its_first_frame_and_reports_so(tmp_path: Path) -> None:
     frames = [Image.new("L", (4, 4), level) for level in (200, 10, 30)]
     content = saved(frames[0], "PNG", save_all=True, append_images=frames[1:])
     assert (decoded(content) == 200).all()
@@ -252,7 +252,7 @@ def test_tiffs_of_several_channels_of_16_bits_are_rounded(order: str, compressio
 
 
 @pytest.mark.parametrize("compression", [1, 8])
-def test_tiffs_in_separate_planes_are_right_or_refused(compression: int) -> None:
+def test_tiffs_in_separate_planes_are_right_or_rejected(compression: int) -> None:
     levels = np.random.default_rng(0).integers(0, 256, (3, 2, 4))
 
     def tiff(kind: str, bits: list[int], photometric: int) -> bytes:
@@ -272,7 +272,7 @@ def test_tiffs_in_separate_planes_are_right_or_refused(compression: int) -> None
 
 
 @pytest.mark.parametrize(("kind", "bits", "form"), [("<i2", 16, 2), ("i1", 8, 2), ("<f8", 64, 3), ("<f2", 16, 3)])
-def test_numbers_without_a_known_black_and_white_are_refused(kind: str, bits: int, form: int) -> None:
+def test_numbers_without_a_known_black_and_white_are_rejected(kind: str, bits: int, form: int) -> None:
     content = write_tiff([np.array([0, 1], kind).tobytes()], (1, 2), [bits], 1, format=form)
     with pytest.raises(UsageError, match=r"x.tif: a TIFF of .*(signed|floating).*save"):
         read_image(content, title="x.tif")
@@ -527,7 +527,7 @@ def test_ink_is_converted_by_its_own_profile() -> None:
         assert decode_image(content).notes == ("converted from Grey ink to sRGB",)
 
 
-def test_the_first_page_of_a_tiff_is_read_and_said() -> None:
+def test_the_first_page_of_a_tiff_is_read_and_reported() -> None:
     pages = [Image.new("L", (4, 4), level) for level in (200, 10)]
     content = saved(pages[0], "TIFF", save_all=True, append_images=pages[1:])
     assert (decoded(content) == 200).all() and decode_image(content).notes == (FRAMES,)

@@ -64,7 +64,7 @@ def test_what_was_integers_becomes_the_same_integers(case: str) -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 3e38])
-def test_a_weight_that_no_integer_stands_for_is_refused_by_name(value: float) -> None:
+def test_a_weight_that_no_integer_stands_for_is_rejected_by_name(value: float) -> None:
     weight = weights(4, 5)
     weight[2, 1] = value
     with pytest.raises(UsageError, match=r"stem\.weight has values that are not finite, or above"):
@@ -144,19 +144,19 @@ def test_no_changed_byte_gives_other_numbers(file: Path) -> None:
     content, valid = file.read_bytes(), read_weights(file)
     header = 8 + int.from_bytes(content[:8], "little")
     drawn = torch.randint(header, len(content), (40,), generator=torch.Generator().manual_seed(0)).tolist()
-    refusals = 0
+    rejections = 0
     for place in [*range(header), *drawn, len(content) - 1]:
         file.write_bytes(content[:place] + bytes([content[place] ^ 0x41]) + content[place + 1 :])
         try:
             read = read_weights(file)
         except UsageError as error:
             assert str(file) in str(error) and "\n" not in str(error), place
-            refusals += 1
+            rejections += 1
         else:
             assert place < header, place
             same = read.keys() == valid.keys() and all(torch.equal(read[name], value) for name, value in valid.items())
             assert same or read.keys() != valid.keys(), place
-    assert refusals > 0.8 * header
+    assert rejections > 0.8 * header
     file.write_bytes(content[:-7])
     with pytest.raises(UsageError, match="damaged"):
         read_weights(file)
@@ -176,7 +176,7 @@ HARMS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("harm", HARMS)
-def test_a_file_made_by_hand_is_read_without_trust(harm: str, file: Path) -> None:
+def test_a_file_created_by_hand_is_read_without_trust(harm: str, file: Path) -> None:
     inside = load_file(file)
     HARMS[harm](inside)
     save_file(inside, file, {"undiffuse": json.dumps({"format": "int8_per_channel"})})
@@ -184,7 +184,7 @@ def test_a_file_made_by_hand_is_read_without_trust(harm: str, file: Path) -> Non
         read_weights(file)
 
 
-def test_a_format_of_a_later_version_is_refused(file: Path) -> None:
+def test_a_format_of_a_later_version_is_rejected(file: Path) -> None:
     save_file(load_file(file), file, {"undiffuse": json.dumps({"format": "int4"})})
     with pytest.raises(UsageError, match=r"in the unknown format 'int4'; upgrade undiffuse"):
         read_weights(file)

@@ -53,7 +53,7 @@ def age(folder: Path, seconds: int) -> None:
         os.utime(path, ns=(before, before))
 
 
-def test_what_was_not_used_for_longest_makes_room(tmp_path: Path) -> None:
+def test_what_was_not_used_for_longest_makes_package(tmp_path: Path) -> None:
     cache = Cache(tmp_path, LIMIT)
     for number in range(4):
         kept(cache, number)
@@ -106,14 +106,16 @@ def test_leftovers_grow_old_and_other_files_stay(tmp_path: Path) -> None:
 
 
 def test_a_file_that_somebody_else_removed_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    gone, old = tmp_path / "summaries" / "gone", tmp_path / "summaries" / "old"
+    missing, old = tmp_path / "summaries" / "gone", tmp_path / "summaries" / "old"
     old.parent.mkdir()
     old.write_bytes(bytes(10))
-    monkeypatch.setattr(caching, "_entries", lambda folder: [(0, 5, gone), (1, 10, old), (2, 4000, tmp_path / "new")])
+    monkeypatch.setattr(
+        caching, "_entries", lambda folder: [(0, 5, missing), (1, 10, old), (2, 4000, tmp_path / "new")]
+    )
     caching._evict(tmp_path, 4000)
     assert not old.exists()
-    caching._touch(gone)
-    assert not gone.exists()
+    caching._touch(missing)
+    assert not missing.exists()
 
 
 def work(folder: Path, first: int) -> int:
@@ -123,7 +125,7 @@ def work(folder: Path, first: int) -> int:
     return sum(not bool((kept(cache, number) == number).all()) for number in numbers)
 
 
-def check_sound(folder: Path) -> None:
+def check_intact(folder: Path) -> None:
     assert num_bytes(folder) <= LIMIT and all(path.suffix == ".safetensors" for path in held(folder))
     assert sum(has(Cache(folder), number) for number in range(12)) == len(held(folder)) > 0
 
@@ -131,7 +133,7 @@ def check_sound(folder: Path) -> None:
 def test_two_threads_write_at_once(tmp_path: Path) -> None:
     with ThreadPoolExecutor(2) as pool:
         assert list(pool.map(lambda first: work(tmp_path, first), (0, 5))) == [0, 0]
-    check_sound(tmp_path)
+    check_intact(tmp_path)
 
 
 def test_two_processes_write_at_once(tmp_path: Path) -> None:
@@ -139,7 +141,7 @@ def test_two_processes_write_at_once(tmp_path: Path) -> None:
     code += "from test_kept_results import work; raise SystemExit(work(Path(sys.argv[1]), int(sys.argv[2])))"
     running = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path), first]) for first in ("0", "5")]
     assert [process.wait(timeout=120) for process in running] == [0, 0]
-    check_sound(tmp_path)
+    check_intact(tmp_path)
 
 
 def module_of(path: Path) -> Any:

@@ -22,7 +22,7 @@ def test_every_published_set_is_known_without_its_name(tmp_path: Path, name: str
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_each_source_says_what_is_not_there(tmp_path: Path, name: str) -> None:
+def test_each_source_reports_what_is_not_there(tmp_path: Path, name: str) -> None:
     path = tmp_path / "nothing"
     with pytest.raises(UsageError, match=r"no such file|no LMDB database") as caught:
         load_dataset(source_config_for(f"{name}:{path}"))
@@ -32,7 +32,7 @@ def test_each_source_says_what_is_not_there(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_each_source_refuses_a_file_and_a_folder_of_another_kind(tmp_path: Path, name: str) -> None:
+def test_each_source_rejects_a_file_and_a_folder_of_another_kind(tmp_path: Path, name: str) -> None:
     write_tree(tmp_path / "folder", {"notes.md": "nothing"})
     for path in (tmp_path / "folder" / "notes.md", tmp_path / "folder"):
         with pytest.raises(UsageError) as caught:

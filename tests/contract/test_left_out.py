@@ -101,7 +101,7 @@ OTHERS: dict[str, Content] = {
 
 
 @pytest.mark.parametrize("form", ["folder", "zip", "tar"])
-def test_other_files_are_named_by_kind_and_those_one_may_miss_are_said(
+def test_other_files_are_named_by_kind_and_those_one_may_miss_are_reported(
     tmp_path: Path, form: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("undiffuse.data.readers.decoding.heic.is_installed", lambda: False)
@@ -131,7 +131,7 @@ def test_a_few_names_are_kept_of_however_many() -> None:
     assert found.text(warned=False) == ""
 
 
-def test_a_zip_before_a_zip_is_said_and_arrays_that_are_not_read_are_named(tmp_path: Path) -> None:
+def test_a_zip_before_a_zip_is_reported_and_arrays_that_are_not_read_are_named(tmp_path: Path) -> None:
     first, second = (write_zip(tmp_path / f"{name}.zip", {f"{name}.png": png(0)}) for name in "ab")
     path = tmp_path / "both.zip"
     path.write_bytes(first.read_bytes() + second.read_bytes())
@@ -166,7 +166,7 @@ NESTED = {
 
 
 @pytest.mark.parametrize("kind", sorted(NESTED))
-def test_a_folder_without_images_says_what_to_name_instead(tmp_path: Path, kind: str) -> None:
+def test_a_folder_without_images_reports_what_to_name_instead(tmp_path: Path, kind: str) -> None:
     files, place = NESTED[kind]
     write_tree(tmp_path, files)
     with pytest.raises(UsageError, match="no images in this folder") as caught:
@@ -212,12 +212,12 @@ def test_two_folders_of_one_look_are_one_class(tmp_path: Path, form: str) -> Non
     assert found.class_names == (spellings[1], "the") and "classes_joined" not in found.provenance
 
 
-def test_a_path_that_is_no_text_is_refused_in_one_line(tmp_path: Path) -> None:
+def test_a_path_that_is_no_text_is_rejected_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"caf\\xe9: the path is not valid UTF-8 .*; rename it"):
         source_config_for(str(tmp_path / b"caf\xe9".decode("utf-8", "surrogateescape")))
 
 
-def test_a_folder_of_test_digits_alone_says_which_file_to_name(tmp_path: Path) -> None:
+def test_a_folder_of_test_digits_alone_reports_which_file_to_name(tmp_path: Path) -> None:
     images = tmp_path / "t10k-images-idx3-ubyte"
     images.write_bytes(bytes([0, 0, 8, 3]) + b"".join(n.to_bytes(4, "big") for n in (2, 4, 4)) + bytes(32))
     with pytest.raises(UsageError, match=r"no IDX images of the split 'train'.*, or name .*ubyte itself") as caught:
@@ -226,7 +226,7 @@ def test_a_folder_of_test_digits_alone_says_which_file_to_name(tmp_path: Path) -
     assert len(load_dataset(source_config_for(named))) == 2
 
 
-def test_what_a_prepared_archive_says_of_its_source(tmp_path: Path) -> None:
+def test_what_a_prepared_archive_reports_of_its_source(tmp_path: Path) -> None:
     write_tree(tmp_path / "x", {"train/0.png": png(0), "test/1.png": png(1), "train/b.jxl": "x"})
     source = prepare(source_config_for(str(tmp_path / "x")), tmp_path / "x.zip", workers=1)["source"]
     assert source["num_pictures"] == 1 and source["splits"].startswith("images by split: train (1) used, test (1) left")

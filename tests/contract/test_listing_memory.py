@@ -188,7 +188,7 @@ def test_a_directory_is_read_in_pieces(tmp_path: Path, monkeypatch: pytest.Monke
         assert list(read_entries(FileAt(path))) == whole and len(whole) == 60
 
 
-def test_members_lie_where_their_names_say_after_sorting(tmp_path: Path) -> None:
+def test_members_lie_where_their_names_report_after_sorting(tmp_path: Path) -> None:
     rng = random.Random(0)
     contents = {f"{rng.randrange(10**6)}.png": rng.randbytes(rng.randrange(1, 50)) for _ in range(500)}
     path = write_zip(tmp_path / "x.zip", contents)

@@ -50,7 +50,7 @@ TWICE: dict[str, tuple[Content, str]] = {
 
 
 @pytest.mark.parametrize("name", sorted(TWICE))
-def test_an_image_with_two_labels_is_refused_with_both_lines(load: Load, name: str) -> None:
+def test_an_image_with_two_labels_is_rejected_with_both_lines(load: Load, name: str) -> None:
     content, both = TWICE[name]
     with pytest.raises(UsageError, match=rf"{name}: gives a\.png two labels: {both}"):
         load({**IMAGES, name: content})
@@ -61,7 +61,7 @@ def test_an_image_with_two_labels_is_refused_with_both_lines(load: Load, name: s
     assert load({**IMAGES, name: content}, labels="none").labels is None
 
 
-def test_one_key_with_two_values_is_refused(load: Load) -> None:
+def test_one_key_with_two_values_is_rejected(load: Load) -> None:
     with pytest.raises(UsageError, match=r"'a\.png' occurs twice, with 0 and 1"):
         load({**IMAGES, "dataset.json": '{"labels": {"a.png": 0, "b.png": 0, "c.png": 1, "a.png": 1}}'})
     with pytest.raises(UsageError, match=r"line 1: not valid JSON .*'label' occurs twice"):
@@ -92,7 +92,7 @@ def test_lists_and_captions_in_the_encodings_of_windows(load: Load, encoding: st
     assert load({**IMAGES, **notes}).captions == expected
 
 
-def test_a_text_that_is_not_what_its_mark_says_is_reported(load: Load) -> None:
+def test_a_text_that_is_not_what_its_mark_reports_is_reported(load: Load) -> None:
     for name in ("metadata.jsonl", "metadata.csv"):
         with pytest.raises(UsageError, match=rf"{name}: starts with a byte order mark, but is not valid Unicode text"):
             load({**IMAGES, name: b"\xff\xfea\x00b"})

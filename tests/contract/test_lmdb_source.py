@@ -129,7 +129,7 @@ def test_a_damaged_category_is_skipped_whole(tmp_path: Path) -> None:
     assert len(load(tmp_path, on_error="skip")) == COUNT
 
 
-def test_a_table_of_tables_is_refused(tmp_path: Path) -> None:
+def test_a_table_of_tables_is_rejected(tmp_path: Path) -> None:
     environment = lmdb.open(str(tmp_path / "x_lmdb"), max_dbs=2)
     environment.open_db(b"inner")
     environment.close()

@@ -112,7 +112,7 @@ def test_workers_may_be_forked_or_spawned(lazy: Dataset, start_method: str, load
     assert len(loader.batch(0, 3)) == 3
 
 
-def test_the_batches_of_a_step_may_be_asked_for_again_without_being_fetched_again(
+def test_the_batches_of_a_step_may_be_requested_for_again_without_being_fetched_again(
     lazy: Dataset, loaders: list[Loader]
 ) -> None:
     loader = Loader(lazy, 0, LoaderConfig(workers=1), kept=3)
@@ -269,7 +269,7 @@ def test_the_global_generator_of_torch_is_left_alone(lazy: Dataset, loaders: lis
 @pytest.mark.parametrize(
     "options", [{"workers": -1}, {"workers": "many"}, {"prefetch": 0}, {"resident": "often"}, {"worker": 1}]
 )
-def test_senseless_options_are_refused(options: dict[str, npt.ArrayLike]) -> None:
+def test_senseless_options_are_rejected(options: dict[str, npt.ArrayLike]) -> None:
     with pytest.raises(UsageError, match=next(iter(options))):
         validate(LoaderConfig, options)
 

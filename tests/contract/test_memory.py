@@ -26,7 +26,7 @@ print(keep_freed_memory(), before, (fresh_pages(), fresh_pages())[1])
 """
 
 
-ASKS = "from undiffuse.compute.memory import keep_freed_memory; print(keep_freed_memory())"
+REQUESTS = "from undiffuse.compute.memory import keep_freed_memory; print(keep_freed_memory())"
 
 
 def answer(program: str, **environment: str) -> list[str]:
@@ -37,14 +37,14 @@ def answer(program: str, **environment: str) -> list[str]:
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="says nothing to other C libraries than glibc")
-def test_blocks_are_not_fetched_anew() -> None:
-    said, before, after = answer(FAULTS)
-    assert said == "True"
+def test_blocks_are_not_fetched_again() -> None:
+    message, before, after = answer(FAULTS)
+    assert message == "True"
     assert int(after) < int(before) / 10, (before, after)
 
 
 @pytest.mark.parametrize(
     "environment", [{"UNDIFFUSE_COMPUTE": "memory=off"}, {"MALLOC_TRIM_THRESHOLD_": "131072"}], ids=["choice", "user"]
 )
-def test_whoever_says_otherwise_is_heard(environment: dict[str, str]) -> None:
-    assert answer(ASKS, **environment)[0] == "False"
+def test_whoever_reports_otherwise_is_received(environment: dict[str, str]) -> None:
+    assert answer(REQUESTS, **environment)[0] == "False"

@@ -27,5 +27,5 @@ def lines(value: Any, before: str = "") -> Iterator[str]:
 
 def test_names_are_those_of_the_golden_list() -> None:
     known, found = (set(lines(one)) for one in (json.loads(GOLDEN.read_text(encoding="utf-8")), names()))
-    said = [*(f"gone: {one}" for one in sorted(known - found)), *(f"new: {one}" for one in sorted(found - known))]
-    assert not said, "\n".join([*said, ADVICE])
+    message = [*(f"gone: {one}" for one in sorted(known - found)), *(f"new: {one}" for one in sorted(found - known))]
+    assert not message, "\n".join([*message, ADVICE])

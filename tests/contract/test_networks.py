@@ -211,7 +211,7 @@ def test_dropout_is_random_in_training_only() -> None:
     assert not torch.equal(first, second) and torch.equal(first, network(*arguments))
 
 
-REFUSED = [
+REJECTED = [
     ({**UNET, "multipliers": (1, 1, 1, 1, 1)}, (1, 8, 8), "5 levels are too many for 8 x 8 pixels"),
     ({**UNET, "multipliers": (1, 1, 1, 1), "patch_size": 2}, (1, 8, 8), "at most 3"),
     (UNET, (2,), "takes images"),
@@ -230,14 +230,14 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("options", "shape", "message"), REFUSED)
-def test_senseless_options_are_refused(options: dict[str, object], shape: tuple[int, ...], message: str) -> None:
+@pytest.mark.parametrize(("options", "shape", "message"), REJECTED)
+def test_senseless_options_are_rejected(options: dict[str, object], shape: tuple[int, ...], message: str) -> None:
     with pytest.raises(UsageError, match=message) as caught:
         build_network(validate(UNetConfig, {"name": "unet", **options}), shape)
     assert "\n" not in str(caught.value)
 
 
-def test_senseless_transformers_are_refused() -> None:
+def test_senseless_transformers_are_rejected() -> None:
     with pytest.raises(UsageError, match="num_heads=3 does not divide channels=16"):
         TransformerConfig.dit_s(channels=16, num_heads=3)
     with pytest.raises(UsageError, match="use network 'mlp'"):
@@ -251,7 +251,7 @@ def test_adm_is_defined_for_its_sizes_only() -> None:
     assert UNetConfig.adm(256).attention_levels == (3, 4, 5)
 
 
-def test_presets_take_overrides_and_refuse_wrong_ones() -> None:
+def test_presets_take_overrides_and_reject_wrong_ones() -> None:
     assert UNetConfig.ho_cifar10(dropout=0.3).dropout == 0.3
     with pytest.raises(UsageError, match="did you mean 'dropout'"):
         UNetConfig.ho_cifar10(dropuot=0.3)

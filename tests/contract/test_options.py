@@ -22,7 +22,9 @@ from undiffuse.models.saved import Model
 
 OPTIONS = sorted(option_rows())
 #: A value of each that is not the neutral one; of a new option by its type, unless it needs another.
-SAID: dict[str, Any] = {name: {float: 0.5, int: 2, str: "x"}.get(row.type) for name, row in option_rows().items()} | {
+MESSAGES: dict[str, Any] = {
+    name: {float: 0.5, int: 2, str: "x"}.get(row.type) for name, row in option_rows().items()
+} | {
     "sampler": "ddim:eta=0.5",
     "steps": 3,
     "grid": "uniform",
@@ -38,7 +40,7 @@ SAID: dict[str, Any] = {name: {float: 0.5, int: 2, str: "x"}.get(row.type) for n
 
 
 @pytest.mark.parametrize("name", OPTIONS)
-def test_the_text_and_the_model_say_the_same_of_a_flag(name: str) -> None:
+def test_the_text_and_the_model_report_the_same_of_a_flag(name: str) -> None:
     row, flag = option_rows()[name], flags()[name]
     assert flag.type == (None if row.type == LogSNRInterval else row.type)
     assert (flag.kind, flag.help) == (row.option.kind, row.option.help)
@@ -53,24 +55,24 @@ def test_commands_that_sample_have_every_flag(command: str) -> None:
 
 
 @pytest.mark.parametrize("name", OPTIONS)
-def test_python_has_it_as_a_keyword_and_says_what_it_is(name: str) -> None:
+def test_python_has_it_as_a_keyword_and_reports_what_it_is(name: str) -> None:
     keyword = inspect.signature(Model.sample).parameters[name]
     assert keyword.default is None and keyword.annotation == option_rows()[name].type | None
     assert option_rows()[name].option.help in " ".join((Model.sample.__doc__ or "").split())
 
 
 @pytest.mark.parametrize("name", OPTIONS)
-def test_what_is_said_comes_before_the_model_s_own_and_is_on_record(name: str) -> None:
-    field, requested = option_rows()[name].field, SamplingOptions.of(**{name: SAID[name]})
+def test_what_is_reported_comes_before_the_model_s_own_and_is_on_record(name: str) -> None:
+    field, requested = option_rows()[name].field, SamplingOptions.of(**{name: MESSAGES[name]})
     own = SamplingConfig(temperature=0.5, guidance=3.0)
-    assert getattr(requested.over(own), field) == SAID[name]
+    assert getattr(requested.over(own), field) == MESSAGES[name]
     others = {key for key in SamplingConfig.model_fields if key != field}
     assert all(getattr(requested.over(own), key) == getattr(own, key) for key in others)
     with_guide = requested.record({**sampling_record(own), "autoguidance": 1.5})
-    said = {"guidance_interval": "-3,inf", "autoguidance_interval": "-inf,2"}.get(name, SAID[name])
+    said = {"guidance_interval": "-3,inf", "autoguidance_interval": "-inf,2"}.get(name, MESSAGES[name])
     key = option_rows()[name].key
     assert with_guide.keys() == {row.key for row in option_rows().values()} and with_guide[key] == said
-    assert requested.given() == {name: SAID[name]}
+    assert requested.given() == {name: MESSAGES[name]}
     json.dumps(with_guide, allow_nan=False)
 
 
@@ -91,7 +93,7 @@ def test_an_option_is_read_by_its_earlier_name_and_recorded_by_it(capsys: pytest
     assert "at least 1, got 0" in capsys.readouterr().err
 
 
-def test_nothing_said_leaves_everything_to_the_model() -> None:
+def test_nothing_reported_leaves_everything_to_the_model() -> None:
     own = SamplingConfig(sampler="ddim", num_steps=7, grid="angle", temperature=0.5)
     requested = SamplingOptions.of(steps=None, guidance=None).over(own)
     assert {key: getattr(requested, key) for key in SamplingConfig.model_fields} == dict(own)
@@ -119,13 +121,13 @@ def test_a_senseless_value_is_one_line(said: dict[str, Any], message: str) -> No
         SamplingOptions.of(**said)
 
 
-def test_a_value_is_refused_the_same_way_everywhere(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_value_is_rejected_the_same_way_everywhere(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(["sample", "mnist", "--guidance", "-1"])
     typed = capsys.readouterr().err
-    with pytest.raises(UsageError) as refused:
+    with pytest.raises(UsageError) as rejected:
         undiffuse.load("mnist").sample(1, guidance=-1)
-    assert stopped.value.code == 2 and typed.strip().endswith(str(refused.value))
+    assert stopped.value.code == 2 and typed.strip().endswith(str(rejected.value))
 
 
 def test_options_need_no_torch() -> None:

@@ -303,7 +303,7 @@ def test_each_group_is_decoded_once_in_a_pass(tmp_path: Path, monkeypatch: pytes
     assert contents == [png(row) for row in range(40)] and read == list(range(10))
 
 
-def test_without_pyarrow_one_line_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_pyarrow_one_line_reports_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = written(tmp_path / "set.parquet", table())
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(UsageError, match=r"pip install 'undiffuse\[parquet\]'"):
@@ -371,7 +371,7 @@ def test_labels_of_truth_values_are_two_classes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "names", ["data/{}-00000-of-00001.parquet", "{}.parquet", "{}/0000.parquet", "flowers-{}.arrow"], ids=str
 )
-def test_splits_are_said_and_known_in_any_case_and_by_what_they_mean(tmp_path: Path, names: str) -> None:
+def test_splits_are_reported_and_known_in_any_case_and_by_what_they_mean(tmp_path: Path, names: str) -> None:
     for place, split in enumerate(("Train", "VAL", "test")):
         path = tmp_path / names.format(split)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -116,7 +116,7 @@ def test_the_average_shares_what_no_average_is_taken_of() -> None:
     assert model.learns.weight.requires_grad
 
 
-def test_a_part_stays_as_it_was_made(run: Path) -> None:
+def test_a_part_stays_as_it_was_created(run: Path) -> None:
     """No optimizer moves it, no training mode changes its statistics, whoever forgot to freeze it."""
     trainer = trainer_of(run.parent / "again")
     before = {name: value.clone() for name, value in trainer.objective.model.codec.state_dict().items()}
@@ -153,7 +153,7 @@ def test_tied_weights_are_saved_apart(tmp_path: Path) -> None:
     assert torch.equal(found["a"], weight) and torch.equal(found["b"], weight)
 
 
-def test_no_component_makes_room_for_a_larger_network(run: Path) -> None:
+def test_no_component_makes_package_for_a_larger_network(run: Path) -> None:
     record = read_record(run)
     del record["components"]["codec"]
     record["components"] |= {f"ghost{n}": {"weights": "model.safetensors"} for n in range(40)}
@@ -163,7 +163,7 @@ def test_no_component_makes_room_for_a_larger_network(run: Path) -> None:
         components_of(record)
 
 
-def test_an_unknown_component_is_refused(run: Path) -> None:
+def test_an_unknown_component_is_rejected(run: Path) -> None:
     record = {key: value for key, value in read_record(run).items() if key != "checksum"}
     record["components"]["ghost"] = {"weights": "codec.safetensors", "sha256": 64 * "0"}
     with pytest.raises(UsageError, match="names the component 'ghost', which this model does not have"):
@@ -251,7 +251,7 @@ def test_a_run_is_resumed_over_weights_in_int8(run: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("harm", ["another", "gone", "cut"])
-def test_a_part_that_is_not_the_one_is_refused(run: Path, harm: str) -> None:
+def test_a_part_that_is_not_the_one_is_rejected(run: Path, harm: str) -> None:
     file = run / "codec.safetensors"
     if harm == "gone":
         file.unlink()
@@ -259,6 +259,6 @@ def test_a_part_that_is_not_the_one_is_refused(run: Path, harm: str) -> None:
         file.write_bytes(file.read_bytes()[:-3])
     else:
         save_weights(file, {name: torch.zeros_like(value) for name, value in read_weights(file).items()})
-    said = {"another": "its config.json states", "gone": "has no codec.safetensors", "cut": "is damaged"}
-    with pytest.raises(UsageError, match=said[harm]):
+    message = {"another": "its config.json states", "gone": "has no codec.safetensors", "cut": "is damaged"}
+    with pytest.raises(UsageError, match=message[harm]):
         load(run)

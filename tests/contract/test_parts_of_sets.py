@@ -62,7 +62,7 @@ def test_a_class_called_test_or_train_among_others_is_a_class(load) -> None:  # 
     assert len(chosen) == 1 and is_of(chosen, 0, 2)
 
 
-def test_parts_without_one_for_training_and_parts_that_are_not_there_are_refused(load) -> None:  # type: ignore[no-untyped-def]
+def test_parts_without_one_for_training_and_parts_that_are_not_there_are_rejected(load) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(
         UsageError, match=r"none for training among test \(1\), val \(1\); use data.split=test or validation"
     ):

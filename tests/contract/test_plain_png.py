@@ -72,7 +72,7 @@ def rebuilt(data: bytes, width: int = 4, height: int = 4, **header: int) -> byte
     return b"\x89PNG\r\n\x1a\n" + start + chunk(b"IDAT", data) + chunk(b"IEND", b"")
 
 
-def test_a_file_that_says_otherwise_than_its_data_is_not_read() -> None:
+def test_a_file_that_reports_otherwise_than_its_data_is_not_read() -> None:
     rows = b"\0abcd" * 4
     assert read_plain_png(rebuilt(zlib.compress(rows)), (1, 4, 4)) is not None
     odd = [rows[:-1], rows + b"x", b"\1abcd" + rows[5:], rows[:-5] + b"\4abcd", b""]

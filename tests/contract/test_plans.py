@@ -40,8 +40,8 @@ PROCESS = FlowProcess()
 NUM = 3000
 
 
-def options(**said: Any) -> SamplingOptions:
-    return SamplingOptions.of(grid="log_snr", **said)
+def options(**message: Any) -> SamplingOptions:
+    return SamplingOptions.of(grid="log_snr", **message)
 
 
 def point_space(size: int) -> Space:
@@ -77,12 +77,12 @@ class Link(DenoisingStage):
 
 def cascade(sampler: str, streams: Sequence[int]) -> tuple[Tensor, ...]:
     """The residuals of x_1 ~ N(0, 0.5^2), x_2 ~ N(x_1, 0.4^2), x_3 ~ N(-0.5 x_2, 0.3^2), each of unit variance."""
-    made: list[Tensor] = []
+    created: list[Tensor] = []
 
     class Noted(Link):
         def finish(self, rows: Rows) -> Tensor:
-            made.append(super().finish(rows))
-            return made[-1]
+            created.append(super().finish(rows))
+            return created[-1]
 
     parts = ((0.0, 0.5), (1.0, 0.4), (-0.5, 0.3))
     stages = [
@@ -90,7 +90,7 @@ def cascade(sampler: str, streams: Sequence[int]) -> tuple[Tensor, ...]:
         for (gain, std), stream in zip(parts, streams, strict=True)
     ]
     run(Plan(tuple(stages)), [Request(seed) for seed in range(NUM)], batch_size=NUM)
-    x_1, x_2, x_3 = (x.double()[:, 0] for x in made)
+    x_1, x_2, x_3 = (x.double()[:, 0] for x in created)
     return x_1 / 0.5, (x_2 - x_1) / 0.4, (x_3 + 0.5 * x_2) / 0.3
 
 
@@ -125,13 +125,13 @@ def test_two_terms_are_the_conjunction_of_two_gaussians() -> None:
     negative = Condition(embedding=torch.zeros(2, 1).double(), pooled=torch.zeros(2, 1))
     guidance = guidance_of([(condition_on(1.0), 1.0), (condition_on(0.2), 1.0)], 2, negative=negative)
     t, x = torch.full((2,), 1e-4, dtype=torch.float64), torch.tensor([[0.9], [-0.4]], dtype=torch.float64)
-    said = Guided(Prior(1.0, 1.0), guidance)(x, t)
+    message = Guided(Prior(1.0, 1.0), guidance)(x, t)
     alpha, sigma = PROCESS.alpha(t)[:, None], PROCESS.sigma(t)[:, None]
-    score = (alpha * said.x_0 - x) / sigma**2
+    score = (alpha * message.x_0 - x) / sigma**2
     precision = 2 / std**2 - 1 / prior**2
     mean = (1.0 / std**2 + 0.2 / std**2) / precision
     assert torch.allclose(score, -precision * (x - mean), rtol=2e-3)
-    assert torch.as_tensor(said.nfe).tolist() == [3, 3]
+    assert torch.as_tensor(message.nfe).tolist() == [3, 3]
 
 
 def test_rows_with_more_terms_and_with_fewer_are_joined() -> None:
@@ -302,28 +302,28 @@ class Hub:
         return Asking()
 
     def run(self, works: Sequence[Callable[[], SamplerOutput]]) -> list[SamplerOutput]:
-        made: dict[int, SamplerOutput] = {}
+        created: dict[int, SamplerOutput] = {}
         waiting = {number: greenlet(work) for number, work in enumerate(works)}
         requested = {number: one.switch() for number, one in waiting.items()}
         while requested:
             for number in [number for number, one in waiting.items() if one.dead]:
-                made[number] = requested.pop(number)
+                created[number] = requested.pop(number)
                 del waiting[number]
             for name in sorted({question[0] for question in requested.values()}):
                 together = {number: question for number, question in requested.items() if question[0] == name}
                 for number, answer in self._answer(name, together).items():
                     requested[number] = waiting[number].switch(answer)
-        return [made[number] for number in range(len(works))]
+        return [created[number] for number in range(len(works))]
 
     def _answer(self, name: str, questions: dict[int, Any]) -> dict[int, Denoised]:
         parts = list(questions.values())
         joined = [torch.cat([part[number] for part in parts]) for number in (2, 3)]
         self.batches.append((name, len(parts), len(joined[0])))
         with torch.no_grad():
-            said = FixedBatchDenoiser(parts[0][1], 1024)(*joined, Condition.join([part[4] for part in parts]))
+            message = FixedBatchDenoiser(parts[0][1], 1024)(*joined, Condition.join([part[4] for part in parts]))
         answers, start = {}, 0
         for number, part in questions.items():
-            answers[number] = Denoised(said.x_0[start : start + len(part[2])])
+            answers[number] = Denoised(message.x_0[start : start + len(part[2])])
             start += len(part[2])
         return answers
 
@@ -343,10 +343,10 @@ def test_a_hub_below_guidance_mixes_samplers_and_gives_each_what_it_gets_alone(s
         return lambda: run(plan, requests)
 
     mixed = hub.run([work(number) for number in range(len(requested))])
-    for number, said in enumerate(requested):
+    for number, message in enumerate(requested):
         cond = Condition(label=torch.tensor([0, 1, 0]))
-        alone = system.sample(SampleRequest.of([10 * number + row for row in range(3)], cond=cond, **said))
-        assert torch.equal(mixed[number].x, alone.x), said
+        alone = system.sample(SampleRequest.of([10 * number + row for row in range(3)], cond=cond, **message))
+        assert torch.equal(mixed[number].x, alone.x), message
     assert max(parts for name, parts, rows in hub.batches if name == "network") == 4
     assert any(name == "guide" for name, parts, rows in hub.batches)
 
@@ -360,12 +360,12 @@ def test_rows_of_one_plan_may_differ_in_all_but_what_is_bound(system: NetworkMod
     ]
     own = {"sampler": "dpmpp_2m_sde"}
     requests = [
-        Request(seed, condition_on(seed % 2), SamplingOptions.of(**said)) for seed, said in enumerate(requested)
+        Request(seed, condition_on(seed % 2), SamplingOptions.of(**message)) for seed, message in enumerate(requested)
     ]
     together = run(system.plan(SamplingOptions.of(**own)), requests)
-    for seed, said in enumerate(requested):
-        alone = system.sample(SampleRequest.of([seed], cond=condition_on(seed % 2), **own, **said))
-        assert torch.equal(together.x[seed], alone.x[0]), said
+    for seed, message in enumerate(requested):
+        alone = system.sample(SampleRequest.of([seed], cond=condition_on(seed % 2), **own, **message))
+        assert torch.equal(together.x[seed], alone.x[0]), message
         assert int(together.nfe[seed]) == alone.nfe
     with pytest.raises(UsageError, match="all samples of a plan must have the same sampler"):
         run(
@@ -398,23 +398,23 @@ def test_the_last_step_of_a_row_is_what_is_predicted_then() -> None:
 
 
 def test_rows_join_midway(system: NetworkModel) -> None:
-    said = {"sampler": "unipc", "steps": 6, "guidance": 2.0}
-    stage = system.plan(SamplingOptions.of(**said)).stages[0]
+    message = {"sampler": "unipc", "steps": 6, "guidance": 2.0}
+    stage = system.plan(SamplingOptions.of(**message)).stages[0]
     with torch.no_grad():
         rows = stage.advance(stage.advance(stage.start([Request(1, condition_on(0)), Request(2, condition_on(1))])))
         rows = Rows.join([rows, stage.start([Request(3, condition_on(1))])])
-        made: dict[int, Tensor] = {}
+        created: dict[int, Tensor] = {}
         while len(rows):
             rows = stage.advance(rows)
             arrived = rows.select(rows.done)
-            made |= dict(zip(arrived.seeds, stage.finish(arrived), strict=True))
+            created |= dict(zip(arrived.seeds, stage.finish(arrived), strict=True))
             rows = rows.select(~rows.done)
     alone = system.sample(
         SampleRequest.of(
             [1, 2, 3], cond=Condition(label=torch.tensor([0, 1, 1])), sampler="unipc", steps=6, guidance=2.0
         )
     )
-    assert torch.equal(torch.stack([made[seed] for seed in (1, 2, 3)]), alone.x)
+    assert torch.equal(torch.stack([created[seed] for seed in (1, 2, 3)]), alone.x)
 
 
 def test_a_run_stops_between_steps_and_keeps_what_was_taken(system: NetworkModel) -> None:
@@ -430,7 +430,7 @@ def test_a_run_stops_between_steps_and_keeps_what_was_taken(system: NetworkModel
             system.plan(SamplingOptions.of(sampler="euler", steps=4)),
             [Request(seed, condition_on(0)) for seed in range(4)],
             batch_size=2,
-            take=lambda first, made: taken.append(len(made.x)),
+            take=lambda first, created: taken.append(len(created.x)),
             stop=stop,
         )
     assert taken == [2]
@@ -495,11 +495,11 @@ class Elsewhere(Denoiser):
 def test_a_stranger_s_denoiser_is_sampled_saved_and_opened_again(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = WrappedModel(Elsewhere(), Space.of_data((1, 2, 2)), sampling=SamplingConfig(sampler="unipc", num_steps=4))
-    made = model.sample(SampleRequest.of(range(3))).x
+    created = model.sample(SampleRequest.of(range(3))).x
     assert model.sample(SampleRequest.of(range(3), sampler="rk45", temperature=0.5)).x.isfinite().all()
     folder = save_wrapped(model, tmp_path / "theirs", "a test's own network")
     opened = load(folder, denoiser=Elsewhere())
-    assert torch.equal(opened.module.sample(SampleRequest.of(range(3))).x, made)
+    assert torch.equal(opened.module.sample(SampleRequest.of(range(3))).x, created)
     assert opened.sample(2).record["sampler"] == "unipc" and "theirs" in repr(opened)
     with pytest.raises(UsageError, match=r"load it in Python with undiffuse.load\(folder, denoiser"):
         load(folder)
@@ -522,7 +522,7 @@ def test_terms_hold_what_they_are_given() -> None:
 
 
 @pytest.mark.parametrize("name", ["process", "cache_interval", "sampler"])
-def test_what_is_bound_may_be_said_again_and_not_changed(system: NetworkModel, name: str) -> None:
+def test_what_is_bound_may_be_reported_again_and_not_changed(system: NetworkModel, name: str) -> None:
     own = {"process": "vp", "cache_interval": 1, "sampler": "euler"}
     stage = system.plan(SamplingOptions.of(process="vp", sampler="euler", steps=2)).stages[0]
     stage.start([Request(0, condition_on(0), SamplingOptions.of(**{name: own[name]}))])
@@ -581,7 +581,7 @@ def test_an_adaptive_solver_gives_up_a_row_and_takes_no_other_with_it() -> None:
         stage.finish(rows)
 
 
-def test_rows_that_say_nothing_join_those_that_say_something(system: NetworkModel) -> None:
+def test_rows_that_report_nothing_join_those_that_report_something(system: NetworkModel) -> None:
     stage = system.plan(SamplingOptions.of(sampler="euler", steps=2, guidance=2.0)).stages[0]
     requests = [
         Request(0),
@@ -623,8 +623,10 @@ def test_rows_that_bring_a_condition_are_not_mistaken_for_those_that_do_not() ->
 
 
 def test_what_is_taken_is_kept_no_longer(system: NetworkModel) -> None:
-    made = run(system.plan(SamplingOptions.of(steps=1)), [Request(0, condition_on(0))], take=lambda first, part: None)
-    assert made.x.untyped_storage().nbytes() == 0
+    created = run(
+        system.plan(SamplingOptions.of(steps=1)), [Request(0, condition_on(0))], take=lambda first, part: None
+    )
+    assert created.x.untyped_storage().nbytes() == 0
 
 
 def test_an_image_is_the_first_stage_s_alone() -> None:
@@ -641,14 +643,14 @@ def test_an_image_is_the_first_stage_s_alone() -> None:
     assert seen[1].previous is not None
 
 
-def test_a_generator_obeys_no_option_and_says_so_at_once() -> None:
+def test_a_generator_obeys_no_option_and_reports_so_at_once() -> None:
     gan = undiffuse.load("mnist").module  # a stage of a generator needs no network here
-    stage = GeneratorStage(gan.space, lambda seeds: torch.zeros(len(seeds), 2), lambda z, cond: z, check=refuse)
+    stage = GeneratorStage(gan.space, lambda seeds: torch.zeros(len(seeds), 2), lambda z, cond: z, check=reject)
     with pytest.raises(UsageError, match="none of that"):
         stage.start([Request(0, None, SamplingOptions.of(steps=3))])
 
 
-def refuse(options: SamplingOptions) -> None:
+def reject(options: SamplingOptions) -> None:
     raise UsageError("none of that")
 
 
@@ -663,12 +665,12 @@ def test_strength_0_is_the_image_under_every_process_and_little_is_one_step() ->
         )
         for strength, steps in ((0.0, 0), (0.01, 1), (0.05, 1), (0.25, 3), (1.0, 10)):
             request = Request(0, None, SamplingOptions.of(strength=strength), torch.full((1,), 0.7))
-            made = run(Plan((stage,)), [request])
-            assert made.nfe.tolist() == [steps], (process, strength)
-            assert strength or torch.equal(made.x, torch.full((1, 1), 0.7))
+            created = run(Plan((stage,)), [request])
+            assert created.nfe.tolist() == [steps], (process, strength)
+            assert strength or torch.equal(created.x, torch.full((1, 1), 0.7))
 
 
-def test_a_request_says_as_much_of_each_seed() -> None:
+def test_a_request_reports_as_much_of_each_seed() -> None:
     with pytest.raises(UsageError, match="3 images for 1 seeds"):
         SampleRequest.of([0], strength=0.5, images=torch.zeros(3, 2))
     with pytest.raises(UsageError, match="1 rows of label for 2 seeds"):

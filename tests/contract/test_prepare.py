@@ -176,11 +176,11 @@ def test_without_classes_the_labels_are_null(tmp_path: Path) -> None:
 
 
 def test_the_number_of_workers_changes_no_bit(many: Path) -> None:
-    made = []
+    created = []
     for workers in (1, 2, 4):
         prepare(config_of(many), out := many.with_name(f"{workers}.zip"), workers=workers)
-        made.append(out.read_bytes())
-    assert made[0] == made[1] == made[2]
+        created.append(out.read_bytes())
+    assert created[0] == created[1] == created[2]
 
 
 def stop_after(count: int) -> Any:
@@ -197,7 +197,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def begun(many: Path, small_blocks: None) -> tuple[SourceConfig, Path, bytes]:
+def started(many: Path, small_blocks: None) -> tuple[SourceConfig, Path, bytes]:
     """A run that was stopped half-way, and what it would have made."""
     config, out = config_of(many), many.with_name("out.zip")
     prepare(config, many.with_name("whole.zip"), workers=1)
@@ -212,21 +212,23 @@ def leftovers(folder: Path) -> list[str]:
 
 
 def test_it_goes_on_and_does_nothing_twice(
-    begun: tuple[SourceConfig, Path, bytes], monkeypatch: pytest.MonkeyPatch
+    started: tuple[SourceConfig, Path, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config, out, whole = begun
-    made, encode = [], working.encode_png
-    monkeypatch.setattr(working, "encode_png", lambda array: made.append(1) or encode(array))
+    config, out, whole = started
+    created, encode = [], working.encode_png
+    monkeypatch.setattr(working, "encode_png", lambda array: created.append(1) or encode(array))
     prepare(config, out, workers=1)
     assert out.read_bytes() == whole
-    assert len(made) == 150 - 72  # a block of eight was under way
+    assert len(created) == 150 - 72  # a block of eight was under way
     assert leftovers(out.parent) == []
 
 
 @pytest.mark.parametrize(("share", "what"), sparse_product([0.0, 0.3, 0.77, 0.999], [".partial", ".partial.journal"]))
-def test_files_that_were_cut_are_gone_on_with(begun: tuple[SourceConfig, Path, bytes], what: str, share: float) -> None:
+def test_files_that_were_cut_are_removed_on_with(
+    started: tuple[SourceConfig, Path, bytes], what: str, share: float
+) -> None:
     """As a machine that lost its power may leave them."""
-    config, out, whole = begun
+    config, out, whole = started
     path = out.with_name(out.name + what)
     os.truncate(path, int(path.stat().st_size * share))
     prepare(config, out, workers=2)
@@ -235,10 +237,10 @@ def test_files_that_were_cut_are_gone_on_with(begun: tuple[SourceConfig, Path, b
 
 @pytest.mark.parametrize("place", [0, 8, 9, 13, 17, 40, 49])
 def test_a_damaged_progress_log_is_believed_up_to_the_damage(
-    begun: tuple[SourceConfig, Path, bytes], place: int
+    started: tuple[SourceConfig, Path, bytes], place: int
 ) -> None:
     """One bit of the twentieth row: in its key, reason, size, checksum, one of its hashes, or length of text."""
-    config, out, whole = begun
+    config, out, whole = started
     path = out.with_name(out.name + ".partial.journal")  # data
     ends = [end for _, end in read_rows(path)]
     content = bytearray(path.read_bytes())
@@ -261,8 +263,8 @@ def test_rows_are_written_when_their_images_are_on_the_disk(many: Path, monkeypa
     assert counts[:4] == (0, 40, 80, 120) and sizes[0] > 0 and list(sizes) == sorted(sizes)
 
 
-def test_what_was_written_behind_the_last_image_does_no_harm(begun: tuple[SourceConfig, Path, bytes]) -> None:
-    config, out, whole = begun
+def test_what_was_written_behind_the_last_image_does_no_harm(started: tuple[SourceConfig, Path, bytes]) -> None:
+    config, out, whole = started
     with out.with_name(out.name + ".partial").open("ab") as file:
         file.write(b"lists that were begun" * 5000)
     prepare(config, out, workers=1)
@@ -272,9 +274,9 @@ def test_what_was_written_behind_the_last_image_does_no_harm(begun: tuple[Source
 @pytest.mark.parametrize("place", [3, 140])
 @pytest.mark.parametrize("change", ["exchanged", "removed", "added"])
 def test_a_source_that_changed_meanwhile_is_taken_as_it_is_now(
-    begun: tuple[SourceConfig, Path, bytes], many: Path, place: int, change: str
+    started: tuple[SourceConfig, Path, bytes], many: Path, place: int, change: str
 ) -> None:
-    config, out, whole = begun
+    config, out, whole = started
     path = sorted(many.glob("*/*.png"))[place]
     if change == "removed":
         path.unlink()
@@ -285,8 +287,8 @@ def test_a_source_that_changed_meanwhile_is_taken_as_it_is_now(
     assert out.read_bytes() == fresh.read_bytes() != whole
 
 
-def test_other_settings_are_refused_until_overwrite(begun: tuple[SourceConfig, Path, bytes]) -> None:
-    config, out, _ = begun
+def test_other_settings_are_rejected_until_overwrite(started: tuple[SourceConfig, Path, bytes]) -> None:
+    config, out, _ = started
     with pytest.raises(UsageError, match=r"started with size=12 and not 10; .*--overwrite"):
         prepare(config.model_copy(update={"size": 10}), out, workers=1)
     with pytest.raises(UsageError, match="started with duplicates=drop and not keep"):
@@ -298,7 +300,7 @@ def test_other_settings_are_refused_until_overwrite(begun: tuple[SourceConfig, P
 
 @pytest.mark.parametrize("when", ["looking", "preparing"])
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_two_at_once_are_refused(many: Path, when: str, overwrite: bool) -> None:
+def test_two_at_once_are_rejected(many: Path, when: str, overwrite: bool) -> None:
     out, met = many.with_name("out.zip"), []
 
     def on_progress(done: float, total: float, what: str) -> None:
@@ -376,7 +378,7 @@ def test_damage_stops_or_is_skipped_and_counted(mixed: Path) -> None:
     assert np.array_equal(all_of(load_dataset(ZipConfig(path=str(out)))), all_of(kept))
 
 
-def test_a_damaged_file_that_was_mended_is_gone_on_with(many: Path, small_blocks: None) -> None:
+def test_a_damaged_file_that_was_fixed_is_removed_on_with(many: Path, small_blocks: None) -> None:
     out, bad = many.with_name("out.zip"), sorted(many.glob("*/*.png"))[100]
     whole = bad.read_bytes()
     bad.write_bytes(b"not an image")
@@ -397,7 +399,7 @@ def test_nothing_left_is_an_error(tmp_path: Path) -> None:
         prepare(config_of(folder), tmp_path / "o.zip", PrepareSettings(filters=Filters(min_side=20)), workers=1)
 
 
-def test_the_manifest_tells_what_was_done(many: Path) -> None:
+def test_the_manifest_reports_what_was_done(many: Path) -> None:
     out = many.with_name("out.zip")
     manifest = prepare(config_of(many), out, workers=1)
     with zipfile.ZipFile(out) as archive:
@@ -599,7 +601,7 @@ def test_prepared_images_are_in_srgb_and_the_manifest_counts_them(tmp_path: Path
     assert "decoding" not in prepared.provenance
 
 
-def test_an_archive_begun_by_a_version_that_decodes_otherwise_is_not_gone_on_with(
+def test_an_archive_started_by_a_version_that_decodes_otherwise_is_not_removed_on_with(
     many: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = many.with_name("begun.zip")

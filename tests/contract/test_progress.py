@@ -52,7 +52,7 @@ def test_what_is_left_follows_from_what_was_done() -> None:
     assert status(3, 8, 75) == "3 of 8  1 min 15 s left" and status(0.42, 1, None) == "42%"
 
 
-def said(to: io.StringIO, clock: list[float], shown: bool | None = None) -> str:
+def message(to: io.StringIO, clock: list[float], shown: bool | None = None) -> str:
     """What a minute of work that is said of each second writes."""
     with ProgressLine("encoding", shown, to) as counter:
         for second in range(65):
@@ -63,37 +63,37 @@ def said(to: io.StringIO, clock: list[float], shown: bool | None = None) -> str:
 
 def test_a_terminal_gets_one_line_that_is_cleared(clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(progress.VARIABLE)
-    text = said(Terminal(), clock)
+    text = message(Terminal(), clock)
     assert "\n" not in text and text.endswith(" \r") and "65 of 100  35 s left" in text
     assert "1 of 100" not in text.split("\r")[1]  # patience
 
 
 def test_a_file_gets_a_line_now_and_then(clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(progress.VARIABLE)
-    lines = said(io.StringIO(), clock).splitlines()
+    lines = message(io.StringIO(), clock).splitlines()
     assert lines == ["encoding  30 of 100  1 min 10 s left", "encoding  60 of 100  40 s left"]
 
 
 def test_it_can_be_turned_off(clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
-    assert said(Terminal(), clock, shown=False) == ""
+    assert message(Terminal(), clock, shown=False) == ""
     for word in ("off", "OFF", "0"):
         monkeypatch.setenv(progress.VARIABLE, word)
-        assert said(Terminal(), clock) == ""
+        assert message(Terminal(), clock) == ""
 
 
 def test_work_within_work_is_not_shown_twice(clock: list[float]) -> None:
     outer, inner = Terminal(), Terminal()
     with ProgressLine("evaluating", True, outer):
-        assert said(inner, clock, shown=True) == ""
-    assert said(inner, clock, shown=True) != ""
+        assert message(inner, clock, shown=True) == ""
+    assert message(inner, clock, shown=True) != ""
 
 
 def test_who_does_not_listen_any_more_stops_nothing(clock: list[float]) -> None:
-    class Gone(Terminal):
+    class Missing(Terminal):
         def write(self, text: str) -> int:
             raise BrokenPipeError
 
-    assert said(Gone(), clock, shown=True) == ""
+    assert message(Missing(), clock, shown=True) == ""
 
 
 def test_commands_count_on_standard_error(
@@ -121,7 +121,7 @@ def test_a_slow_training_shows_that_it_goes_on(
 
 
 @pytest.mark.parametrize("num_steps", [None, 7])
-def test_solvers_tell_the_share_of_the_log_snr(num_steps: int | None) -> None:
+def test_solvers_report_the_share_of_the_log_snr(num_steps: int | None) -> None:
     data = GaussianMixture.ring(4)
     denoiser, x_0 = data.denoiser(FlowProcess()), data.sample(3, torch.Generator().manual_seed(0))
     there: list[float] = []
@@ -134,7 +134,7 @@ def test_solvers_tell_the_share_of_the_log_snr(num_steps: int | None) -> None:
         assert len(shares) > 3 and shares == sorted(shares) and 0 <= shares[0] < 0.5 and shares[-1] == 1
 
 
-def test_data_that_are_decoded_say_how_far(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_that_are_decoded_report_how_far(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(12):
         Image.fromarray(np.full((8, 8 + number % 2), number, np.uint8)).save(tmp_path / f"{number}.png")
     for name, value in (("_DELAY", 0.0), ("_INTERVAL", 0.0)):
@@ -146,30 +146,30 @@ def test_data_that_are_decoded_say_how_far(tmp_path: Path, monkeypatch: pytest.M
     assert re.search(rf"decoding {tmp_path.name} .* 11 of 12", terminal.getvalue())
 
 
-def test_an_average_of_snapshots_tells_how_many_are_read(tmp_path: Path) -> None:
+def test_an_average_of_snapshots_reports_how_many_are_read(tmp_path: Path) -> None:
     averages = PowerAverages(torch.nn.Linear(2, 2), PosthocConfig())
     for images in (100, 200):
         save_snapshot(tmp_path, averages, images)
-    said: list[tuple[float, float]] = []
+    message: list[tuple[float, float]] = []
     reconstruct(
-        tmp_path, PosthocConfig().sigma_rel, 0.1, OnProgress(lambda done, total, part: said.append((done, total)))
+        tmp_path, PosthocConfig().sigma_rel, 0.1, OnProgress(lambda done, total, part: message.append((done, total)))
     )
-    assert said == [(0, 2), (1, 2)]
+    assert message == [(0, 2), (1, 2)]
 
 
-def test_what_a_check_of_the_doctor_tells_counts_as_a_part_of_it() -> None:
+def test_what_a_check_of_the_doctor_reports_counts_as_a_part_of_it() -> None:
     def slow(subject: SimpleNamespace) -> list[Finding]:
         for number in range(4):
             subject.observer.progress(number, 4)
         return []
 
-    said: list[float] = []
+    message: list[float] = []
     examine(
         {"quick": lambda subject: [], "slow": slow},
         SimpleNamespace(),
-        OnProgress(lambda done, total, part: said.append(done)),
+        OnProgress(lambda done, total, part: message.append(done)),
     )
-    assert said == [0, 1, 1, 1.25, 1.5, 1.75]
+    assert message == [0, 1, 1, 1.25, 1.5, 1.75]
 
 
 def test_what_is_loaded_within_a_check_of_the_doctor_counts_as_a_part_of_it(capsys: pytest.CaptureFixture[str]) -> None:
@@ -183,15 +183,15 @@ def test_what_is_loaded_within_a_check_of_the_doctor_counts_as_a_part_of_it(caps
         subject.observer.progress(1, 2)
         return []
 
-    said: list[tuple[float, str]] = []
-    listener = OnProgress(lambda done, total, part: said.append((done, part)))
+    message: list[tuple[float, str]] = []
+    listener = OnProgress(lambda done, total, part: message.append((done, part)))
     examine({"quick": lambda subject: [], "loads": loads}, SimpleNamespace(), listener)
     listed = [(1.25, "listing"), (1.5, "listing"), (1.625, "decoding"), (1.75, "decoding")]
-    assert said == [(0, ""), (1, ""), *listed, (1.875, "")]
+    assert message == [(0, ""), (1, ""), *listed, (1.875, "")]
     assert capsys.readouterr().err == ""
 
 
-def test_the_doctor_tells_of_the_images_that_it_decodes(tmp_path: Path) -> None:
+def test_the_doctor_reports_of_the_images_that_it_decodes(tmp_path: Path) -> None:
     for number in range(6):
         Image.new("RGB", (8, 8), (40 * number, 10, 200)).save(tmp_path / f"{number}.png")
     parts: list[str] = []
@@ -203,7 +203,7 @@ def test_the_doctor_tells_of_the_images_that_it_decodes(tmp_path: Path) -> None:
     assert {f"reading headers of {tmp_path.name}", f"decoding {tmp_path.name}"} <= set(parts)
 
 
-def test_a_study_that_trains_says_how_long_all_that_are_left_will_take(
+def test_a_study_that_trains_reports_how_long_all_that_are_left_will_take(
     clock: list[float], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(progress.VARIABLE)

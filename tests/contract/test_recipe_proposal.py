@@ -79,9 +79,9 @@ def test_a_summary_of_the_data_gives_a_recipe(
 
 
 def test_the_reason_names_what_was_found() -> None:
-    said = " ".join(propose(FLOWERS, LAPTOP).reasons)
+    message = " ".join(propose(FLOWERS, LAPTOP).reasons)
     for fact in ("3,670", "colour", "96", "5 classes"):
-        assert fact in said
+        assert fact in message
 
 
 @pytest.mark.parametrize(
@@ -111,12 +111,12 @@ def test_the_reason_names_what_was_found() -> None:
         ("flow-swissroll", [], LAPTOP, ""),
     ],
 )
-def test_how_long_follows_what_the_user_says(
+def test_how_long_follows_what_the_user_reports(
     recipe: str, overrides: list[str], hardware: Hardware, expected: str
 ) -> None:
-    begun = get_recipe(recipe)
-    said = estimate_duration(begun, apply_overrides(begun, overrides), 28, hardware)
-    assert expected in said and bool(expected) is bool(said)
+    started = get_recipe(recipe)
+    message = estimate_duration(started, apply_overrides(started, overrides), 28, hardware)
+    assert expected in message and bool(expected) is bool(message)
 
 
 def test_the_user_has_the_last_word() -> None:
@@ -133,7 +133,7 @@ def test_the_user_has_the_last_word() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "random_flip", "flip"),
+    ("message", "random_flip", "flip"),
     [
         ("augment=document", False, 0.5),
         ("augment=flip", False, 0.5),
@@ -143,9 +143,9 @@ def test_the_user_has_the_last_word() -> None:
     ],
 )
 def test_an_augmentation_that_mirrors_takes_the_place_of_the_recipes_own_flip(
-    said: str, random_flip: bool, flip: float
+    message: str, random_flip: bool, flip: float
 ) -> None:
-    config = apply_overrides(get_recipe("photos-32"), [said])
+    config = apply_overrides(get_recipe("photos-32"), [message])
     assert config.random_flip is random_flip and config.augment.flip == flip
     with pytest.raises(UsageError, match="both flip"):  # what the user says twice stays refused
         apply_overrides(get_recipe("photos-32"), ["augment=flip", "random_flip=true"])
@@ -181,7 +181,7 @@ def test_a_file_that_is_no_image_is_not_counted_as_one(photos: Path, tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("said", "expected"),
+    ("message", "expected"),
     [
         ([], "augment=document"),
         (["random_flip=true"], "augment=document"),
@@ -191,10 +191,10 @@ def test_a_file_that_is_no_image_is_not_counted_as_one(photos: Path, tmp_path: P
     ],
 )
 def test_a_reason_falls_with_what_it_is_for(
-    said: list[str], expected: str, photos: Path, capsys: pytest.CaptureFixture[str]
+    message: list[str], expected: str, photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    kept = said in ([], ["random_flip=true"], ["data.upscale=true"])
-    configure(None, said, str(photos), None, False)
+    kept = message in ([], ["random_flip=true"], ["data.upscale=true"])
+    configure(None, message, str(photos), None, False)
     first = capsys.readouterr().out.partition("the same as")[0]
     assert (expected in first) is kept
 
@@ -214,17 +214,19 @@ def test_summary_of_arrays_and_of_points() -> None:
 
 def test_data_alone_is_enough(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = configure(None, ["num_images=32"], str(photos), None, False)
-    said = " ".join(capsys.readouterr().out.split())
-    assert "photos-48 fits: 12 files of colour images, 50 pixels across in 2 classes" in said
-    assert "the same as: undiffuse train photos-48 --data" in said and said.endswith("augment=document num_images=32")
-    assert "less than a minute on" in said and "hour" not in said
+    message = " ".join(capsys.readouterr().out.split())
+    assert "photos-48 fits: 12 files of colour images, 50 pixels across in 2 classes" in message
+    assert "the same as: undiffuse train photos-48 --data" in message and message.endswith(
+        "augment=document num_images=32"
+    )
+    assert "less than a minute on" in message and "hour" not in message
     assert config.recipe == "photos-48" and config.num_images == 32
     assert config.augment.name == "document" and not config.random_flip
     assert config.data.size == 48 and config.data.upscale  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(("classes", "expected"), [("", ("cats", "dogs")), ("data.labels=none", ())])
-def test_classes_are_said_where_there_are_any_and_a_resume_agrees(
+def test_classes_are_reported_where_there_are_any_and_a_resume_agrees(
     photos: Path, tmp_path: Path, classes: str, expected: tuple[str, ...]
 ) -> None:
     smaller = ["num_images=2", "batch_images=2", "system.network.channels=8", "data.size=16", "preview_every_images=0"]

@@ -168,7 +168,7 @@ def test_the_diffusion_next_to_dcgan_has_as_many_parameters_and_the_same_data() 
     assert (gan.data, gan.num_images, gan.batch_images) == (ddpm.data, ddpm.num_images, ddpm.batch_images)
 
 
-def test_a_dry_run_says_all_and_writes_nothing(
+def test_a_dry_run_reports_all_and_writes_nothing(
     small_data: dict[str, Path],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -206,7 +206,7 @@ def test_other_data_keeps_the_image_options(small_data: dict[str, Path]) -> None
     assert config.data.path == str(small_data["folder"])  # type: ignore[attr-defined]
 
 
-def test_other_data_keep_what_the_recipe_says_and_their_own_defaults() -> None:
+def test_other_data_keep_what_the_recipe_reports_and_their_own_defaults() -> None:
     data = apply_overrides(get_recipe("ddpm-church48"), [], EmojiConfig(path="emoji.zip")).data
     assert (data.size, data.channels, data.validation_fraction) == (48, 3, 0.02)  # type: ignore[attr-defined]
     assert data.background == EmojiConfig(path="emoji.zip").background == 255  # type: ignore[attr-defined]

@@ -171,7 +171,7 @@ def test_it_starts_from_the_prior(process_name: str) -> None:
         ("ancestral:variance=gamma", "'beta_tilde', 'beta' or 'learned', got 'gamma'"),
     ],
 )
-def test_a_sampler_that_makes_no_sense_is_refused(spec: str, message: str) -> None:
+def test_a_sampler_that_makes_no_sense_is_rejected(spec: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         make_sampler(spec)
 
@@ -185,18 +185,18 @@ def test_options_may_be_left_out(spec: str) -> None:
     "times",
     [[0.5], [], [[1.0, 0.0]], [0.5, 0.5], [0.2, 0.6], [1.1, 0.0], [0.5, -0.1], [math.nan, 0.0], [1.0, math.nan]],
 )
-def test_times_that_do_not_descend_are_refused(times: list[float]) -> None:
+def test_times_that_do_not_descend_are_rejected(times: list[float]) -> None:
     with pytest.raises(UsageError, match="times must"):
         draw("euler", "flow", [1], times=torch.tensor(times))
 
 
 @pytest.mark.parametrize("seeds", [[-1], [2**64]])
-def test_seeds_outside_64_bits_are_refused(seeds: list[int]) -> None:
+def test_seeds_outside_64_bits_are_rejected(seeds: list[int]) -> None:
     with pytest.raises(UsageError, match="seeds must be integers"):
         SeededNoise(seeds)
 
 
-def test_noise_for_another_number_of_rows_is_refused() -> None:
+def test_noise_for_another_number_of_rows_is_rejected() -> None:
     with pytest.raises(UsageError, match="2 seeds for 3 samples"):
         SeededNoise([1, 2]).prior(torch.empty(3, 1))
     with pytest.raises(UsageError, match="call at"):
@@ -209,7 +209,7 @@ def test_the_base_of_noise_sources_promises_nothing() -> None:
             call(NoiseSource())
 
 
-def test_blocks_of_no_rows_are_refused_and_none_asked_gives_none() -> None:
+def test_blocks_of_no_rows_are_rejected_and_none_requested_gives_none() -> None:
     denoiser = DATA.denoiser(FlowProcess())
     with pytest.raises(UsageError, match="at least 1 sample"):
         FixedBatchDenoiser(denoiser, 0)

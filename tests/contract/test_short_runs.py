@@ -27,7 +27,7 @@ _TINY = (
 
 
 @pytest.fixture(autouse=True)
-def _heard() -> Iterator[None]:
+def _received() -> Iterator[None]:
     with observing(Terminal()):
         yield
 
@@ -36,14 +36,14 @@ def digits(*overrides: str) -> RunConfig:
     return apply_overrides(get_recipe("ddpm-digits"), [*_TINY, *overrides])
 
 
-def said(capsys: pytest.CaptureFixture[str]) -> str:
+def message(capsys: pytest.CaptureFixture[str]) -> str:
     return " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_no_recipe_is_too_short(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert not note_short_run(get_recipe(recipe))
-    assert not said(capsys)
+    assert not message(capsys)
 
 
 @pytest.mark.parametrize(
@@ -61,25 +61,27 @@ def test_no_recipe_is_too_short(recipe: str, capsys: pytest.CaptureFixture[str])
         ("meanflow-mnist", ["num_images=64"], "optimizer.warmup_images=10000"),
     ],
 )
-def test_what_is_certain_beforehand_is_said_beforehand(
+def test_what_is_certain_beforehand_is_reported_beforehand(
     recipe: str, overrides: list[str], lines: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert note_short_run(apply_overrides(get_recipe(recipe), overrides)) is bool(lines)
-    line = said(capsys)
+    line = message(capsys)
     assert lines in line and bool(line) is bool(lines)
     assert not lines or f"the recipe {recipe} sees {get_recipe(recipe).num_images:,} images" in line
 
 
-def test_it_is_said_once_by_a_training_and_by_its_dry_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_is_reported_once_by_a_training_and_by_its_dry_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     warming = digits("num_images=64", "preview_every_images=64")
     plan_training(warming, "cpu")
-    assert said(capsys).count("more than noise") == 1
+    assert message(capsys).count("more than noise") == 1
     train_run(warming, tmp_path / "a", device="cpu")
-    assert said(capsys).count("more than noise") == 1
+    assert message(capsys).count("more than noise") == 1
     train_run(
         digits("num_images=64", "preview_every_images=64", "optimizer.warmup_images=0"), tmp_path / "b", device="cpu"
     )
-    line = said(capsys)
+    line = message(capsys)
     assert line.count("more than noise") == 1 and "neighbouring pixels correlate by" in line
     assert "the recipe ddpm-digits sees 100,000 images" in line
 
@@ -90,10 +92,10 @@ def test_a_preview_that_looks_like_the_data_is_passed_over(tmp_path: Path, capsy
     (preview := tmp_path / "previews" / "images_000000000064.png").parent.mkdir()
     save_png(preview, image_of(training.fetch(range(16)).items.numpy()))
     note_noisy_preview(config, training, tmp_path)
-    assert not said(capsys)
+    assert not message(capsys)
     save_png(preview, image_of(np.random.default_rng(0).integers(0, 256, (16, 1, 8, 8), dtype=np.uint8)))
     note_noisy_preview(config, training, tmp_path)
-    assert "more than noise" in said(capsys)
+    assert "more than noise" in message(capsys)
 
 
 @pytest.mark.parametrize("count", [1, 5, 16])

@@ -45,7 +45,7 @@ def test_images_and_points_are_known_by_their_shape() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "message"),
     [
         ({"kind": "image", "shape": (2,)}, r"image has a shape \(C, H, W\), got \(2,\)"),
         ({"kind": "points", "shape": (1, 2, 3)}, r"points has a shape \(D,\)"),
@@ -53,8 +53,8 @@ def test_images_and_points_are_known_by_their_shape() -> None:
         ({"kind": "latent", "shape": (4, 8, 8), "levels": 256}, "need the value_range"),
     ],
 )
-def test_what_makes_no_sense_is_refused(values: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_what_makes_no_sense_is_rejected(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         Space(**values)
 
 
@@ -83,7 +83,7 @@ def test_the_bound_of_a_latent_has_no_levels() -> None:
     assert losses[0] != losses[1]  # a density where there are no levels, the mass of one of 256 where there are
 
 
-def test_nobody_tells_an_image_by_the_number_of_axes() -> None:
+def test_nobody_reports_an_image_by_the_number_of_axes() -> None:
     pattern = re.compile(r"len\([\w.]*shape\) *[!=]= *[13]\b")
     files = [path for path in PACKAGE.rglob("*.py") if str(path.relative_to(PACKAGE)) not in RAW_ARRAYS]
     assert [f"{path.name}: {found.group()}" for path in files for found in pattern.finditer(path.read_text())] == []

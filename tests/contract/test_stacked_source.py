@@ -74,7 +74,7 @@ def test_size_and_names(digits: tuple[Path, np.ndarray]) -> None:
     assert len(stacks(folder, classes=("012",))) > 0
 
 
-def test_what_cannot_be_stacked_is_refused(tmp_path: Path) -> None:
+def test_what_cannot_be_stacked_is_rejected(tmp_path: Path) -> None:
     mnist_like(tmp_path)
     with pytest.raises(UsageError, match="channels=1"):
         stacks(tmp_path, channels=1)

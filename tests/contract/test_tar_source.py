@@ -305,7 +305,7 @@ def test_a_damaged_gzipped_shard_is_skipped_whole(tmp_path: Path, how: str) -> N
     assert load(tmp_path, on_error="skip").captions == ["number 0", "number 1"]
 
 
-def test_a_gzipped_shard_beyond_memory_is_refused_with_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gzipped_shard_beyond_memory_is_rejected_with_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("undiffuse.data.storage.encoded.MAX_BYTES_IN_MEMORY", 25_000)
     write_tar(tmp_path / "a.tar.gz", samples(0, 2))
     assert len(load(tmp_path)) == 2
@@ -315,7 +315,7 @@ def test_a_gzipped_shard_beyond_memory_is_refused_with_advice(tmp_path: Path, mo
     assert len(load(tmp_path, on_error="skip")) == 2
 
 
-def test_endless_names_are_refused(tmp_path: Path) -> None:
+def test_endless_names_are_rejected(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "x.tar", {"a" * 2**20 + ".png": png(0)}, tarfile.GNU_FORMAT)
     with pytest.raises(UsageError, match=r"x\.tar: not a tar archive|damaged"):
         load(path)
@@ -346,7 +346,7 @@ def test_members_of_a_sample_need_not_follow_each_other(tmp_path: Path) -> None:
     assert all(is_of(found, item, item) for item in range(4)) and found.class_names == ("0", "1", "2")
 
 
-def test_two_members_of_one_name_next_to_each_other_are_refused(tmp_path: Path) -> None:
+def test_two_members_of_one_name_next_to_each_other_are_rejected(tmp_path: Path) -> None:
     path = tmp_path / "x.tar"
     with tarfile.open(path, "w") as archive:
         for content in (png(0), png(1)):

@@ -105,7 +105,7 @@ def test_a_condition_that_learns_gets_its_gradient() -> None:
     assert float(gradient.abs().sum()) > 0
 
 
-def test_second_derivatives_are_refused() -> None:
+def test_second_derivatives_are_rejected() -> None:
     x, c_noise, cond = inputs(16)
     x.requires_grad_(True)
     out = ThreadedBatch(network())(x, c_noise, cond)

@@ -38,7 +38,7 @@ TINY = (
 STUDENT = ("num_images=64", *TINY[3:])
 
 
-class Hearer(Silent):
+class Recorder(Silent):
     """Counts what it hears, and makes a request to stop when it first hears of progress."""
 
     def __init__(self, cancel: Cancel | None = None) -> None:
@@ -81,12 +81,12 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 #: verb → a small call of it, given (verb, run, images, where to write, what hears and what cancels)
 CALLS: dict[str, Callable[..., Any]] = {
-    "train": lambda verb, run, images, out, **heard: verb("ddpm-digits", TINY, out=out, device="cpu", **heard),
-    "distill": lambda verb, run, images, out, **heard: verb(
-        run, 2, "consistency", STUDENT, out=out, device="cpu", **heard
+    "train": lambda verb, run, images, out, **received: verb("ddpm-digits", TINY, out=out, device="cpu", **received),
+    "distill": lambda verb, run, images, out, **received: verb(
+        run, 2, "consistency", STUDENT, out=out, device="cpu", **received
     ),
-    "sample": lambda verb, run, images, out, **heard: verb(run, 4, steps=3, sampler="ddim", out=out, **heard),
-    "evaluate": lambda verb, run, images, out, **heard: verb(
+    "sample": lambda verb, run, images, out, **received: verb(run, 4, steps=3, sampler="ddim", out=out, **received),
+    "evaluate": lambda verb, run, images, out, **received: verb(
         run,
         ["precision_recall"],
         num=24,
@@ -94,19 +94,21 @@ CALLS: dict[str, Callable[..., Any]] = {
         batch_size=8,
         features="pixels",
         out=out.with_suffix(".json"),
-        **heard,
+        **received,
     ),
-    "compare": lambda verb, run, images, out, **heard: verb(
-        images, images, ["precision_recall"], features="pixels", out=out.with_suffix(".json"), **heard
+    "compare": lambda verb, run, images, out, **received: verb(
+        images, images, ["precision_recall"], features="pixels", out=out.with_suffix(".json"), **received
     ),
-    "export": lambda verb, run, images, out, **heard: verb(
-        run, out, tune_steps=(2,), sampler="ddim", seeds=2, tolerance=9.0, **heard
+    "export": lambda verb, run, images, out, **received: verb(
+        run, out, tune_steps=(2,), sampler="ddim", seeds=2, tolerance=9.0, **received
     ),
-    "study": lambda verb, run, images, out, **heard: verb("forward", run, out, **heard),
-    "report": lambda verb, run, images, out, **heard: verb(run, out.with_suffix(".html"), **heard),
-    "doctor": lambda verb, run, images, out, **heard: verb(images, out=out.with_suffix(".json"), **heard),
-    "invert": lambda verb, run, images, out, **heard: verb(run, images, out, num=2, sampler="heun", steps=2, **heard),
-    "prepare": lambda verb, run, images, out, **heard: verb(images, out.with_suffix(".zip"), workers=1, **heard),
+    "study": lambda verb, run, images, out, **received: verb("forward", run, out, **received),
+    "report": lambda verb, run, images, out, **received: verb(run, out.with_suffix(".html"), **received),
+    "doctor": lambda verb, run, images, out, **received: verb(images, out=out.with_suffix(".json"), **received),
+    "invert": lambda verb, run, images, out, **received: verb(
+        run, images, out, num=2, sampler="heun", steps=2, **received
+    ),
+    "prepare": lambda verb, run, images, out, **received: verb(images, out.with_suffix(".zip"), workers=1, **received),
 }
 
 
@@ -146,17 +148,17 @@ def test_a_misspelt_keyword_is_answered_with_the_nearest(name: str) -> None:
 def test_a_verb_in_a_thread_prints_nothing_and_reports(
     name: str, run: Path, images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    hearer = Hearer()
+    recorder = Recorder()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         returned, raised = in_a_thread(
-            lambda: CALLS[name](resolve(VERBS[name]), run, images, tmp_path / "out", observer=hearer, cancel=Cancel())
+            lambda: CALLS[name](resolve(VERBS[name]), run, images, tmp_path / "out", observer=recorder, cancel=Cancel())
         )
     assert raised is None and returned is not None
     printed = capfd.readouterr()
     assert (printed.out, printed.err) == ("", "") and [str(one.message) for one in caught] == []
-    assert hearer.progressed > 0
-    assert "train" in hearer.rows or not isinstance(returned, TrainedRun)
+    assert recorder.progressed > 0
+    assert "train" in recorder.rows or not isinstance(returned, TrainedRun)
     assert [path for path in tmp_path.iterdir() if path.name.startswith("out")]
 
 
@@ -164,7 +166,9 @@ def test_a_verb_in_a_thread_prints_nothing_and_reports(
 def test_a_cancelled_verb_leaves_nothing_half_written(name: str, run: Path, images: Path, tmp_path: Path) -> None:
     cancel = Cancel()
     returned, raised = in_a_thread(
-        lambda: CALLS[name](resolve(VERBS[name]), run, images, tmp_path / "out", observer=Hearer(cancel), cancel=cancel)
+        lambda: CALLS[name](
+            resolve(VERBS[name]), run, images, tmp_path / "out", observer=Recorder(cancel), cancel=cancel
+        )
     )
     if name in ("train", "distill"):  # stops with a checkpoint, which is what a person wants of it
         assert raised is None and not returned.finished and returned.cause == "cancelled"
@@ -178,7 +182,7 @@ def test_a_cancelled_verb_leaves_nothing_half_written(name: str, run: Path, imag
 def test_a_cancelled_training_resumes_to_the_same_bits(run: Path, tmp_path: Path) -> None:
     cancel = Cancel()
     stopped = undiffuse.train(
-        "ddpm-digits", TINY, out=tmp_path / "run", device="cpu", observer=Hearer(cancel), cancel=cancel
+        "ddpm-digits", TINY, out=tmp_path / "run", device="cpu", observer=Recorder(cancel), cancel=cancel
     )
     assert not stopped.finished
     assert undiffuse.train(out=stopped.folder, resume=True, device="cpu").finished
@@ -194,27 +198,27 @@ def test_what_is_cancelled_before_it_begins_does_not_begin(run: Path, tmp_path: 
     assert not (tmp_path / "out").exists()
 
 
-def test_two_threads_hear_of_their_own_work_alone(run: Path) -> None:
-    hearers = [Hearer(), Hearer()]
+def test_two_threads_receive_of_their_own_work_alone(run: Path) -> None:
+    hearers = [Recorder(), Recorder()]
     threads = [
-        threading.Thread(target=undiffuse.sample, args=(run, 2), kwargs={"steps": number + 2, "observer": hearer})
-        for number, hearer in enumerate(hearers)
+        threading.Thread(target=undiffuse.sample, args=(run, 2), kwargs={"steps": number + 2, "observer": recorder})
+        for number, recorder in enumerate(hearers)
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    first, second = (hearer.progressed for hearer in hearers)
+    first, second = (recorder.progressed for recorder in hearers)
     assert 0 < first < second
 
 
 def test_an_observer_may_be_a_function(run: Path) -> None:
-    heard: list[tuple[float, float, str]] = []
-    samples = undiffuse.sample(run, 2, steps=2, observer=lambda *progress: heard.append(progress))
-    assert samples.shape[0] == 2 and heard[-1][0] == heard[-1][1] and heard[-1][2] == "sampling"
+    received: list[tuple[float, float, str]] = []
+    samples = undiffuse.sample(run, 2, steps=2, observer=lambda *progress: received.append(progress))
+    assert samples.shape[0] == 2 and received[-1][0] == received[-1][1] and received[-1][2] == "sampling"
 
 
-def test_sample_writes_what_it_returns_and_a_sampler_is_refused(run: Path, tmp_path: Path) -> None:
+def test_sample_writes_what_it_returns_and_a_sampler_is_rejected(run: Path, tmp_path: Path) -> None:
     samples = undiffuse.sample(run, 3, steps=2, seed=5, out=tmp_path / "out")
     assert sorted(path.name for path in (tmp_path / "out").glob("0*.png")) == ["000000.png", "000001.png", "000002.png"]
     assert np.array_equal(np.asarray(Image.open(tmp_path / "out" / "000001.png")), samples[1, 0].numpy())
@@ -245,9 +249,9 @@ def test_sample_does_what_the_command_does(run: Path, tmp_path: Path) -> None:
 
     with pytest.raises(CancelledError):
         undiffuse.sample(run, 4, steps=2, batch_size=1, out=tmp_path / "b", observer=stop, cancel=cancel)
-    hearer = Hearer()
-    resumed = undiffuse.sample(run, 4, steps=2, batch_size=1, out=tmp_path / "b", observer=hearer)
-    assert any("continuing" in line for line in hearer.lines)
+    recorder = Recorder()
+    resumed = undiffuse.sample(run, 4, steps=2, batch_size=1, out=tmp_path / "b", observer=recorder)
+    assert any("continuing" in line for line in recorder.lines)
     assert np.array_equal(resumed.numpy(), undiffuse.sample(run, 4, steps=2).numpy())
     with pytest.raises(UsageError, match="name a folder with out"):
         undiffuse.sample(run, 4, progressive=True)
@@ -344,7 +348,7 @@ def test_the_first_of_two_requests_counts_and_a_handler_may_make_the_second() ->
         ({"overrides": "num_images=3"}, r"overrides must be a list of texts, such as \['num_images=3'\]"),
         ({"overrides": [3]}, "overrides must be a list of texts"),
         ({"observer": 3}, r"observer must be a function of \(done, total, part\)"),
-        ({"observer": Hearer}, "observer must be a function"),
+        ({"observer": Recorder}, "observer must be a function"),
         ({"cancel": 3}, "cancel must be an undiffuse.Cancel"),
     ],
     ids=str,

@@ -83,7 +83,7 @@ def test_packages_are_found_and_not_imported(tmp_path: Path, monkeypatch: pytest
     assert find_weights("toy") == path and read_weights("toy") == CONTENT
 
 
-def test_missing_says_what_where_and_how(tmp_path: Path) -> None:
+def test_missing_reports_what_where_and_how(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         read_weights("toy")
     message = str(caught.value)
@@ -94,7 +94,7 @@ def test_missing_says_what_where_and_how(tmp_path: Path) -> None:
         read_weights("toy", "/no/such/place")
 
 
-def test_another_hash_is_refused(tmp_path: Path) -> None:
+def test_another_hash_is_rejected(tmp_path: Path) -> None:
     path = put(tmp_path, CONTENT + b"!")
     with pytest.raises(UsageError, match=r"toy.bin has SHA-256 .* was not loaded"):
         read_weights("toy", path)

@@ -14,7 +14,7 @@ from undiffuse.files import replacing, write_json
 
 @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs Linux's /proc, in which nothing can be made")
 @pytest.mark.parametrize("name", ["/proc/x.json", "/proc/no/x.json"])
-def test_a_place_where_nothing_can_be_made(name: str) -> None:
+def test_a_place_where_nothing_can_be_created(name: str) -> None:
     with pytest.raises(UsageError, match=f"^cannot write {name}: .*; choose another path$"):
         write_json(Path(name), {})
 
@@ -29,7 +29,7 @@ def test_a_folder_that_went_away_meanwhile(tmp_path: Path) -> None:
         write()
 
 
-def test_what_is_missing_elsewhere_is_not_said_of_the_place_written_to(tmp_path: Path) -> None:
+def test_what_is_missing_elsewhere_is_not_reported_of_the_place_written_to(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), replacing(tmp_path / "out" / "x.json") as temporary:
         temporary.write_bytes((tmp_path / "in" / "missing.json").read_bytes())
     assert not list((tmp_path / "out").iterdir())

@@ -148,7 +148,7 @@ SPOILT: dict[str, tuple[Callable[[bytes], bytes], str]] = {
 
 @pytest.mark.parametrize("how", sorted(SPOILT))
 @pytest.mark.parametrize("on_error", ["fail", "skip"])
-def test_an_archive_without_a_sound_directory_is_refused(tmp_path: Path, how: str, on_error: str) -> None:
+def test_an_archive_without_a_intact_directory_is_rejected(tmp_path: Path, how: str, on_error: str) -> None:
     path = write_zip(tmp_path / "set.zip", IMAGES)
     path.write_bytes(SPOILT[how][0](path.read_bytes()))
     with pytest.raises(UsageError, match=SPOILT[how][1]) as caught:
@@ -204,7 +204,7 @@ def test_a_bad_member_is_named_or_skipped(tmp_path: Path, how: str) -> None:
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["set.zip"]  # nothing was ever unpacked
 
 
-def test_bombs_are_refused_before_they_are_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bombs_are_rejected_before_they_are_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bomb = zlib.compress(bytes(10**6), 9)
     assert len(bomb) < 1100
     path = write_zip(tmp_path / "set.zip", {**IMAGES, "bomb.png": bytes(10**6)}, zipfile.ZIP_DEFLATED)

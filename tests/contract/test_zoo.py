@@ -121,12 +121,12 @@ def test_its_command_gives_its_training_again(name: str) -> None:
     words = shlex.split(record["card"]["command"].partition(" && ")[0])
     recipe, overrides = words[2], [word for word in words[3:] if "=" in word]
     again = apply_overrides(get_recipe(recipe), overrides).model_dump(mode="json")
-    made = validate(RunConfig, record["config"]).model_dump(mode="json")
-    for config in (again, made):
+    created = validate(RunConfig, record["config"]).model_dump(mode="json")
+    for config in (again, created):
         config.pop("data")  # where it lies differs
     if "&& undiffuse export" in record["card"]["command"]:  # which has tuned how it samples
-        assert again["system"].pop("sampling")["autoguidance"] == made["system"].pop("sampling")["autoguidance"] == 1
-    assert again == made
+        assert again["system"].pop("sampling")["autoguidance"] == created["system"].pop("sampling")["autoguidance"] == 1
+    assert again == created
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if "distill" in bundled(name).card.command])
@@ -136,12 +136,12 @@ def test_the_last_of_its_commands_gives_a_student_s_training_again(name: str) ->
     options = {word: value for word, value in pairwise(words) if word.startswith("--")}
     overrides = [word for word in words[3:] if "=" in word]
     again = distilling.configure(words[2], int(options["--steps"]), options["--method"], overrides, None)
-    made = validate(RunConfig, record["config"])
+    created = validate(RunConfig, record["config"])
     for key in ("optimizer", "ema", "num_images", "batch_images", "recipe"):
-        assert getattr(again, key) == getattr(made, key), key
+        assert getattr(again, key) == getattr(created, key), key
     where = {"teacher", "start"}
-    assert again.system.model_dump(exclude=where) == made.system.model_dump(exclude=where)
-    assert (made.system.start is not None) == ("--start" in options)  # type: ignore[attr-defined]
+    assert again.system.model_dump(exclude=where) == created.system.model_dump(exclude=where)
+    assert (created.system.start is not None) == ("--start" in options)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -24,7 +24,7 @@ COUNTED = ["core", "samplers", "losses", "guidance", "networks", "conditioning",
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 WITH_EXAMPLES = [path for path in FILES if ">>> " in path.read_text(encoding="utf-8")]
-IN_DOCUMENTED_ROOMS = [path for path in FILES if path.relative_to(PACKAGE).parts[0] in DOCUMENTED]
+IN_DOCUMENTED_PACKAGES = [path for path in FILES if path.relative_to(PACKAGE).parts[0] in DOCUMENTED]
 
 
 def module_name(path: Path) -> str:
@@ -44,8 +44,8 @@ def test_examples_run(path: Path) -> None:
 
 
 def test_there_are_examples() -> None:
-    rooms = {path.relative_to(PACKAGE).parts[0] for path in WITH_EXAMPLES}
-    assert "core" in rooms
+    packages = {path.relative_to(PACKAGE).parts[0] for path in WITH_EXAMPLES}
+    assert "core" in packages
 
 
 def public_parts(module: ModuleType) -> Iterator[tuple[str, object]]:
@@ -66,8 +66,8 @@ def public_parts(module: ModuleType) -> Iterator[tuple[str, object]]:
                     yield f"{name}.{method}", getattr(thing, method)
 
 
-@pytest.mark.parametrize("path", IN_DOCUMENTED_ROOMS, ids=short)
-def test_everything_public_says_what_it_is(path: Path) -> None:
+@pytest.mark.parametrize("path", IN_DOCUMENTED_PACKAGES, ids=short)
+def test_everything_public_reports_what_it_is(path: Path) -> None:
     module = importlib.import_module(module_name(path))
     assert module.__doc__ or not path.read_text(encoding="utf-8").strip(), "the module says nothing"
     # getdoc: a method that overrides another is described where it was first declared
@@ -80,18 +80,18 @@ def coverage() -> dict[str, Any]:
     return runpy.run_path(str(PACKAGE.parents[1] / "tools" / "docstring_coverage.py"))
 
 
-@pytest.mark.parametrize("room", COUNTED)
-def test_arguments_and_shapes_are_stated(room: str, coverage: dict[str, Any]) -> None:
-    functions, documented, tensors, shaped = coverage["shares"](coverage["count"](room))
-    assert documented >= 0.95 * functions and shaped >= 0.95 * tensors, "\n".join(coverage["missing"](room))
+@pytest.mark.parametrize("package", COUNTED)
+def test_arguments_and_shapes_are_stated(package: str, coverage: dict[str, Any]) -> None:
+    functions, documented, tensors, shaped = coverage["shares"](coverage["count"](package))
+    assert documented >= 0.95 * functions and shaped >= 0.95 * tensors, "\n".join(coverage["missing"](package))
 
 
-def test_what_is_not_said_is_counted_as_missing(coverage: dict[str, Any]) -> None:
+def test_what_is_not_reported_is_counted_as_missing(coverage: dict[str, Any]) -> None:
     """Neither a line that repeats the name nor a tensor without a shape counts."""
-    said = coverage["said_in"](
+    message = coverage["said_in"](
         "Do.\n\nArgs:\n    x: (B, C) data.\n    y, scale: the scale.\n        Of (B,) rows.\nReturns: z"
     )
-    assert said == {"x": "(B, C) data.", "y": "the scale. Of (B,) rows.", "scale": "the scale. Of (B,) rows."}
+    assert message == {"x": "(B, C) data.", "y": "the scale. Of (B,) rows.", "scale": "the scale. Of (B,) rows."}
     assert coverage["says_nothing"]("learning_rate", "The learning rate.")
     assert not coverage["says_nothing"]("learning_rate", "of the optimizer")
     assert coverage["SHAPE"].search("(B, ...) noise") and not coverage["SHAPE"].search("the noise [0, 1]")

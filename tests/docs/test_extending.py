@@ -25,7 +25,7 @@ def touched(diff: Snippet) -> tuple[int, int]:
     return new, len(re.findall(r"^\+\+\+ ", diff.text, re.MULTILINE)) - new
 
 
-def test_an_addition_touches_as_few_files_as_it_says() -> None:
+def test_an_addition_touches_as_few_files_as_it_reports() -> None:
     assert [touched(diff) for diff in DIFFS] == list(FILES.values())
 
 

@@ -136,12 +136,12 @@ def test_the_training_guide_names_every_choice(model: type[BaseModel]) -> None:
             assert f"`{value}`" in text, value
 
 
-def test_contributing_names_every_room_and_folder_of_tests() -> None:
+def test_contributing_names_every_package_and_folder_of_tests() -> None:
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     package = ROOT / "src" / "undiffuse"
-    rooms = {path.name for path in package.iterdir() if path.is_dir() and (path / "__init__.py").exists()}
+    packages = {path.name for path in package.iterdir() if path.is_dir() and (path / "__init__.py").exists()}
     modules = {path.stem for path in package.glob("*.py")} - {"__init__"}
-    for name in rooms | modules:
+    for name in packages | modules:
         assert re.search(rf"\b{name}\b", text), name
     for folder in (ROOT / "tests").iterdir():
         assert not list(folder.glob("test_*.py")) or f"`{folder.name}`" in text, folder.name
@@ -155,13 +155,13 @@ def test_readme_names_every_command() -> None:
 
 
 def test_the_reference_of_the_command_line_is_current() -> None:
-    made = runpy.run_path(str(ROOT / "tools" / "make_cli_reference.py"))
+    created = runpy.run_path(str(ROOT / "tools" / "make_cli_reference.py"))
     written = (ROOT / "docs" / "reference" / "cli.md").read_text(encoding="utf-8")
-    assert written == made["page"](), "run: python tools/make_cli_reference.py"
+    assert written == created["page"](), "run: python tools/make_cli_reference.py"
 
 
 def test_the_page_of_recipes_is_current() -> None:
     """Parameters included, which are counted anew."""
-    made = runpy.run_path(str(ROOT / "tools" / "make_recipe_page.py"))
+    created = runpy.run_path(str(ROOT / "tools" / "make_recipe_page.py"))
     written = (ROOT / "docs" / "reference" / "recipes.md").read_text(encoding="utf-8")
-    assert written == made["page"](), "run: python tools/make_recipe_page.py"
+    assert written == created["page"](), "run: python tools/make_recipe_page.py"

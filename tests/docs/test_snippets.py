@@ -75,7 +75,7 @@ def check_targets(words: list[str]) -> None:
         assert "=" in word or re.search(rf"^{word}:", makefile, re.MULTILINE), f"no target {word!r}"
 
 
-def test_blocks_say_their_language() -> None:
+def test_blocks_report_their_language() -> None:
     for snippet in ALL:
         assert snippet.language, f"{snippet}: write ```python, ```console, ```text or ```json"
 

@@ -70,7 +70,7 @@ class CommandLine:
         assert outcome.code == 0, outcome.err
         return outcome
 
-    def refused(self, *arguments: object, code: int = 2) -> str:
+    def rejected(self, *arguments: object, code: int = 2) -> str:
         """A call that must be refused with one line, which is returned."""
         outcome = self(*arguments)
         assert outcome.code == code, outcome

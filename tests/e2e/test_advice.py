@@ -216,7 +216,7 @@ def test_every_option_is_known_where_it_is_advised() -> None:
 
 
 @cache
-def refusal(key: str, value: str) -> str | None:
+def rejection(key: str, value: str) -> str | None:
     """Why no configuration takes this pair; ``None`` where one does, or minds only what it goes together with."""
     try:
         names.check_overrides([f"{key}={value}"])
@@ -300,7 +300,7 @@ def fault_of(pair: Advice) -> str | None:
         return None if of_a_row(key, value) else "no sampler, grid or process has it"
     if place(pair).startswith("studies/") and of_a_study(key, value):
         return None
-    return refusal(key, value)
+    return rejection(key, value)
 
 
 def test_every_key_and_value_is_valid() -> None:
@@ -323,7 +323,7 @@ def test_every_call_in_python_has_its_keywords() -> None:
         ("run 'undiffuse data gett NAME' again", ("data", "gett", "NAME")),
     ],
 )
-def test_the_test_sees_a_command_that_is_refused(text: str, words: tuple[str, ...]) -> None:
+def test_the_test_sees_a_command_that_is_rejected(text: str, words: tuple[str, ...]) -> None:
     (advice,) = [found for found in advice_in(Message("x.py:1", text)) if found.kind == "command"]
     assert advice.words == words
     with pytest.raises(Exception):  # noqa: B017 (the parser's own, or an assertion)
@@ -331,6 +331,6 @@ def test_the_test_sees_a_command_that_is_refused(text: str, words: tuple[str, ..
 
 
 @pytest.mark.parametrize("text", ["say on_error=skip", "take data.fit=crops", "say system.objektive=hybrid"])
-def test_the_test_sees_a_key_that_is_refused(text: str) -> None:
+def test_the_test_sees_a_key_that_is_rejected(text: str) -> None:
     (advice,) = advice_in(Message("data/x.py:1", text))
     assert fault_of(advice)

@@ -78,7 +78,7 @@ def tables_without_train(root: Path) -> Path:
 PIXELS = ("--metrics", "kernel", "--features", "pixels")
 
 #: What is typed (made below a folder), and what of the answer is typed after it: groups of one pattern, one by one.
-REFUSED: dict[str, tuple[Callable[[Path], Words], str]] = {
+REJECTED: dict[str, tuple[Callable[[Path], Words], str]] = {
     "info broken": (lambda at: ("data", "info", broken(at / "a b")), r"(data\.on_error=skip)"),
     "prepare broken": (
         lambda at: ("data", "prepare", broken(at / "x"), "--out", at / "x.zip"),
@@ -103,11 +103,11 @@ REFUSED: dict[str, tuple[Callable[[Path], Words], str]] = {
 }
 
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_what_a_refusal_says_is_taken(name: str, undiffuse: CommandLine, tmp_path: Path) -> None:
-    make, pattern = REFUSED[name]
+@pytest.mark.parametrize("name", REJECTED)
+def test_what_a_rejection_reports_is_taken(name: str, undiffuse: CommandLine, tmp_path: Path) -> None:
+    make, pattern = REJECTED[name]
     call = make(tmp_path)
-    line = undiffuse.refused(*call)
+    line = undiffuse.rejected(*call)
     ways = re.findall(pattern, line)
     assert ways, line
     for number, way in enumerate(ways):
@@ -133,7 +133,7 @@ CONFIGURATIONS: dict[str, tuple[str, ...]] = {
 
 
 @pytest.mark.parametrize("recipe", CONFIGURATIONS)
-def test_what_a_configuration_is_said_makes_it_whole(recipe: str) -> None:
+def test_what_a_configuration_is_reported_makes_it_whole(recipe: str) -> None:
     given = CONFIGURATIONS[recipe]
     with pytest.raises(UsageError) as caught:
         apply_overrides(get_recipe(recipe), given)
@@ -166,33 +166,33 @@ def followed(undiffuse: CommandLine, text: str, monkeypatch: pytest.MonkeyPatch,
     return typed
 
 
-def test_a_run_is_said_from_images_and_the_printed_commands_run(
+def test_a_run_is_reported_from_images_and_the_printed_commands_run(
     undiffuse: CommandLine, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tmp_path / "my run; $(touch x)"
     shutil.copytree(trained, run)
-    line = undiffuse.refused("compare", run, "digits")
+    line = undiffuse.rejected("compare", run, "digits")
     text = "undiffuse sample" + line.split("undiffuse sample")[1]
     assert followed(undiffuse, text, monkeypatch, tmp_path) == [["sample", str(run)]]
     assert not (tmp_path / "x").exists() and (tmp_path / "samples").is_dir()
 
 
-def test_what_stands_in_the_way_is_said_and_taken(undiffuse: CommandLine, trained: Path, tmp_path: Path) -> None:
+def test_what_stands_in_the_way_is_reported_and_taken(undiffuse: CommandLine, trained: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(trained, run)
-    assert "add --resume" in undiffuse.refused("train", "ddpm-digits", "--out", run)
+    assert "add --resume" in undiffuse.rejected("train", "ddpm-digits", "--out", run)
     undiffuse.fine("train", "--resume", "--out", run)
     draw = ("sample", run, "-n", 1, "--steps", 1, "--out", tmp_path / "s")
     undiffuse.fine(*draw)
-    assert "add --overwrite" in undiffuse.refused(*draw)
+    assert "add --overwrite" in undiffuse.rejected(*draw)
     undiffuse.fine(*draw, "--overwrite")
 
 
-def test_a_key_that_is_written_as_an_option_is_said_how(undiffuse: CommandLine) -> None:
+def test_a_key_that_is_written_as_an_option_is_reported_how(undiffuse: CommandLine) -> None:
     for option, key in {"--num_images": "num_images", "--batch-images": "batch_images"}.items():
-        assert f"given without dashes: {key}=VALUE" in undiffuse.refused("train", "ddpm-digits", option, 64)
-    assert "without dashes" not in undiffuse.refused("train", "ddpm-digits", "--nothing", 64)
-    assert "without dashes" not in undiffuse.refused("sample", "mnist", "--num_images", 64)
+        assert f"given without dashes: {key}=VALUE" in undiffuse.rejected("train", "ddpm-digits", option, 64)
+    assert "without dashes" not in undiffuse.rejected("train", "ddpm-digits", "--nothing", 64)
+    assert "without dashes" not in undiffuse.rejected("sample", "mnist", "--num_images", 64)
 
 
 @pytest.mark.slow
@@ -219,7 +219,7 @@ def test_what_commands_print_when_they_are_done_runs(
 
 
 @pytest.mark.slow
-def test_a_stopped_training_says_how_to_go_on(undiffuse: CommandLine, tmp_path: Path) -> None:
+def test_a_stopped_training_reports_how_to_go_on(undiffuse: CommandLine, tmp_path: Path) -> None:
     run = tmp_path / "a run"
     call = ("train", "ddpm-digits", "num_images=4000", "system.network.channels=8", "--out", run, "--stop-after", "1s")
     out = undiffuse.fine(*call).out

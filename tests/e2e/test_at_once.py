@@ -59,7 +59,7 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_place_that_another_writes_to_is_refused_and_left_as_it_is(
+def test_a_place_that_another_writes_to_is_rejected_and_left_as_it_is(
     name: str, trained: Path, tmp_path: Path, undiffuse: CommandLine
 ) -> None:
     words = {"MODEL": str(trained), "OUT": str(tmp_path / "out"), "OUT.zip": str(tmp_path / "out.zip")}
@@ -67,7 +67,7 @@ def test_a_place_that_another_writes_to_is_refused_and_left_as_it_is(
     place = Path(command[-1])
     before = {path: path.stat().st_mtime_ns for path in trained.rglob("*")}
     with held_by_another(place):
-        line = undiffuse.refused(*command)
+        line = undiffuse.rejected(*command)
         assert f"{place} {HELD}" in line and line.endswith("wait until it has ended, or choose another path")
     assert not list(tmp_path.iterdir())
     assert {path: path.stat().st_mtime_ns for path in trained.rglob("*") if path.is_file()}.items() <= before.items()
@@ -87,6 +87,6 @@ def test_a_folder_is_not_taken_by_what_cannot_start(
     trained: Path, tmp_path: Path, undiffuse: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    undiffuse.refused("sample", trained, "--sampler", "none-such")
-    undiffuse.refused("train", "ddpm-digits", "--data", tmp_path / "nowhere")
+    undiffuse.rejected("sample", trained, "--sampler", "none-such")
+    undiffuse.rejected("train", "ddpm-digits", "--data", tmp_path / "nowhere")
     assert not list(tmp_path.iterdir())

@@ -20,29 +20,29 @@ def test_a_sheet_of_an_augmentation(tmp_path: Path, undiffuse: CommandLine) -> N
     assert (tmp_path / "plain.png").read_bytes() != (tmp_path / "sheet.png").read_bytes()
 
 
-def test_what_the_sheet_refuses(tmp_path: Path, undiffuse: CommandLine) -> None:
-    assert "add --grid FILE" in undiffuse.refused("data", "info", "digits", "--augment", "karras")
+def test_what_the_sheet_rejects(tmp_path: Path, undiffuse: CommandLine) -> None:
+    assert "add --grid FILE" in undiffuse.rejected("data", "info", "digits", "--augment", "karras")
     option = ("--grid", tmp_path / "sheet.png")
-    assert "did you mean 'karras'" in undiffuse.refused("data", "info", "digits", "--augment", "karas", *option)
-    assert "shape (2,)" in undiffuse.refused("data", "info", "swissroll", "--augment", "karras", *option)
+    assert "did you mean 'karras'" in undiffuse.rejected("data", "info", "digits", "--augment", "karas", *option)
+    assert "shape (2,)" in undiffuse.rejected("data", "info", "swissroll", "--augment", "karras", *option)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_training_on_points_or_with_two_mirrors_is_refused(tmp_path: Path, undiffuse: CommandLine) -> None:
+def test_training_on_points_or_with_two_mirrors_is_rejected(tmp_path: Path, undiffuse: CommandLine) -> None:
     out = ("--out", tmp_path / "run")
-    assert "augment=none" in undiffuse.refused("train", "flow-swissroll", "augment=karras", *out)
-    line = undiffuse.refused("train", "ddpm-digits", "random_flip=true", "augment.flip=0.5", *out)
+    assert "augment=none" in undiffuse.rejected("train", "flow-swissroll", "augment=karras", *out)
+    line = undiffuse.rejected("train", "ddpm-digits", "random_flip=true", "augment.flip=0.5", *out)
     assert "random_flip=false" in line
 
 
-def test_an_augmented_run_says_what_grey_images_go_without_and_shows_the_rest(
+def test_an_augmented_run_reports_what_grey_images_go_without_and_shows_the_rest(
     tmp_path: Path, undiffuse: CommandLine
 ) -> None:
     out = tmp_path / "run"
     options = ("system.sampling.num_steps=2", "augment=document", "augment.hue=0.5", "augment.tilt_degrees=10")
     outcome = undiffuse.fine("train", "ddpm-digits", *TINY, *options, "--out", out)
-    said = " ".join((outcome.out + outcome.err).split())
-    assert "colour, hue, saturation left out, the images are grey" in said
+    message = " ".join((outcome.out + outcome.err).split())
+    assert "colour, hue, saturation left out, the images are grey" in message
     labels = json.loads((out / "config.json").read_text())["model"]["augment_labels"]
     assert {"flip", "tilt 2", "cutout 3"} < set(labels) and not [name for name in labels if name.startswith("hue")]
     undiffuse.fine("sample", out, "-n", 2, "--out", tmp_path / "samples")

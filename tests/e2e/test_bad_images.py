@@ -139,7 +139,7 @@ def test_nothing_left_is_an_error_even_when_skipping(tmp_path: Path) -> None:
         load_dataset(FolderConfig(path=str(tmp_path), on_error="skip"))
 
 
-def test_a_crop_larger_than_the_image_is_refused_with_both_sizes(tmp_path: Path) -> None:
+def test_a_crop_larger_than_the_image_is_rejected_with_both_sizes(tmp_path: Path) -> None:
     valid(tmp_path)
     noise(side=16).save(tmp_path / "small.png")
     with pytest.raises(UsageError, match=r"small\.png: .*16x16.*20x20.*size=16.*upscale=true"):

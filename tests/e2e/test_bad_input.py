@@ -72,7 +72,7 @@ REQUESTS = {
 def test_senseless_requests(what: str, undiffuse: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     arguments, expected = REQUESTS[what]
-    assert expected in undiffuse.refused(*arguments)
+    assert expected in undiffuse.rejected(*arguments)
     assert list(tmp_path.rglob("*")) == []
 
 
@@ -114,12 +114,12 @@ def test_senseless_requests_of_a_model(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (command, *options), expected = MODEL_REQUESTS[what]
-    assert expected in undiffuse.refused(command, trained, *options, "--out", tmp_path / "out")
+    assert expected in undiffuse.rejected(command, trained, *options, "--out", tmp_path / "out")
     assert list(tmp_path.rglob("*")) == []
 
 
 def test_classes_of_a_model_without(trained_bf16: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
-    assert "without classes" in undiffuse.refused("sample", trained_bf16, "--class", "3", "--out", tmp_path / "out")
+    assert "without classes" in undiffuse.rejected("sample", trained_bf16, "--class", "3", "--out", tmp_path / "out")
 
 
 def bomb() -> bytes:
@@ -165,15 +165,15 @@ KINDS = ["empty folder", "no images", "zero bytes", "not an image", "truncated",
 @pytest.mark.parametrize("kind", [*KINDS, "idx cut", "idx empty", "idx of text"])
 def test_bad_files(kind: str, undiffuse: CommandLine, tmp_path: Path) -> None:
     data, out = make_data(tmp_path, kind), tmp_path / "run"
-    line = undiffuse.refused(*train(), "--data", data, "--out", out)
+    line = undiffuse.rejected(*train(), "--data", data, "--out", out)
     assert str(data) in line
     assert not out.exists()
-    undiffuse.refused("data", "info", data)
+    undiffuse.rejected("data", "info", data)
 
 
 def test_a_missing_file_in_a_recipe(undiffuse: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    line = undiffuse.refused("train", "flow-mnist")
+    line = undiffuse.rejected("train", "flow-mnist")
     assert "data/mnist" in line and "--data" in line
     assert list(tmp_path.rglob("*")) == []
 
@@ -182,30 +182,30 @@ def test_out_is_a_file(trained: Path, undiffuse: CommandLine, tmp_path: Path) ->
     out = tmp_path / "file"
     out.write_text("mine")
     for command in (train("--out", out), ("sample", trained, "--out", out), ("sample", trained, "--out", out / "x")):
-        assert "file" in undiffuse.refused(*command)
-    assert "file" in undiffuse.refused("evaluate", trained, "--out", out / "x.json")
-    assert "file" in undiffuse.refused(*train("--out", out / "run"))
+        assert "file" in undiffuse.rejected(*command)
+    assert "file" in undiffuse.rejected("evaluate", trained, "--out", out / "x.json")
+    assert "file" in undiffuse.rejected(*train("--out", out / "run"))
     assert out.read_text() == "mine"
 
 
 def test_out_of_evaluate_is_a_folder(trained: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
-    assert "folder" in undiffuse.refused("evaluate", trained, "--metrics", "vlb", "--out", tmp_path)
+    assert "folder" in undiffuse.rejected("evaluate", trained, "--metrics", "vlb", "--out", tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_out_holds_something_else(trained: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
     (tmp_path / "letters.txt").write_text("mine")
-    assert "not empty" in undiffuse.refused(*train("--out", tmp_path))
+    assert "not empty" in undiffuse.rejected(*train("--out", tmp_path))
     for options in ((), ("--overwrite",)):
-        assert "something other" in undiffuse.refused("sample", trained, "--out", tmp_path, *options)
+        assert "something other" in undiffuse.rejected("sample", trained, "--out", tmp_path, *options)
     assert [path.name for path in tmp_path.iterdir()] == ["letters.txt"]
 
 
 def test_out_holds_a_run_or_samples(trained: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
-    assert "--resume" in undiffuse.refused(*train("--out", trained))
+    assert "--resume" in undiffuse.rejected(*train("--out", trained))
     out = tmp_path / "samples"
     undiffuse.fine("sample", trained, "-n", 3, "--steps", 2, "--out", out)
-    assert "--overwrite" in undiffuse.refused("sample", trained, "-n", 2, "--steps", 2, "--out", out)
+    assert "--overwrite" in undiffuse.rejected("sample", trained, "-n", 2, "--steps", 2, "--out", out)
     undiffuse.fine("sample", trained, "-n", 2, "--steps", 2, "--out", out, "--overwrite")
     assert len(list(out.glob("0*.png"))) == 2
     assert no_leftovers(tmp_path)
@@ -216,7 +216,7 @@ def test_overwrite_deletes_nothing_but_samples(trained: Path, undiffuse: Command
     undiffuse.fine(*call)
     undiffuse.fine(*call)
     (tmp_path / "out" / "notes.txt").write_text("mine")
-    assert "notes.txt" in undiffuse.refused(*call)
+    assert "notes.txt" in undiffuse.rejected(*call)
     assert (tmp_path / "out" / "notes.txt").read_text() == "mine"
 
 
@@ -288,7 +288,7 @@ SPOILT = {
 def test_spoilt_models(what: str, model: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
     spoil(model, what)
     for command in ("sample", "evaluate"):
-        assert SPOILT[what] in undiffuse.refused(command, model, "--out", tmp_path / "out")
+        assert SPOILT[what] in undiffuse.rejected(command, model, "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -309,7 +309,7 @@ def mounted(tmp_path: Path, options: str) -> Iterator[Path]:
 
 
 def test_a_full_disk_while_training(small_disk: Path, undiffuse: CommandLine) -> None:
-    line = undiffuse.refused(*train("--out", small_disk / "run"), code=1)
+    line = undiffuse.rejected(*train("--out", small_disk / "run"), code=1)
     assert "no space left" in line
     assert no_leftovers(small_disk)
     assert list((small_disk / "run").rglob("state.safetensors")) == []
@@ -318,13 +318,13 @@ def test_a_full_disk_while_training(small_disk: Path, undiffuse: CommandLine) ->
 def test_a_full_disk_for_the_metrics_log(small_disk: Path, undiffuse: CommandLine) -> None:
     (small_disk / "ballast").write_bytes(bytes(230_000))
     options = ("checkpoint_every_images=0", "log_every_images=1", "num_images=16000", "system.network.channels=4")
-    line = undiffuse.refused(*train(*options, "--out", small_disk / "run"), code=1)
+    line = undiffuse.rejected(*train(*options, "--out", small_disk / "run"), code=1)
     assert "no space left" in line and "metrics.jsonl" in line
 
 
 def test_a_full_disk_while_sampling(small_disk: Path, trained: Path, undiffuse: CommandLine) -> None:
     (small_disk / "ballast").write_bytes(bytes(250_000))
-    line = undiffuse.refused("sample", trained, "-n", 40, "--steps", 2, "--out", small_disk / "samples", code=1)
+    line = undiffuse.rejected("sample", trained, "-n", 40, "--steps", 2, "--out", small_disk / "samples", code=1)
     assert "no space left" in line
     assert [path.name for path in small_disk.iterdir()] == ["ballast"]
 
@@ -338,8 +338,8 @@ def test_a_failing_disk_simulated(
 
     monkeypatch.setattr(os, "fsync", fail)
     out = tmp_path / "samples"
-    assert str(tmp_path) in undiffuse.refused("sample", trained, "-n", 2, "--steps", 2, "--out", out, code=1)
-    assert str(tmp_path) in undiffuse.refused(*train("--out", tmp_path / "run"), code=1)
+    assert str(tmp_path) in undiffuse.rejected("sample", trained, "-n", 2, "--steps", 2, "--out", out, code=1)
+    assert str(tmp_path) in undiffuse.rejected(*train("--out", tmp_path / "run"), code=1)
     left = {path.parent.name for path in tmp_path.rglob("*") if path.is_file()}
     assert all(name.startswith(".samples.") and name.endswith(".partial") for name in left), "what goes on by itself"
     monkeypatch.undo()
@@ -353,7 +353,7 @@ def test_a_read_only_file_system(tmp_path: Path, trained: Path, undiffuse: Comma
             ("sample", trained, "--out", disk / "samples"),
             ("evaluate", trained, "--out", disk / "evaluation.json"),
         ):
-            line = undiffuse.refused(*command)
+            line = undiffuse.rejected(*command)
             assert "read-only" in line and "choose another path" in line
 
 
@@ -362,7 +362,7 @@ def test_a_folder_that_may_not_be_written(
 ) -> None:
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write anywhere
     for command in (train("--out", tmp_path / "run"), ("sample", trained, "--out", tmp_path / "samples")):
-        line = undiffuse.refused(*command)
+        line = undiffuse.rejected(*command)
         assert "not allowed" in line and "choose another path" in line
     assert list(tmp_path.iterdir()) == []
 
@@ -372,14 +372,14 @@ def test_debug_is_understood_anywhere(trained: Path) -> None:
         main(["sample", str(trained), "--debug", "--steps", "0"])
 
 
-def test_out_of_memory_says_what_to_lower(
+def test_out_of_memory_reports_what_to_lower(
     trained: Path, undiffuse: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def exhaust(*arguments: object, **options: object) -> None:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 byte")
 
     monkeypatch.setattr("undiffuse.api.sampling.sample_to_folder", exhaust)
-    assert "--batch-size" in undiffuse.refused("sample", trained, "--out", tmp_path / "x", code=1)
+    assert "--batch-size" in undiffuse.rejected("sample", trained, "--out", tmp_path / "x", code=1)
 
 
 def test_debug_shows_where(tmp_path: Path) -> None:
@@ -394,5 +394,5 @@ def test_something_unforeseen_is_one_line_too(
         raise ZeroDivisionError("two\nlines")
 
     monkeypatch.setattr("undiffuse.api.training.train_run", explode)
-    line = undiffuse.refused(*train("--out", tmp_path / "run"), code=1)
+    line = undiffuse.rejected(*train("--out", tmp_path / "run"), code=1)
     assert "ZeroDivisionError" in line and "--debug" in line

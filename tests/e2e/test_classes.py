@@ -65,7 +65,7 @@ def test_a_class_is_drawn_by_its_own_name_whatever_that_is(model: Path, undiffus
     assert classes(tmp_path / "turn") == list(NAMES)
 
 
-def test_no_class_is_asked_for_with_the_names(model: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
+def test_no_class_is_requested_for_with_the_names(model: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
     loaded = package.load(model)
     cond = loaded.condition(loaded.classes_of([3, None, "none"], 4))
     assert cond is not None and cond.label is not None
@@ -76,7 +76,7 @@ def test_no_class_is_asked_for_with_the_names(model: Path, undiffuse: CommandLin
     assert classes(tmp_path / "a") == ["cat", None, "cat"] and not done.err
 
 
-def test_the_old_word_still_asks_for_no_class_where_no_class_has_it(
+def test_the_old_word_still_requests_for_no_class_where_no_class_has_it(
     trained: Path, trained_bf16: Path, undiffuse: CommandLine, tmp_path: Path
 ) -> None:
     said = undiffuse.fine("sample", trained, "-n", 2, "--steps", 1, "--class", "none", "--out", tmp_path / "a")
@@ -93,7 +93,7 @@ def test_the_old_word_still_asks_for_no_class_where_no_class_has_it(
     ("asked", "message"),
     [("CAT", "did you mean 'cat'"), (4, "unknown class '4'"), (True, "unknown class 'True'"), (3.0, "'3.0'")],
 )
-def test_what_is_no_class_is_refused_with_the_nearest(asked: object, message: str) -> None:
+def test_what_is_no_class_is_rejected_with_the_nearest(asked: object, message: str) -> None:
     with warnings.catch_warnings(), pytest.raises(UsageError, match=message):
         warnings.simplefilter("error")
         requested_classes([asked], NAMES)  # type: ignore[list-item]
@@ -129,7 +129,7 @@ def test_an_array_called_none_holds_the_labels(tmp_path: Path) -> None:
     assert load_dataset(ArraysConfig(path=str(tmp_path / "b.npz"), labels="none")).num_classes == 0
 
 
-def test_of_two_classes_of_one_name_both_can_be_asked_for() -> None:
+def test_of_two_classes_of_one_name_both_can_be_requested_for() -> None:
     items = np.arange(12, dtype=np.uint8).reshape(3, 1, 2, 2)
     dataset = ArrayDataset("test", items, np.array([0, 1, 2]), ["a", "a", "a (2)"], {})
     assert dataset.class_names == ("a", "a (2)", "a (2) (2)")

@@ -16,7 +16,7 @@ NEVER_FOR_SAMPLING = (
     *("scipy", "sklearn", "matplotlib", "jinja2", "rich", "sympy", "networkx", "pyarrow", "tensorboard"),
     *("torch._dynamo", "torch._inductor", "torch.distributed", "torch.utils.data", "torch.onnx", "torchvision"),
 )
-ROOMS_FOR_SAMPLING = (
+PACKAGES_FOR_SAMPLING = (
     *(
         "api",
         "cli",
@@ -103,8 +103,8 @@ def test_sampling_imports_no_more_than_it_needs(tmp_path: Path) -> None:
     names = ran.stdout.splitlines()[-1].split()
     assert "undiffuse.models.denoising" in names and "undiffuse.objectives" not in names
     assert [name for name in names if any(name == no or name.startswith(no + ".") for no in NEVER_FOR_SAMPLING)] == []
-    rooms = {name.split(".")[1] for name in set(names) - CHECKED_BY if name.startswith("undiffuse.")}
-    assert rooms - set(ROOMS_FOR_SAMPLING) == set()
+    packages = {name.split(".")[1] for name in set(names) - CHECKED_BY if name.startswith("undiffuse.")}
+    assert packages - set(PACKAGES_FOR_SAMPLING) == set()
     assert [name for name in set(names) - CHECKED_BY if name.startswith("undiffuse.studies.")] == []
 
 

@@ -97,12 +97,12 @@ def test_values_by_count(undiffuse: CommandLine, tmp_path: Path) -> None:
 
 def test_the_size_and_channels_of_the_reference(undiffuse: CommandLine, tmp_path: Path) -> None:
     large = write_images(tmp_path / "large", noise(20, 0, 12, 12, 3))
-    assert "data.channels=1 to compare in grey" in undiffuse.refused("compare", large, "digits")
+    assert "data.channels=1 to compare in grey" in undiffuse.rejected("compare", large, "digits")
     grey = ("--metrics", "kernel", "--num", 20, "data.channels=1")
     record = measured(undiffuse, tmp_path / "x.json", large, "digits", *grey)
     assert "size=8x8" in str(record["pictures"]["options"]) or "size=(8, 8)" in str(record["pictures"]["options"])
-    assert "data.channels=3 to repeat" in undiffuse.refused("compare", "digits", large)
-    line = undiffuse.refused("compare", "digits", large, "--metrics", "kernel", "data.channels=3")
+    assert "data.channels=3 to repeat" in undiffuse.rejected("compare", "digits", large)
+    line = undiffuse.rejected("compare", "digits", large, "--metrics", "kernel", "data.channels=3")
     assert "8x8" in line and "12x12" in line and "--size 8x8" in line
     coloured = ("--metrics", "kernel", "--size", 8, "--num", 20, "data.channels=3")
     both = measured(undiffuse, tmp_path / "y.json", "digits", large, *coloured)
@@ -114,7 +114,7 @@ def test_a_coloured_set_is_not_judged_in_grey_unsaid(undiffuse: CommandLine, tmp
     red_blue = np.stack([levels, np.zeros_like(levels), 255 - levels], axis=-1)
     colour, grey = write_images(tmp_path / "colour", red_blue), write_images(tmp_path / "grey", noise(40, 6))
     for pair in ((colour, grey), (grey, colour)):
-        line = undiffuse.refused("compare", *pair, "--metrics", "kernel")
+        line = undiffuse.rejected("compare", *pair, "--metrics", "kernel")
         assert f"{colour} is coloured" in line and f"{grey} is grey" in line
     found = {}
     for way in re.findall(r"data\.channels=\d", line):  # what the line says works
@@ -129,13 +129,15 @@ def test_a_coloured_set_is_not_judged_in_grey_unsaid(undiffuse: CommandLine, tmp
     assert len(found) == 2 and found["data.channels=3"] != found["data.channels=1"]
 
 
-def test_images_of_another_size_are_brought_to_one_and_it_is_said(undiffuse: CommandLine, tmp_path: Path) -> None:
+def test_images_of_another_size_are_brought_to_one_and_it_is_reported(undiffuse: CommandLine, tmp_path: Path) -> None:
     large, small = write_images(tmp_path / "large", noise(12, 0, 12, 12)), write_images(tmp_path / "s", noise(12))
-    said = undiffuse.fine("compare", large, small, "--metrics", "kernel", "--features", "pixels").err
-    assert said == f"note: the images of {large} are 12x12 and are resized to the 8x8 of {small}\n"
+    message = undiffuse.fine("compare", large, small, "--metrics", "kernel", "--features", "pixels").err
+    assert message == f"note: the images of {large} are 12x12 and are resized to the 8x8 of {small}\n"
 
 
-def test_images_that_were_stored_with_more_on_one_side_alone_are_said(undiffuse: CommandLine, tmp_path: Path) -> None:
+def test_images_that_were_stored_with_more_on_one_side_alone_are_reported(
+    undiffuse: CommandLine, tmp_path: Path
+) -> None:
     levels = noise(12)
     opaque, half = np.full_like(levels, 255), np.where(np.arange(8) < 4, 255, 0).astype(np.uint8) + 0 * levels
     folders = {
@@ -159,16 +161,16 @@ def test_images_that_were_stored_with_more_on_one_side_alone_are_said(undiffuse:
     assert record["pictures"]["transparency"] == texts["alpha"] and "transparency" not in record["reference"]
 
 
-def test_a_broken_image_is_passed_over_as_the_message_says(undiffuse: CommandLine, tmp_path: Path) -> None:
+def test_a_broken_image_is_passed_over_as_the_message_reports(undiffuse: CommandLine, tmp_path: Path) -> None:
     clean, broken = write_images(tmp_path / "clean", noise(30, 1)), write_images(tmp_path / "broken", noise(30, 2))
     (broken / "005.png").write_bytes((broken / "005.png").read_bytes()[:60])
     call = ("--metrics", "kernel", "--features", "pixels")
     for pair in ((clean, broken), (broken, clean)):
-        line = undiffuse.refused("compare", *pair, *call)
+        line = undiffuse.rejected("compare", *pair, *call)
         (way,) = re.findall(r"data\.\w+=\w+", line)
         record = measured(undiffuse, tmp_path / "x.json", *pair, *call, way)
         assert {record["pictures"]["of"], record["reference"]["of"]} == {29, 30}
-    assert "no key 'on_eror'; did you mean 'on_error'" in undiffuse.refused(
+    assert "no key 'on_eror'; did you mean 'on_error'" in undiffuse.rejected(
         "compare", clean, broken, "data.on_eror=skip"
     )
 
@@ -181,52 +183,52 @@ def test_the_accuracy_of_labelled_images(undiffuse: CommandLine, tmp_path: Path)
     assert row["metric"] == "classification_accuracy" and row["value"] > 0.9 < row["details"]["real_pictures"]
     assert row["protocol"]["tested"] == 40
     flat = write_images(tmp_path / "flat", noise(20))
-    assert "folder of its own" in undiffuse.refused("compare", flat, classes, "--metrics", "accuracy")
-    assert "same classes" in undiffuse.refused("compare", classes, "digits", "--metrics", "accuracy", "--size", 8)
+    assert "folder of its own" in undiffuse.rejected("compare", flat, classes, "--metrics", "accuracy")
+    assert "same classes" in undiffuse.rejected("compare", classes, "digits", "--metrics", "accuracy", "--size", 8)
 
 
-def test_bad_input_is_refused_in_one_line(undiffuse: CommandLine, tmp_path: Path) -> None:
+def test_bad_input_is_rejected_in_one_line(undiffuse: CommandLine, tmp_path: Path) -> None:
     few = write_images(tmp_path / "few", noise(8))
     out = tmp_path / "x.json"
     call = ("--out", out)
-    assert "10" in undiffuse.refused("compare", few, "digits", "--metrics", "kernel", *call)
-    assert "97" in undiffuse.refused("compare", few, "digits", "--metrics", "frechet", *call)
-    assert "frechet" in undiffuse.refused("compare", few, "digits", "--metrics", "frechett", *call)
-    assert "pixels" in undiffuse.refused("compare", few, "digits", "--features", "pixel", "--metrics", "kernel", *call)
-    assert "neither" in undiffuse.refused("compare", tmp_path / "gone", "digits", *call)
-    assert "points" in undiffuse.refused("compare", "swissroll", "digits", *call)
-    assert "points" in undiffuse.refused("compare", few, "swissroll", *call)
-    assert "--counts" in undiffuse.refused("compare", few, "digits", "--counts", "20,10", *call)
-    assert "8 images" in undiffuse.refused("compare", few, "digits", "--counts", "5,10", *call)
-    assert "num" in undiffuse.refused("compare", few, "digits", "--num", 0, *call)
-    assert "--metrics" in undiffuse.refused("compare", few, "digits", "--metrics", " ", *call)
-    assert "size" in undiffuse.refused("compare", few, "digits", "--size", "huge", *call)
-    assert "folder" in undiffuse.refused("compare", few, "digits", "--out", tmp_path)
+    assert "10" in undiffuse.rejected("compare", few, "digits", "--metrics", "kernel", *call)
+    assert "97" in undiffuse.rejected("compare", few, "digits", "--metrics", "frechet", *call)
+    assert "frechet" in undiffuse.rejected("compare", few, "digits", "--metrics", "frechett", *call)
+    assert "pixels" in undiffuse.rejected("compare", few, "digits", "--features", "pixel", "--metrics", "kernel", *call)
+    assert "neither" in undiffuse.rejected("compare", tmp_path / "gone", "digits", *call)
+    assert "points" in undiffuse.rejected("compare", "swissroll", "digits", *call)
+    assert "points" in undiffuse.rejected("compare", few, "swissroll", *call)
+    assert "--counts" in undiffuse.rejected("compare", few, "digits", "--counts", "20,10", *call)
+    assert "8 images" in undiffuse.rejected("compare", few, "digits", "--counts", "5,10", *call)
+    assert "num" in undiffuse.rejected("compare", few, "digits", "--num", 0, *call)
+    assert "--metrics" in undiffuse.rejected("compare", few, "digits", "--metrics", " ", *call)
+    assert "size" in undiffuse.rejected("compare", few, "digits", "--size", "huge", *call)
+    assert "folder" in undiffuse.rejected("compare", few, "digits", "--out", tmp_path)
     assert not out.exists()
 
 
 def test_a_run_is_no_set_of_images(trained: Path, undiffuse: CommandLine) -> None:
     """Its previews are grids of images."""
-    line = undiffuse.refused("compare", trained, "digits")
+    line = undiffuse.rejected("compare", trained, "digits")
     assert "is a run" in line and "undiffuse evaluate" in line
 
 
 def test_broken_images_are_named(undiffuse: CommandLine, tmp_path: Path) -> None:
     folder = write_images(tmp_path / "made", noise(12))
     (folder / "005.png").write_bytes((folder / "005.png").read_bytes()[:60])
-    assert "005.png" in undiffuse.refused("compare", folder, "digits")
+    assert "005.png" in undiffuse.rejected("compare", folder, "digits")
     nan = tmp_path / "nan"
     nan.mkdir()
     Image.fromarray(np.full((8, 8), np.nan, np.float32)).save(nan / "nan.tiff")
-    assert "nan.tiff" in undiffuse.refused("compare", nan, "digits")
+    assert "nan.tiff" in undiffuse.rejected("compare", nan, "digits")
 
 
-def test_missing_weights_say_where_they_go(
+def test_missing_weights_report_where_they_go(
     undiffuse: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("HOME", "XDG_CACHE_HOME", "TORCH_HOME", "UNDIFFUSE_WEIGHTS"):
         monkeypatch.setenv(name, str(tmp_path / "empty"))
-    line = undiffuse.refused("compare", "digits", "digits", "--metrics", "lpips_diversity", "--num", 10)
+    line = undiffuse.rejected("compare", "digits", "digits", "--metrics", "lpips_diversity", "--num", 10)
     assert "UNDIFFUSE_WEIGHTS" in line or "lpips" in line.lower()
 
 
@@ -249,15 +251,15 @@ def test_an_idx_file(undiffuse: CommandLine, tmp_path: Path) -> None:
 
 
 def test_from_python() -> None:
-    made, real = (torch.from_numpy(noise(30, seed))[:, None] for seed in (0, 1))
-    record = compare(made, real, ["kernel"])
+    created, real = (torch.from_numpy(noise(30, seed))[:, None] for seed in (0, 1))
+    record = compare(created, real, ["kernel"])
     assert record["results"][0]["protocol"]["pictures"]["num"] == 30
     with pytest.raises(UsageError, match=r"1 of 30 images hold NaN"):
-        compare(torch.where(torch.arange(30)[:, None, None, None] == 3, torch.nan, made.float()), real)
+        compare(torch.where(torch.arange(30)[:, None, None, None] == 3, torch.nan, created.float()), real)
     with pytest.raises(UsageError, match="uint8"):
-        compare(made.float() / 255, real)
+        compare(created.float() / 255, real)
     with pytest.raises(UsageError, match=r"\(1, 8, 8\) and \(1, 8, 7\)"):
-        compare(made, real[..., :7])
+        compare(created, real[..., :7])
 
 
 def test_real_digits_are_nearer_to_digits_than_clothes(

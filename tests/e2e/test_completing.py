@@ -35,7 +35,7 @@ def test_names_are_completed_in_whatever_case() -> None:
     assert completion.devices("c") == ["cpu", "cuda"] and completion.weights("") == ["ema", "raw"]
 
 
-def test_paths_are_completed_as_they_were_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_are_completed_as_they_were_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "runs" / "one").mkdir(parents=True)
     (tmp_path / "runs" / ".hidden").mkdir()
     (tmp_path / "runs" / "set.zip").touch()

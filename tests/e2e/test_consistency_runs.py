@@ -120,7 +120,7 @@ def test_it_begins_from_its_teacher(teacher: Path, tmp_path: Path) -> None:
     )
 
 
-def test_a_teacher_of_other_weights_or_data_is_refused(teacher: Path, trained: Path, tmp_path: Path) -> None:
+def test_a_teacher_of_other_weights_or_data_is_rejected(teacher: Path, trained: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="this run expects 000000000000"):
         load_teacher(TeacherConfig(path=str(teacher), sha256=64 * "0"))
     sha256 = load(teacher).weights_sha256
@@ -200,12 +200,12 @@ def test_every_choice_gives_finite_gradients(process: str, parameterization: str
         ("flow", "x0", "does not return x_0 at the clean end"),
     ],
 )
-def test_rows_that_make_no_consistency_function_are_refused(process: str, parameterization: str, message: str) -> None:
+def test_rows_that_make_no_consistency_function_are_rejected(process: str, parameterization: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         system_of(process={"name": process}, parameterization=parameterization)
 
 
-def test_senseless_knots_are_refused() -> None:
+def test_senseless_knots_are_rejected() -> None:
     with pytest.raises(UsageError, match="last_knots must be at least first_knots, got 4 and 8"):
         system_of(first_knots=8, last_knots=4)
 

@@ -44,8 +44,8 @@ def spoil(run: Path, line: int, old: bytes, new: bytes) -> None:
 def test_a_bad_line_stops_no_resume(old: bytes, new: bytes, half: Path, trained: Path, undiffuse: CommandLine) -> None:
     spoil(half, 0, old, new)
     damaged = (half / "metrics.jsonl").read_bytes()
-    said = undiffuse.fine("train", "--resume", "--out", half).err
-    assert "1 line of metrics.jsonl cannot be read and is left out" in said and "between 0 and 64 images" in said
+    message = undiffuse.fine("train", "--resume", "--out", half).err
+    assert "1 line of metrics.jsonl cannot be read and is left out" in message and "between 0 and 64 images" in message
     assert (half / "damaged_metrics.jsonl").read_bytes() == damaged
     assert (half / "model.safetensors").read_bytes() == (trained / "model.safetensors").read_bytes()
     kept, whole = read_rows(half), read_rows(trained)
@@ -53,7 +53,7 @@ def test_a_bad_line_stops_no_resume(old: bytes, new: bytes, half: Path, trained:
     assert kept.gaps == ((0, 64),) and whole.note == ""
 
 
-def test_report_and_doctor_say_it_and_go_on(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_report_and_doctor_report_it_and_go_on(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     spoil(run, 2, b"loss", b"l\x80ss")
     found = read_rows(run)
     note = found.note
@@ -66,14 +66,14 @@ def test_report_and_doctor_say_it_and_go_on(run: Path, capsys: pytest.CaptureFix
     assert findings["the metrics log is damaged"] == note
 
 
-def test_a_missing_row_is_said(half: Path, undiffuse: CommandLine) -> None:
+def test_a_missing_row_is_reported(half: Path, undiffuse: CommandLine) -> None:
     path = half / "metrics.jsonl"
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(lines[:1] + lines[2:]))
     assert "rows are missing between 32 and 96 images" in undiffuse.fine("train", "--resume", "--out", half).err
 
 
-def test_metrics_logs_of_earlier_versions_are_sound(half: Path, trained: Path, undiffuse: CommandLine) -> None:
+def test_metrics_logs_of_earlier_versions_are_intact(half: Path, trained: Path, undiffuse: CommandLine) -> None:
     path = half / "metrics.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     plain = [{key: value for key, value in row.items() if key not in ("row", "crc32")} for row in rows]

@@ -36,8 +36,8 @@ def some_images(folder: Path, count: int) -> Path:
 def test_prepare_then_look(undiffuse: CommandLine, images: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.zip"
     options = ("--size", "32", "--classes", "class0,class2", "--filter", "min_side=10", "--workers", "1")
-    said = undiffuse.fine("data", "prepare", images, *options, "--out", out)
-    assert "40 of 32x32, RGB" in said.out and "undiffuse data info" in said.out
+    message = undiffuse.fine("data", "prepare", images, *options, "--out", out)
+    assert "40 of 32x32, RGB" in message.out and "undiffuse data info" in message.out
     looked = undiffuse.fine("data", "info", out, "--grid", tmp_path / "sheet.png")
     assert "40 images of shape (3, 32, 32)" in looked.out and "class0: 20" in looked.out
     assert (tmp_path / "sheet.png").is_file()
@@ -57,10 +57,10 @@ def test_prepare_takes_the_options_of_the_source(undiffuse: CommandLine, images:
 
 
 def test_info_takes_the_options_of_the_source(undiffuse: CommandLine, images: Path) -> None:
-    said = undiffuse.fine("data", "info", images, "labels=none", "size=16", "channels=1")
-    assert "60 images of shape (1, 16, 16)" in said.out and "class0" not in said.out
-    assert "did you mean 'labels'?" in undiffuse.refused("data", "info", images, "lables=none")
-    assert "expected key=value, got 'labels'" in undiffuse.refused("data", "info", images, "labels")
+    message = undiffuse.fine("data", "info", images, "labels=none", "size=16", "channels=1")
+    assert "60 images of shape (1, 16, 16)" in message.out and "class0" not in message.out
+    assert "did you mean 'labels'?" in undiffuse.rejected("data", "info", images, "lables=none")
+    assert "expected key=value, got 'labels'" in undiffuse.rejected("data", "info", images, "labels")
 
 
 @pytest.mark.parametrize(
@@ -79,14 +79,14 @@ def test_info_takes_the_options_of_the_source(undiffuse: CommandLine, images: Pa
     ],
     ids=str,
 )
-def test_prepare_refuses_in_one_line(
+def test_prepare_rejects_in_one_line(
     undiffuse: CommandLine, images: Path, tmp_path: Path, options: tuple[str, ...], complaint: str
 ) -> None:
-    assert complaint in undiffuse.refused("data", "prepare", images, *options, "--out", tmp_path / "out.zip")
+    assert complaint in undiffuse.rejected("data", "prepare", images, *options, "--out", tmp_path / "out.zip")
 
 
-def test_prepare_refuses_points(undiffuse: CommandLine, tmp_path: Path) -> None:
-    assert "has points" in undiffuse.refused("data", "prepare", "rings", "--out", tmp_path / "out.zip")
+def test_prepare_rejects_points(undiffuse: CommandLine, tmp_path: Path) -> None:
+    assert "has points" in undiffuse.rejected("data", "prepare", "rings", "--out", tmp_path / "out.zip")
 
 
 def children_of(pid: int) -> list[int]:
@@ -124,12 +124,12 @@ def test_killed_it_goes_on_to_the_same_archive(undiffuse: CommandLine, tmp_path:
 
 
 def test_get_lists_the_sets(undiffuse: CommandLine) -> None:
-    said = undiffuse.fine("data", "get").out
-    assert [name for name in SETS if f"{name} " not in said] == []
-    assert "fetched by hand" not in said and "non-commercial" in said
+    message = undiffuse.fine("data", "get").out
+    assert [name for name in SETS if f"{name} " not in message] == []
+    assert "fetched by hand" not in message and "non-commercial" in message
 
 
-def test_get_by_hand_says_which_file_to_put_where(undiffuse: CommandLine, tmp_path: Path) -> None:
+def test_get_by_hand_reports_which_file_to_put_where(undiffuse: CommandLine, tmp_path: Path) -> None:
     outcome = undiffuse("data", "get", "celeba", "--out", tmp_path)
     assert outcome.code == 2 and "has to be fetched by hand" in outcome.complaint
     for word in ("img_align_celeba.zip", "1443490838 bytes", "md5:00d2c5bc6d35e252742224ab0c1e8fcb", str(tmp_path)):
@@ -149,14 +149,14 @@ def test_get_without_a_network(undiffuse: CommandLine, tmp_path: Path, monkeypat
 
 
 def test_get_an_unknown_set(undiffuse: CommandLine) -> None:
-    assert "did you mean 'mnist'?" in undiffuse.refused("data", "get", "mnits")
+    assert "did you mean 'mnist'?" in undiffuse.rejected("data", "get", "mnits")
 
 
 def test_get_what_is_there(undiffuse: CommandLine, shared_data: Path) -> None:
     if not (shared_data / "mnist").is_dir():
         pytest.skip("no MNIST there")
-    said = undiffuse.fine("data", "get", "mnist", "--out", shared_data / "mnist").out
-    assert f"--data {shared_data / 'mnist'}" in said
+    message = undiffuse.fine("data", "get", "mnist", "--out", shared_data / "mnist").out
+    assert f"--data {shared_data / 'mnist'}" in message
 
 
 def test_names_and_captions_give_the_terminal_no_commands(undiffuse: CommandLine, tmp_path: Path) -> None:

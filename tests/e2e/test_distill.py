@@ -45,7 +45,7 @@ def test_every_method_is_tried_here() -> None:
 
 
 @pytest.mark.parametrize("method", OPTIONS)
-def test_a_student_is_made_resumed_and_needs_its_teacher_no_more(
+def test_a_student_is_created_resumed_and_needs_its_teacher_no_more(
     method: str, teacher: Path, tmp_path: Path, undiffuse: CommandLine
 ) -> None:
     mine = tmp_path / "teacher"
@@ -156,7 +156,7 @@ def test_a_student_of_the_distribution_has_its_teacher_s_kind(
     other: str, teacher: Path, tmp_path: Path, undiffuse: CommandLine
 ) -> None:
     call = ("distill", teacher, "--method", "distribution_matching", "--device", "cpu", *SMALL)
-    assert "they differ" in undiffuse.refused(*call, other, "--out", tmp_path / "x")
+    assert "they differ" in undiffuse.rejected(*call, other, "--out", tmp_path / "x")
 
 
 def test_a_student_begins_as_another_model(teacher: Path, tmp_path: Path, undiffuse: CommandLine) -> None:
@@ -165,16 +165,16 @@ def test_a_student_begins_as_another_model(teacher: Path, tmp_path: Path, undiff
     taught = read_weights(first / "model.safetensors")
     for method in ("consistency", "distribution_matching"):
         config = configure(teacher, 1, method, SMALL, None, first)
-        begun = Trainer(config, *split_data(config), tmp_path / method).objective.model.state_dict()
-        assert all(torch.equal(begun[name], value) for name, value in taught.items() if name.startswith("network."))
-    refused = undiffuse.refused("distill", teacher, "--method", "mean_flow", "--start", first)
-    assert "start as their teacher; leave --start out" in refused
-    assert "no model" in undiffuse.refused("distill", teacher, "--start", tmp_path / "nowhere")
+        started = Trainer(config, *split_data(config), tmp_path / method).objective.model.state_dict()
+        assert all(torch.equal(started[name], value) for name, value in taught.items() if name.startswith("network."))
+    rejected = undiffuse.rejected("distill", teacher, "--method", "mean_flow", "--start", first)
+    assert "start as their teacher; leave --start out" in rejected
+    assert "no model" in undiffuse.rejected("distill", teacher, "--start", tmp_path / "nowhere")
     other = ("distill", teacher, "system.network.num_blocks=2", "--device", "cpu", "--out", tmp_path / "y", *SMALL)
     undiffuse.fine(*other, "system.start=null", "num_images=16")
     for method in ("consistency", "distribution_matching"):
-        begun = ("distill", teacher, "--start", tmp_path / "y", "--method", method, "--device", "cpu", *SMALL)
-        assert "they differ" in undiffuse.refused(*begun, "--out", tmp_path / "z")
+        started = ("distill", teacher, "--start", tmp_path / "y", "--method", method, "--device", "cpu", *SMALL)
+        assert "they differ" in undiffuse.rejected(*started, "--out", tmp_path / "z")
 
 
 def test_other_data_and_values_are_taken(teacher: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -184,26 +184,26 @@ def test_other_data_and_values_are_taken(teacher: Path, capsys: pytest.CaptureFi
     assert config.recipe == "distilled-ddpm-digits"
 
 
-def test_what_cannot_be_distilled_is_refused(
+def test_what_cannot_be_distilled_is_rejected(
     teacher: Path, trained: Path, tmp_path: Path, undiffuse: CommandLine
 ) -> None:
-    assert "one of 1, 2, 4, 8, got 3" in undiffuse.refused("distill", teacher, "--steps", 3)
-    assert "did you mean 'progressive'" in undiffuse.refused("distill", teacher, "--method", "progresive")
-    assert "ill-conditioned for x_0" in undiffuse.refused("distill", trained, "--method", "progressive")
-    assert "no model" in undiffuse.refused("distill", tmp_path / "nothing")
-    assert "--resume needs --out" in undiffuse.refused("distill", teacher, "--resume")
-    assert "no key" in undiffuse.refused("distill", teacher, "system.start_step=4", "--out", tmp_path / "x")
+    assert "one of 1, 2, 4, 8, got 3" in undiffuse.rejected("distill", teacher, "--steps", 3)
+    assert "did you mean 'progressive'" in undiffuse.rejected("distill", teacher, "--method", "progresive")
+    assert "ill-conditioned for x_0" in undiffuse.rejected("distill", trained, "--method", "progressive")
+    assert "no model" in undiffuse.rejected("distill", tmp_path / "nothing")
+    assert "--resume needs --out" in undiffuse.rejected("distill", teacher, "--resume")
+    assert "no key" in undiffuse.rejected("distill", teacher, "system.start_step=4", "--out", tmp_path / "x")
     other = tmp_path / "other"
     shutil.copytree(teacher, other)
     sum_of_another = "system.teacher.sha256=" + "0" * 64
-    refused = undiffuse.refused("distill", other, sum_of_another, "--out", tmp_path / "x", "--device", "cpu")
-    assert "has weights" in refused
+    rejected = undiffuse.rejected("distill", other, sum_of_another, "--out", tmp_path / "x", "--device", "cpu")
+    assert "has weights" in rejected
     assert not (tmp_path / "x").exists() or not list((tmp_path / "x").iterdir())
 
 
-def test_a_student_of_another_network_is_refused(teacher: Path, tmp_path: Path, undiffuse: CommandLine) -> None:
+def test_a_student_of_another_network_is_rejected(teacher: Path, tmp_path: Path, undiffuse: CommandLine) -> None:
     wide = ("distill", teacher, "system.network.channels=16", "--out", tmp_path / "x", "--device", "cpu")
-    assert "they differ" in undiffuse.refused(*wide, "--method", "progressive")
+    assert "they differ" in undiffuse.rejected(*wide, "--method", "progressive")
 
 
 def test_a_dry_run_writes_nothing(teacher: Path, tmp_path: Path, undiffuse: CommandLine) -> None:

@@ -50,7 +50,7 @@ def examined(undiffuse: CommandLine, *arguments: object, out: Path) -> dict[str,
     return {finding["title"]: finding for finding in result["findings"]}
 
 
-def test_a_sound_folder_has_nothing_but_few_images(undiffuse: CommandLine, valid: Path, tmp_path: Path) -> None:
+def test_a_intact_folder_has_nothing_but_few_images(undiffuse: CommandLine, valid: Path, tmp_path: Path) -> None:
     found = examined(undiffuse, valid, out=tmp_path / "found.json")
     bad = {title for title, row in found.items() if row["severity"] in ("warning", "problem")}
     assert bad == {"very few images"}
@@ -203,7 +203,9 @@ def test_equal_content_is_found_among_all_and_a_part_is_never_taken_for_the_whol
     assert shared["details"]["count"] == 30
 
 
-def test_a_grey_set_is_compared_with_a_coloured_one_in_grey_and_says_so(undiffuse: CommandLine, tmp_path: Path) -> None:
+def test_a_grey_set_is_compared_with_a_coloured_one_in_grey_and_reports_so(
+    undiffuse: CommandLine, tmp_path: Path
+) -> None:
     save_all(shapes(10, seed=7), tmp_path / "colour")
     (tmp_path / "grey").mkdir()
     with Image.open(tmp_path / "colour" / "003.png") as image:
@@ -227,12 +229,12 @@ def test_points_are_examined_as_far_as_that_goes(undiffuse: CommandLine) -> None
 
 
 def test_bad_input_is_one_line(undiffuse: CommandLine, valid: Path, trained: Path, tmp_path: Path) -> None:
-    assert "no such file or folder" in undiffuse.refused("doctor", "folder:" + str(tmp_path / "nowhere"))
-    assert "no data source" in undiffuse.refused("doctor", tmp_path / "nowhere")
-    assert "--num is for runs" in undiffuse.refused("doctor", valid, "--num", 3)
-    assert "--near is for data" in undiffuse.refused("doctor", trained, "--near", 0.1)
-    assert "between 0 and 1" in undiffuse.refused("doctor", valid, "--near", 1.5)
-    assert "is a folder" in undiffuse.refused("doctor", valid, "--json", tmp_path)
+    assert "no such file or folder" in undiffuse.rejected("doctor", "folder:" + str(tmp_path / "nowhere"))
+    assert "no data source" in undiffuse.rejected("doctor", tmp_path / "nowhere")
+    assert "--num is for runs" in undiffuse.rejected("doctor", valid, "--num", 3)
+    assert "--near is for data" in undiffuse.rejected("doctor", trained, "--near", 0.1)
+    assert "between 0 and 1" in undiffuse.rejected("doctor", valid, "--near", 1.5)
+    assert "is a folder" in undiffuse.rejected("doctor", valid, "--json", tmp_path)
 
 
 @pytest.fixture
@@ -296,8 +298,8 @@ def test_damaged_weights_are_a_finding_and_the_rest_is_still_examined(
     (run / "model.safetensors").write_bytes(bytes(content))
     found = examined(undiffuse, run, out=tmp_path / "found.json")
     assert found["the model cannot be loaded"]["severity"] == "problem"
-    (refused,) = [row for title, row in found.items() if title.startswith("could not be checked")]
-    assert "do not match their checksum" in refused["evidence"] and "copying" in refused["details"]["checks"]
+    (rejected,) = [row for title, row in found.items() if title.startswith("could not be checked")]
+    assert "do not match their checksum" in rejected["evidence"] and "copying" in rejected["details"]["checks"]
     assert found["training is finished"]["severity"] == "ok"
 
 

@@ -97,14 +97,14 @@ def early(recipe: str, overrides: list[str]) -> str | None:
 
 
 @pytest.mark.parametrize("line", WRONG)
-def test_it_is_refused_in_the_words_of_the_configuration(line: str) -> None:
+def test_it_is_rejected_in_the_words_of_the_configuration(line: str) -> None:
     recipe, *overrides = line.split()
     found = early(recipe, overrides)
     assert found is not None and found == late(recipe, overrides)
 
 
 @pytest.mark.parametrize("recipe", ["ddpm-mnist", "dcgan-mnist", "flow-swissroll"])
-def test_nothing_is_refused_that_the_configuration_takes(recipe: str) -> None:
+def test_nothing_is_rejected_that_the_configuration_takes(recipe: str) -> None:
     """Rows of one key for those of another, whose options are carried over as far as the new one takes them."""
     rows = {
         "system.process": PROCESSES,
@@ -139,15 +139,15 @@ def test_what_another_system_takes_of_the_old_one_is_left_to_it(line: str) -> No
     assert early(recipe, overrides) is None
 
 
-def test_what_is_said_of_adversarial_objectives_beforehand_is_true_of_them() -> None:
+def test_what_is_reported_of_adversarial_objectives_beforehand_is_true_of_them() -> None:
     for name, row in OBJECTIVES.items():
         assert (name in SIGNED) is row().signed
         assert has_penalties(model_of(name, row)(name=name)) is row().penalties.any
 
 
-def said_of_data(data: str, overrides: list[str]) -> tuple[str | None, str | None]:
+def reported_of_data(data: str, overrides: list[str]) -> tuple[str | None, str | None]:
     """What is said of a recipe that is yet to be chosen for data: early, and when it is."""
-    said: list[str | None] = []
+    message: list[str | None] = []
     for attempt in (
         lambda: check_line(["train", "--data", data, *overrides]),
         lambda: configure(None, overrides, data, None, False),
@@ -156,10 +156,10 @@ def said_of_data(data: str, overrides: list[str]) -> tuple[str | None, str | Non
             with warnings.catch_warnings(action="ignore", category=UsageWarning):
                 attempt()
         except UsageError as error:
-            said.append(str(error))
+            message.append(str(error))
         else:
-            said.append(None)
-    return said[0], said[1]
+            message.append(None)
+    return message[0], message[1]
 
 
 @pytest.mark.parametrize(
@@ -169,8 +169,8 @@ def said_of_data(data: str, overrides: list[str]) -> tuple[str | None, str | Non
         *("system.learned_variance=true", "optimizer.name=sgd"),
     ],
 )
-def test_what_no_recipe_for_the_data_takes_is_refused_before_one_is_chosen(override: str) -> None:
-    early_words, late_words = said_of_data("digits", override.split())
+def test_what_no_recipe_for_the_data_takes_is_rejected_before_one_is_chosen(override: str) -> None:
+    early_words, late_words = reported_of_data("digits", override.split())
     assert early_words is not None and late_words is not None
 
 
@@ -183,22 +183,22 @@ def test_what_no_recipe_for_the_data_takes_is_refused_before_one_is_chosen(overr
         *("system.process=vp", "data.size=8", "data.noise=0.1", "augment.flip=0.5 random_flip=false"),
     ],
 )
-def test_what_some_recipe_for_data_takes_is_not_refused_before_one_is_chosen(data: str, override: str) -> None:
-    early_words, late_words = said_of_data(data, override.split())
+def test_what_some_recipe_for_data_takes_is_not_rejected_before_one_is_chosen(data: str, override: str) -> None:
+    early_words, late_words = reported_of_data(data, override.split())
     assert early_words is None or late_words is not None
 
 
 @pytest.mark.slow
-def test_nothing_at_random_is_refused_that_the_configuration_takes() -> None:
+def test_nothing_at_random_is_rejected_that_the_configuration_takes() -> None:
     """One to four overrides from what any recipe says, and from rows that bring others, of any recipe."""
-    said = {one for name in RECIPES for one in leaves(get_recipe(name).model_dump(mode="json"))}
+    message = {one for name in RECIPES for one in leaves(get_recipe(name).model_dump(mode="json"))}
     rows = [f"system.process={name}" for name in PROCESSES] + [f"system={name}" for name in OBJECTIVE_CONFIGS]
     rows += [f"system.weighting={name}" for name in WEIGHTINGS] + [
         f"system.time_density={name}" for name in TIME_DENSITIES
     ]
     rows += ["system.network=transformer", "data=digits", "data=rings", "augment=karras", "micro_batch_images=16"]
     rows += ["system.learned_variance=true", "system.objective=hybrid", "system.process.num_steps=1"]
-    pool, draw = sorted(said), random.Random(0)
+    pool, draw = sorted(message), random.Random(0)
     for _ in range(6000):
         recipe = draw.choice(list(RECIPES))
         overrides = [draw.choice(rows if draw.random() < 0.6 else pool) for _ in range(draw.randint(1, 4))]
@@ -208,7 +208,7 @@ def test_nothing_at_random_is_refused_that_the_configuration_takes() -> None:
             assert late(recipe, overrides) is not None, (recipe, overrides, str(error))
 
 
-def test_all_that_a_recipe_says_may_be_said_again() -> None:
+def test_all_that_a_recipe_reports_may_be_reported_again() -> None:
     for name in RECIPES:
         check_overrides(leaves(get_recipe(name).model_dump(mode="json")), name)
 
@@ -221,9 +221,9 @@ def leaves(values: Mapping[str, Any], prefix: str = "") -> list[str]:
     return found
 
 
-def test_the_table_is_what_recipes_say() -> None:
-    made = runpy.run_path(str(TOOL))
-    assert made["RECIPE_TABLE"].read_text() == made["recipes_text"](), f"run: python tools/{TOOL.name}"
+def test_the_table_is_what_recipes_report() -> None:
+    created = runpy.run_path(str(TOOL))
+    assert created["RECIPE_TABLE"].read_text() == created["recipes_text"](), f"run: python tools/{TOOL.name}"
     for name in RECIPES:
         whole = run_model().model_validate(recipe_settings()[name]).model_dump(mode="json")
         assert whole == get_recipe(name).model_dump(mode="json"), name
@@ -281,7 +281,7 @@ def test_the_configuration_in_a_file_and_of_a_run_is_looked_at(tmp_path: Path) -
         ("dcgan-mnist", "system.adaptive.target=0.5", {"target": 0.5}),
     ],
 )
-def test_a_section_that_is_off_is_switched_on_by_what_is_said_of_it(
+def test_a_section_that_is_off_is_switched_on_by_what_is_reported_of_it(
     recipe: str, override: str, value: dict[str, Any]
 ) -> None:
     """Right value: the section's own defaults for all else."""
@@ -292,7 +292,7 @@ def test_a_section_that_is_off_is_switched_on_by_what_is_said_of_it(
     assert value.items() <= found.items()
 
 
-def test_guidance_that_a_model_was_not_taught_is_said_from_its_configuration() -> None:
+def test_guidance_that_a_model_was_not_taught_is_reported_from_its_configuration() -> None:
     with pytest.raises(UsageError, match="needs a model trained with classes"):
         check_line(["sample", "letters", "--guidance", "3"])
     check_line(["sample", "mnist", "--guidance", "3"])

@@ -261,7 +261,7 @@ def taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("compare digits digits --out file/inside", "a file is where a folder is needed"),
     ],
 )
-def test_a_place_that_is_taken_is_said_before_anything_is_imported(line: str, word: str) -> None:
+def test_a_place_that_is_taken_is_reported_before_anything_is_imported(line: str, word: str) -> None:
     with pytest.raises(UsageError, match=word):
         check_line(line.split())
 
@@ -281,8 +281,8 @@ def test_a_place_that_is_free_is_let_be(line: str) -> None:
 
 
 def test_the_table_is_the_parsers() -> None:
-    made = runpy.run_path(str(TOOL))
-    assert made["TABLE"].read_text() == made["table_text"](), f"run: python tools/{TOOL.name}"
+    created = runpy.run_path(str(TOOL))
+    assert created["TABLE"].read_text() == created["table_text"](), f"run: python tools/{TOOL.name}"
 
 
 def test_every_command_that_takes_names_is_checked() -> None:
@@ -358,7 +358,7 @@ def leaves(values: Mapping[str, Any], prefix: str = "") -> list[str]:
     return found
 
 
-def test_no_key_of_a_recipe_is_refused() -> None:
+def test_no_key_of_a_recipe_is_rejected() -> None:
     """Right values: each leaf of each recipe's own configuration is one that it may be given."""
     check_overrides(sorted({leaf for name in RECIPES for leaf in leaves(get_recipe(name).model_dump(mode="json"))}))
 
@@ -370,6 +370,6 @@ def test_what_a_recipe_leaves_out_may_be_given(override: str) -> None:
     check_overrides([override])
 
 
-def test_a_key_of_no_row_is_refused() -> None:
+def test_a_key_of_no_row_is_rejected() -> None:
     with pytest.raises(UsageError, match="did you mean 'guide_images'"):
         check_overrides(["system.guide_image=3"])

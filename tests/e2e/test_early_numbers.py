@@ -16,7 +16,7 @@ from undiffuse.errors import UsageError
 from undiffuse.evaluation import Protocol
 
 #: A sound line of each command that takes numbers; ``run`` is a folder with a ``config.json``.
-SOUND = {
+INTACT = {
     "distill": "distill mnist",
     "export": "export mnist --out new --tune-steps 10",
     "ema": "ema run --out new --sigma-rel 0.1",
@@ -57,16 +57,16 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def sound_line(command: str) -> str:
-    return SOUND.get(command) or f"{command} mnist"  # studies of a model
+def intact_line(command: str) -> str:
+    return INTACT.get(command) or f"{command} mnist"  # studies of a model
 
 
-def test_every_command_is_asked_as_the_parser_hands_it_over() -> None:
+def test_every_command_is_requested_as_the_parser_hands_it_over() -> None:
     """Right value: sound lines pass with every default that the parser fills in."""
     more = {"train": "train ddpm-digits", "report": "report run", "models": "models", "demo": "demo"}
     more |= {"data info": "data info digits", "data get": "data get mnist", "seal": "seal mnist"}
     for name in CHECKS:
-        words = {**SOUND, **more}.get(name, f"{name} mnist").split()
+        words = {**INTACT, **more}.get(name, f"{name} mnist").split()
         command, depth = typer.main.get_command(app), len(name.split())
         for word in words[:depth]:
             command = command.commands[word]  # type: ignore[attr-defined]
@@ -81,14 +81,14 @@ def test_there_are_as_many_numbers_as_there_were() -> None:
 
 @pytest.mark.parametrize(("command", "option"), numbers())
 def test_every_number_has_a_range(command: str, option: str) -> None:
-    line = sound_line(command)
+    line = intact_line(command)
     check_line(line.split())
     with pytest.raises(UsageError, match=r"-1|--near is for data"):
         check_line([*line.split(), option, "-1"])
 
 
 @pytest.mark.parametrize("name", ["num", "batch_size", "bound_images", "bound_random_images", "likelihood_images"])
-def test_an_evaluation_is_refused_in_the_words_of_its_protocol(name: str) -> None:
+def test_an_evaluation_is_rejected_in_the_words_of_its_protocol(name: str) -> None:
     with pytest.raises(UsageError) as late:
         Protocol(**{name: 0})
     with pytest.raises(UsageError) as early:
@@ -139,10 +139,10 @@ def test_an_evaluation_is_refused_in_the_words_of_its_protocol(name: str) -> Non
         ("data prepare digits --out new.zip --on-error pass", "'skip'"),
     ],
 )
-def test_what_is_out_of_range_or_does_not_go_together_is_said_at_once(line: str, words: str) -> None:
-    with pytest.raises(UsageError) as said:
+def test_what_is_out_of_range_or_does_not_go_together_is_reported_at_once(line: str, words: str) -> None:
+    with pytest.raises(UsageError) as message:
         check_line(line.split())
-    assert words in str(said.value)
+    assert words in str(message.value)
 
 
 @pytest.mark.parametrize(
@@ -173,10 +173,10 @@ def test_what_is_out_of_range_or_does_not_go_together_is_said_at_once(line: str,
         ("report run run", "more than once"),
     ],
 )
-def test_a_place_that_holds_something_else_is_said_at_once(line: str, words: str) -> None:
-    with pytest.raises(UsageError) as said:
+def test_a_place_that_holds_something_else_is_reported_at_once(line: str, words: str) -> None:
+    with pytest.raises(UsageError) as message:
         check_line(line.split())
-    assert words in str(said.value)
+    assert words in str(message.value)
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ def test_images_go_there_and_back(trained: Path, undiffuse: CommandLine, tmp_pat
         assert image.width > image.height  # three across, two down
 
 
-def test_heun_takes_the_steps_it_is_said(trained_points: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
+def test_heun_takes_the_steps_it_is_reported(trained_points: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
     out = tmp_path / "points"
     few = encoded(undiffuse, trained_points, "swissroll", out, "--sampler", "heun", "--steps", 20)
     many = encoded(undiffuse, trained_points, "swissroll", out, "--sampler", "heun", "--steps", 100, "--overwrite")
@@ -39,19 +39,19 @@ def test_heun_takes_the_steps_it_is_said(trained_points: Path, undiffuse: Comman
     assert np.load(out / "latents.npy").shape == (3, 2)
 
 
-def test_what_cannot_be_done_is_refused(trained: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
-    def refused(*options: object, source: str = "digits", out: Path = tmp_path / "x") -> str:
-        return undiffuse.refused("invert", trained, source, "--out", out, *options)
+def test_what_cannot_be_done_is_rejected(trained: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
+    def rejected(*options: object, source: str = "digits", out: Path = tmp_path / "x") -> str:
+        return undiffuse.rejected("invert", trained, source, "--out", out, *options)
 
-    assert "rk45" in refused("--sampler", "rk4")
-    assert "--steps" in refused("--steps", 5)
-    assert "at least 1" in refused("-n", 0)
-    assert "at least 1" in refused("--sampler", "heun", "--steps", 0)
-    assert "shape" in refused(source="swissroll")
+    assert "rk45" in rejected("--sampler", "rk4")
+    assert "--steps" in rejected("--steps", 5)
+    assert "at least 1" in rejected("-n", 0)
+    assert "at least 1" in rejected("--sampler", "heun", "--steps", 0)
+    assert "shape" in rejected(source="swissroll")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").touch()
-    assert "thesis.tex" in refused("--overwrite", out=tmp_path / "mine")
-    assert "file" in refused(out=tmp_path / "mine" / "thesis.tex")
+    assert "thesis.tex" in rejected("--overwrite", out=tmp_path / "mine")
+    assert "file" in rejected(out=tmp_path / "mine" / "thesis.tex")
     assert not (tmp_path / "x").exists()
 
 
@@ -65,5 +65,5 @@ def test_images_of_another_size_are_fitted_to_the_model(trained: Path, undiffuse
     pixels[..., 2] = 255  # the others were grey, if stored in three channels
     Image.fromarray(pixels).save(tmp_path / "pictures" / "blue.png")
     call = ("invert", trained, tmp_path / "pictures", "--sampler", "heun", "--steps", 2, "--out", tmp_path / "blue")
-    assert "set data.channels=1 to compare in grey" in undiffuse.refused(*call)
+    assert "set data.channels=1 to compare in grey" in undiffuse.rejected(*call)
     undiffuse.fine(*call, "data.channels=1")

@@ -25,10 +25,10 @@ QUICK = ("--steps", "2", "--bound-images", "4", "--num", "200")
 def evaluated(undiffuse: CommandLine, model: Path, out: Path, *options: object) -> dict[str, Any]:
     undiffuse.fine("evaluate", model, "--out", out, *QUICK, *options)
 
-    def refuse(constant: str) -> None:
+    def reject(constant: str) -> None:
         raise AssertionError(f"{constant} is no JSON")
 
-    record: dict[str, Any] = json.loads(out.read_text(), parse_constant=refuse)
+    record: dict[str, Any] = json.loads(out.read_text(), parse_constant=reject)
     return record
 
 
@@ -101,8 +101,8 @@ def test_likelihood_by_every_route(quick_chain: Path, undiffuse: CommandLine, tm
     assert list(results) == ["nll", *parts]
     assert all(result["unit"] == "bits/dim" and result["uncertainty"] is not None for result in results.values())
     ode, drawn, limit = (results[name]["protocol"] for name in names.split(","))
-    said = {"images": 3, "split": "held out", "dequantisation": "uniform", "weights": "ema", "labels": "none"}
-    assert said.items() <= ode.items() and "2 Rademacher" in ode["divergence"]
+    message = {"images": 3, "split": "held out", "dequantisation": "uniform", "weights": "ema", "labels": "none"}
+    assert message.items() <= ode.items() and "2 Rademacher" in ode["divergence"]
     assert {"solver", "rtol", "atol", "clean_log_snr", "clean_noise_std", "precision", "data_fingerprint"} <= ode.keys()
     assert ode["nfe"] > 6 and results["nll"]["details"]["variance_of_one_probe"] > 0
     assert drawn["images"] == 50 and drawn["terms"] == 20 and drawn["random_terms"].startswith("1 an image")
@@ -162,8 +162,8 @@ def test_the_accuracy_needs_classes(
     trained_bf16: Path, trained_points: Path, undiffuse: CommandLine, tmp_path: Path
 ) -> None:
     out = ("--metrics", "accuracy", "--out", tmp_path / "x.json")
-    assert "system.class_conditional=true" in undiffuse.refused("evaluate", trained_bf16, *out)
-    assert "points" in undiffuse.refused("evaluate", trained_points, *out)
+    assert "system.class_conditional=true" in undiffuse.rejected("evaluate", trained_bf16, *out)
+    assert "points" in undiffuse.rejected("evaluate", trained_points, *out)
 
 
 def test_the_batch_size_changes_no_number(quick_chain: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_the_batch_size_changes_no_number(quick_chain: Path, undiffuse: CommandL
     assert a["results"] == b["results"]
 
 
-def test_samples_are_guided_where_asked(
+def test_samples_are_guided_where_requested(
     trained: Path, trained_bf16: Path, undiffuse: CommandLine, tmp_path: Path
 ) -> None:
     options = ("--metrics", "kernel", "--features", "pixels", "--num", 30, "--steps", 2)
@@ -183,11 +183,11 @@ def test_samples_are_guided_where_asked(
     never = ("--guidance", 2, "--guidance-interval", "90,inf")
     unguided = evaluated(undiffuse, trained, tmp_path / "never.json", *options, *never)["sampling"]
     assert (unguided["guidance_interval"], unguided["nfe"]) == ("90,inf", plain["nfe"])
-    line = undiffuse.refused("evaluate", trained_bf16, *options, "--guidance", 2, "--out", tmp_path / "x.json")
+    line = undiffuse.rejected("evaluate", trained_bf16, *options, "--guidance", 2, "--out", tmp_path / "x.json")
     assert "needs a model trained with classes" in line
 
 
-def test_samples_are_cooled_where_asked(quick_chain: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
+def test_samples_are_cooled_where_requested(quick_chain: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
     options = ("--metrics", "kernel", "--features", "pixels", "--num", 30, "--steps", 2)
     plain = evaluated(undiffuse, quick_chain, tmp_path / "plain.json", *options)
     cool = evaluated(undiffuse, quick_chain, tmp_path / "cool.json", *options, "--temperature", 0.5)
@@ -195,21 +195,21 @@ def test_samples_are_cooled_where_asked(quick_chain: Path, undiffuse: CommandLin
     assert plain["results"][0]["value"] != cool["results"][0]["value"]
 
 
-def test_too_few_samples_says_how_many(quick_chain: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
-    line = undiffuse.refused("evaluate", quick_chain, "--metrics", "frechet", "--num", 20, "--out", tmp_path / "x")
+def test_too_few_samples_reports_how_many(quick_chain: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
+    line = undiffuse.rejected("evaluate", quick_chain, "--metrics", "frechet", "--num", 20, "--out", tmp_path / "x")
     assert "20" in line and any(int(word) > 20 for word in line.replace(",", "").split() if word.isdigit())
     assert not (tmp_path / "x").exists()
 
 
-def test_features_without_classes_or_weights_say_what_to_do(
+def test_features_without_classes_or_weights_report_what_to_do(
     quick_chain: Path, undiffuse: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = ("--out", tmp_path / "x.json")
     pixels = ("--features", "pixels", "--metrics", "inception_score")
-    assert "handwriting" in undiffuse.refused("evaluate", quick_chain, *pixels, *out)
+    assert "handwriting" in undiffuse.rejected("evaluate", quick_chain, *pixels, *out)
     for name in ("HOME", "XDG_CACHE_HOME", "TORCH_HOME", "UNDIFFUSE_WEIGHTS"):
         monkeypatch.setenv(name, str(tmp_path / "empty"))
-    line = undiffuse.refused("evaluate", quick_chain, "--features", "inception", "--metrics", "frechet", *out)
+    line = undiffuse.rejected("evaluate", quick_chain, "--features", "inception", "--metrics", "frechet", *out)
     assert "inception-2015-12-05.pt" in line
     assert not (tmp_path / "x.json").exists()
 
@@ -220,10 +220,10 @@ def test_points(trained_points: Path, undiffuse: CommandLine, tmp_path: Path) ->
     assert result["metric"] == "sliced_wasserstein" and result["value"] > 0 and result["uncertainty"] > 0
     assert result["details"]["training_to_held_out"] < result["value"]
     assert result["protocol"]["directions"] == 128 and result["protocol"]["reference"] == "held-out points"
-    assert "sliced_wasserstein" in undiffuse.refused(
+    assert "sliced_wasserstein" in undiffuse.rejected(
         "evaluate", trained_points, "--metrics", "vlb", "--out", tmp_path / "x"
     )
-    assert "points" in undiffuse.refused("evaluate", trained_points, "--metrics", "frechet", "--out", tmp_path / "x")
+    assert "points" in undiffuse.rejected("evaluate", trained_points, "--metrics", "frechet", "--out", tmp_path / "x")
 
 
 def test_likelihood_of_points(trained_points: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
@@ -279,7 +279,7 @@ def test_colour_images_with_the_defaults(colour: Path, undiffuse: CommandLine, t
     names = [row["metric"] for row in json.loads((tmp_path / "x.json").read_text())["results"]]
     comparison = ["kernel_pixels", "precision", "recall", "density", "coverage", "neighbour_ratio", "training_gap"]
     assert names == [*comparison, "vlb", "vlb_prior", "vlb_terms", "vlb_decoder"]
-    assert "193" in undiffuse.refused("evaluate", colour / "run", *COLOUR, "--metrics", "frechet")
+    assert "193" in undiffuse.rejected("evaluate", colour / "run", *COLOUR, "--metrics", "frechet")
 
 
 def test_an_exported_model_without_its_training_data(colour: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
@@ -294,9 +294,9 @@ def test_an_exported_model_without_its_training_data(colour: Path, undiffuse: Co
     next(path for path in (tmp_path / "other").rglob("*.png")).unlink()
     other = ("--data", tmp_path / "other")
     undiffuse.fine("evaluate", model, *COLOUR, *other, "--metrics", "vlb")
-    line = undiffuse.refused("evaluate", model, *COLOUR, *other, "--metrics", "copying")
+    line = undiffuse.rejected("evaluate", model, *COLOUR, *other, "--metrics", "copying")
     assert "trained on" in line and "gone" in line and "--metrics" in line
-    assert "gone" in undiffuse.refused("evaluate", model, *COLOUR)
+    assert "gone" in undiffuse.rejected("evaluate", model, *COLOUR)
     assert "gone" in undiffuse.fine("report", model).err
     assert "There are no real items to show." in (model / "report.html").read_text()
 
@@ -313,9 +313,9 @@ def test_a_model_without_classes_lists_none(colour: Path, trained: Path) -> None
     assert "| classes | 0, 1, 2" in card and "undiffuse sample . -n" in card
 
 
-def test_changed_data_is_refused(quick_chain: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
+def test_changed_data_is_rejected(quick_chain: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
     model = Path(shutil.copytree(quick_chain, tmp_path / "model"))
     config = json.loads((model / "config.json").read_text())
     config["data"]["fingerprint"] = "0" * 32
     change_config(model, config)
-    assert "changed" in undiffuse.refused("evaluate", model, "--out", tmp_path / "x.json")
+    assert "changed" in undiffuse.rejected("evaluate", model, "--out", tmp_path / "x.json")

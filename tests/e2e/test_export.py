@@ -60,10 +60,10 @@ def test_an_exported_model_is_the_model(trained: Path, undiffuse: CommandLine, t
     for model, name in ((trained, "a"), (tmp_path / "out", "b")):
         undiffuse.fine("sample", model, "-n", 3, "--steps", 3, "--out", tmp_path / name)
     assert images_in(tmp_path / "a") == images_in(tmp_path / "b")
-    assert "no raw.safetensors" in undiffuse.refused("sample", tmp_path / "out", "--weights", "raw")
+    assert "no raw.safetensors" in undiffuse.rejected("sample", tmp_path / "out", "--weights", "raw")
 
 
-def test_the_tuned_grid_is_the_default_and_can_be_asked_of_the_run(
+def test_the_tuned_grid_is_the_default_and_can_be_requested_of_the_run(
     trained: Path, exported: Path, undiffuse: CommandLine, tmp_path: Path
 ) -> None:
     out = exported
@@ -159,7 +159,7 @@ def test_every_command_takes_a_model_in_int8(trained: Path, undiffuse: CommandLi
         assert "nothing to do" in undiffuse.fine(*words).out
     edited = written.replace(b'"temperature": 1.0', b'"temperature": 1.2')
     (out / "config.json").write_bytes(edited)
-    assert "temperature: 1.0 -> 1.2" in undiffuse.refused("sample", out, "--out", tmp_path / "s")
+    assert "temperature: 1.0 -> 1.2" in undiffuse.rejected("sample", out, "--out", tmp_path / "s")
     undiffuse.fine("seal", "--restore", out)
     assert json.loads((out / "config.json").read_bytes()) == json.loads(written)
     short = ("num_images=32", "batch_images=16", "preview_every_images=0")
@@ -178,7 +178,7 @@ def test_a_weight_that_int8_cannot_keep_leaves_nothing(trained: Path, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (("--tune-steps", "1"), "at least 2 steps, such as 10 or 6,8,10, got '1'"),
         (("--tune-steps", "ten"), "got 'ten'"),
@@ -189,29 +189,29 @@ def test_a_weight_that_int8_cannot_keep_leaves_nothing(trained: Path, tmp_path: 
         (("--tune-steps", "4", "--seeds", "0"), "must be above 0"),
     ],
 )
-def test_senseless_tuning_is_refused(
-    options: tuple[str, ...], said: str, trained: Path, undiffuse: CommandLine, tmp_path: Path
+def test_senseless_tuning_is_rejected(
+    options: tuple[str, ...], message: str, trained: Path, undiffuse: CommandLine, tmp_path: Path
 ) -> None:
-    assert said in undiffuse.refused("export", trained, "--out", tmp_path / "out", *options)
+    assert message in undiffuse.rejected("export", trained, "--out", tmp_path / "out", *options)
     assert not (tmp_path / "out").exists() and no_leftovers(tmp_path)
 
 
 def test_nothing_else_is_overwritten(trained: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in trained.iterdir()}
-    assert "name another folder" in undiffuse.refused("export", trained, "--out", trained)
-    assert "holds more than" in undiffuse.refused("export", trained, "--out", trained, "--overwrite")
+    assert "name another folder" in undiffuse.rejected("export", trained, "--out", trained)
+    assert "holds more than" in undiffuse.rejected("export", trained, "--out", trained, "--overwrite")
     assert {path: path.stat().st_mtime_ns for path in trained.iterdir()} == before
     out = tmp_path / "out"
     undiffuse.fine("export", trained, "--out", out)
-    assert "--overwrite" in undiffuse.refused("export", trained, "--out", out)
+    assert "--overwrite" in undiffuse.rejected("export", trained, "--out", out)
     undiffuse.fine("export", trained, "--out", out, "--overwrite")
-    assert "is the model itself" in undiffuse.refused("export", out, "--out", out, "--overwrite")
+    assert "is the model itself" in undiffuse.rejected("export", out, "--out", out, "--overwrite")
 
 
 # --- temperature ----------------------------------------------------------------------------------------------------
 
 
-def test_a_temperature_is_asked_for_or_kept(trained: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
+def test_a_temperature_is_requested_for_or_kept(trained: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
     def sampled(name: str, model: Path, *options: object) -> tuple[dict[str, bytes], float]:
         out = tmp_path / name
         undiffuse.fine("sample", model, "-n", 3, "--steps", 4, "--sampler", "euler", "--out", out, *options)
@@ -248,12 +248,12 @@ def test_a_grid_is_tuned_at_the_model_s_temperature(
 
 
 @pytest.mark.parametrize("temperature", ["-1", "nan", "inf"])
-def test_a_senseless_temperature_is_refused(
+def test_a_senseless_temperature_is_rejected(
     temperature: str, trained: Path, undiffuse: CommandLine, tmp_path: Path
 ) -> None:
     measured = ("evaluate", trained, "--metrics")
     for command in (("sample", trained, "-n", 1), ("export", trained), (*measured, "kernel"), (*measured, "vlb")):
-        line = undiffuse.refused(*command, "--temperature", temperature, "--out", tmp_path / "out")
+        line = undiffuse.rejected(*command, "--temperature", temperature, "--out", tmp_path / "out")
         assert "the temperature must be at least 0 and finite" in line
     assert not (tmp_path / "out").exists() and no_leftovers(tmp_path)
 
@@ -281,7 +281,7 @@ def test_guidance_changes_samples_and_is_counted(trained: Path, undiffuse: Comma
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (("--guidance", "-1"), "guidance must be at least 0 and finite"),
         (("--guidance", "nan"), "guidance must be at least 0 and finite"),
@@ -290,21 +290,21 @@ def test_guidance_changes_samples_and_is_counted(trained: Path, undiffuse: Comma
         (("--guidance", "2", "--guidance-interval", "3,1"), "LO < HI"),
     ],
 )
-def test_senseless_guidance_is_refused(
-    options: tuple[str, ...], said: str, trained: Path, undiffuse: CommandLine, tmp_path: Path
+def test_senseless_guidance_is_rejected(
+    options: tuple[str, ...], message: str, trained: Path, undiffuse: CommandLine, tmp_path: Path
 ) -> None:
-    assert said in undiffuse.refused("sample", trained, "-n", 1, "--out", tmp_path / "x", *options)
+    assert message in undiffuse.rejected("sample", trained, "-n", 1, "--out", tmp_path / "x", *options)
     assert not (tmp_path / "x").exists()
 
 
 def test_a_model_without_classes_has_nothing_to_be_guided_by(
     trained_bf16: Path, undiffuse: CommandLine, tmp_path: Path
 ) -> None:
-    printed = undiffuse.refused("sample", trained_bf16, "-n", 1, "--guidance", 2, "--out", tmp_path / "x")
+    printed = undiffuse.rejected("sample", trained_bf16, "-n", 1, "--guidance", 2, "--out", tmp_path / "x")
     assert "guidance 2 needs a model trained with classes" in printed
     train = ("train", "ddpm-digits", *TINY, "--dry-run", "system.sampling.guidance=2")
-    assert "trained with classes" in undiffuse.refused(*train, "system.class_conditional=false")
-    assert "label_dropout=0" in undiffuse.refused(*train, "system.label_dropout=0")
+    assert "trained with classes" in undiffuse.rejected(*train, "system.class_conditional=false")
+    assert "label_dropout=0" in undiffuse.rejected(*train, "system.label_dropout=0")
     undiffuse.fine(*train)
 
 
@@ -343,15 +343,15 @@ def test_autoguidance_is_the_model_s_default_and_can_be_left_out(
     assert both != guided
     exported = tmp_path / "exported"
     undiffuse.fine("export", with_guide, "--out", exported)
-    made = [package.load(path).sample(3, steps=4, sampler="euler") for path in (with_guide, exported)]
-    assert torch.equal(*made)
+    created = [package.load(path).sample(3, steps=4, sampler="euler") for path in (with_guide, exported)]
+    assert torch.equal(*created)
     model = package.load(with_guide)
-    assert torch.equal(model.sample(3, steps=4, sampler="euler", autoguidance=3), made[0])
+    assert torch.equal(model.sample(3, steps=4, sampler="euler", autoguidance=3), created[0])
     assert model.module.sampling_record()["autoguidance"] == 3
     assert isinstance(model.module, DenoisingModel)
     x_t, t = torch.zeros(1, 1, 8, 8), torch.full((1,), 0.5, dtype=torch.float64)
-    made = [one(x_t, t) for one in (model.module.sampling_denoiser(), model.module.unguided_denoiser())]
-    assert [one.nfe for one in made] == [2, 1] and not torch.equal(made[0].x_0, made[1].x_0)
+    created = [one(x_t, t) for one in (model.module.sampling_denoiser(), model.module.unguided_denoiser())]
+    assert [one.nfe for one in created] == [2, 1] and not torch.equal(created[0].x_0, created[1].x_0)
     evaluation = tmp_path / "evaluation.json"
     options = ("--num", 100, "--metrics", "frechet", "--steps", 4, "--sampler", "euler", "--autoguidance", 1)
     undiffuse.fine("evaluate", with_guide, *options, "--out", evaluation)
@@ -359,23 +359,23 @@ def test_autoguidance_is_the_model_s_default_and_can_be_left_out(
     assert (sampling["autoguidance"], sampling["nfe"]) == (1, 4)
 
 
-def test_without_a_guide_autoguidance_is_refused(
+def test_without_a_guide_autoguidance_is_rejected(
     trained: Path, with_guide: Path, undiffuse: CommandLine, tmp_path: Path
 ) -> None:
     out = ("-n", 1, "--out", tmp_path / "x")
-    assert "needs a model with a guide" in undiffuse.refused("sample", trained, *out, "--autoguidance", 2)
-    assert "at least 0 and finite" in undiffuse.refused("sample", with_guide, *out, "--autoguidance=-1")
-    assert "at least 0 and finite" in undiffuse.refused("sample", with_guide, *out, "--autoguidance", "nan")
-    wrong = undiffuse.refused("sample", with_guide, *out, "--autoguidance-interval", "3,1")
+    assert "needs a model with a guide" in undiffuse.rejected("sample", trained, *out, "--autoguidance", 2)
+    assert "at least 0 and finite" in undiffuse.rejected("sample", with_guide, *out, "--autoguidance=-1")
+    assert "at least 0 and finite" in undiffuse.rejected("sample", with_guide, *out, "--autoguidance", "nan")
+    wrong = undiffuse.rejected("sample", with_guide, *out, "--autoguidance-interval", "3,1")
     assert "LO < HI" in wrong
-    assert "--autoguidance-interval must be LO,HI" in undiffuse.refused(
+    assert "--autoguidance-interval must be LO,HI" in undiffuse.rejected(
         "sample", with_guide, *out, "--autoguidance-interval", "3"
     )
-    printed = undiffuse.refused("sample", trained, *out, "--autoguidance-interval", "-3,4")
+    printed = undiffuse.rejected("sample", trained, *out, "--autoguidance-interval", "-3,4")
     assert "needs a model with a guide" in printed
-    assert "say autoguidance 1" in undiffuse.refused("sample", with_guide, *out, "--cache-interval", 2)
+    assert "say autoguidance 1" in undiffuse.rejected("sample", with_guide, *out, "--cache-interval", 2)
     train = ("train", "ddpm-digits", *TINY, "--dry-run", "system.sampling.autoguidance=2")
-    assert "guide_images=30000" in undiffuse.refused(*train)
+    assert "guide_images=30000" in undiffuse.rejected(*train)
     undiffuse.fine(*train, "system.guide_images=30000")
 
 
@@ -387,7 +387,7 @@ def test_a_run_that_ends_before_its_guide_samples_without(undiffuse: CommandLine
     assert json.loads((tmp_path / "s" / "samples.json").read_text())["nfe"] == 2
 
 
-def test_feature_caching_is_counted_and_refused_where_senseless(
+def test_feature_caching_is_counted_and_rejected_where_senseless(
     trained: Path, undiffuse: CommandLine, tmp_path: Path
 ) -> None:
     common = ("sample", trained, "-n", 3, "--steps", 4, "--sampler", "euler", "--out")
@@ -400,5 +400,5 @@ def test_feature_caching_is_counted_and_refused_where_senseless(
     assert (tmp_path / "earlier" / "samples.json").read_bytes() == (tmp_path / "a" / "samples.json").read_bytes()
     undiffuse.fine(*common, tmp_path / "b", "--cache-interval", 1)
     assert json.loads((tmp_path / "b" / "samples.json").read_text())["partial_nfe"] == 0
-    assert "at least 1" in undiffuse.refused(*common, tmp_path / "x", "--cache-interval", 0)
-    assert "cannot be combined" in undiffuse.refused(*common, tmp_path / "x", "--cache-interval", 2, "--guidance", 2)
+    assert "at least 1" in undiffuse.rejected(*common, tmp_path / "x", "--cache-interval", 0)
+    assert "cannot be combined" in undiffuse.rejected(*common, tmp_path / "x", "--cache-interval", 2, "--guidance", 2)

@@ -133,7 +133,7 @@ def test_an_edit_of_the_training_s_part_is_followed_there_and_back(run: Path, un
         assert package.load(run, "cpu").module.sampling_record().get("temperature", 1.0) == value
 
 
-def test_an_edit_of_the_model_s_part_alone_is_undone_and_said(run: Path, undiffuse: CommandLine) -> None:
+def test_an_edit_of_the_model_s_part_alone_is_undone_and_reported(run: Path, undiffuse: CommandLine) -> None:
     edited(run, _SAMPLING["components.model.config"], 0.5)
     out = undiffuse.fine("seal", run).out
     assert "follows config.system: sampling.temperature: 0.5 -> 1.0" in out and temperatures(run) == [1.0, 1.0]
@@ -161,12 +161,12 @@ def test_options_that_the_model_calls_otherwise_are_followed_too(run: Path, undi
 def test_a_training_s_part_that_makes_no_sense_is_not_sealed(system: Any, run: Path, undiffuse: CommandLine) -> None:
     edited(run, ("config", "system"), system)
     before = (run / "config.json").read_bytes()
-    undiffuse.refused("seal", run)
+    undiffuse.rejected("seal", run)
     assert (run / "config.json").read_bytes() == before
 
 
 @pytest.mark.parametrize(
-    ("broken", "said"),
+    ("broken", "message"),
     [
         ({}, "lacks components.model"),
         ({"model": {"weights": "../model.safetensors", "config": {"name": "denoising"}}}, "weights"),
@@ -177,6 +177,6 @@ def test_a_training_s_part_that_makes_no_sense_is_not_sealed(system: Any, run: P
         ({"model": {"weights": "model.safetensors", "code": "x"}}, "no key 'code'"),
     ],
 )
-def test_components_that_make_no_sense_are_one_line(broken: dict[str, Any], said: str) -> None:
-    with pytest.raises(UsageError, match=said):
+def test_components_that_make_no_sense_are_one_line(broken: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
         components_of({"format_version": 2, "config": {"system": {"name": "diffusion"}}, "components": broken})

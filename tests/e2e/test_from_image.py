@@ -51,8 +51,8 @@ def test_strength_0_gives_the_image_back(images: Path, tmp_path: Path) -> None:
     drawn("-n", 1, "--image", images / "one.png", "--strength", 0, "--progressive", "--out", tmp_path / "made")
     with Image.open(images / "one.png") as image:
         middle = image.convert("RGB").crop((10, 0, 50, 40)).convert("L").resize((28, 28), Image.Resampling.LANCZOS)
-    made = np.asarray(Image.open(tmp_path / "made" / "000000.png"), dtype=int)
-    off = np.abs(made - np.asarray(middle, dtype=int))  # by another order of cropping and greying
+    created = np.asarray(Image.open(tmp_path / "made" / "000000.png"), dtype=int)
+    off = np.abs(created - np.asarray(middle, dtype=int))  # by another order of cropping and greying
     assert off.mean() < 2 and off.max() < 25
 
 
@@ -64,10 +64,10 @@ def test_python_takes_tensors_arrays_and_pillow_images(model: Model) -> None:
         Image.fromarray(levels),
         Image.fromarray(levels).convert("P"),
     ]
-    made = [torch.as_tensor(model.sample(1, image=one, steps=4, strength=0.5)) for one in given]
-    assert all(torch.equal(one, made[0]) for one in made)
+    created = [torch.as_tensor(model.sample(1, image=one, steps=4, strength=0.5)) for one in given]
+    assert all(torch.equal(one, created[0]) for one in created)
     both = model.sample(4, image=[given[0], 255 - given[0]], steps=4, strength=0.5)
-    assert torch.equal(torch.as_tensor(both)[0], made[0][0]) and len(both.record["image"]["sha256"]) == 64
+    assert torch.equal(torch.as_tensor(both)[0], created[0][0]) and len(both.record["image"]["sha256"]) == 64
     assert torch.equal(torch.as_tensor(model.sample(1, image=given[0], strength=0.0)), given[0][None])
 
 
@@ -81,7 +81,7 @@ def test_python_takes_tensors_arrays_and_pillow_images(model: Model) -> None:
         (None, {"strength": 0.5}, "there is none"),
     ],
 )
-def test_what_cannot_be_begun_from_is_refused(
+def test_what_cannot_be_started_from_is_rejected(
     model: Model, image: object, said: dict[str, float], message: str
 ) -> None:
     with pytest.raises(UsageError, match=message):
@@ -91,7 +91,7 @@ def test_what_cannot_be_begun_from_is_refused(
 @pytest.mark.parametrize(
     "words", [["--strength", "0.5"], ["--image", "."], ["--image", "nowhere", "--strength", "0.5"]]
 )
-def test_a_line_says_both_or_neither(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_line_reports_both_or_neither(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(["sample", "mnist-1step", *words])
     assert stopped.value.code == 2 and len(capsys.readouterr().err.splitlines()) == 1
@@ -101,8 +101,10 @@ def test_channels_may_come_last_and_a_folder_may_hold_what_cannot_be_read(
     model: Model, images: Path, tmp_path: Path
 ) -> None:
     levels = np.random.default_rng(2).integers(0, 256, (28, 28, 1), dtype=np.uint8)
-    made = [model.sample(1, image=one, steps=2, strength=0.5) for one in (levels, levels[..., 0], levels[None, ..., 0])]
-    assert all(torch.equal(torch.as_tensor(one), torch.as_tensor(made[0])) for one in made)
+    created = [
+        model.sample(1, image=one, steps=2, strength=0.5) for one in (levels, levels[..., 0], levels[None, ..., 0])
+    ]
+    assert all(torch.equal(torch.as_tensor(one), torch.as_tensor(created[0])) for one in created)
     (tmp_path / "some").mkdir()
     (tmp_path / "some" / "good.png").write_bytes((images / "one.png").read_bytes())
     (tmp_path / "some" / "bad.jpg").write_bytes(b"\xff\xd8\xff no image")

@@ -122,8 +122,8 @@ def test_zero_unrolled_steps_are_the_plain_gan_bit_for_bit() -> None:
     ours = gradients(system, "generator")
     system.zero_grad()
     z = StepRandom(0, 0).normal(torch.empty(8, 8), "latent generator")
-    made = system.model.discriminator(system.model.generator(z, Condition()), Condition())
-    OBJECTIVES["non_saturating"]().generator(made, made).mean().backward()
+    created = system.model.discriminator(system.model.generator(z, Condition()), Condition())
+    OBJECTIVES["non_saturating"]().generator(created, created).mean().backward()
     plain = {name: value.grad for name, value in system.model.generator.named_parameters()}
     assert ours.keys() == {f"generator.{name}" for name in plain}
     assert all(torch.equal(ours[f"generator.{name}"], value) for name, value in plain.items() if value is not None)
@@ -230,7 +230,7 @@ def test_the_batch_size_changes_no_bit(model: Path) -> None:
     )
 
 
-def test_every_command_works_on_a_gan_or_says_why_not(model: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
+def test_every_command_works_on_a_gan_or_reports_why_not(model: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
     undiffuse.fine("sample", model, "-n", 3, "--class", "4", "--out", tmp_path / "drawn")
     record = json.loads((tmp_path / "drawn" / "samples.json").read_text())
     assert record["nfe"] == 1 and record["images"][0]["class"] == "4"
@@ -243,14 +243,14 @@ def test_every_command_works_on_a_gan_or_says_why_not(model: Path, undiffuse: Co
         ("--cache-interval", 2),
     )
     for option in (*denoising, ("--guidance", 2), ("--guidance-interval", "-3,4"), ("--autoguidance-interval", "-3,4")):
-        line = undiffuse.refused("sample", model, "-n", 1, *option, "--out", tmp_path / "no")
+        line = undiffuse.rejected("sample", model, "-n", 1, *option, "--out", tmp_path / "no")
         assert "in one evaluation" in line
-    assert "generate unconditional" in undiffuse.refused(
+    assert "generate unconditional" in undiffuse.rejected(
         "sample", model, "-n", 1, "--no-class", "--out", tmp_path / "no"
     )
     undiffuse.fine("evaluate", model, *FEW, "--metrics", "kernel", "--out", tmp_path / "e.json")
-    assert "a denoising model" in undiffuse.refused("evaluate", model, *FEW, "--metrics", "nll")
-    assert "a denoising model" in undiffuse.refused("export", model, "--temperature", 0.9, "--out", tmp_path / "no")
+    assert "a denoising model" in undiffuse.rejected("evaluate", model, *FEW, "--metrics", "nll")
+    assert "a denoising model" in undiffuse.rejected("export", model, "--temperature", 0.9, "--out", tmp_path / "no")
     undiffuse.fine("doctor", model, *FEW)
     undiffuse.fine("report", model, "--out", tmp_path / "report.html")
 
@@ -307,7 +307,7 @@ def test_what_does_not_fit_the_data_or_the_phases(tmp_path: Path) -> None:
         configure("dcgan-mnist", options, "digits", None, False).system.build((2,), [])  # type: ignore[attr-defined]
 
 
-def test_points_are_made_as_well(tmp_path: Path) -> None:
+def test_points_are_created_as_well(tmp_path: Path) -> None:
     config = configure(
         "unrolled-gan-rings", ["num_images=2048", "batch_images=256", "data.num_points=600"], None, None, False
     )

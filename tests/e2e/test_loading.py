@@ -35,7 +35,7 @@ def children() -> set[int]:
     return {child.pid or 0 for child in multiprocessing.active_children()}
 
 
-def train_and_tell(image_folder: Path, folder: Path, pids: Path) -> None:
+def train_and_report(image_folder: Path, folder: Path, pids: Path) -> None:
     config = lazily_trained(image_folder, 1)
     trainer = Trainer(config, *split_data(config), folder)
     trainer.loader.batch(0, 4)
@@ -46,7 +46,7 @@ def train_and_tell(image_folder: Path, folder: Path, pids: Path) -> None:
 @pytest.mark.slow
 def test_no_worker_outlives_a_killed_training(tmp_path: Path, image_folder: Path) -> None:
     process = multiprocessing.get_context("spawn").Process(
-        target=train_and_tell, args=(image_folder, tmp_path / "run", tmp_path / "pids")
+        target=train_and_report, args=(image_folder, tmp_path / "run", tmp_path / "pids")
     )
     process.start()
     end = time.monotonic() + 60

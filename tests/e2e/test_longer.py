@@ -22,7 +22,7 @@ _SMALL = (
 
 
 @pytest.mark.parametrize("decay", ["constant", pytest.param("inverse_sqrt", marks=pytest.mark.slow)])
-def test_a_rate_without_an_end_goes_on_as_if_it_had_been_asked_for_at_once(
+def test_a_rate_without_an_end_goes_on_as_if_it_had_been_requested_for_at_once(
     decay: str, undiffuse: CommandLine, tmp_path: Path
 ) -> None:
     train = ("train", "ddpm-digits", *_SMALL, f"optimizer.decay={decay}")
@@ -38,7 +38,9 @@ def test_a_rate_without_an_end_goes_on_as_if_it_had_been_asked_for_at_once(
         assert short == whole, name
     assert json.loads((tmp_path / "short" / "config.json").read_text())["config"]["num_images"] == 128
     undiffuse.fine("sample", tmp_path / "short", "-n", 1, "--steps", 1, "--out", tmp_path / "s")
-    assert "64" in undiffuse.refused("train", "--resume", "--out", tmp_path / "short", "num_images=64")  # never shorter
+    assert "64" in undiffuse.rejected(
+        "train", "--resume", "--out", tmp_path / "short", "num_images=64"
+    )  # never shorter
 
 
 def test_a_rate_that_falls_to_its_end_is_another_run(undiffuse: CommandLine, tmp_path: Path) -> None:
@@ -47,8 +49,8 @@ def test_a_rate_that_falls_to_its_end_is_another_run(undiffuse: CommandLine, tmp
     before = (run / "config.json").read_bytes()
     output = undiffuse.fine("train", "--resume", "--out", run).out
     assert "optimizer.decay=cosine" in output
-    refused = undiffuse.refused("train", "--resume", "--out", run, "num_images=128")
-    for text in (output, refused):
+    rejected = undiffuse.rejected("train", "--resume", "--out", run, "num_images=128")
+    for text in (output, rejected):
         (printed,) = re.findall(r"start a new run with: undiffuse (.*)", text)
         assert shlex.split(printed) == ["train", "--config", str(run), "num_images=128", "--out", "OTHER"]
     assert (run / "config.json").read_bytes() == before

@@ -56,11 +56,11 @@ def test_the_data_is_taken_from_where_it_lies_now(
     monkeypatch.chdir(tmp_path)
     run, now, other = moved
     call = [run if word == "RUN" else word for word in command]
-    line = undiffuse.refused(*call)
+    line = undiffuse.rejected(*call)
     assert f"no such file or folder: {run.parent / 'before'}; give its location with --data" in line
     undiffuse.fine(*call, "--data", now)
     if command[0] == "study":
-        assert "is other data than this model was trained on" in undiffuse.refused(*call, "--data", other)
+        assert "is other data than this model was trained on" in undiffuse.rejected(*call, "--data", other)
 
 
 def test_an_evaluation_takes_moved_data_for_the_models_own_and_other_data_for_held_out(
@@ -72,11 +72,11 @@ def test_an_evaluation_takes_moved_data_for_the_models_own_and_other_data_for_he
     trained_on = json.loads((run / "config.json").read_text())["data"]["train"]
     (ratio, *_) = json.loads((tmp_path / "x.json").read_text())["results"]
     assert (ratio["protocol"]["training_images"], ratio["protocol"]["held_out_images"]) == (trained_on, 10)
-    line = undiffuse.refused(*call, "--data", other)
+    line = undiffuse.rejected(*call, "--data", other)
     assert "what the model was trained on" in line and "--metrics vlb" in line
 
 
-def test_held_out_images_that_were_stored_with_more_than_the_models_own_are_said(
+def test_held_out_images_that_were_stored_with_more_than_the_models_own_are_reported(
     moved: tuple[Path, Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = load(moved[0], "cpu")
@@ -98,21 +98,21 @@ def test_the_doctor_and_the_report_find_it_too(
 ) -> None:
     run, now, _ = moved
     without = undiffuse.fine("report", run, "--out", tmp_path / "x.html")
-    gone = f"no such file or folder: {run.parent / 'before'}"
-    assert f"the page shows no real data: {gone}; say where" in without.err
+    missing = f"no such file or folder: {run.parent / 'before'}"
+    assert f"the page shows no real data: {missing}; say where" in without.err
     assert not undiffuse.fine("report", run, "--out", tmp_path / "x.html", "--data", now).err
     records = {}
     for name, data in (("without", ()), ("with", ("--data", now))):
         undiffuse.fine("doctor", run, "--num", 16, "--json", tmp_path / f"{name}.json", *data)
         records[name] = (tmp_path / f"{name}.json").read_text()
-    assert gone in records["without"] and "no such file" not in records["with"]
+    assert missing in records["without"] and "no such file" not in records["with"]
 
 
-def test_options_without_data_to_apply_to_are_refused(
+def test_options_without_data_to_apply_to_are_rejected(
     moved: tuple[Path, Path, Path], undiffuse: CommandLine, tmp_path: Path
 ) -> None:
     run, now, _ = moved
-    assert "add --data SRC" in undiffuse.refused("evaluate", run, "data.on_error=skip")
-    assert "leave it out" in undiffuse.refused("doctor", run, "data.on_error=skip")
-    assert "--recipe is for data" in undiffuse.refused("doctor", run, "--recipe", "flow-mnist")
-    assert "--data is for runs" in undiffuse.refused("doctor", now, "--data", now)
+    assert "add --data SRC" in undiffuse.rejected("evaluate", run, "data.on_error=skip")
+    assert "leave it out" in undiffuse.rejected("doctor", run, "data.on_error=skip")
+    assert "--recipe is for data" in undiffuse.rejected("doctor", run, "--recipe", "flow-mnist")
+    assert "--data is for runs" in undiffuse.rejected("doctor", now, "--data", now)

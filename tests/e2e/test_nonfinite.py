@@ -124,7 +124,7 @@ def test_data_that_is_not_finite(tmp_path: Path) -> None:
 
 def test_a_mad_learning_rate_on_the_command_line(undiffuse: CommandLine, tmp_path: Path) -> None:
     options = ("optimizer.learning_rate=1e30", "optimizer.warmup_images=0", "--out", tmp_path / "run")
-    line = undiffuse.refused("train", "ddpm-digits", *TINY, *options, code=1)
+    line = undiffuse.rejected("train", "ddpm-digits", *TINY, *options, code=1)
     assert "not finite" in line and "learning_rate" in line and "nonfinite_step_" in line
 
 

@@ -44,9 +44,9 @@ def test_a_held_width_comes_back_as_it_was_and_another_differs(
     assert wide.config["averaging"]["sigma_rel"] == 0.15
 
 
-def test_what_cannot_be_averaged_is_refused(run: Path, trained: Path, tmp_path: Path, undiffuse: CommandLine) -> None:
+def test_what_cannot_be_averaged_is_rejected(run: Path, trained: Path, tmp_path: Path, undiffuse: CommandLine) -> None:
     out = ("--out", tmp_path / "model")
-    assert "kept no snapshots" in undiffuse.refused("ema", trained, "--sigma-rel", "0.1", *out)
-    assert "at most 0.2887, got 0.5" in undiffuse.refused("ema", run, "--sigma-rel", "0.5", *out)
-    assert "no run at" in undiffuse.refused("ema", tmp_path, "--sigma-rel", "0.1", *out)
+    assert "kept no snapshots" in undiffuse.rejected("ema", trained, "--sigma-rel", "0.1", *out)
+    assert "at most 0.2887, got 0.5" in undiffuse.rejected("ema", run, "--sigma-rel", "0.5", *out)
+    assert "no run at" in undiffuse.rejected("ema", tmp_path, "--sigma-rel", "0.1", *out)
     assert not (tmp_path / "model").exists()

@@ -97,7 +97,7 @@ def test_a_run_that_died_between_checkpoint_and_measurement_ends_as_one_that_did
 
 
 def test_samples_that_break_down_leave_a_note_and_no_row(tmp_path: Path) -> None:
-    class Heard(Silent):
+    class Received(Silent):
         def __init__(self) -> None:
             self.lines: list[str] = []
 
@@ -108,13 +108,13 @@ def test_samples_that_break_down_leave_a_note_and_no_row(tmp_path: Path) -> None
         raise RunError("3 of 20 samples are not finite")
 
     trainer = trainer_of(tmp_path, *MEASURED, measure=broken)
-    trainer.observer = heard = Heard()
+    trainer.observer = received = Received()
     assert trainer.run()
-    assert quality_of(tmp_path) == [] and len(heard.lines) == 3
-    assert "96 images was not measured: 3 of 20" in heard.lines[0]
+    assert quality_of(tmp_path) == [] and len(received.lines) == 3
+    assert "96 images was not measured: 3 of 20" in received.lines[0]
 
 
-def test_the_last_row_is_what_evaluate_says(tmp_path: Path, undiffuse: CommandLine) -> None:
+def test_the_last_row_is_what_evaluate_reports(tmp_path: Path, undiffuse: CommandLine) -> None:
     """The same seeds, the same real images, the same features: the same distance."""
     out = tmp_path / "run"
     options = (*MEASURED, "quality_samples=120", "quality_every_images=1000")
@@ -132,8 +132,8 @@ def test_the_last_row_is_what_evaluate_says(tmp_path: Path, undiffuse: CommandLi
     assert "images/s" in shown
 
 
-def test_too_little_is_refused_before_training(tmp_path: Path, undiffuse: CommandLine) -> None:
-    line = undiffuse.refused(
+def test_too_little_is_rejected_before_training(tmp_path: Path, undiffuse: CommandLine) -> None:
+    line = undiffuse.rejected(
         "train", "ddpm-digits", *TINY, "quality_every_images=64", "quality_samples=50", "--out", tmp_path / "run"
     )
     assert "quality_samples=50" in line and "at least 97" in line and "quality_every_images=0" in line

@@ -15,7 +15,7 @@ from undiffuse.cli.renamed import renamed
 from undiffuse.errors import UsageError
 
 
-def test_an_earlier_command_does_the_same_and_says_its_new_name(
+def test_an_earlier_command_does_the_same_and_reports_its_new_name(
     undiffuse: CommandLine, trained: Path, tmp_path: Path
 ) -> None:
     arguments = (trained, "digits", "-n", "2", "--sampler", "heun", "--steps", "2", "--out")
@@ -31,8 +31,8 @@ def test_an_earlier_command_does_the_same_and_says_its_new_name(
 
 @pytest.mark.parametrize("option", ["--sheet {}", "--sheet={}"])
 def test_an_earlier_option_does_the_same(undiffuse: CommandLine, tmp_path: Path, option: str) -> None:
-    said = undiffuse.fine("data", "info", "digits", *option.format(tmp_path / "grid.png").split())
-    assert "'--sheet' was renamed to '--grid'" in said.err and (tmp_path / "grid.png").is_file()
+    message = undiffuse.fine("data", "info", "digits", *option.format(tmp_path / "grid.png").split())
+    assert "'--sheet' was renamed to '--grid'" in message.err and (tmp_path / "grid.png").is_file()
 
 
 def test_what_follows_two_dashes_is_no_option() -> None:

@@ -104,7 +104,7 @@ def test_a_study_is_read_with_its_captions_and_numbers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"pictures": {"a": 1}}'])  # data
-def test_a_damaged_study_is_refused_in_a_line(content: str, tmp_path: Path) -> None:
+def test_a_damaged_study_is_rejected_in_a_line(content: str, tmp_path: Path) -> None:
     (tmp_path / "study.json").write_text(content)
     with pytest.raises(UsageError, match="is damaged"):
         read_study(tmp_path)
@@ -117,12 +117,12 @@ def test_a_study_may_name_no_file_outside_its_folder(tmp_path: Path) -> None:
     assert read_study(tmp_path / "s").figures == []
 
 
-def test_a_study_of_other_weights_says_so(tmp_path: Path) -> None:
+def test_a_study_of_other_weights_reports_so(tmp_path: Path) -> None:
     study = read_study(study_folder(tmp_path))
-    for weights, said in (("abc", False), ("xyz", True)):
+    for weights, message in (("abc", False), ("xyz", True)):
         evaluation = {**EVALUATION, "model": {"weights_sha256": weights}}
         text = Page(render(replace(bare(), studies=[study], evaluation=evaluation))).text
-        assert ("used other weights" in text) == said
+        assert ("used other weights" in text) == message
 
 
 def test_quality_is_drawn_with_its_errors_and_the_data_with_it() -> None:
@@ -172,7 +172,7 @@ def test_plots_take_their_colours_from_the_page(whole_page: str) -> None:
     assert not re.search(r"(?:fill|stroke): #", drawn)
 
 
-def test_what_is_missing_is_said_in_a_sentence() -> None:
+def test_what_is_missing_is_reported_in_a_sentence() -> None:
     html = render(bare())
     page = Page(html)
     check_self_contained(page, html)
@@ -184,7 +184,7 @@ def test_what_is_missing_is_said_in_a_sentence() -> None:
     assert set(SECTIONS) <= set(page.ids)
 
 
-def test_run_without_validation_says_so(material: ReportMaterial) -> None:
+def test_run_without_validation_reports_so(material: ReportMaterial) -> None:
     rows = [row for row in material.metrics_log if row["kind"] == "train"]
     text = Page(render(replace(material, metrics_log=rows, schedule=None))).text
     assert "had no validation" in text and "Validation loss" not in text
@@ -270,7 +270,7 @@ def test_augmented_images_are_shown_where_there_are_any(material: ReportMaterial
     assert "as it is, flip, all together (5 times)" in page.text
 
 
-def test_too_much_text_is_refused_and_leaves_nothing(material: ReportMaterial, tmp_path: Path) -> None:
+def test_too_much_text_is_rejected_and_leaves_nothing(material: ReportMaterial, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="at most 5,000,000"):
         write_report(
             tmp_path / "report.html", replace(material, metrics_log=[], schedule=None, commands={"a": "x" * 5_000_000})
@@ -295,7 +295,7 @@ def test_broken_previews_are_left_out(material: ReportMaterial, tmp_path: Path) 
         ({"filmstrip_labels": ["only one"]}, "each of the 3 frames .* got 1"),
     ],
 )
-def test_material_of_another_shape_is_refused(material: ReportMaterial, change: dict[str, Any], words: str) -> None:
+def test_material_of_another_shape_is_rejected(material: ReportMaterial, change: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError, match=words):
         replace(material, **change)
 
@@ -341,7 +341,7 @@ def test_numbers_read_well() -> None:
     assert dict(flattened({"a": {"b": [1, 2], "c": {}}, "d": None})) == {"a.b": "[1, 2]", "a.c": "{}", "d": "null"}
 
 
-def test_headline_says_what_was_made_of_what() -> None:
+def test_headline_reports_what_was_created_of_what() -> None:
     measured = [str(metric) for metric in metrics_of(EVALUATION) if not metric.part]
     assert headline(RECORD, progress_of(RECORD, log_rows()), measured) == (
         "A diffusion model (linear_vp process, eps prediction, unet network) trained on 1,596 images of digits "

@@ -72,7 +72,7 @@ WIDER = """() => [...document.querySelectorAll('body *')].filter(e => {
 @pytest.mark.parametrize("page_name", ["run", "comparison"])
 @pytest.mark.parametrize("width", [1280, 390])
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_a_page_fits_and_asks_for_nothing(
+def test_a_page_fits_and_requests_for_nothing(
     browser: Any, addresses: dict[str, str], page_name: str, width: int, theme: str
 ) -> None:
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=theme)

@@ -70,7 +70,7 @@ def test_each_run_has_its_own_colour_in_every_chart() -> None:
     assert "var(--run2)" not in html.split("</style>")[1]
 
 
-def test_metrics_are_lines_with_a_cell_a_run_and_say_where_protocols_differ() -> None:
+def test_metrics_are_lines_with_a_cell_a_run_and_report_where_protocols_differ() -> None:
     lines = {line.name: line for line in metric_lines(two())}
     assert [cell.value for cell in lines["Variational bound"].cells] == ["2.813", "3.500"]
     assert [cell.value for cell in lines["Coverage"].cells] == ["–", "0.5"]
@@ -91,7 +91,7 @@ def test_only_differences_of_the_configuration_are_listed() -> None:
     assert config_differences([a, a]) == []
 
 
-def test_what_does_not_compare_is_said() -> None:
+def test_what_does_not_compare_is_reported() -> None:
     first = material_of()
     assert notes([first, first]) == []
     other_data = replace(first, record={**RECORD, "data": {"fingerprint": "other"}})
@@ -208,18 +208,18 @@ def test_report_writes_one_page_or_a_comparison(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "comparison.html"]
 
 
-def test_what_report_refuses(trained: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
+def test_what_report_rejects(trained: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
     shutil.copytree(trained, tmp_path / "young")
     (tmp_path / "young" / "model.safetensors").unlink()
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("")
-    assert "no model.safetensors yet" in undiffuse.refused("report", tmp_path / "young")
-    assert "not a run or model folder" in undiffuse.refused("report", trained, tmp_path / "empty")
-    assert "more than once" in undiffuse.refused("report", trained, trained)
-    assert "is a folder" in undiffuse.refused("report", trained, "--out", tmp_path)
-    assert "cannot write" in undiffuse.refused("report", trained, "--out", tmp_path / "file" / "page.html")
-    assert "holds no study" in undiffuse.refused("report", trained, "--study", tmp_path / "empty")
+    assert "no model.safetensors yet" in undiffuse.rejected("report", tmp_path / "young")
+    assert "not a run or model folder" in undiffuse.rejected("report", trained, tmp_path / "empty")
+    assert "more than once" in undiffuse.rejected("report", trained, trained)
+    assert "is a folder" in undiffuse.rejected("report", trained, "--out", tmp_path)
+    assert "cannot write" in undiffuse.rejected("report", trained, "--out", tmp_path / "file" / "page.html")
+    assert "holds no study" in undiffuse.rejected("report", trained, "--study", tmp_path / "empty")
     for name in ("doctor.json", "evaluation.json"):
         shutil.copytree(trained, tmp_path / name[:3])
         (tmp_path / name[:3] / name).write_text("{")
-        assert f"{name} is damaged" in undiffuse.refused("report", tmp_path / name[:3])
+        assert f"{name} is damaged" in undiffuse.rejected("report", tmp_path / name[:3])

@@ -31,7 +31,7 @@ def test_a_file_trains_the_same_run_again(undiffuse: CommandLine, tmp_path: Path
     assert headline(record, progress_of(record, []), []).find("It saw 32 images") > 0
 
 
-def test_a_record_its_part_and_a_folder_say_the_same(trained: Path, tmp_path: Path) -> None:
+def test_a_record_its_part_and_a_folder_report_the_same(trained: Path, tmp_path: Path) -> None:
     wanted = configure("ddpm-digits", [*TINY], None, None, False).model_copy(update={"preview_every_images": 0})
     part = tmp_path / "part.json"
     part.write_text(json.dumps(read_json(trained / "config.json")["config"]))
@@ -43,7 +43,9 @@ def test_a_record_its_part_and_a_folder_say_the_same(trained: Path, tmp_path: Pa
     assert configure(None, [], "rings", None, False, file=part).data.name == "rings"
 
 
-def test_an_edited_file_is_taken_and_said(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_edited_file_is_taken_and_reported(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = tmp_path / "mine.json"
     file.write_text((trained / "config.json").read_text().replace('"seed": 0', '"seed": 7'))
     with observing(Terminal()):
@@ -51,7 +53,7 @@ def test_an_edited_file_is_taken_and_said(trained: Path, tmp_path: Path, capsys:
     assert "was changed after it was written" in " ".join(capsys.readouterr().err.split())
 
 
-REFUSED = {
+REJECTED = {
     "nothing": (None, "cannot be read"),
     "no JSON": ("num_images: 5", "no JSON"),
     "a list": ("[]", "JSON object"),
@@ -61,23 +63,23 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("what", REFUSED)
-def test_what_is_no_configuration_is_refused(what: str, tmp_path: Path) -> None:
-    text, said = REFUSED[what]
+@pytest.mark.parametrize("what", REJECTED)
+def test_what_is_no_configuration_is_rejected(what: str, tmp_path: Path) -> None:
+    text, message = REJECTED[what]
     if text is not None:
         (tmp_path / "x.json").write_text(text)
-    with pytest.raises(UsageError, match=said) as refused:
+    with pytest.raises(UsageError, match=message) as rejected:
         configure(None, [], None, None, False, file=tmp_path / "x.json")
-    assert "x.json" in str(refused.value)
+    assert "x.json" in str(rejected.value)
 
 
-def test_two_sources_of_a_configuration_are_refused(trained: Path, undiffuse: CommandLine) -> None:
+def test_two_sources_of_a_configuration_are_rejected(trained: Path, undiffuse: CommandLine) -> None:
     file = trained / "config.json"
-    assert "recipe 'flow-mnist'" in undiffuse.refused("train", "flow-mnist", "--config", file)
-    assert "--resume" in undiffuse.refused("train", "--config", file, "--resume", "--out", trained)
+    assert "recipe 'flow-mnist'" in undiffuse.rejected("train", "flow-mnist", "--config", file)
+    assert "--resume" in undiffuse.rejected("train", "--config", file, "--resume", "--out", trained)
 
 
-def test_a_bundled_model_says_how_much_it_saw() -> None:
+def test_a_bundled_model_reports_how_much_it_saw() -> None:
     for name, folder in bundled_models().items():
         record = read_json(folder / "config.json")
         seen = f"{record['card']['images']:,}"

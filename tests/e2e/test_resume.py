@@ -207,33 +207,33 @@ def whole(halves: Path) -> Path:
     return halves / "whole"
 
 
-def test_another_configuration_is_refused_with_the_difference(half_done: Path, undiffuse: CommandLine) -> None:
-    line = undiffuse.refused("train", "optimizer.learning_rate=0.5", "--resume", "--out", half_done)
+def test_another_configuration_is_rejected_with_the_difference(half_done: Path, undiffuse: CommandLine) -> None:
+    line = undiffuse.rejected("train", "optimizer.learning_rate=0.5", "--resume", "--out", half_done)
     assert "optimizer.learning_rate: " in line and " -> 0.5)" in line
-    line = undiffuse.refused("train", "flow-mnist", "--data", "digits", "--resume", "--out", half_done)
+    line = undiffuse.rejected("train", "flow-mnist", "--data", "digits", "--resume", "--out", half_done)
     assert "recipe: 'ddpm-digits' -> 'flow-mnist'" in line
 
 
-def test_changed_data_is_refused(half_done: Path, undiffuse: CommandLine) -> None:
+def test_changed_data_is_rejected(half_done: Path, undiffuse: CommandLine) -> None:
     edit_json(half_done / "config.json", lambda record: record["data"].update(fingerprint="0" * 32))
     undiffuse.fine("seal", half_done)
-    assert "data" in undiffuse.refused("train", "--resume", "--out", half_done)
+    assert "data" in undiffuse.rejected("train", "--resume", "--out", half_done)
 
 
-def test_a_newer_config_is_refused_by_name(half_done: Path, undiffuse: CommandLine) -> None:
+def test_a_newer_config_is_rejected_by_name(half_done: Path, undiffuse: CommandLine) -> None:
     edit_json(half_done / "config.json", lambda record: record.update(format_version=99))
     for command in (["train", "--resume", "--out", half_done], ["sample", half_done]):
-        line = undiffuse.refused(*command)
+        line = undiffuse.rejected(*command)
         assert "format_version 99" in line and "upgrade" in line
 
 
-def test_a_newer_checkpoint_is_refused_by_name(half_done: Path, undiffuse: CommandLine) -> None:
+def test_a_newer_checkpoint_is_rejected_by_name(half_done: Path, undiffuse: CommandLine) -> None:
     def newer(record: dict[str, object]) -> None:
         record.update(sealed({**record, "format_version": 99}))
 
     newest = last_checkpoint(half_done)
     edit_json(newest / "state.json", newer)
-    line = undiffuse.refused("train", "--resume", "--out", half_done)
+    line = undiffuse.rejected("train", "--resume", "--out", half_done)
     assert "format_version 99" in line and newest.name in line
 
 
@@ -262,7 +262,7 @@ def damage(checkpoint: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", mostly_slow(DAMAGES, "weights flipped", "counters cut", "empty folder"))
-def test_a_damaged_checkpoint_gives_way_to_an_older_sound_one(
+def test_a_damaged_checkpoint_gives_way_to_an_older_intact_one(
     kind: str, half_done: Path, whole: Path, undiffuse: CommandLine
 ) -> None:
     newest = last_checkpoint(half_done)
@@ -274,11 +274,11 @@ def test_a_damaged_checkpoint_gives_way_to_an_older_sound_one(
     assert (half_done / "checkpoints" / f"damaged_{newest.name}").is_dir()
 
 
-def test_with_no_sound_checkpoint_nothing_is_overwritten(half_done: Path, undiffuse: CommandLine) -> None:
+def test_with_no_intact_checkpoint_nothing_is_overwritten(half_done: Path, undiffuse: CommandLine) -> None:
     for path in (half_done / "checkpoints").glob("images_*"):
         damage(path, "weights cut")
     before = {path: path.read_bytes() for path in half_done.rglob("*") if path.is_file()}
-    line = undiffuse.refused("train", "--resume", "--out", half_done)
+    line = undiffuse.rejected("train", "--resume", "--out", half_done)
     assert "no checkpoint" in line and "damaged" in line
     assert {path: path.read_bytes() for path in half_done.rglob("*") if path.is_file()} == before
 
@@ -307,15 +307,15 @@ def test_the_checkpoint_holds_weights_averages_and_optimizer(half_done: Path) ->
     assert kinds == {"model", "ema", "optimizer"}
 
 
-def test_going_on_on_another_kind_of_device_is_said(half_done: Path) -> None:
+def test_going_on_on_another_kind_of_device_is_reported(half_done: Path) -> None:
     class Listening(Silent):
         def message(self, text: str) -> None:
-            heard.append(text)
+            received.append(text)
 
-    heard: list[str] = []
+    received: list[str] = []
     config = digits(*NINE)
     assert Trainer(config, *split_data(config), half_done, observer=Listening()).resume()
-    assert heard == []
+    assert received == []
 
     def on_a_gpu(record: dict[str, dict[str, object]]) -> None:
         record["counters"]["device"] = "cuda"
@@ -323,10 +323,10 @@ def test_going_on_on_another_kind_of_device_is_said(half_done: Path) -> None:
 
     edit_json(last_checkpoint(half_done) / "state.json", on_a_gpu)
     assert Trainer(config, *split_data(config), half_done, observer=Listening()).resume()
-    assert len(heard) == 1 and "cuda" in heard[0] and "cpu" in heard[0]
+    assert len(received) == 1 and "cuda" in received[0] and "cpu" in received[0]
 
 
-def test_going_on_with_other_threads_or_norms_is_said_and_kept(half_done: Path) -> None:
+def test_going_on_with_other_threads_or_norms_is_reported_and_kept(half_done: Path) -> None:
     state = last_checkpoint(half_done) / "state.json"
     (now,) = json.loads(state.read_text())["counters"]["settings"]
     assert now["threads"] == 1 and now["torch"] == torch.__version__ and now["arithmetic"] == "float32"
@@ -338,17 +338,18 @@ def test_going_on_with_other_threads_or_norms_is_said_and_kept(half_done: Path) 
         record.update(sealed(record))
 
     edit_json(state, elsewhere)
-    heard: list[str] = []
+    received: list[str] = []
 
     class Listening(Silent):
         def message(self, text: str) -> None:
-            heard.append(text)
+            received.append(text)
 
     config = digits(*NINE)
     trainer = Trainer(config, *split_data(config), half_done, observer=Listening())
-    assert trainer.resume() and len(heard) == 1
+    assert trainer.resume() and len(received) == 1
     assert (
-        "computed with 7 threads, own norms, compiled by c++ 12 and continues with 1 thread, torch's norms" in heard[0]
+        "computed with 7 threads, own norms, compiled by c++ 12 and continues with 1 thread, torch's norms"
+        in received[0]
     )
     assert trainer.run()
     kept = json.loads((last_checkpoint(half_done) / "state.json").read_text())["counters"]["settings"]
@@ -358,7 +359,7 @@ def test_going_on_with_other_threads_or_norms_is_said_and_kept(half_done: Path) 
     assert "at 96 images" in titles["trained with more than one setting"]
 
 
-def test_where_muons_products_are_otherwise_a_run_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_muons_products_are_otherwise_a_run_reports_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = digits("optimizer.name=muon")
     monkeypatch.setenv("UNDIFFUSE_COMPUTE", "bf16=never")
     run_until(config, tmp_path, 32)
@@ -369,27 +370,27 @@ def test_where_muons_products_are_otherwise_a_run_says_so(tmp_path: Path, monkey
         record.update(sealed(record))
 
     edit_json(state, before_it_was_written_down)
-    heard: list[str] = []
+    received: list[str] = []
 
     class Listening(Silent):
         def message(self, text: str) -> None:
-            heard.append(text)
+            received.append(text)
 
     assert Trainer(config, *split_data(config), tmp_path, observer=Listening()).resume()
-    assert "with bfloat16 products in the optimizer and continues with float32 products in the optimizer" in heard[0]
+    assert "with bfloat16 products in the optimizer and continues with float32 products in the optimizer" in received[0]
 
 
-def test_that_compiling_was_passed_over_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_that_compiling_was_passed_over_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Listening(Silent):
         def message(self, text: str) -> None:
-            heard.append(text)
+            received.append(text)
 
-    heard: list[str] = []
+    received: list[str] = []
     config = digits("compile=true")
     trainer = Trainer(config, *split_data(config), tmp_path / "run", observer=Listening())
     monkeypatch.setattr(trainer.objective.model, "compile_networks", lambda: "skipped")
     trainer.run(stop_after_seconds=0)
-    assert heard == ["skipped"]
+    assert received == ["skipped"]
 
 
 def test_raw_weights_can_be_loaded(half_done: Path) -> None:

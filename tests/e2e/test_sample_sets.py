@@ -44,11 +44,11 @@ class Interrupted:
         self.stops = True
         whole = SampleSet.take
 
-        def take(gathered: SampleSet, numbers: Any, *arguments: Any) -> None:
+        def take(collected: SampleSet, numbers: Any, *arguments: Any) -> None:
             if self.stops and self.numbers:
                 raise KeyboardInterrupt
             self.numbers += list(numbers)
-            whole(gathered, numbers, *arguments)
+            whole(collected, numbers, *arguments)
 
         monkeypatch.setattr(SampleSet, "take", take)
 
@@ -97,7 +97,7 @@ def test_a_kill_while_the_set_is_put_in_its_place_loses_no_sample(
     assert files(tmp_path / "out") == files(tmp_path / "whole") and not partials(tmp_path)
 
 
-def test_a_sample_set_is_read_without_its_sheets_and_with_a_record_that_is_sound(
+def test_a_sample_set_is_read_without_its_sheets_and_with_a_record_that_is_intact(
     trained: Path, undiffuse: CommandLine, tmp_path: Path
 ) -> None:
     out = tmp_path / "set"
@@ -111,18 +111,18 @@ def test_a_sample_set_is_read_without_its_sheets_and_with_a_record_that_is_sound
     changed = valid.replace('"steps": 2', '"steps": 3', 1), valid[::-1].replace('2 :"spets"', '3 :"spets"', 1)[::-1]
     for text, where in zip(changed, ("steps", r"images\[5\].steps"), strict=True):
         record.write_text(text, encoding="utf-8")
-        line = undiffuse.refused("compare", out, "digits")
+        line = undiffuse.rejected("compare", out, "digits")
         assert re.search(rf"samples.json: changed after it was written \({where}: 2 -> 3\)", line), line
     record.write_text(valid.replace('"checksum"', '"checksun"'), encoding="utf-8")
-    assert "samples.json: changed" in undiffuse.refused("data", "info", out)
+    assert "samples.json: changed" in undiffuse.rejected("data", "info", out)
     assert "skipped" in undiffuse.fine("data", "info", out, "data.on_error=skip").out
     with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
         for path in sorted(out.iterdir()):
             archive.write(path, f"made/{path.name}")
-    assert "set.zip!made/samples.json: changed" in undiffuse.refused("data", "info", tmp_path / "set.zip")
+    assert "set.zip!made/samples.json: changed" in undiffuse.rejected("data", "info", tmp_path / "set.zip")
     packed = tmp_path / "set.tar"
     _pack(out, packed)
-    assert "set.tar!made/samples.json: changed" in undiffuse.refused("data", "info", packed)
+    assert "set.tar!made/samples.json: changed" in undiffuse.rejected("data", "info", packed)
     assert "skipped" in undiffuse.fine("data", "info", packed, "data.on_error=skip").out
     record.write_text(valid, encoding="utf-8")
     _pack(out, packed)
@@ -139,7 +139,7 @@ def _pack(folder: Path, shard: Path) -> None:
             archive.add(path, f"./made/{path.name}")
 
 
-def test_another_request_begins_anew_and_says_what_lies_there(
+def test_another_request_begins_again_and_reports_what_lies_there(
     trained: Path, undiffuse: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     common = ("sample", trained, "-n", 6, "--batch-size", 3, "--out", tmp_path / "out", "--steps")
@@ -155,7 +155,7 @@ def test_another_request_begins_anew_and_says_what_lies_there(
 
 def test_what_cannot_be_served_leaves_nothing(trained: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
     for wrong in (("--sampler", "heunn"), ("--shown", 0), ("--batch-size", 0)):
-        undiffuse.refused("sample", trained, "-n", 2, *wrong, "--out", tmp_path / "out")
+        undiffuse.rejected("sample", trained, "-n", 2, *wrong, "--out", tmp_path / "out")
     assert not list(tmp_path.iterdir())
 
 
@@ -177,12 +177,12 @@ def test_images_of_a_grid_are_large_enough_to_see(side: int, factor: int) -> Non
     assert grid.shape == (3, *2 * [2 * side * factor + 3])
 
 
-def test_progressive_of_more_than_memory_should_hold_is_refused(
+def test_progressive_of_more_than_memory_should_hold_is_rejected(
     trained: Path, undiffuse: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sampling, "_MOST_HISTORY", 64 * 10)
     common = ("sample", trained, "--steps", 2, "--progressive", "--out", tmp_path / "out", "-n")
-    assert "ask for 5 at most (-n)" in undiffuse.refused(*common, 6)
+    assert "ask for 5 at most (-n)" in undiffuse.rejected(*common, 6)
     assert not list(tmp_path.iterdir())
     undiffuse.fine(*common, 5)
 

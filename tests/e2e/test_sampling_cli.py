@@ -205,7 +205,7 @@ def test_one_model_samples_under_every_process(
     assert record["process"] == process
 
 
-def test_a_prior_beyond_what_was_trained_is_said(trained: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
+def test_a_prior_beyond_what_was_trained_is_reported(trained: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
     # DDPM's last log-SNR is -10.1
     common = ("sample", trained, "-n", 2, "--steps", 3, "--process")
     said = undiffuse.fine(*common, "ve:sigma_max=1e4", "--out", tmp_path / "a").err
@@ -213,7 +213,7 @@ def test_a_prior_beyond_what_was_trained_is_said(trained: Path, undiffuse: Comma
     assert "starts at log-SNR" not in undiffuse.fine(*common, "ve:sigma_max=9", "--out", tmp_path / "b").err
 
 
-def test_no_noise_to_begin_with_is_said(trained: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
+def test_no_noise_to_begin_with_is_reported(trained: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
     common = ("sample", trained, "-n", 2, "--steps", 2, "--sampler", "ddim", "--class", 3, "--temperature", 0)
     assert (
         "at temperature 0 all seeds start from the same latent" in undiffuse.fine(*common, "--out", tmp_path / "a").err
@@ -233,9 +233,9 @@ def test_no_noise_to_begin_with_is_said(trained: Path, undiffuse: CommandLine, t
         ("ve:sigma_max=0.001", "0 < sigma_min < sigma_max"),
     ],
 )
-def test_a_senseless_process_is_refused(
+def test_a_senseless_process_is_rejected(
     process: str, message: str, trained: Path, undiffuse: CommandLine, tmp_path: Path
 ) -> None:
-    said = undiffuse.refused("sample", trained, "-n", 1, "--process", process, "--out", tmp_path / "x")
+    said = undiffuse.rejected("sample", trained, "-n", 1, "--process", process, "--out", tmp_path / "x")
     assert message in said
     assert not (tmp_path / "x").exists()

@@ -67,7 +67,7 @@ def test_a_changed_value_is_named(what: str, run: Path) -> None:
         package.load(run)
 
 
-def test_all_that_read_it_refuse_it(run: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
+def test_all_that_read_it_reject_it(run: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
     old, new, named = EDITS["beta_start"]
     edit(run, old, new)
     commands = [
@@ -79,7 +79,7 @@ def test_all_that_read_it_refuse_it(run: Path, undiffuse: CommandLine, tmp_path:
         ("invert", run, "digits", "--out", tmp_path / "out"),
     ]
     for command in commands:
-        line = undiffuse.refused(*command)
+        line = undiffuse.rejected(*command)
         assert named in line and f"undiffuse seal --restore {run}" in line, line
     assert not list(tmp_path.glob("out*"))
 
@@ -92,11 +92,11 @@ def test_the_doctor_has_it_among_its_findings(run: Path) -> None:
     assert named in findings["config.json is invalid"]
 
 
-def test_both_remedies_of_the_message_do_what_it_says(run: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
+def test_both_remedies_of_the_message_do_what_it_reports(run: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
     before = package.load(run, "cpu").sample(2, steps=2)
     written, weights = (run / "config.json").read_text(), (run / "model.safetensors").read_bytes()
     edit(run, '"temperature": 1.0', '"temperature": 1.2')
-    line = undiffuse.refused("sample", run, "--out", tmp_path / "out")
+    line = undiffuse.rejected("sample", run, "--out", tmp_path / "out")
     back, meant = (shlex.split(found)[1:] for found in re.findall(r"(undiffuse seal[^,]*)", line))
     undiffuse.fine(*back)
     assert config_of(run) == json.loads(written)
@@ -106,10 +106,10 @@ def test_both_remedies_of_the_message_do_what_it_says(run: Path, undiffuse: Comm
     assert not torch.equal(package.load(run, "cpu").sample(2, steps=2), before)
     assert "temperature: 1.0 -> 1.2" in undiffuse.fine("train", "--resume", "--out", run).err
     edit(run, '"temperature": 1.2', '"temperature": 1.1')  # accepted once is not accepted for ever
-    assert "temperature: 1.2 -> 1.1" in undiffuse.refused("sample", run, "--out", tmp_path / "out")
+    assert "temperature: 1.2 -> 1.1" in undiffuse.rejected("sample", run, "--out", tmp_path / "out")
 
 
-def test_what_was_not_edited_is_left_as_it_is_and_that_is_said(run: Path, undiffuse: CommandLine) -> None:
+def test_what_was_not_edited_is_left_as_it_is_and_that_is_reported(run: Path, undiffuse: CommandLine) -> None:
     written = (run / "config.json").read_bytes()
     for words in (("seal", run), ("seal", "--restore", run)):
         assert "nothing to do" in undiffuse.fine(*words).out
@@ -123,15 +123,15 @@ def test_what_was_not_edited_is_left_as_it_is_and_that_is_said(run: Path, undiff
     assert config_of(run) == json.loads(written)
 
 
-def test_a_sound_configuration_of_another_run_is_refused(run: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
+def test_a_intact_configuration_of_another_run_is_rejected(run: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
     record = config_of(run)
     record["config"]["system"]["sampling"]["temperature"] = 1.2
     (run / "config.json").write_text(json.dumps(sealed(record)))
-    line = undiffuse.refused("sample", run, "--out", tmp_path / "out")
+    line = undiffuse.rejected("sample", run, "--out", tmp_path / "out")
     assert "after model.safetensors was saved" in line and "temperature: 1.0 -> 1.2" in line
     for name in ("model.safetensors", "raw.safetensors"):
         (run / name).unlink()
-    line = undiffuse.refused("train", "--resume", "--out", run)
+    line = undiffuse.rejected("train", "--resume", "--out", run)
     assert "after the checkpoint at 256 images was saved" in line and "temperature: 1.0 -> 1.2" in line
     undiffuse.fine("seal", run)
     undiffuse.fine("train", "--resume", "--out", run)
@@ -141,7 +141,7 @@ def test_a_configuration_that_cannot_be_read_comes_back(run: Path, undiffuse: Co
     written = (run / "config.json").read_text()
     for damaged in ("{", written.replace('"data"', '"dato"', 1), ""):
         (run / "config.json").write_text(damaged)
-        line = undiffuse.refused("sample", run, "--out", tmp_path / "out")
+        line = undiffuse.rejected("sample", run, "--out", tmp_path / "out")
         assert f"undiffuse seal --restore {run}" in line
         undiffuse.fine("seal", "--restore", run)
         restored, original = config_of(run), json.loads(written)
@@ -181,7 +181,7 @@ def test_folders_of_earlier_versions_open(run: Path, undiffuse: CommandLine) -> 
     undiffuse.fine("train", "--resume", "--out", run)
     assert torch.equal(package.load(run, "cpu").sample(1, steps=1), before)
     edit(run, '"temperature": 1.0', '"temperature": 1.2')  # the weights that were saved just now know better
-    assert "temperature: 1.0 -> 1.2" in undiffuse.refused("sample", run, "--out", run / "out")
+    assert "temperature: 1.0 -> 1.2" in undiffuse.rejected("sample", run, "--out", run / "out")
     undiffuse.fine("seal", run)
 
 
@@ -193,7 +193,7 @@ def test_what_our_own_tools_change_is_sealed(
     assert not is_changed(config_of(tmp_path / "exported"))
     undiffuse.fine("sample", tmp_path / "exported", "-n", 1, "--steps", 1, "--out", tmp_path / "s")
     edit(tmp_path / "exported", '"seed": 0', '"seed": 1')
-    assert "config.seed: 0 -> 1" in undiffuse.refused("sample", tmp_path / "exported", "--out", tmp_path / "t")
+    assert "config.seed: 0 -> 1" in undiffuse.rejected("sample", tmp_path / "exported", "--out", tmp_path / "t")
 
 
 @pytest.fixture
@@ -208,7 +208,7 @@ def test_bundled_models_are_sealed_and_their_weights_named() -> None:
         assert record["card"]["weights_sha256"] == sha256_of(folder / "model.safetensors"), name
 
 
-def test_any_changed_digit_of_a_bundled_configuration_is_refused(
+def test_any_changed_digit_of_a_bundled_configuration_is_rejected(
     mnist: Path, monkeypatch: pytest.MonkeyPatch, undiffuse: CommandLine, tmp_path: Path
 ) -> None:
     """Of all digits of its ``config.json``, its card's numbers included, 60 drawn by a seed."""
@@ -225,11 +225,11 @@ def test_any_changed_digit_of_a_bundled_configuration_is_refused(
     monkeypatch.setattr("undiffuse.zoo.bundled_models", lambda: {"mnist": mnist})
     with pytest.raises(UsageError, match="reinstall"):
         bundled("mnist")
-    line = undiffuse.refused("sample", mnist, "--out", tmp_path / "out")
+    line = undiffuse.rejected("sample", mnist, "--out", tmp_path / "out")
     assert "restore an intact copy" in line and f"undiffuse seal {mnist}" in line
 
 
-def test_other_weights_in_a_bundled_model_are_refused(mnist: Path) -> None:
+def test_other_weights_in_a_bundled_model_are_rejected(mnist: Path) -> None:
     path = mnist / "model.safetensors"
     tensors = weights.read_weights(path)
     next(iter(tensors.values())).view(-1)[0] += 1

@@ -71,12 +71,12 @@ def test_what_is_no_part_of_the_result_may_be_another_when_a_run_is_resumed(
     assert "train/loss" in drawn and "quality/value" in drawn
 
 
-def test_tensorboard_without_its_extra_is_refused_before_anything_is_made(
+def test_tensorboard_without_its_extra_is_rejected_before_anything_is_created(
     tmp_path: Path, undiffuse: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    assert "undiffuse[tensorboard]" in undiffuse.refused("train", "ddpm-digits", *TINY, "tensorboard=true")
+    assert "undiffuse[tensorboard]" in undiffuse.rejected("train", "ddpm-digits", *TINY, "tensorboard=true")
     assert not list(tmp_path.iterdir())
 
 
@@ -98,7 +98,7 @@ def test_out_of_memory_in_the_first_step_leaves_nothing(
     monkeypatch.chdir(tmp_path)
     broken_at(0, MemoryError(), monkeypatch)
     out = ["--out", "runs/mine"] if named else []
-    assert "batch_images" in undiffuse.refused("train", "ddpm-digits", *TINY, *out, code=1)
+    assert "batch_images" in undiffuse.rejected("train", "ddpm-digits", *TINY, *out, code=1)
     assert not list(tmp_path.iterdir())
 
 
@@ -106,9 +106,9 @@ def test_what_has_come_to_something_stays(
     tmp_path: Path, undiffuse: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken_at(4, MemoryError(), monkeypatch)  # two rows of the metrics log and two checkpoints are there
-    undiffuse.refused("train", "ddpm-digits", *TINY, "--out", tmp_path / "run", code=1)
+    undiffuse.rejected("train", "ddpm-digits", *TINY, "--out", tmp_path / "run", code=1)
     assert len(log_rows_of(tmp_path / "run")) == 2 and last_checkpoint(tmp_path / "run").name == "images_000000000064"
-    assert "already holds a run" in undiffuse.refused("train", "ddpm-digits", "seed=1", "--out", tmp_path / "run")
+    assert "already holds a run" in undiffuse.rejected("train", "ddpm-digits", "seed=1", "--out", tmp_path / "run")
 
 
 def test_a_number_that_is_not_finite_at_once_leaves_its_evidence_and_gives_way(
@@ -117,7 +117,7 @@ def test_a_number_that_is_not_finite_at_once_leaves_its_evidence_and_gives_way(
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "_check_loss", lambda self, report, batch, *_: self._stop("spoilt", "none", [batch]))
-        line = undiffuse.refused("train", "ddpm-digits", *TINY, "--out", run, code=1)
+        line = undiffuse.rejected("train", "ddpm-digits", *TINY, "--out", run, code=1)
     assert str(run / "nonfinite_step_0") in line and (run / "nonfinite_step_0" / "report.json").is_file()
     undiffuse.fine("train", "ddpm-digits", *TINY, "num_images=16", "optimizer.learning_rate=1e-5", "--out", run)
     assert (run / "nonfinite_step_0").is_dir()
@@ -137,7 +137,7 @@ def test_a_run_that_was_killed_at_once_gives_way(
 
 def test_a_configuration_of_somebody_else_does_not_give_way(tmp_path: Path, undiffuse: CommandLine) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "another"}')
-    assert "already holds a run" in undiffuse.refused("train", "ddpm-digits", *TINY, "--out", tmp_path)
+    assert "already holds a run" in undiffuse.rejected("train", "ddpm-digits", *TINY, "--out", tmp_path)
     assert (tmp_path / "config.json").read_text() == '{"model_type": "another"}'
 
 
@@ -165,13 +165,13 @@ def test_data_may_lie_elsewhere_when_a_run_is_resumed(tmp_path: Path, undiffuse:
     archive = Path(shutil.make_archive(str(tmp_path / "packed"), "zip", data))
     assert "resuming" in undiffuse.fine("train", "--resume", "--out", run, "--data", archive).out
     (data / "0.png").write_bytes((data / "1.png").read_bytes())
-    line = undiffuse.refused("train", "--resume", "--out", run, "--data", data)
+    line = undiffuse.rejected("train", "--resume", "--out", run, "--data", data)
     assert f"the data are not those that {run} was started with" in line
-    line = undiffuse.refused("train", "--resume", "--out", run, "--data", some_images(tmp_path / "others", seed=1))
+    line = undiffuse.rejected("train", "--resume", "--out", run, "--data", some_images(tmp_path / "others", seed=1))
     assert f"data.path: '{data}' -> '{tmp_path / 'others'}'" in line
 
 
-def test_a_run_is_not_gone_on_with_other_held_out_images(tmp_path: Path, undiffuse: CommandLine) -> None:
+def test_a_run_is_not_removed_on_with_other_held_out_images(tmp_path: Path, undiffuse: CommandLine) -> None:
     data, run, twin = some_images(tmp_path / "images"), tmp_path / "run", tmp_path / "twin"
     options = ("system.class_conditional=false", "data.size=8", "data.validation_fraction=0.3", "num_images=64")
     undiffuse.fine("train", "ddpm-digits", *TINY, *options, "--data", data, "--out", run, "--stop-after", "0.001s")
@@ -182,7 +182,7 @@ def test_a_run_is_not_gone_on_with_other_held_out_images(tmp_path: Path, undiffu
             break
     shutil.copytree(data, twin)
     other.save(twin / Path(held_out.item_name(0)).name)
-    line = undiffuse.refused("train", "--resume", "--out", run, "--data", twin)
+    line = undiffuse.rejected("train", "--resume", "--out", run, "--data", twin)
     assert f"the held-out data are not those that {run} was started with" in line
     with pytest.raises(UsageError, match="is other data than this model was trained on"):
         own_data(load(run, "cpu"), str(twin))
@@ -198,13 +198,13 @@ def test_a_run_whose_folders_lead_elsewhere_is_not_written_to(
     shutil.rmtree(run / folder, ignore_errors=True)
     (run / folder).symlink_to(elsewhere)
     before = sorted(elsewhere.rglob("*"))
-    assert f"{run / folder} is a link to {elsewhere}" in undiffuse.refused("train", "--resume", "--out", run)
+    assert f"{run / folder} is a link to {elsewhere}" in undiffuse.rejected("train", "--resume", "--out", run)
     assert sorted(elsewhere.rglob("*")) == before
 
 
 @pytest.mark.parametrize("name", ["WORLD_SIZE", "SLURM_STEP_NUM_TASKS"])
-def test_several_processes_are_refused(
+def test_several_processes_are_rejected(
     name: str, tmp_path: Path, undiffuse: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(name, "2")
-    assert f"{name}=1" in undiffuse.refused("train", "ddpm-digits", *TINY, "--out", tmp_path / "run")
+    assert f"{name}=1" in undiffuse.rejected("train", "ddpm-digits", *TINY, "--out", tmp_path / "run")

@@ -23,7 +23,7 @@ from undiffuse.cli.main import main
 from undiffuse.files import replacing
 
 
-def gone_at(row: int, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def missing_at(row: int, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """From that row of the metrics log on, nobody is there to be shown it."""
     seen: list[int] = []
 
@@ -36,12 +36,12 @@ def gone_at(row: int, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stopping, "discard_closed_output", lambda: False)  # the streams of the test itself are there
 
 
-def test_a_reader_that_is_gone_stops_the_training_with_a_checkpoint(
+def test_a_reader_that_is_removed_stops_the_training_with_a_checkpoint(
     tmp_path: Path, undiffuse: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        gone_at(2, errno.EPIPE, patch)
-        line = undiffuse.refused(
+        missing_at(2, errno.EPIPE, patch)
+        line = undiffuse.rejected(
             "train", "ddpm-digits", *TINY, "num_images=96", "--out", tmp_path / "run", code=128 + 13
         )
     assert "stopped at 64 images with a checkpoint (the output pipe was closed)" in line
@@ -51,27 +51,27 @@ def test_a_reader_that_is_gone_stops_the_training_with_a_checkpoint(
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
-def test_a_terminal_that_is_gone_without_a_signal_or_a_log_that_is_full_does_not(
+def test_a_terminal_that_is_removed_without_a_signal_or_a_log_that_is_full_does_not(
     number: int, tmp_path: Path, undiffuse: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gone_at(1, number, monkeypatch)
+    missing_at(1, number, monkeypatch)
     undiffuse.fine("train", "ddpm-digits", *TINY, "num_images=48", "--out", tmp_path / "run")
     assert last_checkpoint(tmp_path / "run").name == "images_000000000048"
 
 
 @pytest.mark.skipif(os.name != "posix", reason="pipes as POSIX has them")
 @pytest.mark.parametrize("command", [["recipes"], ["--help"], ["train", "--none-such"]])
-def test_a_command_whose_reader_is_gone_ends_in_silence(command: list[str]) -> None:
+def test_a_command_whose_reader_is_removed_ends_in_silence(command: list[str]) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     program = [sys.executable, "-c", "from undiffuse.cli.main import main; main()", *command]
     try:
-        refused = command[0] == "train"  # by a complaint, which nobody reads either
-        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stderr" if refused else "stdout": writer}
+        rejected = command[0] == "train"  # by a complaint, which nobody reads either
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stderr" if rejected else "stdout": writer}
         ended = subprocess.run(program, **streams, check=False)
     finally:
         os.close(writer)
-    assert (ended.returncode, ended.stderr or b"", ended.stdout or b"") == (2 if refused else 141, b"", b"")
+    assert (ended.returncode, ended.stderr or b"", ended.stdout or b"") == (2 if rejected else 141, b"", b"")
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no such signal")

@@ -108,11 +108,11 @@ def test_a_hostile_configuration_is_one_line(what: str, given: Path, record: dic
     HOSTILE[what](record)
     put(given, record)
     before, started = peak_bytes(), time.process_time()
-    with pytest.raises(UsageError) as refused:
+    with pytest.raises(UsageError) as rejected:
         load(given)
     assert peak_bytes() - before < 200 * 2**20 and time.process_time() - started < 5
-    assert str(given / "config.json") in str(refused.value), refused.value
-    assert len(str(refused.value)) < 700 and str(refused.value).isprintable(), refused.value
+    assert str(given / "config.json") in str(rejected.value), rejected.value
+    assert len(str(rejected.value)) < 700 and str(rejected.value).isprintable(), rejected.value
 
 
 TEXTS = {
@@ -133,7 +133,7 @@ TEXTS = {
 @pytest.mark.parametrize("what", TEXTS)
 def test_a_hostile_text_is_one_line(what: str, given: Path, undiffuse: CommandLine) -> None:
     (given / "config.json").write_bytes(TEXTS[what])
-    assert "config.json" in undiffuse.refused("sample", given)
+    assert "config.json" in undiffuse.rejected("sample", given)
 
 
 def test_a_run_is_not_built_larger_than_its_checkpoint(trained: Path, tmp_path: Path, undiffuse: CommandLine) -> None:
@@ -142,7 +142,7 @@ def test_a_run_is_not_built_larger_than_its_checkpoint(trained: Path, tmp_path: 
     record["config"]["system"]["network"]["channels"] = 4096
     put(run, record)
     before = peak_bytes()
-    assert "larger than its weights" in undiffuse.refused("train", "--resume", "--out", run)
+    assert "larger than its weights" in undiffuse.rejected("train", "--resume", "--out", run)
     assert peak_bytes() - before < 200 * 2**20
 
 
@@ -156,11 +156,11 @@ def test_a_checkpoint_of_another_run_is_one_line(trained: Path, tmp_path: Path, 
         state = read_json(newest / "state.json")
         state["sha256"]["state.safetensors"] = sha256_of(newest / "state.safetensors")
         (newest / "state.json").write_text(json.dumps(sealed(state)))
-        line = undiffuse.refused("train", "--resume", "--out", run)
+        line = undiffuse.rejected("train", "--resume", "--out", run)
         assert "does not fit this run" in line or "larger than its weights" in line
     spoilt_counters = {**state, "counters": {**state["counters"], "window": None}}
     (newest / "state.json").write_text(json.dumps(sealed(spoilt_counters)))
-    assert "does not fit this run" in undiffuse.refused("train", "--resume", "--out", run)
+    assert "does not fit this run" in undiffuse.rejected("train", "--resume", "--out", run)
     (newest / "state.json").write_text(json.dumps(sealed({**state, "counters": [1]})))
     assert "damaged" in undiffuse.fine("train", "--resume", "--out", run).err
 

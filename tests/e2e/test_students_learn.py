@@ -82,8 +82,8 @@ def test_distribution_matching_and_what_it_adds_to_another_student(flow: Path, t
     assert isinstance(teacher, DenoisingModel)
     untaught = distance(teacher, 1, "ddim")
     briefly = [*shared, "num_images=40000", "optimizer.phase_learning_rates={}"]
-    begun = distilling.configure(flow, 1, "consistency", briefly, None)
-    before = distance(finished(begun, tmp_path / "begun"), 1)
+    started = distilling.configure(flow, 1, "consistency", briefly, None)
+    before = distance(finished(started, tmp_path / "begun"), 1)
     for start in (None, tmp_path / "begun"):
         options = [*shared, "num_images=150000", "optimizer.learning_rate=2e-3"]
         config = distilling.configure(flow, 1, "distribution_matching", options, None, start)

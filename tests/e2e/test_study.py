@@ -73,24 +73,24 @@ def test_an_exact_denoiser_shows_no_errors(
     assert not {"fisher.png", "low_density.png"} & set(study["pictures"])  # data
 
 
-def test_what_makes_no_sense_is_refused(
+def test_what_makes_no_sense_is_rejected(
     undiffuse: CommandLine, trained: Path, trained_points: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    refused = undiffuse.refused
-    assert "points in the plane" in refused("study", "theory", trained)
-    assert "did you mean 'gaussians'" in refused("study", "theory", "exact:gausians")
-    assert "--process is for exact" in refused("study", "theory", trained_points, "--process", "ve")
-    assert "unknown process 'vee'" in refused("study", "theory", "exact:rings", "--process", "vee")
-    assert "--num must be at least 50" in refused("study", "theory", trained_points, "--num", 3)
-    assert "holds something other" in refused("study", "theory", trained_points, "--out", tmp_path)
-    assert "is a file" in refused("study", "theory", trained_points, "--out", tmp_path / "notes.txt")
-    assert "holds something other" in refused("study", "parameterization", "--out", tmp_path)
-    assert "--images must be at least 1" in refused("study", "parameterization", "--images", 0)
-    assert "'theorie'" in refused("study", "theorie")
+    rejected = undiffuse.rejected
+    assert "points in the plane" in rejected("study", "theory", trained)
+    assert "did you mean 'gaussians'" in rejected("study", "theory", "exact:gausians")
+    assert "--process is for exact" in rejected("study", "theory", trained_points, "--process", "ve")
+    assert "unknown process 'vee'" in rejected("study", "theory", "exact:rings", "--process", "vee")
+    assert "--num must be at least 50" in rejected("study", "theory", trained_points, "--num", 3)
+    assert "holds something other" in rejected("study", "theory", trained_points, "--out", tmp_path)
+    assert "is a file" in rejected("study", "theory", trained_points, "--out", tmp_path / "notes.txt")
+    assert "holds something other" in rejected("study", "parameterization", "--out", tmp_path)
+    assert "--images must be at least 1" in rejected("study", "parameterization", "--images", 0)
+    assert "'theorie'" in rejected("study", "theorie")
 
 
-def test_a_table_goes_on_and_says_what_broke(
+def test_a_table_goes_on_and_reports_what_broke(
     undiffuse: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chosen = [Cell("eps", "simple", "beta"), Cell("eps", "simple", "beta_tilde"), Cell("x0", "variational", "beta")]
@@ -124,4 +124,4 @@ def test_a_table_goes_on_and_says_what_broke(
     assert trained[3:] == ["x0-variational-beta"]  # the others are not even looked at
     again = json.loads((tmp_path / "study.json").read_text())["cells"]
     assert again[:2] == study["cells"][:2] and again[2]["bound"]["value"] > 0
-    assert "another configuration" in undiffuse.refused(*arguments[:-3], 3_000, "--num", 40)
+    assert "another configuration" in undiffuse.rejected(*arguments[:-3], 3_000, "--num", 40)

@@ -58,28 +58,28 @@ def test_from_python_the_same_study_gives_the_same_bytes(trained: Path, tmp_path
     ).read_bytes()
 
 
-def test_what_makes_no_sense_is_refused(
+def test_what_makes_no_sense_is_rejected(
     undiffuse: CommandLine, trained: Path, trained_points: Path, tmp_path: Path
 ) -> None:
     out = ("--out", tmp_path / "study")
 
-    def refused(*arguments: object) -> str:
-        return undiffuse.refused("study", *arguments, *out)
+    def rejected(*arguments: object) -> str:
+        return undiffuse.rejected("study", *arguments, *out)
 
     for name in QUICK:
-        assert "is for images, this model generates points" in refused(name, trained_points)
-        assert "has no key 'tt'" in refused(name, trained, "tt=1")
-    assert "got 1.5" in refused("shared-latent", trained, "t=1.5")
-    assert "got -0.1" in refused("interpolation", trained, "t=-0.1")
-    assert "'levels.1'" in refused("interpolation", trained, "levels=[0.5,2]")
-    assert "pair=4 is not among pairs=3" in refused("interpolation", trained, "pairs=3", "pair=4")
-    assert "which draws some" in refused("interpolation", trained, "mode=deterministic", "sampler=ancestral")
-    assert "needs a stochastic sampler" in refused("shared-latent", trained, "sampler=ddim")
-    assert "unknown sampler 'hoin'" in refused("denoising-trajectory", trained, "sampler=hoin")
-    assert "unknown class 'x'" in refused("prior-interpolation", trained, "class_name=x")
-    assert "steps of its own" in refused("forward", trained, "steps=7")
-    assert "'cubic'" in refused("prior-interpolation", trained, "mix=cubic")
-    assert "--seed" in refused("forward", trained, "--seed", "-1")
+        assert "is for images, this model generates points" in rejected(name, trained_points)
+        assert "has no key 'tt'" in rejected(name, trained, "tt=1")
+    assert "got 1.5" in rejected("shared-latent", trained, "t=1.5")
+    assert "got -0.1" in rejected("interpolation", trained, "t=-0.1")
+    assert "'levels.1'" in rejected("interpolation", trained, "levels=[0.5,2]")
+    assert "pair=4 is not among pairs=3" in rejected("interpolation", trained, "pairs=3", "pair=4")
+    assert "which draws some" in rejected("interpolation", trained, "mode=deterministic", "sampler=ancestral")
+    assert "needs a stochastic sampler" in rejected("shared-latent", trained, "sampler=ddim")
+    assert "unknown sampler 'hoin'" in rejected("denoising-trajectory", trained, "sampler=hoin")
+    assert "unknown class 'x'" in rejected("prior-interpolation", trained, "class_name=x")
+    assert "steps of its own" in rejected("forward", trained, "steps=7")
+    assert "'cubic'" in rejected("prior-interpolation", trained, "mix=cubic")
+    assert "--seed" in rejected("forward", trained, "--seed", "-1")
     assert not (tmp_path / "study").exists()
 
 
@@ -88,7 +88,7 @@ def test_every_study_of_mine_is_listed(undiffuse: CommandLine) -> None:
     assert set(QUICK) <= set(MODEL_STUDIES) and all(name in shown for name in QUICK)
 
 
-def test_former_names_are_taken_and_say_the_new_one(undiffuse: CommandLine, trained: Path, tmp_path: Path) -> None:
+def test_former_names_are_taken_and_report_the_new_one(undiffuse: CommandLine, trained: Path, tmp_path: Path) -> None:
     for old, new in RENAMED_STUDIES.items():
         assert old not in undiffuse.fine("study").out.split() and new in MODEL_STUDIES
     call = undiffuse.fine("study", "progressive", trained, "num=2", "rows=1", "steps=3", "--out", tmp_path / "study")

@@ -53,7 +53,7 @@ def test_a_study_writes_its_figures(undiffuse: CommandLine, trained: Path, tmp_p
     assert all(f"]({file})" in page for file in FIGURES[name])
 
 
-def test_the_sweep_says_why_a_cell_did_not_run(undiffuse: CommandLine, trained: Path, tmp_path: Path) -> None:
+def test_the_sweep_reports_why_a_cell_did_not_run(undiffuse: CommandLine, trained: Path, tmp_path: Path) -> None:
     undiffuse.fine("study", "sweep", trained, *QUICK["sweep"], "--out", tmp_path)
     numbers = json.loads((tmp_path / "study.json").read_text())["pictures"]["sweep.png"]  # data
     done = [cell for cell in numbers["cells"] if not cell["note"]]
@@ -74,23 +74,23 @@ def test_few_samples_are_swept_by_the_kernel_distance(undiffuse: CommandLine, tr
     assert "Kernel distance of 20 samples" in page and "distances alike" not in page  # it has no bias to speak of
 
 
-def test_what_makes_no_sense_is_refused(
+def test_what_makes_no_sense_is_rejected(
     undiffuse: CommandLine, trained: Path, trained_points: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    refused, out = undiffuse.refused, ("--out", tmp_path / "study")
-    assert "theory" in refused("study", "noise-levels", trained_points, *out)
-    assert "did you mean 'samplers'" in refused("study", "sweep", trained, "sampler=ddim", *out)
-    assert "no option 'ets'" in refused("study", "sweep", trained, "samplers=ddim:ets=1", *out)
-    few = refused("study", "sweep", trained, "num=20", "features=pixels", *out)
+    rejected, out = undiffuse.rejected, ("--out", tmp_path / "study")
+    assert "theory" in rejected("study", "noise-levels", trained_points, *out)
+    assert "did you mean 'samplers'" in rejected("study", "sweep", trained, "sampler=ddim", *out)
+    assert "no option 'ets'" in rejected("study", "sweep", trained, "samplers=ddim:ets=1", *out)
+    few = rejected("study", "sweep", trained, "num=20", "features=pixels", *out)
     assert "at least 65 images" in few and "or use metric=kernel" in few
-    assert "'metric'" in refused("study", "sweep", trained, "metric=fid", *out)
+    assert "'metric'" in rejected("study", "sweep", trained, "metric=fid", *out)
     only = ("samplers=ancestral:variance=learned", "steps=2", "num=70", "features=pixels")
-    assert "no cell could run" in refused("study", "sweep", trained, *only, *out)
-    assert "'crop'" in refused("study", "neighbours", trained, "crop=0", *out)
-    assert "unknown feature extractor" in refused("study", "neighbours", trained, "features=fid", *out)
-    assert "'distance'" in refused("study", "selection", trained, "distance=ssim", *out)
+    assert "no cell could run" in rejected("study", "sweep", trained, *only, *out)
+    assert "'crop'" in rejected("study", "neighbours", trained, "crop=0", *out)
+    assert "unknown feature extractor" in rejected("study", "neighbours", trained, "features=fid", *out)
+    assert "'distance'" in rejected("study", "selection", trained, "distance=ssim", *out)
     monkeypatch.delenv("UNDIFFUSE_WEIGHTS", raising=False)
-    missing = refused("study", "selection", trained, f"weights={tmp_path / 'none.npz'}", *out)
+    missing = rejected("study", "selection", trained, f"weights={tmp_path / 'none.npz'}", *out)
     assert "none.npz" in missing and "distance=features" in missing
     assert not (tmp_path / "study").exists()
 
@@ -140,7 +140,7 @@ def test_the_study_goes_on_where_it_was(
     assert len(list((out / "cells").iterdir())) == 2
     undiffuse.fine(*ONE_CLASS, *BUDGET, "--out", out)
     assert len(measured) == 3 + 2 + 2  # the third set and the fourth, and the two rows of real images
-    assert "was started with another" in undiffuse.refused(*ONE_CLASS, *BUDGET[:-4], "--num", 66, "--images", 16,
+    assert "was started with another" in undiffuse.rejected(*ONE_CLASS, *BUDGET[:-4], "--num", 66, "--images", 16,
         "--features", "pixels", "--out", out)  # fmt: skip
 
 
@@ -169,20 +169,22 @@ def test_a_training_that_breaks_down_is_a_result(
     assert [bool(row.get("failed")) for row in rows] == [False, True, False, False, False, False]
 
 
-def test_what_one_class_refuses(undiffuse: CommandLine, tmp_path: Path) -> None:
-    def refused(*arguments: object) -> str:
-        return undiffuse.refused("study", "one-class", "--out", tmp_path / "study", *arguments)
+def test_what_one_class_rejects(undiffuse: CommandLine, tmp_path: Path) -> None:
+    def rejected(*arguments: object) -> str:
+        return undiffuse.rejected("study", "one-class", "--out", tmp_path / "study", *arguments)
 
-    assert "points" in refused("--data", "swissroll")
-    assert "no class '11'; " in refused("--data", "digits", "--classes", "11")
-    assert "--num 8" in refused("--data", "digits", "--num", 500)
-    few = refused("--data", "digits", "--num", 80)
+    assert "points" in rejected("--data", "swissroll")
+    assert "no class '11'; " in rejected("--data", "digits", "--classes", "11")
+    assert "--num 8" in rejected("--data", "digits", "--num", 500)
+    few = rejected("--data", "digits", "--num", 80)
     assert "at least 97 images" in few and "or use --metric kernel" in few
-    assert "unknown distance 'kernl'; did you mean 'kernel'" in refused("--data", "digits", "--metric", "kernl")
-    assert "--images must be at least 1" in refused("--data", "digits", "--images", 0)
+    assert "unknown distance 'kernl'; did you mean 'kernel'" in rejected("--data", "digits", "--metric", "kernl")
+    assert "--images must be at least 1" in rejected("--data", "digits", "--images", 0)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "notes.txt").write_text("mine")
-    assert "something other" in undiffuse.refused("study", "one-class", "--data", "digits", "--out", tmp_path / "other")
+    assert "something other" in undiffuse.rejected(
+        "study", "one-class", "--data", "digits", "--out", tmp_path / "other"
+    )
 
 
 def test_a_data_set_of_some_classes() -> None:
@@ -206,12 +208,12 @@ def test_classes_are_written_in_several_ways(written: Any, read: tuple[str, ...]
     assert DigitsConfig.model_validate({"classes": written}).classes == read
 
 
-def test_classes_that_are_not_there_are_refused(undiffuse: CommandLine, tmp_path: Path) -> None:
-    def refused(text: str) -> str:
-        return undiffuse.refused("train", "ddpm-digits", text, "--out", tmp_path / "run")
+def test_classes_that_are_not_there_are_rejected(undiffuse: CommandLine, tmp_path: Path) -> None:
+    def rejected(text: str) -> str:
+        return undiffuse.rejected("train", "ddpm-digits", text, "--out", tmp_path / "run")
 
-    assert "no class '12'; " in refused("data.classes=3,12")
-    assert "named twice" in refused("data.classes=3,3")
-    assert "expected names of classes" in refused("data.classes=true")
+    assert "no class '12'; " in rejected("data.classes=3,12")
+    assert "named twice" in rejected("data.classes=3,3")
+    assert "expected names of classes" in rejected("data.classes=true")
     with pytest.raises(UsageError, match="has no classes"):
         select_classes(load_dataset(SwissrollConfig(num_points=5)), ["1"])

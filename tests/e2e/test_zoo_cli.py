@@ -44,7 +44,7 @@ def test_sampling_works_right_after_installation(undiffuse: CommandLine, elsewhe
     assert {row["model"] for row in rows} == {"mnist"}
     undiffuse.fine("sample", "mnist", "-n", 1, "--steps", 1, "--class", 7)
     assert (elsewhere / "samples" / "mnist-002" / "000000.png").is_file()
-    printed = undiffuse.refused("sample", "mnist", "-n", 1, "--class", "seven")
+    printed = undiffuse.rejected("sample", "mnist", "-n", 1, "--class", "seven")
     assert "unknown class 'seven'" in printed
 
 
@@ -54,9 +54,9 @@ def test_the_python_twin() -> None:
     assert model.path == bundled_models()["mnist"]
 
 
-def test_a_misspelt_name_and_the_raw_weights_are_refused(undiffuse: CommandLine) -> None:
-    assert "did you mean 'mnist'" in undiffuse.refused("sample", "mnits")
-    assert "--weights ema" in undiffuse.refused("sample", "mnist", "--weights", "raw")
+def test_a_misspelt_name_and_the_raw_weights_are_rejected(undiffuse: CommandLine) -> None:
+    assert "did you mean 'mnist'" in undiffuse.rejected("sample", "mnits")
+    assert "--weights ema" in undiffuse.rejected("sample", "mnist", "--weights", "raw")
 
 
 def test_a_run_of_that_name_comes_first_and_a_folder_of_data_does_not(trained: Path, elsewhere: Path) -> None:
@@ -77,7 +77,7 @@ def test_models_are_listed(undiffuse: CommandLine) -> None:
     assert undiffuse.fine("models", "mnist").out.strip() == (
         (bundled_models()["mnist"] / "model_card.md").read_text(encoding="utf-8").strip()
     )
-    assert "did you mean 'mnist'" in undiffuse.refused("models", "mnsit")
+    assert "did you mean 'mnist'" in undiffuse.rejected("models", "mnsit")
 
 
 def test_models_as_json(undiffuse: CommandLine) -> None:
@@ -89,8 +89,8 @@ def test_models_as_json(undiffuse: CommandLine) -> None:
     assert str(ROOT) not in json.dumps(rows)
 
 
-def test_what_needs_the_data_says_so_and_writes_nothing_into_the_package(undiffuse: CommandLine) -> None:
-    assert "data/mnist" in undiffuse.refused("evaluate", "mnist", "--num", 20)
+def test_what_needs_the_data_reports_so_and_writes_nothing_into_the_package(undiffuse: CommandLine) -> None:
+    assert "data/mnist" in undiffuse.rejected("evaluate", "mnist", "--num", 20)
     folder = bundled_models()["mnist"]
     assert results_folder(folder) == Path("results/mnist")
     assert results_folder(Path("runs/mnist")) == Path("runs/mnist")

@@ -103,7 +103,7 @@ def images(num: int = 4, size: int = 8) -> Tensor:
         ({"epochs": 0}, "epochs must be at least 1"),
     ],
 )
-def test_bad_input_is_refused(change: dict[str, object], message: str) -> None:
+def test_bad_input_is_rejected(change: dict[str, object], message: str) -> None:
     labels = torch.tensor([0, 1, 1, 0])
     good = {
         "train_images": images(),

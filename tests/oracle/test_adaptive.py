@@ -85,7 +85,7 @@ def test_a_known_slope_and_a_known_step_save_evaluations_and_change_nothing() ->
     assert torch.equal(given.state[0][1], usual.state[0][1])
 
 
-def test_rows_that_have_arrived_stay_whatever_the_model_says_there() -> None:
+def test_rows_that_have_arrived_stay_whatever_the_model_reports_there() -> None:
     def rhs(log_snr: Tensor, state: State) -> State:
         wrong = torch.where(log_snr >= 1, torch.nan, -1.0).double()
         return (torch.where(log_snr == 1, wrong, -torch.ones_like(wrong))[:, None] * state[0],)
@@ -95,7 +95,7 @@ def test_rows_that_have_arrived_stay_whatever_the_model_says_there() -> None:
     assert torch.allclose(solved.state[0][:, 0], torch.exp(start - end), rtol=1e-6)
 
 
-def test_it_says_where_it_got_stuck() -> None:
+def test_it_reports_where_it_got_stuck() -> None:
     def nan_above_two(log_snr: Tensor, state: State) -> State:
         return (torch.where(log_snr > 2, torch.nan, 1.0).double()[:, None] * torch.ones_like(state[0]),)
 
@@ -184,7 +184,7 @@ def test_a_grid_of_many_steps_costs_little_more_per_unit_of_log_snr() -> None:
     assert least <= nfe <= least + 6  # the guess may be short
 
 
-def test_a_tolerance_out_of_range_is_refused() -> None:
+def test_a_tolerance_out_of_range_is_rejected() -> None:
     for spec in ("rk45:rtol=0", "rk45:rtol=1", "rk45:rtol=nan"):
         with pytest.raises(UsageError, match="tolerance rtol"):
             make_sampler(spec)

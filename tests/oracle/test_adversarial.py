@@ -91,9 +91,9 @@ def test_the_stochastic_gradient_of_the_discriminator() -> None:
     ours = torch.autograd.grad(OBJECTIVES["minmax"]().discriminator(*gan.outputs()).mean(), [gan.w, gan.b])
     with torch.no_grad():
         real, fake = (1 / (1 + torch.exp(-y)) for y in gan.outputs())
-        made = gan.a * gan.z + gan.c
+        created = gan.a * gan.z + gan.c
         # d log D / dy = 1 - D and d log(1 - D) / dy = -D
-        ascent = [((1 - real) * gan.x - fake * made).mean(), ((1 - real) - fake).mean()]
+        ascent = [((1 - real) * gan.x - fake * created).mean(), ((1 - real) - fake).mean()]
     for gradient, by_hand in zip(ours, ascent, strict=True):
         assert math.isclose(float(gradient), -float(by_hand), rel_tol=1e-12)
 

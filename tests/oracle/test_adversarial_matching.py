@@ -83,14 +83,14 @@ def logits_of(student: DistributionMatchingObjective, phase: str, x: Tensor, eps
     return out, x_t
 
 
-def test_the_discriminator_learns_to_tell_noised_data_from_noised_samples() -> None:
+def test_the_discriminator_learns_to_report_noised_data_from_noised_samples() -> None:
     """Its loss is S(-r) + S(f), added to the denoising loss, which stays as it was."""
     student, plain, rng = student_of({"discriminator": 0.7}), student_of(), StepRandom(0, 0)
     batch = batch_of(mean=0.5)
     report, without = student(batch, FAKE_SCORE, rng), plain(batch, FAKE_SCORE, rng)
-    made = student._generate(batch.x_0, Condition(label=batch.given.label), FAKE_SCORE, rng).detach()
+    created = student._generate(batch.x_0, Condition(label=batch.given.label), FAKE_SCORE, rng).detach()
     real, _ = logits_of(student, FAKE_SCORE, batch.x_0, "eps data")
-    fake, _ = logits_of(student, FAKE_SCORE, made, f"eps {FAKE_SCORE}")
+    fake, _ = logits_of(student, FAKE_SCORE, created, f"eps {FAKE_SCORE}")
     penalty_terms = 0.7 * (F.softplus(-real) + F.softplus(fake)).mean()
     torch.testing.assert_close(report.per_sample, without.per_sample)
     torch.testing.assert_close(report.loss, without.loss + penalty_terms)
@@ -107,8 +107,8 @@ def test_the_student_follows_the_discriminator_and_the_teacher() -> None:
         gradients[weight] = [parameter.grad for parameter in student.model.network.parameters()]
     student = student_of({"student": 0.4})
     batch = batch_of()
-    made = student._generate(batch.x_0, Condition(label=batch.given.label), STUDENT, StepRandom(0, 0))
-    fake, _ = logits_of(student, STUDENT, made, f"eps {STUDENT}")
+    created = student._generate(batch.x_0, Condition(label=batch.given.label), STUDENT, StepRandom(0, 0))
+    fake, _ = logits_of(student, STUDENT, created, f"eps {STUDENT}")
     passing = torch.autograd.grad(0.4 * F.softplus(-fake).mean(), list(student.model.network.parameters()))
     assert max(float(one.abs().max()) for one in passing) > 1e-4
     for both, matching, own in zip(gradients[0.4], gradients[None], passing, strict=True):
@@ -176,7 +176,7 @@ def test_without_an_adversarial_loss_there_is_no_discriminator() -> None:
     assert len(student.phase(FAKE_SCORE).parameters()) == len(student.phase(STUDENT).parameters())
 
 
-def test_a_network_without_a_middle_is_refused() -> None:
+def test_a_network_without_a_middle_is_rejected() -> None:
     options = {"network": {"name": "mlp", "width": 8, "num_blocks": 1}, "teacher": {"path": "nowhere"}}
     with pytest.raises(UsageError, match=r"middle features of a U-Net.*leave system\.adversarial out"):
         validate(DistributionMatchingConfig, {**options, "adversarial": {}}).build((2,), ())

@@ -39,10 +39,10 @@ class Saying(Denoiser):
 
 def test_it_goes_on_from_guide_to_model_and_costs_both() -> None:
     x, t = torch.zeros(3, 1), torch.full((3,), 0.5, dtype=torch.float64)
-    said = Autoguided(Saying(3.0, 1), Saying(2.0, 2), 2.5)(x, t)
-    assert torch.equal(said.x_0, torch.full((3, 1), 4.5))  # 2 + 2.5 (3 - 2)
-    assert torch.equal(said.variance_mix, torch.full((3, 1), 3.0))  # the model's own
-    assert said.nfe.tolist() == [3, 3, 3]
+    message = Autoguided(Saying(3.0, 1), Saying(2.0, 2), 2.5)(x, t)
+    assert torch.equal(message.x_0, torch.full((3, 1), 4.5))  # 2 + 2.5 (3 - 2)
+    assert torch.equal(message.variance_mix, torch.full((3, 1), 3.0))  # the model's own
+    assert message.nfe.tolist() == [3, 3, 3]
 
 
 def test_one_is_the_model_and_nought_the_guide() -> None:
@@ -93,6 +93,6 @@ def test_a_blurred_guide_sharpens() -> None:
 
 
 @pytest.mark.parametrize("weight", [-0.1, math.inf, math.nan])
-def test_senseless_weights_are_refused(weight: float) -> None:
+def test_senseless_weights_are_rejected(weight: float) -> None:
     with pytest.raises(UsageError, match="at least 0 and finite"):
         Autoguided(exact(VARIANCE), exact(BLURRED), weight)

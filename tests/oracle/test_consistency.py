@@ -107,8 +107,8 @@ def test_the_exact_function_is_its_own_target(name: str, segments: int) -> None:
 def test_at_the_clean_end_the_target_is_the_image_whatever_the_network_predicts() -> None:
     process, x_0, eps = FlowProcess(), points(4), points(4, 1)
     t, zero = torch.full((4,), 0.3, dtype=torch.float64), torch.zeros(4, dtype=torch.float64)
-    said = torch.full_like(x_0, torch.nan)
-    target = consistency_target(process, process.diffuse(x_0, eps, t), t, x_0, zero, said, zero)
+    message = torch.full_like(x_0, torch.nan)
+    target = consistency_target(process, process.diffuse(x_0, eps, t), t, x_0, zero, message, zero)
     torch.testing.assert_close(target, x_0)
 
 

@@ -133,7 +133,7 @@ def test_error_of_recall_is_the_spread_over_real_rows() -> None:
     assert 0.75 < float(stated / spread) < 1.35
 
 
-def test_a_share_of_one_is_not_said_to_be_certain() -> None:
+def test_a_share_of_one_is_not_reported_to_be_certain() -> None:
     result = coverage(uniform(100, 2), 0.3 + 0.3 * uniform(100, 2, 1))
     assert result.precision == 1 and 0 < result.precision_error < 0.03
 
@@ -145,7 +145,7 @@ def test_more_noise_is_less_precise() -> None:
     assert all(a > b for a, b in pairwise(precision))
 
 
-def test_too_few_or_unlike_rows_are_refused() -> None:
+def test_too_few_or_unlike_rows_are_rejected() -> None:
     rows = uniform(20, 3)
     with pytest.raises(UsageError, match="k = 5 need at least 6 images on each side, got 20 real and 5 generated"):
         coverage(rows, rows[:5])

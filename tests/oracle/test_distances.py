@@ -47,7 +47,7 @@ def test_seven_uneven_shards_equal_one_pass(offset: float) -> None:
     torch.testing.assert_close(merged.covariance, whole.covariance, rtol=1e-12, atol=1e-12 * (1 + offset))
 
 
-def test_batch_size_of_updates_does_not_matter_and_float32_is_gathered_in_float64() -> None:
+def test_batch_size_of_updates_does_not_matter_and_float32_is_collected_in_float64() -> None:
     rows = draws(101, 4).float() + 100
     whole, grouped = GaussianStatistics.of(rows), GroupedStatistics.of(rows, num_groups=4)
     for size in (1, 7, 101):
@@ -79,7 +79,7 @@ def test_grouped_merge_keeps_every_row() -> None:
     torch.testing.assert_close(merged.total.covariance, torch.cov(rows.T))
 
 
-def test_statistics_refuse_what_makes_no_sense() -> None:
+def test_statistics_reject_what_makes_no_sense() -> None:
     with pytest.raises(UsageError, match="at least 2 images, got 1"):
         _ = GaussianStatistics.of(torch.ones(1, 3)).covariance
     with pytest.raises(UsageError, match=r"1 of 2 feature rows hold NaN"):
@@ -94,7 +94,7 @@ def test_statistics_refuse_what_makes_no_sense() -> None:
         GaussianStatistics.from_moments(5, torch.zeros(2), torch.zeros(3, 3))
 
 
-def test_covariances_that_would_fill_the_machine_are_refused_in_a_line() -> None:
+def test_covariances_that_would_fill_the_machine_are_rejected_in_a_line() -> None:
     with pytest.raises(UsageError, match=r"27,648 features per image need covariances of 57\.0 GiB, at most 4 GiB"):
         GroupedStatistics(27_648)
     with pytest.raises(UsageError, match="efficientnet"):
@@ -157,7 +157,7 @@ def test_against_scipy_and_symmetric() -> None:
     assert frechet_distance(b, a) == pytest.approx(frechet_distance(a, b), rel=1e-12)
 
 
-def test_different_features_are_refused() -> None:
+def test_different_features_are_rejected() -> None:
     with pytest.raises(UsageError, match="cannot compare 2 features with 3"):
         frechet_distance(GaussianStatistics.of(draws(5, 2)), GaussianStatistics.of(draws(5, 3)))
 
@@ -165,7 +165,7 @@ def test_different_features_are_refused() -> None:
 # --- its error -------------------------------------------------------------------------------------------------
 
 
-def test_estimate_says_bias_and_error_truthfully() -> None:
+def test_estimate_reports_bias_and_error_truthfully() -> None:
     """Over repeated draws: the value is too large, less so corrected, and the spread is what the error says."""
     dim, num, truth = 6, 200, 6 * 0.25
     estimates = [
@@ -191,7 +191,7 @@ def test_estimate_states_its_protocol() -> None:
     assert "biased" in record["protocol"]
 
 
-def test_estimate_says_how_many_images_it_needs() -> None:
+def test_estimate_reports_how_many_images_it_needs() -> None:
     enough = GroupedStatistics.of(draws(200, 96))
     with pytest.raises(UsageError, match="needs at least 97 images on each side, got 96"):
         frechet_estimate(enough, GroupedStatistics.of(draws(96, 96)))

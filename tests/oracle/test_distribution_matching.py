@@ -118,7 +118,7 @@ def system(**options: object) -> DistributionMatchingObjective:
     return built
 
 
-def test_where_the_fake_score_says_what_the_teacher_says_nothing_moves() -> None:
+def test_where_the_fake_score_reports_what_the_teacher_reports_nothing_moves() -> None:
     student = system()
     assert float(student(BATCH, STUDENT, StepRandom(0, 0)).per_sample.max()) == 0
     with torch.no_grad():
@@ -152,7 +152,7 @@ def test_the_fake_score_learns_what_the_student_makes() -> None:
     assert not torch.equal(student(BATCH, FAKE_SCORE, StepRandom(0, 0)).per_sample, report.per_sample)
 
 
-def test_the_student_comes_as_often_as_asked() -> None:
+def test_the_student_comes_as_often_as_requested() -> None:
     student = system(fake_score_steps=3)
     due = [[phase.name for phase in student.phases_due(step)] for step in range(4)]
     assert due == [[FAKE_SCORE]] * 2 + [[FAKE_SCORE, STUDENT], [FAKE_SCORE]]
@@ -171,7 +171,7 @@ class Override(Denoiser):
         return Denoised(x_t)
 
 
-def asked_of(student: DistributionMatchingObjective, batch: Rows, monkeypatch: pytest.MonkeyPatch) -> Override:
+def requested_from(student: DistributionMatchingObjective, batch: Rows, monkeypatch: pytest.MonkeyPatch) -> Override:
     """What the student is asked last, for the sample that is to be moved."""
     requested = Override()
     monkeypatch.setattr(student.model, "threaded_denoiser", lambda: requested)
@@ -185,7 +185,7 @@ def test_it_is_taught_at_the_times_that_it_samples_at(
     num_steps: int, simulate: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sampling = {"sampler": "consistency", "num_steps": num_steps, "grid": "uniform"}
-    requested = asked_of(system(sampling=sampling, simulate=simulate), BATCH, monkeypatch)
+    requested = requested_from(system(sampling=sampling, simulate=simulate), BATCH, monkeypatch)
     times = {round(1 - step / num_steps, 9) for step in range(num_steps)}
     assert {round(float(t), 9) for t in requested.t} == times
 
@@ -193,7 +193,7 @@ def test_it_is_taught_at_the_times_that_it_samples_at(
 def test_steps_after_the_first_meet_noised_data_where_none_are_simulated(monkeypatch: pytest.MonkeyPatch) -> None:
     far = Rows(BATCH.x_0 + 100, BATCH.given)
     student = system(sampling={"sampler": "consistency", "num_steps": 2, "grid": "uniform"}, simulate=False)
-    requested = asked_of(student, far, monkeypatch)
+    requested = requested_from(student, far, monkeypatch)
     signal = requested.x_t - per_row(1 - requested.t, requested.x_t) * far.x_0
     assert float((signal / per_row(requested.t, signal)).abs().max()) < 5  # sigma eps is all that is left
 
@@ -202,7 +202,7 @@ def test_steps_after_the_first_meet_what_the_steps_before_make(monkeypatch: pyte
     """A student that changes nothing, f(x) = x: var_s = alpha_s^2 var_t + sigma_s^2 step by step, no data in it."""
     many = Rows(torch.full((12_000, 2), 100.0), Given())
     student = system(sampling={"sampler": "consistency", "num_steps": 3, "grid": "uniform", "clip_x_0": False})
-    requested = asked_of(student, many, monkeypatch)
+    requested = requested_from(student, many, monkeypatch)
     variance, counts = 1.0, []
     for t in (1.0, 2 / 3, 1 / 3):
         variance = (1 - t) ** 2 * variance + t**2
@@ -250,8 +250,10 @@ def test_a_student_is_taught_what_its_sampler_makes(process: str, parameterizati
     assert isinstance(student, DistributionMatchingObjective) and student.model.clips
     rng, count = StepRandom(3, 7), 40
     cond = Condition(label=torch.arange(count) % 4 - 1)
-    made = student._generate(torch.randn(count, 1, 8, 8), cond, STUDENT, rng).detach()
-    assert process == "ve" or num_steps == 1 or float(made.abs().max()) > 1  # else it is all the same whether it is cut
+    created = student._generate(torch.randn(count, 1, 8, 8), cond, STUDENT, rng).detach()
+    assert (
+        process == "ve" or num_steps == 1 or float(created.abs().max()) > 1
+    )  # else it is all the same whether it is cut
 
     times = time_grid("angle", student.model.process, num_steps, student.model.log_snr_range)
     denoiser, along = ClippedDenoiser(student.model.denoiser()), list[Tensor]()
@@ -268,7 +270,7 @@ def test_a_student_is_taught_what_its_sampler_makes(process: str, parameterizati
     step = (rng.uniform(count, f"step {STUDENT}") * num_steps).long()
     assert set(step.tolist()) == set(range(num_steps))
     wanted = torch.stack(along)[step, torch.arange(count)]
-    torch.testing.assert_close(made.clamp(-1, 1), wanted, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(created.clamp(-1, 1), wanted, rtol=1e-5, atol=1e-5)
 
 
 def test_simulated_steps_are_no_part_of_the_gradient_and_meet_no_dropout() -> None:
@@ -282,13 +284,13 @@ def test_simulated_steps_are_no_part_of_the_gradient_and_meet_no_dropout() -> No
     assert student._generate(BATCH.x_0, Condition(), STUDENT, rng).requires_grad
 
 
-def test_a_compiled_student_is_asked_of_whole_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compiled_student_is_requested_of_whole_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every other size would be compiled anew; what comes out is the same."""
     student = system(sampling={"sampler": "consistency", "num_steps": 4, "grid": "uniform"})
-    plain = asked_of(student, BATCH, monkeypatch)
+    plain = requested_from(student, BATCH, monkeypatch)
     assert len(set(plain.sizes)) == 4
     monkeypatch.setattr(student.model.network, "_compiled_call_impl", object())
-    compiled = asked_of(student, BATCH, monkeypatch)
+    compiled = requested_from(student, BATCH, monkeypatch)
     assert compiled.sizes == [60] * 4
     assert torch.equal(compiled.x_t, plain.x_t)
 

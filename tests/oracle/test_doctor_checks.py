@@ -152,7 +152,7 @@ def test_values_of_known_images() -> None:
 # the noise end and the error by level
 
 
-def test_a_schedule_of_200_steps_leaves_what_the_documents_say() -> None:
+def test_a_schedule_of_200_steps_leaves_what_the_documents_report() -> None:
     process = DiscreteVP.linear(200, 1e-4, 0.02)
     signal, bits = prior_mismatch(process)
     alpha_bar = math.prod(1 - (1e-4 + i * 1e-4) for i in range(200))
@@ -232,7 +232,7 @@ def falling(count: int = 60) -> list[float]:
     return [0.1 + math.exp(-i / 6) for i in range(count)]
 
 
-def test_a_sound_metrics_log_has_no_findings() -> None:
+def test_a_intact_metrics_log_has_no_findings() -> None:
     assert severities(assess_losses(rows(falling()))) == {"loss has levelled off": "ok"}
 
 
@@ -354,7 +354,7 @@ def test_copies_are_a_problem_and_new_images_are_not() -> None:
 
 
 def test_a_check_that_fails_stops_no_other_and_one_reason_makes_one_note() -> None:
-    def refused(subject: str) -> list[Finding]:
+    def rejected(subject: str) -> list[Finding]:
         raise UsageError(f"no images in {subject}")
 
     def slipped(subject: str) -> list[Finding]:
@@ -363,7 +363,7 @@ def test_a_check_that_fails_stops_no_other_and_one_reason_makes_one_note() -> No
     def valid(subject: str) -> list[Finding]:
         return [Finding("ok", "fine", "1"), Finding("problem", "bad", "2", "mend it")]
 
-    found = examine({"a": refused, "b": valid, "c": refused, "d": slipped}, "x")
+    found = examine({"a": rejected, "b": valid, "c": rejected, "d": slipped}, "x")
     assert [f.severity for f in found.findings] == ["problem", "note", "note", "ok"]
     assert [f.title for f in found.findings][1] == "could not be checked: a, c"
     assert found.findings[1].evidence == "no images in x" and "KeyError" in found.findings[2].evidence

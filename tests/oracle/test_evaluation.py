@@ -65,7 +65,7 @@ def test_neighbours_in_pieces_are_those_of_the_whole(k: int, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("sizes", [[], [3], [5], [10], [2, 2, 2, 2], [4, 4, 4], [1, 12, 3]])
-def test_batches_are_cut_anew(sizes: list[int]) -> None:
+def test_batches_are_cut_again(sizes: list[int]) -> None:
     rows = torch.arange(sum(sizes))
     chunks = list(in_chunks(rows.split(sizes) if sizes else [], 5))
     assert [len(chunk) for chunk in chunks] == [min(5, len(rows) - start) for start in range(0, len(rows), 5)]
@@ -81,7 +81,7 @@ def test_an_image_is_no_neighbour_of_itself() -> None:
     assert found.held_out.indices[:, 0].tolist() != own.tolist()
 
 
-@pytest.mark.parametrize(("factor", "share", "gap", "said"), [
+@pytest.mark.parametrize(("factor", "share", "gap", "message"), [
     (1.0, 0.0, 0.0, NONE),
     (1.0, 0.08, 0.2, NONE),
     (1.0, 0.15, 0.0, SIGNS),
@@ -89,7 +89,7 @@ def test_an_image_is_no_neighbour_of_itself() -> None:
     (1.0, 0.3, 0.0, LIKELY),
     (0.4, 0.0, 0.0, LIKELY),
 ])  # fmt: skip
-def test_the_conclusion_follows_its_rule(factor: float, share: float, gap: float, said: str) -> None:
+def test_the_conclusion_follows_its_rule(factor: float, share: float, gap: float, message: str) -> None:
     real = torch.linspace(10, 11, 1001, dtype=torch.float64)
     sampled = real * factor
     sampled[: round(share * len(sampled))] = 9.0
@@ -97,14 +97,14 @@ def test_the_conclusion_follows_its_rule(factor: float, share: float, gap: float
     near = summarise_copying(sampled, real, 50)
     if factor < 1:
         assert near.ratio is not None and near.ratio < 0.5
-    assert conclusion([near], measured) == said
+    assert conclusion([near], measured) == message
 
 
-def test_the_nearest_of_a_few_held_out_images_says_nothing() -> None:
+def test_the_nearest_of_a_few_held_out_images_reports_nothing() -> None:
     sampled = torch.linspace(9, 11, 100, dtype=torch.float64)
-    for count, said in ((MIN_HELD_OUT - 1, NONE), (MIN_HELD_OUT, LIKELY)):
+    for count, message in ((MIN_HELD_OUT - 1, NONE), (MIN_HELD_OUT, LIKELY)):
         near = summarise_copying(sampled, torch.full((count,), 10.5, dtype=torch.float64), 50)
-        assert near.share_below_first_percentile > 0.5 and conclusion([near], None) == said
+        assert near.share_below_first_percentile > 0.5 and conclusion([near], None) == message
 
 
 def test_a_gap_within_its_error_is_no_sign() -> None:
@@ -207,7 +207,7 @@ def test_the_seconds_are_those_of_sampling_alone(monkeypatch: pytest.MonkeyPatch
     assert subject.seconds == 6
 
 
-def test_numbers_from_the_cache_name_what_was_asked_about_now(tmp_path: Path) -> None:
+def test_numbers_from_the_cache_name_what_was_requested_about_now(tmp_path: Path) -> None:
     cache, first = Cache(tmp_path), subject_of(many_images(90, seed=2), many_images(90), many_images(20, seed=1))
     moved = subject_of(many_images(90, seed=2), many_images(90), many_images(20, seed=1))
     moved.model = replace(moved.model, path=Path("moved"))
@@ -216,15 +216,15 @@ def test_numbers_from_the_cache_name_what_was_asked_about_now(tmp_path: Path) ->
         (row,) = evaluate(subject, ["kernel"])["results"]
         assert row["protocol"]["model"]["name"] == name and row["cached"] is cached
     for source, cached in (("here", False), ("there", True)):
-        made = many_images(40)
-        made.provenance["source"] = source
-        (row,) = compare_sets(Pair(made, many_images(40, seed=1), features="pixels", cache=cache), ["kernel"])[
+        created = many_images(40)
+        created.provenance["source"] = source
+        (row,) = compare_sets(Pair(created, many_images(40, seed=1), features="pixels", cache=cache), ["kernel"])[
             "results"
         ]
         assert row["protocol"]["pictures"]["source"] == source and row["cached"] is cached
 
 
-def test_every_number_says_how_it_was_made() -> None:
+def test_every_number_reports_how_it_was_created() -> None:
     subject = subject_of(many_images(90, seed=2), many_images(90), many_images(20, seed=1))
     for row in evaluate(subject, ["frechet", "precision_recall", "copying"])["results"]:
         assert row["metric"] == "training_gap" or row["protocol"]["samples"]["num"] == 90  # whose loss needs no sample
@@ -264,7 +264,7 @@ def test_only_inception_gives_published_names() -> None:
     }
 
 
-def test_too_few_and_unfit_images_are_refused() -> None:
+def test_too_few_and_unfit_images_are_rejected() -> None:
     small = Pair(many_images(8), many_images(100), features="pixels")
     for metric, needed in (("frechet", "65"), ("kernel", "10"), ("precision_recall", "10")):
         with pytest.raises(UsageError, match=needed):
@@ -284,7 +284,7 @@ def test_too_few_and_unfit_images_are_refused() -> None:
     ("accuracy", "pixels", "4"),
     ("copying", "pixels", "2"),
 ])  # fmt: skip
-def test_too_few_real_images_are_refused_as_too_few_generated_ones(metric: str, features: str, needed: str) -> None:
+def test_too_few_real_images_are_rejected_as_too_few_generated_ones(metric: str, features: str, needed: str) -> None:
     for pair in (
         Pair(many_images(60), many_images(1), features=features),
         Pair(many_images(1), many_images(60), features=features),
@@ -304,7 +304,7 @@ def test_nothing_is_sampled_for_a_metric_that_lacks_held_out_images(metric: str)
     assert not {"copying", "vlb"} & set(names) and "kernel" in names and "--data" in note
 
 
-def test_images_too_large_for_the_accuracy_are_refused_before_sampling() -> None:
+def test_images_too_large_for_the_accuracy_are_rejected_before_sampling() -> None:
     subject = subject_of(many_images(20, side=65), many_images(20, side=65), many_images(20, side=65))
     subject.model.module.class_names, subject.model.module.space = ("a", "b"), Space.of_data((1, 65, 65))
     with pytest.raises(UsageError, match="8 to 64 pixels"):
@@ -355,7 +355,7 @@ def test_changed_code_serves_no_old_numbers(tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b'{"results": [{}], "sha256": "0"}', b"\xff\xfe"])
-def test_a_damaged_result_is_computed_anew(content: bytes, tmp_path: Path) -> None:
+def test_a_damaged_result_is_computed_again(content: bytes, tmp_path: Path) -> None:
     cache = Cache(tmp_path)
     cache.results({"a": 1}, lambda: [ROW])
     (path,) = tmp_path.rglob("*.json")
@@ -380,7 +380,7 @@ def test_a_cache_that_cannot_be_written_costs_nothing_but_time(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("damage", ["cut", "other", "none"])
-def test_a_summary_is_kept_and_mended(damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_summary_is_kept_and_fixed(damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache, dataset, extractor = Cache(tmp_path), many_images(40), load_features("pixels")
     first = summary_of(dataset, 30, extractor, cache)
     (path,) = tmp_path.rglob("*.safetensors")

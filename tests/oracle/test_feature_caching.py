@@ -124,7 +124,7 @@ def test_the_part_with_its_own_features_is_the_whole(options: dict[str, Any]) ->
 
 
 @pytest.mark.parametrize("options", [{"multipliers": (1,)}, {"progressive_output": "output_skip"}])
-def test_a_network_with_nothing_to_reuse_says_so(options: dict[str, Any]) -> None:
+def test_a_network_with_nothing_to_reuse_reports_so(options: dict[str, Any]) -> None:
     assert unet(**options).cached_features_shape((1, 9, 7)) is None
 
 
@@ -152,7 +152,7 @@ def test_no_bit_depends_on_the_batch(precision: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("overrides", "requested", "said"),
+    ("overrides", "requested", "message"),
     [
         ((), {"cache_interval": 0}, "at least 1, got 0"),
         ((), {"cache_interval": 2, "sampler": "rk45"}, "a fixed time grid"),
@@ -160,13 +160,15 @@ def test_no_bit_depends_on_the_batch(precision: str) -> None:
         (("system.network.multipliers=[1]",), {"cache_interval": 2}, "needs a U-Net with several levels"),
     ],
 )
-def test_what_cannot_be_reused_is_refused(overrides: tuple[str, ...], requested: dict[str, object], said: str) -> None:
-    with pytest.raises(UsageError, match=said):
+def test_what_cannot_be_reused_is_rejected(
+    overrides: tuple[str, ...], requested: dict[str, object], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
         system(*overrides).sample(SampleRequest.of(seeds=[0], steps=2, **requested))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("strength", [0.25, 0.5])
 def test_a_row_that_begins_midway_has_features_of_its_own(strength: float) -> None:
     model, options = system(), SamplingOptions.of(steps=4, sampler="euler", cache_interval=4, strength=strength)
-    made = model.sample(SampleRequest([0, 1], options, images=torch.zeros(2, *model.shape)))
-    assert (made.nfe, made.partial_nfe) == (1, round(4 * strength) - 1)  # the first of its steps is whole
+    created = model.sample(SampleRequest([0, 1], options, images=torch.zeros(2, *model.shape)))
+    assert (created.nfe, created.partial_nfe) == (1, round(4 * strength) - 1)  # the first of its steps is whole

@@ -143,18 +143,18 @@ def test_without_a_condition_there_is_nothing_to_be_guided_to() -> None:
 
 
 @pytest.mark.parametrize("scale", [-0.5, math.nan, math.inf])
-def test_a_senseless_weight_is_refused(scale: float) -> None:
+def test_a_senseless_weight_is_rejected(scale: float) -> None:
     with pytest.raises(UsageError, match="guidance must be at least 0 and finite"):
         ClassifierFree(TwoClasses(), scale)
 
 
 @pytest.mark.parametrize("interval", [(1.0, 1.0), (2.0, -2.0), (math.nan, 1.0)])
-def test_an_empty_interval_is_refused(interval: tuple[float, float]) -> None:
+def test_an_empty_interval_is_rejected(interval: tuple[float, float]) -> None:
     with pytest.raises(UsageError, match="LO < HI"):
         ClassifierFree(TwoClasses(), 2.0, interval)
 
 
-def test_weights_for_other_rows_are_refused() -> None:
+def test_weights_for_other_rows_are_rejected() -> None:
     x, t = rows(3)
     with pytest.raises(UsageError, match="2 guidance weights for 3 samples"):
         ClassifierFree(TwoClasses(), torch.tensor([1.0, 2.0]))(x, t, labels(0, 1, 0))

@@ -272,8 +272,8 @@ def test_the_straight_line_falls_to_root_half() -> None:
     assert spherically.norm[:, 1].mean() == pytest.approx(1, abs=0.05)
     x = torch.zeros(2, 1, 1, 2, 2)
     x[1, 0, 0, :, 1] = 1  # one of two images has a step across, between two of its four neighbours
-    made = Frames(torch.ones(2, 1), x)
-    assert float(made.sharpness) == pytest.approx(0.5) and float(made.spread) == pytest.approx(0.5)
+    created = Frames(torch.ones(2, 1), x)
+    assert float(created.sharpness) == pytest.approx(0.5) and float(created.spread) == pytest.approx(0.5)
 
 
 # --- interpolation of real images
@@ -393,10 +393,10 @@ def test_bands_hold_their_waves_and_share_all_energy() -> None:
     noise = torch.randn(3, 1, 16, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     assert float(band_energies(noise, (2.0, 4.0)).sum()) == pytest.approx(float(noise.square().sum()), rel=1e-9)
     final = noise.float()
-    made = Film(
+    created = Film(
         torch.zeros(3), torch.zeros(2, 3, 1, 16, 16), torch.stack([final.mean(0).expand_as(final), final]), final
     )
-    share = missing(made, (2.0, 4.0))  # of three images their own mean already knows a third
+    share = missing(created, (2.0, 4.0))  # of three images their own mean already knows a third
     assert torch.allclose(share[0], torch.full((3,), 2 / 3).double(), atol=1e-5) and float(share[1].max()) == 0
     assert (
         determined_from(torch.tensor([1.0, 0.4, 0.6, 0.5, 0.1])) == 3 and determined_from(torch.tensor([1.0, 0.9])) == 2
@@ -460,7 +460,7 @@ STUDIES: dict[str, tuple[Callable[..., Any], Any]] = {
 
 
 @pytest.mark.parametrize("name", STUDIES)
-def test_every_study_writes_its_figures_and_tells_of_progress(name: str, tmp_path: Path) -> None:
+def test_every_study_writes_its_figures_and_reports_of_progress(name: str, tmp_path: Path) -> None:
     run, options = STUDIES[name]
     shares: list[float] = []
     figures = run(tiny(), options, tmp_path, lambda done, total: shares.append(done / total))

@@ -255,7 +255,7 @@ def test_candidates_are_the_nearest_of_any_image() -> None:
     assert candidates(queries, references, 99).tolist() == list(range(8))
 
 
-def test_a_subject_without_real_images_is_refused(tmp_path: Path) -> None:
+def test_a_subject_without_real_images_is_rejected(tmp_path: Path) -> None:
     subject = subject_of(ExactSystem(FlowProcess(), torch.ones(16), noise_images(2, 1)), noise_images(2, 2))
     with pytest.raises(UsageError, match="needs real images as a reference"):
         study_neighbours(subject, NeighboursOptions(num=2, k=1, features="pixels"), tmp_path, silent)
@@ -324,7 +324,7 @@ class _Classifier:
         return torch.nn.functional.one_hot(images, 3).double()
 
 
-def test_the_table_has_a_row_a_set_and_says_what_broke() -> None:
+def test_the_table_has_a_row_a_set_and_reports_what_broke() -> None:
     part = {"frechet": 1.0, "frechet_standard_error": 0.1, "precision": 0.5, "recall": 0.25}
     row = {"trained_on": "one class", "asked_for": "anything", "class_images": 100.0, "class_share": 0.75}
     broken = {**row, "failed": "failed: loss is not finite"}

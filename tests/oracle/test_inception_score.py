@@ -118,7 +118,7 @@ def test_it_states_its_protocol() -> None:
     assert "biased" in record["protocol"]
 
 
-def test_what_makes_no_sense_is_refused() -> None:
+def test_what_makes_no_sense_is_rejected() -> None:
     with pytest.raises(UsageError, match="at least 20 images, got 19"):
         _ = InceptionScoreAccumulator.of(table(19, 3)).score
     with pytest.raises(UsageError, match="each of its 10 splits"):

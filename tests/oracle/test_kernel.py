@@ -158,7 +158,7 @@ def test_it_states_its_protocol() -> None:
     assert "unbiased" in record["protocol"] and "KID" not in str(record)
 
 
-def test_what_makes_no_sense_is_refused() -> None:
+def test_what_makes_no_sense_is_rejected() -> None:
     good = draws(12, 4)
     with pytest.raises(UsageError, match="at least 10 images on each side, got 12 and 9"):
         kernel_distance(good, good[:9])

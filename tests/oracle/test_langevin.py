@@ -248,7 +248,7 @@ def test_facts_follow_from_the_predictor() -> None:
         ("pc:corection=2", "did you mean 'corrections'"),
     ],
 )
-def test_options_that_make_no_sense_are_refused(spec: str, message: str) -> None:
+def test_options_that_make_no_sense_are_rejected(spec: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         make_sampler(spec)
 

@@ -167,7 +167,7 @@ def test_the_decoders_gradient_is_that_of_finite_differences() -> None:
 
 
 @pytest.mark.parametrize("process", [PROCESSES["vp"](), DiscreteVP([0.3])])
-def test_a_process_without_neighbouring_knots_is_refused(process: Process) -> None:
+def test_a_process_without_neighbouring_knots_is_rejected(process: Process) -> None:
     x = torch.zeros(1, 2)
     with pytest.raises(UsageError, match="num_steps of at least 2"):
         bound_term(process, x, torch.ones(1), Denoised(x, x))
@@ -229,7 +229,7 @@ def test_the_hybrid_is_the_sum_of_its_parts() -> None:
 # --- the network's second half --------------------------------------------------------------------------------------
 
 
-def test_minus_one_says_beta_tilde_and_one_says_beta() -> None:
+def test_minus_one_reports_beta_tilde_and_one_reports_beta() -> None:
     bridge = CHAINS["linear"].bridge(*(CHAINS["linear"].knots[[k]].expand(2) for k in (3, 9)))
     raw = torch.tensor([[-1.0, 0.0, 1.0, 2.0]]).double().expand(2, 4)
     v = mixed_variance(bridge, mix_of(raw))
@@ -318,7 +318,7 @@ def test_each_element_has_its_own_variance() -> None:
     assert torch.equal(mixed_variance(at_zero, mix), torch.zeros(3, 2).double())
 
 
-def test_without_a_learned_variance_it_is_refused() -> None:
+def test_without_a_learned_variance_it_is_rejected() -> None:
     with pytest.raises(UsageError, match=r"learned_variance=true"):
         sample(
             Exact(CHAINS["linear"], None), make_sampler("ancestral:variance=learned"), torch.tensor([1.0, 0.0]),
@@ -444,6 +444,6 @@ def test_importance_weighs_the_rows_it_draws() -> None:
         ({"bound_weight": 0}, "bound_weight"),
     ],
 )  # fmt: skip
-def test_what_does_not_go_together_is_refused(changes: dict[str, Any], message: str) -> None:
+def test_what_does_not_go_together_is_rejected(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         validate(DiffusionConfig, {**LEARNED, **changes})

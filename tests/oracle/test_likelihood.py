@@ -179,7 +179,7 @@ def test_rademacher_probes_have_no_variance_where_the_covariance_is_diagonal() -
     assert float(gaussian.probe_variance.min()) > 1e-3
 
 
-def test_gaussian_probes_spread_as_their_theory_says() -> None:
+def test_gaussian_probes_spread_as_their_theory_reports() -> None:
     """On diagonal Gaussian data the estimate is sum z_i^2 d_i, d_i each coordinate's log stretch: 2 sum d_i^2."""
     process, x_0 = FlowProcess(), drawn(GAUSSIAN, 4)
     likelihood = log_likelihood(GAUSSIAN.denoiser(process), x_0, probes=200, distribution="gaussian", num_steps=12)
@@ -285,7 +285,7 @@ def test_a_sampler_takes_a_latent_back_to_its_image() -> None:
     assert torch.allclose(back.x, x_0, atol=1e-3)  # alpha is 1
 
 
-def test_unfit_options_are_refused() -> None:
+def test_unfit_options_are_rejected() -> None:
     denoiser, x_0 = GAUSSIAN.denoiser(PROCESSES["ve"]()), drawn(GAUSSIAN, 2)
     for options in (
         {"probes": 0},

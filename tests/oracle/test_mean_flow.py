@@ -203,18 +203,18 @@ def test_the_exact_mean_velocity_has_no_loss_with_a_teacher(monkeypatch: pytest.
 
 
 def test_the_teacher_goes_no_further_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
-    student, gone = system(teacher_step=0.2, equal_share=0.0), []
+    student, missing = system(teacher_step=0.2, equal_share=0.0), []
     taught(student, monkeypatch)
     x, t, _, s = rows()
 
     def watched(x: Tensor, m: Tensor, cond: Condition) -> Tensor:
-        gone.append(m)
+        missing.append(m)
         return velocity(x, m)
 
     monkeypatch.setattr(student, "_velocity", watched)
     student._target(x, t, s, velocity(x, t), Condition(), StepRandom(0, 0))
-    assert len(gone) == 1 and bool((gone[0] >= s).all()) and bool((t - gone[0] <= 0.2).all())
-    assert float((t - gone[0]).amax()) > 0.15
+    assert len(missing) == 1 and bool((missing[0] >= s).all()) and bool((t - missing[0] <= 0.2).all())
+    assert float((t - missing[0]).amax()) > 0.15
 
 
 def test_without_a_teacher_the_velocity_is_right_in_the_mean(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,14 +228,14 @@ def test_without_a_teacher_the_velocity_is_right_in_the_mean(monkeypatch: pytest
     assert bool((error.mean(0).abs() < 4 * error.std(0) / len(error) ** 0.5).all())
 
 
-def test_times_are_in_order_and_as_often_equal_as_asked() -> None:
+def test_times_are_in_order_and_as_often_equal_as_requested() -> None:
     t, s = system(equal_share=0.25)._times(20_000, StepRandom(0, 0))
     assert bool((s <= t).all()) and float((s == t).double().mean()) == pytest.approx(0.25, abs=0.01)
     median = float(torch.stack([t, s])[:, s < t].median())
     assert median == pytest.approx(float(torch.tensor(-0.4).sigmoid()), abs=0.01)
 
 
-def test_its_own_denoiser_is_a_velocity_where_no_time_is_said() -> None:
+def test_its_own_denoiser_is_a_velocity_where_no_time_is_reported() -> None:
     student, (x, t, _, s) = system(), rows()
     with torch.no_grad():
         for parameter in student.parameters():

@@ -42,7 +42,7 @@ def counted(counts: list[int], shares: Tensor | None = None, good_of_real: float
 
 
 @pytest.mark.parametrize("config", POINTS, ids=lambda config: config.name)
-def test_points_are_of_the_mode_that_their_label_says(config: GaussiansConfig) -> None:
+def test_points_are_of_the_mode_that_their_label_reports(config: GaussiansConfig) -> None:
     modes, dataset = known_modes(config), load_dataset(config)
     assert modes is not None and modes.num == dataset.num_classes
     distances = torch.from_numpy(modes.distances(dataset.fetch(range(len(dataset))).items.numpy()))
@@ -185,7 +185,7 @@ def test_shares_of_stacks_are_products_of_those_of_their_digits() -> None:
     assert torch.allclose(shares, torch.einsum("a,b,c->abc", one, one, one).flatten()) and len(shares) == 8
 
 
-def test_what_has_no_known_modes_is_refused_in_a_line() -> None:
+def test_what_has_no_known_modes_is_rejected_in_a_line() -> None:
     with pytest.raises(UsageError, match="gaussian_ring, rings and stacked_mnist"):
         check_known(SwissrollConfig(), (2,), "")
     with pytest.raises(UsageError, match="noise=0"):

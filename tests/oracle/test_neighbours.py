@@ -52,7 +52,7 @@ def test_ratio_is_none_when_held_out_images_are_training_images() -> None:
     assert copying_summary(images(5, 1), training[:10], training).ratio is None
 
 
-def test_bad_rows_are_refused() -> None:
+def test_bad_rows_are_rejected() -> None:
     with pytest.raises(UsageError, match=r"one shape, got \(3, 1, 6, 6\) and \(4, 1, 8, 8\)"):
         nearest_neighbours(images(3, 0), images(4, 0, size=8))
     with pytest.raises(UsageError, match="need at least 5 reference images, got 4"):
@@ -92,7 +92,7 @@ def test_merged_accumulators_equal_one_pass() -> None:
     assert merged.to_dict() == whole.to_dict()
 
 
-def test_tally_refuses_what_are_no_probabilities() -> None:
+def test_tally_rejects_what_are_no_probabilities() -> None:
     with pytest.raises(UsageError, match=r"\(B, 10\), got \(2, 3\)"):
         ClassAccumulator().update(torch.ones(2, 3))
     with pytest.raises(UsageError, match="sum to 1"):

@@ -145,22 +145,22 @@ def test_ties_come_in_the_order_of_the_references(lpips: Lpips) -> None:
         (torch.zeros(1, 3, 64, 64), random_images(1), "must be uint8"),
     ],
 )
-def test_bad_images_are_refused(lpips: Lpips, a: Tensor, b: Tensor, message: str) -> None:
+def test_bad_images_are_rejected(lpips: Lpips, a: Tensor, b: Tensor, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         lpips.distance(a, b)
 
 
-def test_too_few_references_are_refused(lpips: Lpips) -> None:
+def test_too_few_references_are_rejected(lpips: Lpips) -> None:
     with pytest.raises(UsageError, match="1 <= k <= 2 references"):
         lpips.nearest(random_images(1), random_images(2), k=3)
 
 
-def test_negative_heads_are_refused() -> None:
+def test_negative_heads_are_rejected() -> None:
     with pytest.raises(UsageError, match="none negative"):
         Lpips(AlexNetMaps(), [-torch.ones(count) for count in CHANNELS], {})
 
 
-def test_missing_weights_say_where_they_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_weights_report_where_they_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in ("UNDIFFUSE_WEIGHTS", "XDG_CACHE_HOME", "TORCH_HOME"):
         monkeypatch.setenv(variable, str(tmp_path))
     with pytest.raises(UsageError) as caught:

@@ -37,7 +37,7 @@ def test_exponent_undoes_the_width_of_its_profile(gamma: float) -> None:
 
 
 @pytest.mark.parametrize("width", [0.0, -0.1, 0.3, WIDEST + 0.01])
-def test_impossible_widths_are_refused(width: float) -> None:
+def test_impossible_widths_are_rejected(width: float) -> None:
     with pytest.raises(UsageError, match=r"above 0 and at most 0.2887"):
         exponent(width)
 
@@ -105,7 +105,7 @@ def test_reconstruction_is_what_an_average_kept_all_along_would_be(tmp_path: Pat
     assert found.error < 0.07  # of the profile; what is missed of it is its fine shape, which hardly moves the weights
 
 
-def test_nothing_to_reconstruct_from_is_said(tmp_path: Path) -> None:
+def test_nothing_to_reconstruct_from_is_reported(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"no snapshots of averages; train with ema.posthoc") as caught:
         reconstruct(tmp_path, HELD, 0.1)
     assert "\n" not in str(caught.value)

@@ -161,7 +161,7 @@ def test_the_loss_is_the_distance_from_two_teacher_steps(monkeypatch: pytest.Mon
         ({"sampling": {"sampler": "ddim", "num_steps": 1, "grid": "karras"}}, "different knots for half the steps"),
     ],
 )
-def test_what_cannot_be_distilled_is_refused(options: dict[str, object], message: str) -> None:
+def test_what_cannot_be_distilled_is_rejected(options: dict[str, object], message: str) -> None:
     with pytest.raises((UsageError, ValueError), match=message):
         system(**options)
 

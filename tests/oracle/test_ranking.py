@@ -46,7 +46,7 @@ def test_the_limit_is_1_96_standard_errors_of_the_difference(gap: float, found: 
 @pytest.mark.parametrize(
     ("better", "values", "winner"), [("higher", (0.4, 0.7), 1), ("near 1", (1.5, 0.9), 1), ("near 0", (0.05, -0.4), 0)]
 )
-def test_better_is_what_the_metric_says(better: str, values: tuple[float, float], winner: int) -> None:
+def test_better_is_what_the_metric_reports(better: str, values: tuple[float, float], winner: int) -> None:
     (line,) = rank_runs(
         [run(name, row("recall", value, 0.01, better)) for name, value in zip("ab", values, strict=True)]
     )
@@ -74,7 +74,7 @@ def test_an_aspect_whose_metrics_disagree_depends() -> None:
     assert summary(rank_runs(runs), "ab") == ["Quality: it depends: a by FID; b by Precision."]
 
 
-def test_what_cannot_be_judged_says_why() -> None:
+def test_what_cannot_be_judged_reports_why() -> None:
     lines = judged(run("a", row("fid", 3.0, None)), run("b", row("fid", 5.0, 0.1)))
     assert lines["FID"].outcome == "not compared: an error is not known" and lines["FID"].best == ()
     other = row("fid", 5.0, 0.1, protocol={"extractor": "x", "samples": {"num": 9, "sampler": "ddim"}})
@@ -98,14 +98,16 @@ def test_copying_is_judged_by_the_share_of_samples_that_are_too_near() -> None:
     assert rank_runs([run("a", ratio(0.01, 100)), run("b", ratio(0.03, 100))])[0].outcome == NO_DIFFERENCE
 
 
-def test_unequal_training_is_said_beyond_a_tenth() -> None:
+def test_unequal_training_is_reported_beyond_a_tenth() -> None:
     assert unequal_training([run("a", seconds=600), run("b", seconds=650)]) == ""
-    said = unequal_training([run("a", seconds=600), run("b", seconds=720)])
-    assert "a 10 min 0 s, b 12 min 0 s; the longest took 1.2 times the shortest" in said and "--stop-after" in said
+    message = unequal_training([run("a", seconds=600), run("b", seconds=720)])
+    assert (
+        "a 10 min 0 s, b 12 min 0 s; the longest took 1.2 times the shortest" in message and "--stop-after" in message
+    )
     assert "not known" in unequal_training([run("a"), run("b", seconds=0)])
 
 
-def test_the_page_says_who_is_better_and_who_has_collapsed() -> None:
+def test_the_page_reports_who_is_better_and_who_has_collapsed() -> None:
     fallen = {"about": "modes", "verdict": "collapsed: 2 of 10 modes", "collapsed": True, "rule": "a rule"}
     runs = [
         run("gan", row("fid", 9.0, 0.5), row("modes_found", 2.0, 0.0, "higher", details=fallen), seconds=100),

@@ -45,15 +45,15 @@ class Request:
 
 def requests(process: Process, sampler: Sampler) -> list[Request]:
     """Four rows on four grids of different lengths that join at different ticks."""
-    made = []
+    created = []
     for seed, (grid, num_steps, joins) in enumerate(
         [("uniform", 6, 0), ("log_snr", 5, 2), ("karras", 9, 1), ("quadratic", 1, 3)], start=40
     ):
         like = torch.empty(1, 2, dtype=torch.float64)
         times = time_grid(grid, process, num_steps)
         x = process.start_std(float(times[0])) * SeededNoise([seed]).prior(like)
-        made.append(Request(seed, times, joins, x, sampler.init(x)))
-    return made
+        created.append(Request(seed, times, joins, x, sampler.init(x)))
+    return created
 
 
 def advance(denoiser: Denoiser, sampler: Sampler, active: list[Request]) -> None:

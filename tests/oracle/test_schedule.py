@@ -89,7 +89,7 @@ def test_every_family_has_its_curves(recipe: str) -> None:
     assert bool(schedule.note) == (recipe == "iddpm")
 
 
-def test_what_the_configuration_does_not_say_is_left_out() -> None:
+def test_what_the_configuration_does_not_report_is_left_out() -> None:
     record = record_of("flow-swissroll")
     system = build_untrained(record)
     del record["config"]["system"]["time_density"]

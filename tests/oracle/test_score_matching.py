@@ -92,7 +92,7 @@ def test_its_quadrature_has_the_moments_of_the_marginal() -> None:
     assert torch.allclose(p @ x**2 - (p @ x) ** 2, alpha**2 * PLANE.variance + sigma**2, rtol=1e-12)
 
 
-def test_too_many_points_are_refused() -> None:
+def test_too_many_points_are_rejected() -> None:
     wide = GaussianMixture(torch.zeros(1, 6), torch.ones(1))
     with pytest.raises(UsageError, match="32 nodes in 6 dimensions"):
         fisher_divergence(wavy, wide, VPSDE(), 0.5)

@@ -59,6 +59,6 @@ def test_the_same_cloud_is_at_zero_and_the_error_is_its_spread() -> None:
 
 
 @pytest.mark.parametrize("b", [torch.zeros(3, 3), torch.zeros(0, 2), torch.full((3, 2), math.nan)])
-def test_refusals(b: Tensor) -> None:
+def test_rejections(b: Tensor) -> None:
     with pytest.raises(UsageError):
         sliced_wasserstein(torch.zeros(3, 2), b)

@@ -83,7 +83,7 @@ def finished(name: str, values: list[float], error: float = 0.1) -> dict[str, An
     return row_of(arm, metrics_log, 100)
 
 
-def test_the_conclusion_says_no_more_than_the_intervals() -> None:
+def test_the_conclusion_reports_no_more_than_the_intervals() -> None:
     better = conclusion([finished("plain", [9, 5, 8]), finished("augmented", [9, 4, 3])])
     assert better.startswith("At the best epoch of each, the augmentation lowers the distance. At the last epoch, the")
     assert better.endswith("rose again after its best epoch with no augmentation.")
@@ -134,7 +134,7 @@ def test_the_whole_study_on_a_few_digits(tmp_path: Path, monkeypatch: pytest.Mon
         study(metric="kernel")
 
 
-def test_senseless_numbers_are_refused_at_once(tmp_path: Path) -> None:
+def test_senseless_numbers_are_rejected_at_once(tmp_path: Path) -> None:
     common: dict[str, Any] = {"recipe": "dcgan-mnist", "overrides": TINY, "augmentation": (), "seed": 0,
                               "device": "cpu"}  # fmt: skip
     with pytest.raises(UsageError, match="--epochs must be at least 1"):

@@ -113,7 +113,7 @@ def test_a_truth_is_that_of_its_source(name: str) -> None:
     assert error < 0.05
 
 
-def test_what_has_no_density_is_refused() -> None:
+def test_what_has_no_density_is_rejected() -> None:
     with pytest.raises(UsageError, match="noise=0 has no density"):
         truth_of(SwissrollConfig(noise=0))
     with pytest.raises(UsageError, match="too thin"):

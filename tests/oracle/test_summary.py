@@ -44,10 +44,10 @@ class Thirds(FeatureExtractor):
 
 
 def summarised(extractor: FeatureExtractor, images: Tensor, numbers: Tensor, batch: int = 50) -> SetSummary:
-    made = SetSummary(extractor)
+    created = SetSummary(extractor)
     for part in torch.arange(len(images)).split(batch):
-        made.update(images[part], numbers[part])
-    return made
+        created.update(images[part], numbers[part])
+    return created
 
 
 def assert_same(a: SetSummary, b: SetSummary) -> None:
@@ -95,7 +95,7 @@ def test_groups_go_by_number_not_by_arrival() -> None:
         shuffled.update(rows, torch.arange(89))
 
 
-def test_numbers_that_leave_groups_empty_are_refused_by_the_jackknife() -> None:
+def test_numbers_that_leave_groups_empty_are_rejected_by_the_jackknife() -> None:
     rows = torch.randn(90, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     sparse = GroupedStatistics(3)
     sparse.update(rows, 100 * torch.arange(90))
@@ -103,48 +103,50 @@ def test_numbers_that_leave_groups_empty_are_refused_by_the_jackknife() -> None:
         frechet_estimate(GroupedStatistics.of(rows), sparse)
 
 
-def test_its_parts_are_what_they_say() -> None:
+def test_its_parts_are_what_they_report() -> None:
     images, extractor = random_images(), Thirds()
-    made = summarised(extractor, images, NUMBERS)
+    created = summarised(extractor, images, NUMBERS)
     assert extractor.calls == 5
     features, probabilities = extractor.features_and_probabilities(images)
-    torch.testing.assert_close(made.statistics.total.covariance, torch.cov(features.double().T), rtol=1e-10, atol=1e-12)
-    assert torch.equal(made.features.rows, features) and torch.equal(made.pixels.rows, images)
-    assert made.shape == (1, 6, 6) and made.classes is not None and made.score is not None
-    assert made.classes.histogram == torch.bincount(probabilities.argmax(1), minlength=3).tolist()
-    assert made.score.count == 230
-    assert made.colour.contrast == pytest.approx(float(images.double().std(unbiased=False)), rel=1e-12)
+    torch.testing.assert_close(
+        created.statistics.total.covariance, torch.cov(features.double().T), rtol=1e-10, atol=1e-12
+    )
+    assert torch.equal(created.features.rows, features) and torch.equal(created.pixels.rows, images)
+    assert created.shape == (1, 6, 6) and created.classes is not None and created.score is not None
+    assert created.classes.histogram == torch.bincount(probabilities.argmax(1), minlength=3).tolist()
+    assert created.score.count == 230
+    assert created.colour.contrast == pytest.approx(float(images.double().std(unbiased=False)), rel=1e-12)
 
 
 def test_features_without_classes() -> None:
-    made = summarised(load_features("pixels"), random_images(), NUMBERS)
-    assert made.classes is None and made.score is None and made.statistics.dim == 36
-    assert SetSummary.from_tensors(made.extractor, made.tensors()).classes is None
+    created = summarised(load_features("pixels"), random_images(), NUMBERS)
+    assert created.classes is None and created.score is None and created.statistics.dim == 36
+    assert SetSummary.from_tensors(created.extractor, created.tensors()).classes is None
 
 
 def test_the_handwriting_classifier_gives_classes_and_a_score() -> None:
-    made = summarised(load_features("handwriting"), random_images(30), NUMBERS[:30])
-    assert made.classes is not None and made.classes.count == 30 and len(made.classes.histogram) == 10
-    assert made.score is not None and 1 <= made.score.score <= 10
+    created = summarised(load_features("handwriting"), random_images(30), NUMBERS[:30])
+    assert created.classes is not None and created.classes.count == 30 and len(created.classes.histogram) == 10
+    assert created.score is not None and 1 <= created.score.score <= 10
 
 
 def test_round_trip_through_a_file_is_exact(tmp_path: Path) -> None:
-    made = summarised(Thirds(), random_images(channels=3), NUMBERS)
-    save_file(made.tensors(), tmp_path / "summary.safetensors")
-    back = SetSummary.from_tensors(made.extractor, load_file(tmp_path / "summary.safetensors"))
-    mine, theirs = made.tensors(), back.tensors()
+    created = summarised(Thirds(), random_images(channels=3), NUMBERS)
+    save_file(created.tensors(), tmp_path / "summary.safetensors")
+    back = SetSummary.from_tensors(created.extractor, load_file(tmp_path / "summary.safetensors"))
+    mine, theirs = created.tensors(), back.tensors()
     assert mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
     back.update(random_images(5, channels=3, seed=9), 1000 + torch.arange(5))
-    assert (back.count, made.count) == (235, 230)
+    assert (back.count, created.count) == (235, 230)
 
 
 def test_an_empty_summary_is_neutral(tmp_path: Path) -> None:
-    made, empty = summarised(Thirds(), random_images(), NUMBERS), SetSummary(Thirds())
+    created, empty = summarised(Thirds(), random_images(), NUMBERS), SetSummary(Thirds())
     assert empty.count == 0 and SetSummary.from_tensors(Thirds(), empty.tensors()).count == 0
-    for merged in (made.merge(empty), empty.merge(made)):
-        assert_same(merged, made)
+    for merged in (created.merge(empty), empty.merge(created)):
+        assert_same(merged, created)
         merged.update(random_images(1, seed=4), torch.tensor([999]))
-        assert made.count == 230
+        assert created.count == 230
     only_a_shape = SetSummary(Thirds())
     only_a_shape.update(random_images(0), NUMBERS[:0])
     save_file(only_a_shape.tensors(), tmp_path / "none.safetensors")
@@ -162,14 +164,14 @@ def test_memory_is_bounded_by_the_caps(monkeypatch: pytest.MonkeyPatch) -> None:
         return sum(value.numel() * value.element_size() for value in held)
 
     assert size(200) == size(400)
-    made = summarised(Thirds(), random_images(200), torch.arange(200))
-    assert (len(made.features), len(made.pixels), made.features.seen) == (40, 25, 200)
+    created = summarised(Thirds(), random_images(200), torch.arange(200))
+    assert (len(created.features), len(created.pixels), created.features.seen) == (40, 25, 200)
 
 
 def test_big_images_fit_into_128_mib() -> None:
-    made = SetSummary(Thirds())
-    made.update(random_images(1, size=512, channels=3), torch.tensor([0]))
-    assert made.pixels.capacity == (128 << 20) // (3 * 512 * 512) == 170
+    created = SetSummary(Thirds())
+    created.update(random_images(1, size=512, channels=3), torch.tensor([0]))
+    assert created.pixels.capacity == (128 << 20) // (3 * 512 * 512) == 170
 
 
 class Broken(Thirds):
@@ -180,9 +182,9 @@ class Broken(Thirds):
         return torch.where(features[:, :1] == 0, math.nan, features)
 
 
-def test_what_is_refused_changes_nothing() -> None:
-    made = summarised(Broken(), random_images(), NUMBERS)
-    before = {name: value.clone() for name, value in made.tensors().items()}
+def test_what_is_rejected_changes_nothing() -> None:
+    created = summarised(Broken(), random_images(), NUMBERS)
+    before = {name: value.clone() for name, value in created.tensors().items()}
     fresh = 500 + torch.arange(2)
     for images, numbers, message in [
         (torch.zeros(2, 1, 6, 6, dtype=torch.uint8), fresh, "2 of 2 feature rows hold NaN"),
@@ -194,21 +196,21 @@ def test_what_is_refused_changes_nothing() -> None:
         (random_images(2), fresh[:1], "one per row"),
     ]:
         with pytest.raises(UsageError, match=message):
-            made.update(images, numbers)
-    after = made.tensors()
+            created.update(images, numbers)
+    after = created.tensors()
     assert all(torch.equal(value, after[name]) for name, value in before.items())
 
 
-def test_summaries_that_do_not_belong_together_are_refused() -> None:
-    made = summarised(Thirds(), random_images(), NUMBERS)
+def test_summaries_that_do_not_belong_together_are_rejected() -> None:
+    created = summarised(Thirds(), random_images(), NUMBERS)
     with pytest.raises(UsageError, match="features 'thirds' and 'pixels'"):
-        made.merge(summarised(load_features("pixels"), random_images(), NUMBERS + 230))
+        created.merge(summarised(load_features("pixels"), random_images(), NUMBERS + 230))
     with pytest.raises(UsageError, match=r"now \(1, 5, 5\)"):
-        made.merge(summarised(Thirds(), random_images(size=5), NUMBERS + 230))
+        created.merge(summarised(Thirds(), random_images(size=5), NUMBERS + 230))
     with pytest.raises(UsageError, match="unique in a set"):
-        made.merge(summarised(Thirds(), random_images(), NUMBERS))
+        created.merge(summarised(Thirds(), random_images(), NUMBERS))
     with pytest.raises(UsageError, match="holds 2 features, but 'handwriting' has 96"):
-        SetSummary.from_tensors(load_features("handwriting"), made.tensors())
+        SetSummary.from_tensors(load_features("handwriting"), created.tensors())
     with pytest.raises(UsageError, match="not a summary of a set"):
         SetSummary.from_tensors(Thirds(), {"shape": torch.tensor([1, 2, 3])})
     with pytest.raises(UsageError, match="covariance of 12288 features is too large"):

@@ -31,10 +31,10 @@ def drawn(
     num: int = 400,
 ) -> torch.Tensor:
     """Samples (num, 2) of the Gaussian's own model."""
-    made = make_process(process)
+    created = make_process(process)
     one_step = sampler == "consistency"
-    denoiser = PathsOfGaussian(DATA, made) if one_step else MixtureDenoiser(DATA, made)
-    times = time_grid("uniform" if one_step else "log_snr", made, num_steps, ends)
+    denoiser = PathsOfGaussian(DATA, created) if one_step else MixtureDenoiser(DATA, created)
+    times = time_grid("uniform" if one_step else "log_snr", created, num_steps, ends)
     return sample(
         denoiser,
         make_sampler(sampler),
@@ -59,10 +59,10 @@ def test_paths_end_nearer_the_middle_by_just_so_much(sampler: str, num_steps: in
 
 @pytest.mark.parametrize("process", list(PROCESSES))
 def test_one_is_the_prior_itself(process: str) -> None:
-    made = make_process(process)
-    times = time_grid("log_snr", made, 3, (-6.0, 6.0))
-    prior = made.start_std(float(times[0])) * SeededNoise(range(400)).prior(torch.empty(400, 2, dtype=torch.float64))
-    run = partial(sample, MixtureDenoiser(DATA, made), make_sampler("heun"), times, shape=(2,), seeds=range(400))
+    created = make_process(process)
+    times = time_grid("log_snr", created, 3, (-6.0, 6.0))
+    prior = created.start_std(float(times[0])) * SeededNoise(range(400)).prior(torch.empty(400, 2, dtype=torch.float64))
+    run = partial(sample, MixtureDenoiser(DATA, created), make_sampler("heun"), times, shape=(2,), seeds=range(400))
     assert torch.equal(run(x_start=prior).x, drawn("heun", 1.0, 3, process, (-6.0, 6.0)))
     assert not torch.equal(run(x_start=prior).x, drawn("heun", 0.9, 3, process, (-6.0, 6.0)))
 
@@ -80,7 +80,7 @@ def test_a_request_comes_before_the_model_s_own() -> None:
 
 
 @pytest.mark.parametrize("temperature", [-0.1, float("nan"), float("inf")])
-def test_what_is_no_temperature_is_refused(temperature: float) -> None:
+def test_what_is_no_temperature_is_rejected(temperature: float) -> None:
     with pytest.raises(UsageError, match=r"at least 0 and finite, got .*; the default is 1"):
         SamplingOptions.of(temperature=temperature)
     with pytest.raises(UsageError, match="temperature"):
@@ -90,10 +90,10 @@ def test_what_is_no_temperature_is_refused(temperature: float) -> None:
 
 
 def test_a_start_of_one_s_own_has_its_own_temperature() -> None:
-    made = make_process("flow")
-    times = time_grid("uniform", made, 2, (-6.0, 6.0))
+    created = make_process("flow")
+    times = time_grid("uniform", created, 2, (-6.0, 6.0))
     start = torch.zeros(3, 2)
-    run = partial(sample, MixtureDenoiser(DATA, made), make_sampler("heun"), times, shape=(2,), seeds=range(3))
+    run = partial(sample, MixtureDenoiser(DATA, created), make_sampler("heun"), times, shape=(2,), seeds=range(3))
     assert torch.equal(run(x_start=start).x, run(x_start=start, temperature=1.0).x)
     with pytest.raises(UsageError, match="leave it at 1 and scale x_start"):
         run(x_start=start, temperature=0.9)

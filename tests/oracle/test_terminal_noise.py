@@ -128,7 +128,7 @@ def test_a_short_chain_is_harmless_where_neither_deviation_nor_mean_would_be_los
     assert assess_prior(DiscreteVP.linear(200), 2, written, 0.5, 0.0).severity == "problem"
 
 
-def test_the_swiss_roll_of_the_recipe_says_nothing_of_its_short_chain(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_swiss_roll_of_the_recipe_reports_nothing_of_its_short_chain(capsys: pytest.CaptureFixture[str]) -> None:
     config = get_recipe("ddpm-swissroll")
     training, _ = split_data(config)
     note_residual_signal(config.system, training)
@@ -141,7 +141,7 @@ def test_the_swiss_roll_of_the_recipe_says_nothing_of_its_short_chain(capsys: py
         assert "samples of an exact model have" in capsys.readouterr().err
 
 
-def test_a_process_asked_for_in_sampling_is_answered_with_one_that_would_do() -> None:
+def test_a_process_requested_for_in_sampling_is_answered_with_one_that_would_do() -> None:
     assert specs_ending_in_noise("ve:sigma_max=2,sigma_min=0.02") == ["ve:sigma_max=7.4,sigma_min=0.02"]
 
 

@@ -84,12 +84,12 @@ def test_tuning_is_deterministic() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "steps", "said"),
+    ("name", "steps", "message"),
     [("ancestral", 5, "deterministic"), ("rk45", 5, "with fixed steps"), ("unipc", 1, "at least 2")],
 )
-def test_what_cannot_be_tuned_is_refused(name: str, steps: int, said: str) -> None:
+def test_what_cannot_be_tuned_is_rejected(name: str, steps: int, message: str) -> None:
     trial = Trial(DATA.denoiser(FlowProcess()), (2,), range(4))
-    with pytest.raises(UsageError, match=said):
+    with pytest.raises(UsageError, match=message):
         tune_grid(trial, trial, make_sampler(name), steps)
 
 
@@ -130,7 +130,7 @@ def test_its_name_is_read_back() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("through:knots=1/0", "ascending log-SNRs"),
         ("through:knots=1/1", "ascending log-SNRs"),
@@ -139,12 +139,12 @@ def test_its_name_is_read_back() -> None:
         ("through:knot=1", "did you mean 'knots'"),
     ],
 )
-def test_senseless_knots_are_refused(name: str, said: str) -> None:
-    with pytest.raises(UsageError, match=said):
+def test_senseless_knots_are_rejected(name: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
         time_grid(name, FlowProcess(), 3)
 
 
-def test_knots_beyond_the_ends_are_refused() -> None:
+def test_knots_beyond_the_ends_are_rejected() -> None:
     process = VESDE(sigma_min=0.1, sigma_max=3.0)
     with pytest.raises(UsageError, match="must be between the ends"):
         time_grid("through:knots=-6/0", process, 3)

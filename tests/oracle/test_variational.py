@@ -217,7 +217,7 @@ def test_the_decoder_keeps_its_digits_far_out() -> None:
         ("beta", 0.123, "0.123"),
     ],
 )
-def test_the_decoder_says_its_deviation(variance: str | float, decoder: str | float, expected: str) -> None:
+def test_the_decoder_reports_its_deviation(variance: str | float, decoder: str | float, expected: str) -> None:
     process = DiscreteVP.linear(50)
     x_0 = LEVELS[::50, None]
     normal = lambda like, number: torch.zeros_like(like)  # noqa: E731
@@ -324,7 +324,7 @@ def test_on_any_process_the_bound_lies_above_the_entropy_and_closes_in(process) 
     assert totals[0] > totals[1] > entropy(weights)
 
 
-def test_a_bound_of_one_time_has_no_terms_and_says_how_it_was_made() -> None:
+def test_a_bound_of_one_time_has_no_terms_and_reports_how_it_was_created() -> None:
     process = FlowProcess()
     times = torch.tensor([0.01])
     bound = variational_bound(
@@ -350,7 +350,7 @@ def test_a_bound_of_one_time_has_no_terms_and_says_how_it_was_made() -> None:
         ({"variance": 1.5}, "1.5"),
     ],
 )
-def test_a_bound_that_makes_no_sense_is_refused(change: dict, message: str) -> None:  # type: ignore[type-arg]
+def test_a_bound_that_makes_no_sense_is_rejected(change: dict, message: str) -> None:  # type: ignore[type-arg]
     options = {"times": torch.tensor([0.1, 0.5]), **change}
     denoiser = points(two_bumps()).denoiser(FlowProcess())
     with pytest.raises(UsageError, match=message):

@@ -194,6 +194,6 @@ def test_churn_stays_within_what_was_trained_and_within_its_range() -> None:
 
 
 @pytest.mark.parametrize("spec", ["edm:s_churn=-1", "edm:s_min=2,s_max=1", "edm:s_noise=0", "edm:s_churn=nan"])
-def test_options_out_of_range_are_refused(spec: str) -> None:
+def test_options_out_of_range_are_rejected(spec: str) -> None:
     with pytest.raises(UsageError, match="edm needs 0 <= s_churn"):
         make_sampler(spec)

@@ -176,7 +176,7 @@ def test_random_flip_is_what_it_always_was() -> None:
     assert batches(config, 9).given == Given()
 
 
-def test_the_network_is_conditioned_on_nothing_unless_asked() -> None:
+def test_the_network_is_conditioned_on_nothing_unless_requested() -> None:
     assert batches(run_config("augment=flip"), 0).given.augment is None
     assert batches(run_config("augment=karras", "augment.condition=false"), 0).given.augment is None
     assert torch.equal(batches(run_config(), 0).x_0, plain(SMOOTH[:48]))
@@ -199,7 +199,7 @@ def test_a_grey_image_is_treated_as_a_colour_image_with_equal_channels(name: str
     assert torch.allclose(three, one.expand_as(three), atol=1e-6)
 
 
-def test_points_and_two_mirrors_are_refused() -> None:
+def test_points_and_two_mirrors_are_rejected() -> None:
     points = ArrayDataset("points", np.zeros((5, 2), dtype=np.float32))
     with pytest.raises(UsageError, match="random_flip=true is for images"):
         Augmenter(run_config("random_flip=true"), points)
@@ -369,7 +369,7 @@ def test_a_configuration_is_read_without_torch(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", OCTAVES)
-def test_strengths_that_no_arithmetic_survives_are_refused(name: str) -> None:
+def test_strengths_that_no_arithmetic_survives_are_rejected(name: str) -> None:
     with pytest.raises(UsageError, match=f"{name}_octaves"):
         validate(NoAugmentConfig, {f"{name}_octaves": 30.0}, "augment")
     config = config_of(**{name: 1.0, f"{name}_octaves": 8.0})

@@ -41,17 +41,17 @@ def test_a_row_depends_on_its_own_numbers_alone(policy: tuple[str, ...]) -> None
 def test_brightness_saturation_and_contrast_in_their_ranges() -> None:
     augment = DiffAugment(("colour",))
 
-    def made(*u: float) -> Tensor:
+    def created(*u: float) -> Tensor:
         return augment(X, torch.tensor([u], dtype=torch.float64).expand(6, 3))
 
-    assert torch.allclose(made(0.5, 0.5, 0.5), X)
-    assert torch.allclose(made(0.75, 0.5, 0.5), X + 0.25)
+    assert torch.allclose(created(0.5, 0.5, 0.5), X)
+    assert torch.allclose(created(0.75, 0.5, 0.5), X + 0.25)
     grey = X.mean(dim=1, keepdim=True).expand_as(X)
-    assert torch.allclose(made(0.5, 0.0, 0.5), grey)
-    assert torch.allclose(made(0.5, 1.0, 0.5), 2 * X - grey)
+    assert torch.allclose(created(0.5, 0.0, 0.5), grey)
+    assert torch.allclose(created(0.5, 1.0, 0.5), 2 * X - grey)
     mean = X.mean(dim=(1, 2, 3), keepdim=True)
-    assert torch.allclose(made(0.5, 0.5, 0.0), (X + mean) / 2)
-    assert torch.allclose(made(0.5, 0.5, 1.0), 1.5 * X - 0.5 * mean)
+    assert torch.allclose(created(0.5, 0.5, 0.0), (X + mean) / 2)
+    assert torch.allclose(created(0.5, 0.5, 1.0), 1.5 * X - 0.5 * mean)
 
 
 def test_translation_by_every_whole_number_of_pixels_up_to_an_eighth() -> None:
@@ -82,15 +82,15 @@ def test_a_hole_of_half_the_sides_centred_anywhere() -> None:
     assert (share - share.flip(0)).abs().max() < 0.05 and (share - share.mT).abs().max() < 0.05
 
 
-def test_draws_are_those_of_the_step_and_differ_between_real_and_made() -> None:
+def test_draws_are_those_of_the_step_and_differ_between_real_and_created() -> None:
     augment = DiffAugment()
-    real, made = (augment.draw(StepRandom(0, 3), 5, what) for what in ("real", "made"))
+    real, created = (augment.draw(StepRandom(0, 3), 5, what) for what in ("real", "made"))
     assert real.shape == (5, 7) and torch.equal(real, augment.draw(StepRandom(0, 3), 5, "real"))
-    assert not torch.equal(real, made)
+    assert not torch.equal(real, created)
     assert torch.equal(DiffAugment(())(X, torch.empty(6, 0)), X)
 
 
-def test_what_it_refuses() -> None:
+def test_what_it_rejects() -> None:
     with pytest.raises(UsageError, match="did you mean 'cutout'"):
         DiffAugment(("cutuot",))
     with pytest.raises(UsageError, match=r"expected random numbers of shape \(6, 2\) .* got \(6, 3\)"):

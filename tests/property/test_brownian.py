@@ -119,7 +119,7 @@ def test_it_is_cast_last_and_takes_no_rows() -> None:
 
 
 @pytest.mark.parametrize(("low", "high"), [(2.0, 1.0), (-1.0, 1.0), (math.nan, 1.0), (1.0, math.nan)])
-def test_steps_that_make_no_sense_are_refused(low: float, high: float) -> None:
+def test_steps_that_make_no_sense_are_rejected(low: float, high: float) -> None:
     with pytest.raises(UsageError, match=re.escape(f"got {low} and {high}")):
         increments(1, [low, high])
 

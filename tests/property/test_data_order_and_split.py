@@ -58,7 +58,7 @@ def test_the_split_does_not_depend_on_order(levels: list[int], order: object) ->
         assert sorted(levels_of(one)) == sorted(levels_of(other))
 
 
-def test_the_share_held_out_is_as_asked_for_on_average() -> None:
+def test_the_share_held_out_is_as_requested_for_on_average() -> None:
     points = ArrayDataset("points", np.arange(40_000, dtype=np.float32).reshape(-1, 2))
     for fraction in (0.01, 0.1, 0.5):
         _, validation = split_by_content(points, fraction)
@@ -121,7 +121,7 @@ def item_at(place: int, size: int, seed: int, epoch: int) -> int:
 
 @settings(max_examples=60, deadline=None)
 @given(size=st.integers(1, 2**40), seed=seeds, epoch=st.integers(0, 2**20), place=st.integers(0, 2**40))
-def test_the_order_is_what_its_definition_says(size: int, seed: int, epoch: int, place: int) -> None:
+def test_the_order_is_what_its_definition_reports(size: int, seed: int, epoch: int, place: int) -> None:
     places = [place % size, 0, size - 1]
     computed = shuffled(np.array(places) + epoch * size, size, seed)
     assert computed.tolist() == [item_at(one, size, seed, epoch) for one in places]
@@ -200,13 +200,13 @@ def test_the_ranks_together_see_each_item_once_an_epoch(size: int, seed: int, ba
         assert sorted(seen[epoch * size : (epoch + 1) * size]) == list(range(size))
 
 
-def test_ranks_that_do_not_exist_are_refused() -> None:
+def test_ranks_that_do_not_exist_are_rejected() -> None:
     for rank, ranks in ((-1, 2), (2, 2), (0, 0)):
         with pytest.raises(UsageError, match="rank"):
             Loader(set_of([1]), rank=rank, num_ranks=ranks)
 
 
-def test_senseless_requests_of_the_loader_are_refused() -> None:
+def test_senseless_requests_of_the_loader_are_rejected() -> None:
     with pytest.raises(UsageError, match="empty data set"):
         Loader(set_of([1]).subset([]), 0)
     with pytest.raises(UsageError, match="seed"):

@@ -79,7 +79,7 @@ def test_the_few_of_each_try_every_cell() -> None:
     ("process", "parameterization"),
     [("flow", "eps"), ("flow", "score"), ("flow", "edm"), ("vp", "eps"), ("vp", "score")],
 )
-def test_grids_begin_where_the_row_says_something(process: str, parameterization: str) -> None:
+def test_grids_begin_where_the_row_reports_something(process: str, parameterization: str) -> None:
     options = {"beta_max": 400.0} if process == "vp" else {}
     system = random_system(process={"name": process, **options}, parameterization=parameterization)
     assert system.log_snr_range[0] > -9
@@ -87,7 +87,7 @@ def test_grids_begin_where_the_row_says_something(process: str, parameterization
     assert random_system(parameterization="v").log_snr_range[0] == -torch.inf
 
 
-def test_samples_that_are_not_finite_are_refused_and_the_mode_is_kept() -> None:
+def test_samples_that_are_not_finite_are_rejected_and_the_mode_is_kept() -> None:
     system = random_system().train()
     next(iter(system.parameters())).data.fill_(torch.nan)
     with pytest.raises(RunError, match="3 of 3 samples are not finite with sampler heun, 10 steps on the grid"):
@@ -101,6 +101,6 @@ def test_samples_that_are_not_finite_are_refused_and_the_mode_is_kept() -> None:
         random_system().train().sample(SampleRequest.of(range(3), callback=stop))
 
 
-def test_classes_that_the_data_does_not_have_are_refused() -> None:
+def test_classes_that_the_data_does_not_have_are_rejected() -> None:
     with pytest.raises(UsageError, match=r"system\.class_conditional=true, but the data has no classes"):
         random_system(class_conditional=True)

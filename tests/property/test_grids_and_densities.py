@@ -44,7 +44,7 @@ def test_grids_descend_to_zero_within_the_trained_range(
 
 
 @pytest.mark.parametrize("name", PROCESSES)
-def test_spacing_is_what_the_name_says(name: str) -> None:
+def test_spacing_is_what_the_name_reports(name: str) -> None:
     process = PROCESSES[name]()
     uniform, quadratic = time_grid("uniform", process, 12), time_grid("quadratic", process, 12)
     assert torch.allclose(uniform, torch.linspace(1, 0, 13, dtype=torch.float64))
@@ -82,7 +82,7 @@ def test_without_signal_at_the_end_the_first_step_leaves_from_one(name: str, num
 
 
 @pytest.mark.parametrize(("name", "num_steps", "message"), [("uniform", 0, "at least 1"), ("unifrom", 3, "'uniform'")])
-def test_senseless_grids_are_refused(name: str, num_steps: int, message: str) -> None:
+def test_senseless_grids_are_rejected(name: str, num_steps: int, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         time_grid(name, FlowProcess(), num_steps)
 
@@ -129,7 +129,7 @@ def test_the_uniform_density_is_the_identity() -> None:
 
 
 @pytest.mark.parametrize("name", ["log_normal", "logit_normal"])
-def test_a_density_without_width_is_refused(name: str) -> None:
+def test_a_density_without_width_is_rejected(name: str) -> None:
     with pytest.raises(UsageError, match="std > 0"):
         TIME_DENSITIES[name](std=0.0)
 

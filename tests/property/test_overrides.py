@@ -67,7 +67,7 @@ def test_any_order_gives_the_same_configuration(data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize("overrides", list(permutations(("optimizer.clip_norm=0.1", "optimizer.name=muon", "seed=3"))))
-def test_another_optimizer_keeps_the_clip_and_the_warm_up_and_the_rate_is_said(overrides: tuple[str, ...]) -> None:
+def test_another_optimizer_keeps_the_clip_and_the_warm_up_and_the_rate_is_reported(overrides: tuple[str, ...]) -> None:
     recipe = get_recipe("edm-cifar10")
     with pytest.warns(UsageWarning, match=r"learning_rate=.* was chosen for adam and is kept for muon"):
         config = apply_overrides(recipe, overrides)
@@ -81,7 +81,7 @@ def test_a_rate_of_ones_own_is_not_commented_on() -> None:
         apply_overrides(get_recipe("edm-cifar10"), ["optimizer.name=muon", "optimizer.learning_rate=1e-3"])
 
 
-def test_what_the_new_row_knows_stays_and_the_rest_is_said() -> None:
+def test_what_the_new_row_knows_stays_and_the_rest_is_reported() -> None:
     recipe = get_recipe("vpsde-swissroll")  # beta_max = 9
     config = applied("vpsde-swissroll", ["system.process=sub_vp"])
     assert isinstance(config, RunConfig)

@@ -80,7 +80,7 @@ def test_outputs_convert_between_rows(one: tuple[str, str], other: tuple[str, st
 
 
 @pytest.mark.parametrize("name", PROCESSES_TO_TRY)
-def test_targets_are_what_their_names_say(name: str) -> None:
+def test_targets_are_what_their_names_report(name: str) -> None:
     process = PROCESSES_TO_TRY[name]
     x_0, eps = data()
     alpha, sigma = per_row(process.alpha(T), x_0), per_row(process.sigma(T), x_0)
@@ -113,7 +113,7 @@ def test_the_edm_row_is_table_1_of_karras() -> None:
 
 
 @pytest.mark.parametrize("name", PROCESSES_TO_TRY)
-def test_the_edm_row_sees_and_says_unit_variance(name: str) -> None:
+def test_the_edm_row_sees_and_reports_unit_variance(name: str) -> None:
     process = PROCESSES_TO_TRY[name]
     row = Parameterization("edm", process)(T)
     input_variance = row.c_in**2 * (process.alpha(T) ** 2 * 0.25 + process.sigma(T) ** 2)
@@ -138,12 +138,12 @@ def test_the_posterior_mean_row_is_equation_7_of_ho() -> None:
 @pytest.mark.parametrize(
     ("row", "name"), [("posterior_mean", "vp"), ("posterior_mean", "flow"), ("flow", "ddpm_linear")]
 )
-def test_rows_that_make_no_sense_on_a_process_are_refused(row: str, name: str) -> None:
+def test_rows_that_make_no_sense_on_a_process_are_rejected(row: str, name: str) -> None:
     with pytest.raises(UsageError, match=row):
         Parameterization(row, PROCESSES_TO_TRY[name])
 
 
-def test_an_unknown_row_is_refused_with_the_nearest() -> None:
+def test_an_unknown_row_is_rejected_with_the_nearest() -> None:
     with pytest.raises(UsageError, match="did you mean 'eps'"):
         Parameterization("epps", FlowProcess())
 
@@ -181,7 +181,7 @@ def test_a_mixture_knows_its_moments_and_samples_from_itself() -> None:
         (torch.zeros(2, 1), torch.ones(2), torch.tensor([-1.0, 2.0])),
     ],
 )
-def test_a_mixture_that_is_none_is_refused(options: tuple[Tensor, ...]) -> None:
+def test_a_mixture_that_is_none_is_rejected(options: tuple[Tensor, ...]) -> None:
     with pytest.raises(UsageError):
         GaussianMixture(*options)
 
@@ -298,7 +298,7 @@ def test_without_steps_the_variational_weight_is_half_the_fall_of_snr(name: str)
 
 
 @pytest.mark.parametrize(("row", "options"), [("min_snr", {"gamma": 0.0}), ("variational", {"variance": "learned"})])
-def test_senseless_weightings_are_refused(row: str, options: dict[str, float]) -> None:
+def test_senseless_weightings_are_rejected(row: str, options: dict[str, float]) -> None:
     with pytest.raises(UsageError):
         WEIGHTINGS[row](**options)
 
@@ -362,7 +362,7 @@ def test_a_wrapped_function_may_take_a_condition() -> None:
         ({"parameterization": "velocity"}, "parameterization"),
     ],
 )
-def test_a_wrapping_that_makes_no_sense_is_refused(options: dict, message: str) -> None:  # type: ignore[type-arg]
+def test_a_wrapping_that_makes_no_sense_is_rejected(options: dict, message: str) -> None:  # type: ignore[type-arg]
     with pytest.raises(UsageError, match=message):
         Denoiser.wrap(torch.zeros_like, FlowProcess(), **options)
 
@@ -410,7 +410,7 @@ def test_a_moved_denoiser_is_finite_at_both_ends(of: str, to: str) -> None:
     assert bool(moved(x, torch.tensor([1.0, 1e-9])).x_0.isfinite().all())
 
 
-class Said(Denoiser):
+class Message(Denoiser):
     """x_t itself as x_0-hat, with a learned variance."""
 
     process, log_snr_range = FlowProcess(), (-3.0, 5.0)
@@ -420,7 +420,7 @@ class Said(Denoiser):
 
 
 def test_clipping_cuts_x_0_and_nothing_else() -> None:
-    clipped = ClippedDenoiser(Said(), -0.5, 1.0)
+    clipped = ClippedDenoiser(Message(), -0.5, 1.0)
     x, t = torch.tensor([[-7.0, -0.4], [0.9, 1.1]]), torch.tensor([0.5, 1.0])
     x_0, mix = clipped(x, t)[:2]
     assert torch.equal(x_0, torch.tensor([[-0.5, -0.4], [0.9, 1.0]]))
@@ -428,7 +428,7 @@ def test_clipping_cuts_x_0_and_nothing_else() -> None:
 
 
 def test_wrappers_forward_what_they_wrap() -> None:
-    inner, cond = Said(), Condition(label=torch.tensor([1]))
+    inner, cond = Message(), Condition(label=torch.tensor([1]))
     for wrapper in (ClippedDenoiser(inner), FixedBatchDenoiser(inner, 2), CountingDenoiser(inner, cond)):
         assert wrapper.process is inner.process
         assert wrapper.log_snr_range == (-3.0, 5.0)

@@ -177,7 +177,7 @@ def test_drift_and_diffusion_in_closed_form() -> None:
 
 @quick
 @given(st.sampled_from([name for name, process in PROCESSES_TO_TRY.items() if hasattr(process, "log_alpha")]), times())
-def test_variance_preserving_means_what_it_says(name: str, t: Tensor) -> None:
+def test_variance_preserving_means_what_it_reports(name: str, t: Tensor) -> None:
     process = PROCESSES_TO_TRY[name]
     assert close(process.alpha(t) ** 2 + process.sigma(t) ** 2, torch.ones_like(t))
     assert process.prior_std == 1
@@ -311,6 +311,6 @@ def test_diffuse_mixes_row_by_row() -> None:
         (lambda: RescaledProcess(FlowProcess(), -1.0), "scale"),
     ],
 )
-def test_senseless_options_are_refused(make, message: str) -> None:  # type: ignore[no-untyped-def]
+def test_senseless_options_are_rejected(make, message: str) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(UsageError, match=message):
         make()

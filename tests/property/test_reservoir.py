@@ -125,14 +125,14 @@ def test_rows_of_any_shape_and_type() -> None:
         (torch.tensor([1.0, 2.0, 4.0]), "numbers must be int64"),
     ],
 )
-def test_bad_numbers_are_refused_and_change_nothing(numbers: Tensor, message: str) -> None:
+def test_bad_numbers_are_rejected_and_change_nothing(numbers: Tensor, message: str) -> None:
     bank = banked(torch.arange(5), 8)
     with pytest.raises(UsageError, match=message):
         bank.update(torch.zeros(3, 2, dtype=torch.float64), numbers)
     assert same(bank, banked(torch.arange(5), 8))
 
 
-def test_what_does_not_fit_together_is_refused() -> None:
+def test_what_does_not_fit_together_is_rejected() -> None:
     bank = banked(torch.arange(5), 8)
     with pytest.raises(UsageError, match="all rows of a set must have one shape and dtype"):
         bank.update(torch.zeros(1, 3, dtype=torch.float64), torch.tensor([9]))

@@ -81,11 +81,11 @@ def test_a_source_has_its_name_options_and_its_modes_as_classes(name: str) -> No
 
 
 @pytest.mark.parametrize("options", [{"side": 1}, {"side": 0}, {"noise": -1}, {"num_points": 0}, {"sides": 3}])
-def test_senseless_gaussians_are_refused(options: dict[str, float]) -> None:
+def test_senseless_gaussians_are_rejected(options: dict[str, float]) -> None:
     with pytest.raises(UsageError, match=next(iter(options))):
         validate(GaussiansConfig, {"name": "gaussians", **options})
 
 
-def test_no_rings_at_all_are_refused() -> None:
+def test_no_rings_at_all_are_rejected() -> None:
     with pytest.raises(UsageError, match="num_rings"):
         validate(RingsConfig, {"name": "rings", "num_rings": 0})
