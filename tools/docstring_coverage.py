@@ -123,7 +123,7 @@ def functions_of(tree: ast.Module) -> Iterator[tuple[ast.ClassDef | None, Functi
                     yield node, inner
 
 
-def counted(path: Path, owner: ast.ClassDef | None, function: Function, classes: Classes) -> Counted:
+def count_noun(path: Path, owner: ast.ClassDef | None, function: Function, classes: Classes) -> Counted:
     """Documentation of one function; constructor arguments may be described in the docstring of the class."""
     said = said_in(ast.get_docstring(function))
     if owner is not None and function.name == "__init__":
@@ -150,7 +150,9 @@ def count(package: str) -> list[Counted]:
     trees, classes = parsed()
     mine = {path: tree for path, tree in trees.items() if path.relative_to(PACKAGE).parts[0] == package}
     found = [
-        counted(path, owner, function, classes) for path, tree in mine.items() for owner, function in functions_of(tree)
+        count_noun(path, owner, function, classes)
+        for path, tree in mine.items()
+        for owner, function in functions_of(tree)
     ]
     return [function for function in found if function.arguments]
 

@@ -33,6 +33,7 @@ from undiffuse.api.examining import _checkpoints
 from undiffuse.api.exporting import export
 from undiffuse.api.reporting import _findings, _json, _metrics_log
 from undiffuse.api.training import split_data
+from undiffuse.checksums import with_checksum
 from undiffuse.data import load_dataset
 from undiffuse.data.config import FolderConfig
 from undiffuse.errors import UndiffuseError
@@ -40,7 +41,6 @@ from undiffuse.files import write_json
 from undiffuse.models.saved import load
 from undiffuse.observer import Silent, observing
 from undiffuse.reports.images import previews
-from undiffuse.sealed import sealed
 from undiffuse.training.posthoc import reconstruct
 from undiffuse.training.trainer import Trainer
 from undiffuse.zoo import bundled_models
@@ -142,9 +142,11 @@ def run_folder(place: Path, messages: MessageRecorder) -> Folder:
     config = configure("ddpm-swissroll", RECIPE, None, None, False)
     trainer = Trainer(config, *split_data(config), path, observer=Silent())
     run_until(trainer, STOPPED_AT)
-    write_json(path / "evaluation.json", sealed({"results": [{"metric": "frechet", "value": 0.3125, "unit": ""}]}))
+    write_json(
+        path / "evaluation.json", with_checksum({"results": [{"metric": "frechet", "value": 0.3125, "unit": ""}]})
+    )
     finding = {"severity": "note", "title": "a", "evidence": "12 of 345", "advice": ""}
-    write_json(path / "doctor.json", sealed({"findings": [finding]}))
+    write_json(path / "doctor.json", with_checksum({"findings": [finding]}))
     readers: dict[str, Reader] = {  # fast readers first: the first error ends the check
         "report: results": lambda: [_json(path / "evaluation.json"), _findings(path / "doctor.json")],
         "report: metrics log": lambda: _metrics_log(path),

@@ -16,7 +16,7 @@ from typing import Any
 from undiffuse.errors import RunError, UndiffuseError, UsageError
 from undiffuse.leftovers import backup_path, is_temporary, remove, temporary_next_to
 
-#: Suffix of lock files, see ``claims``.
+#: Suffix of lock files, see ``locking``.
 LOCK_ENDING = ".lock"
 
 _log = logging.getLogger("undiffuse")

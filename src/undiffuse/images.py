@@ -86,7 +86,7 @@ def fill_png(path: Path, array: Bytes) -> None:
     to_image(array).save(path, format="PNG")
 
 
-def as_bytes_advice(low: float, high: float) -> str:
+def uint8_advice(low: float, high: float) -> str:
     """Advice for converting values x in [``low``, ``high``] to levels 0..255, by guessing the range."""
     if low >= 0 and high <= 1:
         return "x * 255, rounded"

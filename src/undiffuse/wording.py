@@ -16,7 +16,7 @@ MAX_NAMES = 3
 _PLAIN = re.compile(r"[\w@%+:,./=~-]+", re.ASCII)
 
 
-def counted(count: int, noun: str = "image") -> str:
+def count_noun(count: int, noun: str = "image") -> str:
     """``1 image``, ``1,200 images``, ``2 classes``, ``3 copies``."""
     return f"{count:,} {noun if count == 1 else plural(noun)}"
 

@@ -17,11 +17,11 @@ from pathlib import Path
 
 import pytest
 
-from undiffuse import claims, leftovers
-from undiffuse.claims import HeldError, claimed, new_folder
+from undiffuse import leftovers, locking
 from undiffuse.errors import UsageError
 from undiffuse.files import replacing, write_text
 from undiffuse.leftovers import remove_leftovers, temporary_next_to
+from undiffuse.locking import HeldError, locked, new_folder
 
 if not hasattr(os, "fork"):
     pytest.skip("needs a system that forks", allow_module_level=True)
@@ -33,7 +33,7 @@ def process_that(holds: Path, *, with_child: bool = False) -> Iterator[int]:
     reader, writer = os.pipe()
     process = os.fork()
     if process == 0:
-        with claimed(holds):
+        with locked(holds):
             child = os.fork() if with_child else 1
             os.write(writer, b"x" if child else b"")
             time.sleep(20)
@@ -70,13 +70,13 @@ def named(path: Path, process: int, host: str | None = None) -> Path:
 def test_the_second_is_reported_who_is_there_until_that_one_dies(tmp_path: Path) -> None:
     place = tmp_path / "runs" / "x"
     with process_that(place) as process:
-        with pytest.raises(HeldError) as message, claimed(place):
+        with pytest.raises(HeldError) as message, locked(place):
             pass
         line, since = str(message.value).split(", since ")
         assert line == f"{place} is being written by process {process} on {socket.gethostname()}"
         assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d; wait", since) and message.value.exit_code == 2
         kill(process)
-        with claimed(place):
+        with locked(place):
             assert [path.name for path in place.parent.iterdir()] == [".x.lock"]
     assert not list(place.parent.iterdir())
 
@@ -84,16 +84,16 @@ def test_the_second_is_reported_who_is_there_until_that_one_dies(tmp_path: Path)
 def test_a_forked_process_that_lives_on_does_not_hold_it(tmp_path: Path) -> None:
     with process_that(tmp_path / "x", with_child=True) as process:
         kill(process)
-        with claimed(tmp_path / "x") as guarded:
+        with locked(tmp_path / "x") as guarded:
             assert guarded
 
 
 def test_a_fork_does_not_take_its_parents_claim_for_its_own(tmp_path: Path) -> None:
-    with claimed(tmp_path / "x"):
+    with locked(tmp_path / "x"):
         process = os.fork()
         if process == 0:
             try:
-                with claimed(tmp_path / "x"):
+                with locked(tmp_path / "x"):
                     os._exit(1)
             except HeldError:
                 os._exit(7)
@@ -103,11 +103,11 @@ def test_a_fork_does_not_take_its_parents_claim_for_its_own(tmp_path: Path) -> N
 
 def test_threads_are_reported_too_and_one_may_claim_again(tmp_path: Path) -> None:
     def other() -> None:
-        with claimed(tmp_path / "x"):
+        with locked(tmp_path / "x"):
             pass
 
-    with claimed(tmp_path / "x"), ThreadPoolExecutor(1) as pool:
-        with claimed(tmp_path / "x"), claimed(None):
+    with locked(tmp_path / "x"), ThreadPoolExecutor(1) as pool:
+        with locked(tmp_path / "x"), locked(None):
             pass
         with pytest.raises(HeldError, match="another thread of this process, since"):
             pool.submit(other).result()
@@ -155,7 +155,7 @@ def test_without_locks_one_line_reports_so_and_folders_are_still_one_each(
         raise OSError(why, "no locks")
 
     if why == "no module":
-        monkeypatch.setattr(claims, "_fcntl", lambda: None)
+        monkeypatch.setattr(locking, "_fcntl", lambda: None)
     else:
         monkeypatch.setattr(fcntl, "lockf", reject)
     with caplog.at_level(logging.WARNING), new_folder(tmp_path, "x") as folder, new_folder(tmp_path, "x") as other:
@@ -168,7 +168,7 @@ def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "precious").write_text("kept")
     (tmp_path / ".x.json.lock").symlink_to(tmp_path / "precious")
     expected = r"cannot write .*x\.json: a symbolic link is where"
-    with pytest.raises(UsageError, match=expected), claimed(tmp_path / "x.json"):
+    with pytest.raises(UsageError, match=expected), locked(tmp_path / "x.json"):
         pass
     assert (tmp_path / "precious").read_text() == "kept"
 
@@ -178,7 +178,7 @@ def test_a_folder_in_a_place_that_cannot_be_written_to_holds_its_lock_itself(
 ) -> None:
     monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
     (tmp_path / "mount").mkdir()
-    with claimed(tmp_path / "mount"):
+    with locked(tmp_path / "mount"):
         assert [path.name for path in (tmp_path / "mount").iterdir()] == [".lock"]
     assert not list((tmp_path / "mount").iterdir())
 
@@ -217,7 +217,7 @@ def test_what_was_moved_aside_is_put_back_where_its_place_stayed_empty(tmp_path:
     aside = tmp_path / f".samples.{dead_number()}-1.old.tmp"
     aside.mkdir()
     (aside / "grid.png").write_text("kept")
-    with claimed(tmp_path / "samples"):
+    with locked(tmp_path / "samples"):
         assert (tmp_path / "samples" / "grid.png").read_text() == "kept" and not aside.exists()
 
 
@@ -236,7 +236,7 @@ def test_a_link_to_a_file_gives_way_and_one_to_a_folder_is_followed(
     precious, page = tmp_path / "elsewhere" / "precious", tmp_path / "run" / "report.html"
     precious.write_text("kept")
     page.symlink_to(precious)
-    with claimed(page):
+    with locked(page):
         assert [path.name for path in precious.parent.iterdir()] == ["precious"]
         write_text(page, "<html>")
     assert precious.read_text() == "kept" and page.read_text() == "<html>" and not page.is_symlink()

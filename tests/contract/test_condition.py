@@ -9,7 +9,7 @@ from undiffuse.core.condition import DROP, Condition, Evaluation
 from undiffuse.core.denoiser import Denoised, Denoiser
 from undiffuse.core.processes import FlowProcess
 from undiffuse.errors import UsageError
-from undiffuse.guidance.classifier_free import ClassifierFree
+from undiffuse.guidance.classifier_free import ClassifierFreeGuidance
 
 
 def full(start: int = 0) -> Condition:
@@ -82,7 +82,7 @@ def test_guidance_leaves_out_the_class_and_shows_both_sides_the_image() -> None:
             return Denoised(x_t)
 
     t = torch.full((3,), 0.5)
-    ClassifierFree(Listening(), 2.0)(torch.zeros(3, 1, 2, 2), t, full(1), Evaluation(target_time=t / 2))
+    ClassifierFreeGuidance(Listening(), 2.0)(torch.zeros(3, 1, 2, 2), t, full(1), Evaluation(target_time=t / 2))
     (cond,) = seen
     assert cond.label is not None and cond.label.tolist() == [1, 2, 3, -1, -1, -1]
     assert torch.equal(cond.images["low_res"][3:], full(1).images["low_res"])

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from undiffuse.data import FolderConfig, describe, load_dataset, preview_grid, source_config_for
-from undiffuse.data.readers.decoding.image import automatic_side, fit_image, read_image, to_array
+from undiffuse.data.readers.decoding.image import default_side, fit_image, read_image, to_array
 from undiffuse.data.storage import encoded
 from undiffuse.errors import UsageError
 
@@ -251,7 +251,7 @@ def test_images_of_many_sizes_just_work(tmp_path: Path, caplog: pytest.LogCaptur
     ],
 )
 def test_the_size_chosen_is_one_that_half_of_the_images_reach(sides: list[int], chosen: int) -> None:
-    assert automatic_side(np.array(sides)) == chosen
+    assert default_side(np.array(sides)) == chosen
 
 
 def test_grey_and_colour_together_are_colour(tmp_path: Path) -> None:

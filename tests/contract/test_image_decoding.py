@@ -113,7 +113,7 @@ UPRIGHT_6 = [[4, 1], [5, 2], [6, 3]]
 @pytest.mark.parametrize("kind", sorted(TURNS))
 def test_a_png_is_turned_wherever_its_orientation_stands(kind: str, place: str) -> None:
     content = write_png(LYING, 8, 0, **{place: TURNS[kind](6)})
-    assert decoded(content).tolist() == UPRIGHT_6 and decode_image(content).turned
+    assert decoded(content).tolist() == UPRIGHT_6 and decode_image(content).rotated
 
 
 def test_exif_is_believed_before_its_text_and_that_before_xmp() -> None:

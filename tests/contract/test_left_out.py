@@ -11,7 +11,7 @@ from image_files import Content, is_of, png, write_tar, write_tree, write_zip
 
 from undiffuse.data import Dataset, FolderConfig, TarConfig, load_dataset, source_config_for
 from undiffuse.data.prepare import prepare
-from undiffuse.data.sources.layout.left_out import FURTHER, LeftOut
+from undiffuse.data.sources.layout.ignored_items import FURTHER, IgnoredItems
 from undiffuse.errors import UsageError
 
 
@@ -124,7 +124,7 @@ def test_other_files_are_named_by_kind_and_those_one_may_miss_are_reported(
 
 
 def test_a_few_names_are_kept_of_however_many() -> None:
-    found = LeftOut()
+    found = IgnoredItems()
     for number in range(1234):
         found.add(FURTHER, f"{number}.png")
     assert found.text(warned=True).startswith("1,234 further images of samples: 0.png, 1.png, 10.png and 1,231 more (")

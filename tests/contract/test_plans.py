@@ -23,7 +23,7 @@ from undiffuse.core.processes import FlowProcess, make_process
 from undiffuse.core.rows import per_row
 from undiffuse.core.space import Space
 from undiffuse.errors import RunError, SamplingStoppedError, UsageError
-from undiffuse.guidance.guided import Guidance, Guided, Term, guidance_of
+from undiffuse.guidance.guided import Guidance, Guided, Term, build_guidance
 from undiffuse.models.denoising import NetworkModel
 from undiffuse.models.options import SamplingConfig, SamplingOptions
 from undiffuse.models.request import SampleRequest
@@ -123,7 +123,7 @@ def test_two_terms_are_the_conjunction_of_two_gaussians() -> None:
         return Condition(embedding=torch.full((2, 1), mean).double(), pooled=torch.ones(2, 1))
 
     negative = Condition(embedding=torch.zeros(2, 1).double(), pooled=torch.zeros(2, 1))
-    guidance = guidance_of([(condition_on(1.0), 1.0), (condition_on(0.2), 1.0)], 2, negative=negative)
+    guidance = build_guidance([(condition_on(1.0), 1.0), (condition_on(0.2), 1.0)], 2, negative=negative)
     t, x = torch.full((2,), 1e-4, dtype=torch.float64), torch.tensor([[0.9], [-0.4]], dtype=torch.float64)
     message = Guided(Prior(1.0, 1.0), guidance)(x, t)
     alpha, sigma = PROCESS.alpha(t)[:, None], PROCESS.sigma(t)[:, None]
@@ -138,9 +138,9 @@ def test_rows_with_more_terms_and_with_fewer_are_joined() -> None:
     def condition_on(count: int, mean: float) -> Condition:
         return Condition(embedding=torch.full((count, 1), mean).double())
 
-    one = guidance_of([(condition_on(2, 1.0), 3.0)], 2)
-    two = guidance_of([(condition_on(1, 1.0), 1.5), (condition_on(1, -2.0), 0.7)], 1)
-    none = guidance_of([(condition_on(1, 1.0), 1.0)], 1)
+    one = build_guidance([(condition_on(2, 1.0), 3.0)], 2)
+    two = build_guidance([(condition_on(1, 1.0), 1.5), (condition_on(1, -2.0), 0.7)], 1)
+    none = build_guidance([(condition_on(1, 1.0), 1.0)], 1)
     joined = Guidance.join([one, two, none])
     x, t = torch.linspace(-1, 1, 4).double()[:, None], torch.linspace(0.2, 0.8, 4).double()
     together = Guided(Conditional(1.0, 0.3), joined)(x, t)
@@ -516,9 +516,9 @@ class Wider(Elsewhere):
 
 
 def test_terms_hold_what_they_are_given() -> None:
-    guidance = guidance_of([(condition_on(0), 1.0)], 1)
+    guidance = build_guidance([(condition_on(0), 1.0)], 1)
     assert guidance.inactive and isinstance(guidance.terms[0], Term)
-    assert not guidance_of([(condition_on(0), 2.0)], 1).inactive
+    assert not build_guidance([(condition_on(0), 2.0)], 1).inactive
 
 
 @pytest.mark.parametrize("name", ["process", "cache_interval", "sampler"])
@@ -604,7 +604,7 @@ def test_rows_of_one_term_and_of_two_join_and_weights_stay_on_the_cpu() -> None:
     one, two = (
         replace(
             stage.start([Request(seed)]),
-            guidance={"classifier_free": guidance_of([(Condition(embedding=torch.ones(1, 1)), 2.0)] * count, 1)},
+            guidance={"classifier_free": build_guidance([(Condition(embedding=torch.ones(1, 1)), 2.0)] * count, 1)},
         )
         for seed, count in ((0, 1), (1, 2))
     )

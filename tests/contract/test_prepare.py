@@ -19,7 +19,6 @@ from image_files import jsonl, pixels, png, write_tree, write_zip
 from PIL import Image
 
 from sparse_product import sparse_product
-from undiffuse.claims import HeldError
 from undiffuse.data import load_dataset, source_config_for, split_by_content
 from undiffuse.data.config import SourceConfig, ZipConfig
 from undiffuse.data.dataset import count_distinct
@@ -34,6 +33,7 @@ from undiffuse.data.prepare.zip_writer import Member, ZipEnd, member_bytes
 from undiffuse.data.readers.file_at import FileAt
 from undiffuse.data.readers.zip_index import read_entries
 from undiffuse.errors import RunError, UsageError
+from undiffuse.locking import HeldError
 from undiffuse.observer import OnProgress
 
 SIZE = 12
@@ -56,14 +56,14 @@ def mixed_files() -> dict[str, bytes]:
     """Images of several modes, sizes and formats in two classes."""
     rgb, tall = Image.fromarray(pixels(1, 40)), Image.fromarray(pixels(2, 60)[:, :30])
     clear = Image.fromarray(np.dstack([pixels(3, 30), pixels(4, 30)[:, :, 0]]), "RGBA")
-    turned = Image.Exif()
-    turned[0x0112] = 6
+    rotated = Image.Exif()
+    rotated[0x0112] = 6
     return {
         "cats/a.png": encoded(rgb, "png"),
         "cats/b.jpg": encoded(tall, "jpeg", quality=95),
         "cats/c.png": encoded(clear, "png"),
         "dogs/a.png": encoded(rgb.convert("L"), "png"),
-        "dogs/b.jpg": encoded(tall, "jpeg", exif=turned),
+        "dogs/b.jpg": encoded(tall, "jpeg", exif=rotated),
         "dogs/c.webp": encoded(rgb.resize((90, 20)), "webp", lossless=True),
     }
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from command_line import TINY, CommandLine
 
-from undiffuse.claims import claimed, new_folder
+from undiffuse.locking import locked, new_folder
 
 HELD = "is being written by another thread of this process, since "
 
@@ -21,7 +21,7 @@ def held_by_another(place: Path) -> Iterator[None]:
     taken, done = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with claimed(place):
+        with locked(place):
             taken.set()
             done.wait(60)
 

@@ -32,7 +32,7 @@ PACKAGES_FOR_SAMPLING = (
     ),
     *(
         "cancellation",
-        "claims",
+        "locking",
         "config",
         "cores",
         "errors",
@@ -44,7 +44,7 @@ PACKAGES_FOR_SAMPLING = (
         "observer",
         "progress",
         "registry",
-        "sealed",
+        "checksums",
     ),
     *("version", "wording"),
     "studies",  # the names alone, see below

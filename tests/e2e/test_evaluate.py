@@ -17,7 +17,7 @@ from PIL import Image
 from undiffuse.api.configuration.runs import configure
 from undiffuse.api.training import train_run
 from undiffuse.data.dataset import ArrayDataset
-from undiffuse.evaluation import spread
+from undiffuse.evaluation import evenly_spaced_subset
 
 QUICK = ("--steps", "2", "--bound-images", "4", "--num", "200")
 
@@ -303,8 +303,8 @@ def test_an_exported_model_without_its_training_data(colour: Path, undiffuse: Co
 
 def test_held_out_images_of_every_class_are_taken() -> None:
     dataset = ArrayDataset("sorted", np.arange(100, dtype=np.uint8).reshape(100, 1, 1, 1))
-    assert spread(dataset, 4).flatten().tolist() == [0, 33, 66, 99]
-    assert len(spread(dataset, 500)) == 100
+    assert evenly_spaced_subset(dataset, 4).flatten().tolist() == [0, 33, 66, 99]
+    assert len(evenly_spaced_subset(dataset, 500)) == 100
 
 
 def test_a_model_without_classes_lists_none(colour: Path, trained: Path) -> None:

@@ -14,13 +14,13 @@ from safetensors.torch import load_file, save_file
 
 import undiffuse as package
 from undiffuse.api.configuration.runs import configure
+from undiffuse.checksums import checksum_of, with_checksum
 from undiffuse.errors import UsageError
 from undiffuse.files import sha256_of
 from undiffuse.models.files.components import components_of
 from undiffuse.models.files.record import read_record, result_record
 from undiffuse.models.files.weights import save_weights
 from undiffuse.objectives.from_model import objective_of
-from undiffuse.sealed import checksum_of, sealed
 from undiffuse.training.config import RunConfig
 
 #: Six steps, of which three come before.
@@ -53,7 +53,7 @@ def as_format_1(run: Path) -> None:
     """Write a run as the first format had it: its tensors where they lay, no components, version 1 throughout."""
     record = {key: value for key, value in read_record(run).items() if key not in ("components", "checksum")}
     record["format_version"] = 1
-    (run / "config.json").write_text(json.dumps(sealed(record)))
+    (run / "config.json").write_text(json.dumps(with_checksum(record)))
     for checkpoint in (run / "checkpoints").iterdir():
         tensors = load_file(checkpoint / "state.safetensors")
         moved: dict[str, torch.Tensor] = {}
@@ -68,7 +68,7 @@ def as_format_1(run: Path) -> None:
         state |= {"format_version": 1, "sha256": {"state.safetensors": sha256_of(checkpoint / "state.safetensors")}}
         state |= {"config": result_record(record), "config_sha256": checksum_of(result_record(record))}
         state.pop("checksum")
-        (checkpoint / "state.json").write_text(json.dumps(sealed(state)))
+        (checkpoint / "state.json").write_text(json.dumps(with_checksum(state)))
     for file, part in (("model.safetensors", "ema"), ("raw.safetensors", "model")):
         newest = load_file(last_checkpoint(run) / "state.safetensors")
         own = {name.removeprefix(f"{part}."): value for name, value in newest.items() if name.startswith(f"{part}.")}
@@ -144,7 +144,9 @@ def test_two_places_that_differ_are_not_opened(run: Path) -> None:
     record["components"]["model"]["config"]["sampling"]["temperature"] = 0.5
     with pytest.raises(UsageError, match=r"sampling\.temperature: 1\.0 -> 0\.5.*make them the same"):
         components_of(record)
-    (run / "config.json").write_text(json.dumps(sealed({key: record[key] for key in record if key != "checksum"})))
+    (run / "config.json").write_text(
+        json.dumps(with_checksum({key: record[key] for key in record if key != "checksum"}))
+    )
     with pytest.raises(UsageError, match=r"was changed after|make them the same"):
         package.load(run, "cpu")
 

@@ -10,12 +10,12 @@ from command_line import TINY, CommandLine, assert_same_run
 
 import undiffuse as package
 from undiffuse.api.configuration.runs import configure
+from undiffuse.checksums import read_json
 from undiffuse.cli.terminal import Terminal
 from undiffuse.diagnostics.run_context import RunContext
 from undiffuse.errors import UsageError
 from undiffuse.observer import observing
 from undiffuse.reports.wording import headline, progress_of
-from undiffuse.sealed import read_json
 from undiffuse.zoo import bundled_models
 
 SHORT = (*TINY, "num_images=32", "validate_every_images=0")

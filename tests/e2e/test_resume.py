@@ -31,12 +31,12 @@ from undiffuse.api.configuration.parsing import parse_duration
 from undiffuse.api.configuration.runs import configure
 from undiffuse.api.examining import _checkpoints
 from undiffuse.api.training import split_data
+from undiffuse.checksums import with_checksum
 from undiffuse.diagnostics.run_context import RunContext
 from undiffuse.diagnostics.run_files import files as examine_files
 from undiffuse.errors import UsageError
 from undiffuse.models import saved
 from undiffuse.observer import Silent
-from undiffuse.sealed import sealed
 from undiffuse.training.config import RunConfig
 from undiffuse.training.trainer import Trainer
 
@@ -229,7 +229,7 @@ def test_a_newer_config_is_rejected_by_name(half_done: Path, undiffuse: CommandL
 
 def test_a_newer_checkpoint_is_rejected_by_name(half_done: Path, undiffuse: CommandLine) -> None:
     def newer(record: dict[str, object]) -> None:
-        record.update(sealed({**record, "format_version": 99}))
+        record.update(with_checksum({**record, "format_version": 99}))
 
     newest = last_checkpoint(half_done)
     edit_json(newest / "state.json", newer)
@@ -319,7 +319,7 @@ def test_going_on_on_another_kind_of_device_is_reported(half_done: Path) -> None
 
     def on_a_gpu(record: dict[str, dict[str, object]]) -> None:
         record["counters"]["device"] = "cuda"
-        record.update(sealed(record))
+        record.update(with_checksum(record))
 
     edit_json(last_checkpoint(half_done) / "state.json", on_a_gpu)
     assert Trainer(config, *split_data(config), half_done, observer=Listening()).resume()
@@ -335,7 +335,7 @@ def test_going_on_with_other_threads_or_norms_is_reported_and_kept(half_done: Pa
 
     def elsewhere(record: dict[str, dict[str, object]]) -> None:
         record["counters"]["settings"] = [before]
-        record.update(sealed(record))
+        record.update(with_checksum(record))
 
     edit_json(state, elsewhere)
     received: list[str] = []
@@ -367,7 +367,7 @@ def test_where_muons_products_are_otherwise_a_run_reports_so(tmp_path: Path, mon
 
     def before_it_was_written_down(record: dict[str, dict[str, Any]]) -> None:
         assert record["counters"]["settings"][0].pop("optimizer") == "float32"
-        record.update(sealed(record))
+        record.update(with_checksum(record))
 
     edit_json(state, before_it_was_written_down)
     received: list[str] = []

@@ -17,6 +17,7 @@ from PIL import Image
 
 from undiffuse import files as files_of_ours
 from undiffuse.api import sampling
+from undiffuse.checksums import is_modified, read_checked, with_checksum
 from undiffuse.data import FolderConfig, load_dataset, source_config_for
 from undiffuse.diagnostics.survey import survey_folder
 from undiffuse.files import json_text
@@ -25,7 +26,6 @@ from undiffuse.leftovers import remove_leftovers_of
 from undiffuse.models.sample_sets import folder as sample_set
 from undiffuse.models.sample_sets.folder import SampleSet
 from undiffuse.models.sample_sets.record import full_record, write_record
-from undiffuse.sealed import is_changed, read_sealed, sealed
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -193,8 +193,8 @@ def test_a_record_written_row_by_row_is_the_whole_one(points: bool, tmp_path: Pa
     requested = shared, range(7, 10), ["none", None, 'x"y'], points
     write_record(tmp_path / "samples.json", *requested)
     written = (tmp_path / "samples.json").read_text(encoding="utf-8")
-    assert written == json_text(sealed(full_record(*requested)))
-    assert not is_changed(read_sealed(tmp_path / "samples.json", ""))
+    assert written == json_text(with_checksum(full_record(*requested)))
+    assert not is_modified(read_checked(tmp_path / "samples.json", ""))
 
 
 @pytest.mark.slow

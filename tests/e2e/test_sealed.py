@@ -17,13 +17,13 @@ from command_line import CommandLine
 import undiffuse as package
 from undiffuse.api.examining import _run
 from undiffuse.api.reporting import _json
+from undiffuse.checksums import checksum_of, is_modified, read_json, with_checksum
 from undiffuse.diagnostics.run_files import files as examine_files
 from undiffuse.errors import UsageError
 from undiffuse.files import sha256_of, write_json
 from undiffuse.models import saved
 from undiffuse.models.files import weights
 from undiffuse.models.files.record import result_record
-from undiffuse.sealed import checksum_of, is_changed, read_json, sealed
 from undiffuse.zoo import bundled_models
 from undiffuse.zoo.card import bundled
 
@@ -126,7 +126,7 @@ def test_what_was_not_edited_is_left_as_it_is_and_that_is_reported(run: Path, un
 def test_a_intact_configuration_of_another_run_is_rejected(run: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
     record = config_of(run)
     record["config"]["system"]["sampling"]["temperature"] = 1.2
-    (run / "config.json").write_text(json.dumps(sealed(record)))
+    (run / "config.json").write_text(json.dumps(with_checksum(record)))
     line = undiffuse.rejected("sample", run, "--out", tmp_path / "out")
     assert "after model.safetensors was saved" in line and "temperature: 1.0 -> 1.2" in line
     for name in ("model.safetensors", "raw.safetensors"):
@@ -176,7 +176,7 @@ def test_folders_of_earlier_versions_open(run: Path, undiffuse: CommandLine) -> 
         weights.save_weights(run / name, weights.read_weights(run / name))
     for state in run.glob("checkpoints/*/state.json"):
         plain = {key: value for key, value in read_json(state).items() if not key.startswith("config")}
-        state.write_text(json.dumps(sealed(plain)))
+        state.write_text(json.dumps(with_checksum(plain)))
     before = package.load(run, "cpu").sample(1, steps=1)
     undiffuse.fine("train", "--resume", "--out", run)
     assert torch.equal(package.load(run, "cpu").sample(1, steps=1), before)
@@ -190,7 +190,7 @@ def test_what_our_own_tools_change_is_sealed(
     make: tuple[str, ...], run: Path, undiffuse: CommandLine, tmp_path: Path
 ) -> None:
     undiffuse.fine(make[0], run, *make[1:], "--out", tmp_path / "exported")
-    assert not is_changed(config_of(tmp_path / "exported"))
+    assert not is_modified(config_of(tmp_path / "exported"))
     undiffuse.fine("sample", tmp_path / "exported", "-n", 1, "--steps", 1, "--out", tmp_path / "s")
     edit(tmp_path / "exported", '"seed": 0', '"seed": 1')
     assert "config.seed: 0 -> 1" in undiffuse.rejected("sample", tmp_path / "exported", "--out", tmp_path / "t")
@@ -243,7 +243,7 @@ def test_a_changed_number_of_a_result_is_not_shown(tmp_path: Path) -> None:
         tmp_path / "evaluation.json",
         {"results": [{"metric": "frechet", "value": 0.31, "of": {2: 1, 10: 2}}]},
     )
-    write_json(path, sealed(result))
+    write_json(path, with_checksum(result))
     assert _json(path)["results"][0]["value"] == 0.31
     path.write_text(path.read_text().replace("0.31", "0.91"))
     with pytest.raises(UsageError, match=r"evaluation\.json was changed after it was written"):

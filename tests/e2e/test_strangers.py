@@ -17,12 +17,12 @@ from command_line import CommandLine, last_checkpoint
 from safetensors.torch import load_file, save_file
 
 from undiffuse.api.configuration.overrides import read_value
+from undiffuse.checksums import read_json, with_checksum
 from undiffuse.data.readers.npy import Npz, map_npy
 from undiffuse.errors import UsageError
 from undiffuse.files import sha256_of
 from undiffuse.metrics import weight_files
 from undiffuse.models.saved import load
-from undiffuse.sealed import read_json, sealed
 
 Change = Callable[[dict[str, Any]], None]
 
@@ -96,7 +96,7 @@ def record(trained: Path) -> dict[str, Any]:
 
 
 def put(folder: Path, record: dict[str, Any]) -> None:
-    (folder / "config.json").write_text(json.dumps(sealed(record)))
+    (folder / "config.json").write_text(json.dumps(with_checksum(record)))
 
 
 def peak_bytes() -> int:
@@ -155,13 +155,13 @@ def test_a_checkpoint_of_another_run_is_one_line(trained: Path, tmp_path: Path, 
         save_file(spoilt, newest / "state.safetensors")
         state = read_json(newest / "state.json")
         state["sha256"]["state.safetensors"] = sha256_of(newest / "state.safetensors")
-        (newest / "state.json").write_text(json.dumps(sealed(state)))
+        (newest / "state.json").write_text(json.dumps(with_checksum(state)))
         line = undiffuse.rejected("train", "--resume", "--out", run)
         assert "does not fit this run" in line or "larger than its weights" in line
     spoilt_counters = {**state, "counters": {**state["counters"], "window": None}}
-    (newest / "state.json").write_text(json.dumps(sealed(spoilt_counters)))
+    (newest / "state.json").write_text(json.dumps(with_checksum(spoilt_counters)))
     assert "does not fit this run" in undiffuse.rejected("train", "--resume", "--out", run)
-    (newest / "state.json").write_text(json.dumps(sealed({**state, "counters": [1]})))
+    (newest / "state.json").write_text(json.dumps(with_checksum({**state, "counters": [1]})))
     assert "damaged" in undiffuse.fine("train", "--resume", "--out", run).err
 
 

@@ -128,13 +128,13 @@ def test_the_study_goes_on_where_it_was(
     measured: list[int] = []
     original = one_class.measure
 
-    def counted(*arguments: Any) -> dict[str, Any]:
+    def count_noun(*arguments: Any) -> dict[str, Any]:
         measured.append(1)
         if len(measured) == 3:
             raise KeyboardInterrupt
         return original(*arguments)
 
-    monkeypatch.setattr(one_class, "measure", counted)
+    monkeypatch.setattr(one_class, "measure", count_noun)
     out = tmp_path / "study"
     assert undiffuse(*ONE_CLASS, *BUDGET, "--out", out).code == 130
     assert len(list((out / "cells").iterdir())) == 2

@@ -201,14 +201,16 @@ def share_upright(trainer: Trainer) -> float:
     return float((degrees_from_upright(x) < 30).double().mean())
 
 
-@pytest.mark.parametrize("told", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("conditioned", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_turned_images_are_learnt_from_and_not_drawn_where_the_network_is_conditioned(
-    told: bool, tmp_path: Path
+    conditioned: bool, tmp_path: Path
 ) -> None:
     """Of the training images 0.3 + 0.7 / 6 = 42% are within 30 degrees of upright."""
     assert degrees_from_upright(slopes().fetch(range(256)).items.float()).max() < 10
-    upright = share_upright(trained(tmp_path, ["augment.rotate=0.7", *([] if told else ["augment.condition=false"])]))
-    assert upright >= 0.98 if told else upright < 0.65
+    upright = share_upright(
+        trained(tmp_path, ["augment.rotate=0.7", *([] if conditioned else ["augment.condition=false"])])
+    )
+    assert upright >= 0.98 if conditioned else upright < 0.65
 
 
 def test_a_saved_model_knows_its_conditioning(tmp_path: Path) -> None:

@@ -28,10 +28,10 @@ from undiffuse.evaluation import (
 )
 from undiffuse.evaluation import cache as caching
 from undiffuse.evaluation.cache import Cache, key_of
-from undiffuse.evaluation.gather import in_chunks, nearest_in, summary_of
 from undiffuse.evaluation.generalisation_gap import GeneralisationGap, generalisation_gap
 from undiffuse.evaluation.memorisation import LIKELY, MIN_HELD_OUT, NONE, SIGNS, conclusion, search
 from undiffuse.evaluation.provenance import commit
+from undiffuse.evaluation.streaming import compute_statistics, nearest_in, rebatch
 from undiffuse.metrics import load_features
 from undiffuse.metrics.neighbours import nearest_neighbours, summarise_copying
 from undiffuse.models.base import GenerativeModel
@@ -58,7 +58,7 @@ def test_neighbours_in_pieces_are_those_of_the_whole(k: int, monkeypatch: pytest
     dataset, queries = many_images(23), torch.from_numpy(many_images(9, seed=1)._array)
     rows = np.arange(1, 23)
     whole = nearest_neighbours(queries, dataset.fetch(rows).items, k)
-    monkeypatch.setattr("undiffuse.evaluation.gather._SEARCH_ROWS", 7)  # the last piece is a single image
+    monkeypatch.setattr("undiffuse.evaluation.streaming._SEARCH_ROWS", 7)  # the last piece is a single image
     found = nearest_in(queries, dataset, rows, lambda images: images, k)
     assert torch.equal(found.distances, whole.distances)
     assert torch.equal(found.indices, whole.indices + 1)
@@ -67,7 +67,7 @@ def test_neighbours_in_pieces_are_those_of_the_whole(k: int, monkeypatch: pytest
 @pytest.mark.parametrize("sizes", [[], [3], [5], [10], [2, 2, 2, 2], [4, 4, 4], [1, 12, 3]])
 def test_batches_are_cut_again(sizes: list[int]) -> None:
     rows = torch.arange(sum(sizes))
-    chunks = list(in_chunks(rows.split(sizes) if sizes else [], 5))
+    chunks = list(rebatch(rows.split(sizes) if sizes else [], 5))
     assert [len(chunk) for chunk in chunks] == [min(5, len(rows) - start) for start in range(0, len(rows), 5)]
     assert torch.equal(torch.cat(chunks) if chunks else rows, rows)
 
@@ -382,7 +382,7 @@ def test_a_cache_that_cannot_be_written_costs_nothing_but_time(tmp_path: Path) -
 @pytest.mark.parametrize("damage", ["cut", "other", "none"])
 def test_a_summary_is_kept_and_fixed(damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache, dataset, extractor = Cache(tmp_path), many_images(40), load_features("pixels")
-    first = summary_of(dataset, 30, extractor, cache)
+    first = compute_statistics(dataset, 30, extractor, cache)
     (path,) = tmp_path.rglob("*.safetensors")
     if damage == "cut":
         path.write_bytes(path.read_bytes()[:100])
@@ -392,7 +392,7 @@ def test_a_summary_is_kept_and_fixed(damage: str, tmp_path: Path, monkeypatch: p
         save_file({"something": torch.zeros(2)}, path)
     else:  # nothing is read from the data
         monkeypatch.setattr(dataset, "items", None)
-    again = summary_of(dataset, 30, extractor, cache)
+    again = compute_statistics(dataset, 30, extractor, cache)
     assert again.count == first.count == 30
     assert torch.equal(again.statistics.total.mean, first.statistics.total.mean)
     assert torch.equal(again.features.rows, first.features.rows)
@@ -405,8 +405,8 @@ def test_a_summary_is_another_for_other_rows_data_and_features(tmp_path: Path) -
         (20, dataset, "pixels"),
         (30, many_images(40, seed=1), "pixels"),
     ):
-        summary_of(data, count, load_features(name), cache)
-    summary_of(dataset, 30, load_features("handwriting"), cache)
+        compute_statistics(data, count, load_features(name), cache)
+    compute_statistics(dataset, 30, load_features("handwriting"), cache)
     assert len(list(tmp_path.rglob("*.safetensors"))) == 4
 
 

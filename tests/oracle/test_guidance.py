@@ -14,7 +14,7 @@ from undiffuse.core.denoiser import Denoised, Denoiser
 from undiffuse.core.gaussian import GaussianMixture
 from undiffuse.core.processes import FlowProcess
 from undiffuse.errors import UsageError
-from undiffuse.guidance.classifier_free import ClassifierFree
+from undiffuse.guidance.classifier_free import ClassifierFreeGuidance
 from undiffuse.samplers import make_sampler
 from undiffuse.samplers.base import FixedBatchDenoiser, sample
 from undiffuse.samplers.grids import time_grid
@@ -55,7 +55,7 @@ def test_it_is_the_paper_s_formula_row_by_row() -> None:
     model = TwoClasses()
     conditional, unconditional = model(x, t, cond).x_0, model(x, t, labels(-1, -1, -1, -1)).x_0
     expected = unconditional + scale[:, None] * (conditional - unconditional)
-    denoised = ClassifierFree(model, scale)(x, t, cond)
+    denoised = ClassifierFreeGuidance(model, scale)(x, t, cond)
     assert torch.allclose(denoised.x_0, expected, rtol=1e-12, atol=1e-12)
     assert torch.equal(denoised.x_0[1], conditional[1])
     assert torch.equal(denoised.variance_mix, x)  # the conditional side's
@@ -76,7 +76,7 @@ def test_samples_of_a_gaussian_land_where_the_guided_ode_leads() -> None:
 
     times, w = time_grid("log_snr", PROCESS, 200), 2.5
     x = sample(
-        ClassifierFree(Shifted(), w),
+        ClassifierFreeGuidance(Shifted(), w),
         make_sampler("heun"),
         times,
         shape=(1,),
@@ -96,7 +96,7 @@ def test_without_guidance_it_is_the_model_itself_at_its_price() -> None:
     model, cond = TwoClasses(), labels(0, 1, 0, 1, -1)
     plain = model(x, t, cond)
     model.calls.clear()
-    guided = ClassifierFree(model, 1.0)(x, t, cond)
+    guided = ClassifierFreeGuidance(model, 1.0)(x, t, cond)
     assert torch.equal(guided.x_0, plain.x_0)
     assert model.calls == [5]
     assert guided.nfe == 1
@@ -106,14 +106,14 @@ def test_outside_of_the_interval_nothing_is_guided_nor_paid() -> None:
     model, cond = TwoClasses(), labels(0, 1, 0)
     x, _ = rows(3)
     t = PROCESS.time_of_log_snr(torch.tensor([-4.0, 0.0, 4.0], dtype=torch.float64))
-    plain, everywhere = model(x, t, cond).x_0, ClassifierFree(model, 3.0)(x, t, cond).x_0
+    plain, everywhere = model(x, t, cond).x_0, ClassifierFreeGuidance(model, 3.0)(x, t, cond).x_0
     model.calls.clear()
-    within = ClassifierFree(model, 3.0, (-1.0, 1.0))(x, t, cond)
+    within = ClassifierFreeGuidance(model, 3.0, (-1.0, 1.0))(x, t, cond)
     assert model.calls == [4]  # three rows and the second evaluation of the one in the middle
     assert within.nfe.tolist() == [1, 2, 1]
     assert torch.equal(within.x_0[[0, 2]], plain[[0, 2]])
     assert torch.equal(within.x_0[1], everywhere[1])
-    assert ClassifierFree(model, 3.0, (5.0, 9.0))(x, t, cond).nfe == 1
+    assert ClassifierFreeGuidance(model, 3.0, (5.0, 9.0))(x, t, cond).nfe == 1
 
 
 def test_evaluations_are_counted_two_where_guided() -> None:
@@ -122,13 +122,13 @@ def test_evaluations_are_counted_two_where_guided() -> None:
     low, high = -2.0, 2.0
     inside = int(((log_snr >= low) & (log_snr <= high)).sum())
     assert 0 < inside < 10
-    guided = ClassifierFree(FixedBatchDenoiser(TwoClasses(), 4), 2.0, (low, high))
+    guided = ClassifierFreeGuidance(FixedBatchDenoiser(TwoClasses(), 4), 2.0, (low, high))
     result = sample(guided, make_sampler("euler"), times, shape=(1,), seeds=range(3), cond=labels(0, 1, 0))
     assert result.nfe == 10 + inside
 
 
 def test_a_row_depends_on_itself_alone() -> None:
-    guided = ClassifierFree(FixedBatchDenoiser(TwoClasses(), 4), 2.0)
+    guided = ClassifierFreeGuidance(FixedBatchDenoiser(TwoClasses(), 4), 2.0)
     x, t = rows(7)
     cond = labels(0, 1, 0, 1, 0, 1, -1)
     together = guided(x, t, cond).x_0
@@ -139,22 +139,22 @@ def test_a_row_depends_on_itself_alone() -> None:
 def test_without_a_condition_there_is_nothing_to_be_guided_to() -> None:
     data = GaussianMixture.ring(3).denoiser(PROCESS)
     x, t = torch.randn(4, 2, generator=torch.Generator().manual_seed(0)), torch.full((4,), 0.5).double()
-    assert torch.equal(ClassifierFree(data, 4.0)(x, t).x_0, data(x, t).x_0)
+    assert torch.equal(ClassifierFreeGuidance(data, 4.0)(x, t).x_0, data(x, t).x_0)
 
 
 @pytest.mark.parametrize("scale", [-0.5, math.nan, math.inf])
 def test_a_senseless_weight_is_rejected(scale: float) -> None:
     with pytest.raises(UsageError, match="guidance must be at least 0 and finite"):
-        ClassifierFree(TwoClasses(), scale)
+        ClassifierFreeGuidance(TwoClasses(), scale)
 
 
 @pytest.mark.parametrize("interval", [(1.0, 1.0), (2.0, -2.0), (math.nan, 1.0)])
 def test_an_empty_interval_is_rejected(interval: tuple[float, float]) -> None:
     with pytest.raises(UsageError, match="LO < HI"):
-        ClassifierFree(TwoClasses(), 2.0, interval)
+        ClassifierFreeGuidance(TwoClasses(), 2.0, interval)
 
 
 def test_weights_for_other_rows_are_rejected() -> None:
     x, t = rows(3)
     with pytest.raises(UsageError, match="2 guidance weights for 3 samples"):
-        ClassifierFree(TwoClasses(), torch.tensor([1.0, 2.0]))(x, t, labels(0, 1, 0))
+        ClassifierFreeGuidance(TwoClasses(), torch.tensor([1.0, 2.0]))(x, t, labels(0, 1, 0))

@@ -34,7 +34,7 @@ from undiffuse.metrics.modes import (
 POINTS = (GaussiansConfig(num_points=20_000), GaussianRingConfig(num_points=20_000), RingsConfig(num_points=20_000))
 
 
-def counted(counts: list[int], shares: Tensor | None = None, good_of_real: float = 1.0) -> Modes:
+def count_noun(counts: list[int], shares: Tensor | None = None, good_of_real: float = 1.0) -> Modes:
     """Of samples that are all of some mode."""
     tally = torch.tensor(counts)
     located = ModeAssignments(tally, tally, int(tally.sum()), good_of_real, good_of_real)
@@ -70,12 +70,12 @@ def test_three_standard_deviations_are_good_and_a_hair_more_is_not() -> None:
 
 
 def test_kl_of_a_part_of_the_modes_is_the_logarithm_of_the_rest() -> None:
-    assert counted([100, 100, 0, 0]).kl == pytest.approx(math.log(2))
-    assert counted([7, 0, 0, 0, 0]).kl == pytest.approx(math.log(5))
-    assert counted([50, 50]).kl == pytest.approx(0, abs=1e-15)
+    assert count_noun([100, 100, 0, 0]).kl == pytest.approx(math.log(2))
+    assert count_noun([7, 0, 0, 0, 0]).kl == pytest.approx(math.log(5))
+    assert count_noun([50, 50]).kl == pytest.approx(0, abs=1e-15)
     shares = torch.tensor([0.75, 0.25], dtype=torch.float64)
-    assert counted([75, 25], shares).kl == pytest.approx(0, abs=1e-15)
-    assert counted([50, 50], shares).kl == pytest.approx(0.5 * math.log(2 / 3) + 0.5 * math.log(2))
+    assert count_noun([75, 25], shares).kl == pytest.approx(0, abs=1e-15)
+    assert count_noun([50, 50], shares).kl == pytest.approx(0.5 * math.log(2 / 3) + 0.5 * math.log(2))
     assert float(kl_of(torch.tensor([0, 9]), shares)) == pytest.approx(math.log(4))
 
 
@@ -84,18 +84,18 @@ def test_errors_are_those_of_drawing_again() -> None:
     p = torch.tensor([0.5, 0.3, 0.15, 0.05], dtype=torch.float64)
     draws = np.random.default_rng(0).multinomial(400, p.numpy(), size=2000)
     kls = kl_of(torch.from_numpy(draws), equal_shares(4))
-    assert counted((400 * p).long().tolist()).kl_error == pytest.approx(float(kls.std()), rel=0.1)
+    assert count_noun((400 * p).long().tolist()).kl_error == pytest.approx(float(kls.std()), rel=0.1)
     evenly = np.random.default_rng(1).multinomial(400, equal_shares(4).numpy(), size=2000)
-    assert counted([100] * 4).kl_error == pytest.approx(
+    assert count_noun([100] * 4).kl_error == pytest.approx(
         float(kl_of(torch.from_numpy(evenly), equal_shares(4)).std()), rel=0.1
     )
-    assert counted([5, 1, 1, 0]).found_error == pytest.approx(math.sqrt(6 / 7 * 2 * (1 - 2 / 7)))
-    assert counted([5, 2, 2, 0]).found_error == 0
+    assert count_noun([5, 1, 1, 0]).found_error == pytest.approx(math.sqrt(6 / 7 * 2 * (1 - 2 / 7)))
+    assert count_noun([5, 2, 2, 0]).found_error == 0
 
 
 @pytest.mark.parametrize(("num", "modes"), [(10, 25), (300, 25), (500, 1000)])
 def test_what_real_data_of_the_same_size_shows_is_the_coupon_collectors(num: int, modes: int) -> None:
-    found = counted([num] + [0] * (modes - 1))
+    found = count_noun([num] + [0] * (modes - 1))
     assert found.real_found == pytest.approx(modes * (1 - (1 - 1 / modes) ** num), rel=0.01)
     tally = torch.tensor([num] + [0] * (modes - 1))
     thinned = measure_modes(ModeAssignments(tally, torch.zeros(modes), 0, 0.5, 0.5), equal_shares(modes))
@@ -108,7 +108,7 @@ def test_what_real_data_of_the_same_size_shows_is_the_coupon_collectors(num: int
 )
 def test_real_data_is_never_called_collapsed(num: int, modes: int) -> None:
     for counts in np.random.default_rng(5).multinomial(num, equal_shares(modes).numpy(), size=25):
-        assert not counted(counts.tolist()).collapsed
+        assert not count_noun(counts.tolist()).collapsed
 
 
 @pytest.mark.parametrize("config", POINTS, ids=lambda config: config.name)
@@ -123,11 +123,11 @@ def test_points_of_the_data_itself_find_all_its_modes(config: GaussiansConfig, n
 
 
 def test_a_collapsed_generator_is_found_out_by_either_sign() -> None:
-    few = counted([250] * 12 + [0] * 13)
+    few = count_noun([250] * 12 + [0] * 13)
     assert few.collapsed and few.found == 12 and few.summary.startswith("collapsed: 12 of 25 modes")
-    uneven = counted([980] + [1] * 9)  # all ten are there, nine by a hair
+    uneven = count_noun([980] + [1] * 9)  # all ten are there, nine by a hair
     assert uneven.found == 10 and uneven.collapsed
-    assert not counted([125] * 20 + [0] * 5).collapsed
+    assert not count_noun([125] * 20 + [0] * 5).collapsed
     finding = assess_modes(few)
     assert finding.severity == "problem" and "collapsed" in finding.title and finding.details["collapsed"] is True
 
@@ -147,7 +147,7 @@ def test_real_data_finds_modes_by_the_rule_of_the_samples() -> None:
 
 
 def test_a_class_that_the_data_hardly_has_is_no_mode() -> None:
-    found = counted([600, 400, 0], smoothed(torch.tensor([500, 498, 2])))
+    found = count_noun([600, 400, 0], smoothed(torch.tensor([500, 498, 2])))
     assert found.num_modes == 2 and found.missing == [] and not found.collapsed
 
 
@@ -195,9 +195,9 @@ def test_what_has_no_known_modes_is_rejected_in_a_line() -> None:
     check_known(StackedMnistConfig(path="x"), (3, 28, 28), "")
     check_known(DigitsConfig(), (1, 8, 8), "")
     with pytest.raises(UsageError, match="at least 1 sample"):
-        counted([0, 0])
+        count_noun([0, 0])
     with pytest.raises(UsageError, match="positive shares"):
-        counted([1, 1], torch.tensor([1.0, 0.0]))
+        count_noun([1, 1], torch.tensor([1.0, 0.0]))
     with pytest.raises(UsageError, match="pixels"):
         assign_images(load_features("pixels"), torch.zeros(1, 1, 4, 4, dtype=torch.uint8))
 

@@ -29,7 +29,7 @@ from undiffuse.studies.ablations.small_data import (
     trial_costs,
 )
 from undiffuse.studies.plots import plot_style
-from undiffuse.wording import counted
+from undiffuse.wording import count_noun
 
 TINY = (
     "system.generator.channels=4", "system.discriminator.channels=4", "system.latent_size=4", "batch_images=16",
@@ -148,6 +148,6 @@ def test_senseless_numbers_are_rejected_at_once(tmp_path: Path) -> None:
 
 
 def test_epochs_are_counted_in_words() -> None:
-    assert [counted(2, noun) for noun in ("epoch", "batch", "class", "copy")] == [
+    assert [count_noun(2, noun) for noun in ("epoch", "batch", "class", "copy")] == [
         "2 epochs", "2 batches", "2 classes", "2 copies"
     ]  # fmt: skip

@@ -9,7 +9,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from undiffuse.errors import UsageError
-from undiffuse.metrics import FeatureExtractor, GroupedStatistics, SetSummary, frechet_estimate, load_features, summary
+from undiffuse.metrics import (
+    FeatureExtractor,
+    GroupedStatistics,
+    ImageSetStatistics,
+    frechet_estimate,
+    load_features,
+    summary,
+)
 from undiffuse.metrics.colour import ColourAccumulator
 from undiffuse.metrics.statistics import group_of
 
@@ -43,14 +50,14 @@ class Thirds(FeatureExtractor):
         return features, torch.softmax(-logits, 1)
 
 
-def summarised(extractor: FeatureExtractor, images: Tensor, numbers: Tensor, batch: int = 50) -> SetSummary:
-    created = SetSummary(extractor)
+def summarised(extractor: FeatureExtractor, images: Tensor, numbers: Tensor, batch: int = 50) -> ImageSetStatistics:
+    created = ImageSetStatistics(extractor)
     for part in torch.arange(len(images)).split(batch):
         created.update(images[part], numbers[part])
     return created
 
 
-def assert_same(a: SetSummary, b: SetSummary) -> None:
+def assert_same(a: ImageSetStatistics, b: ImageSetStatistics) -> None:
     mine, theirs = a.tensors(), b.tensors()
     assert set(mine) == set(theirs)
     for name, value in mine.items():
@@ -68,7 +75,7 @@ def test_seven_uneven_shards_in_any_order_equal_one_pass(capacity: int, monkeypa
     whole = summarised(extractor, images, NUMBERS, batch=230)
     order = torch.randperm(230, generator=torch.Generator().manual_seed(3))
     parts = [summarised(extractor, images[p], NUMBERS[p], 7) for p in order.split([1, 2, 3, 17, 60, 0, 147])]
-    merged = SetSummary(extractor)
+    merged = ImageSetStatistics(extractor)
     for index in (4, 0, 6, 2, 5, 1, 3):
         merged = parts[index].merge(merged)
     assert merged.count == 230 and len(merged.features) == min(230, capacity)
@@ -121,7 +128,7 @@ def test_its_parts_are_what_they_report() -> None:
 def test_features_without_classes() -> None:
     created = summarised(load_features("pixels"), random_images(), NUMBERS)
     assert created.classes is None and created.score is None and created.statistics.dim == 36
-    assert SetSummary.from_tensors(created.extractor, created.tensors()).classes is None
+    assert ImageSetStatistics.from_tensors(created.extractor, created.tensors()).classes is None
 
 
 def test_the_handwriting_classifier_gives_classes_and_a_score() -> None:
@@ -133,7 +140,7 @@ def test_the_handwriting_classifier_gives_classes_and_a_score() -> None:
 def test_round_trip_through_a_file_is_exact(tmp_path: Path) -> None:
     created = summarised(Thirds(), random_images(channels=3), NUMBERS)
     save_file(created.tensors(), tmp_path / "summary.safetensors")
-    back = SetSummary.from_tensors(created.extractor, load_file(tmp_path / "summary.safetensors"))
+    back = ImageSetStatistics.from_tensors(created.extractor, load_file(tmp_path / "summary.safetensors"))
     mine, theirs = created.tensors(), back.tensors()
     assert mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
     back.update(random_images(5, channels=3, seed=9), 1000 + torch.arange(5))
@@ -141,16 +148,16 @@ def test_round_trip_through_a_file_is_exact(tmp_path: Path) -> None:
 
 
 def test_an_empty_summary_is_neutral(tmp_path: Path) -> None:
-    created, empty = summarised(Thirds(), random_images(), NUMBERS), SetSummary(Thirds())
-    assert empty.count == 0 and SetSummary.from_tensors(Thirds(), empty.tensors()).count == 0
+    created, empty = summarised(Thirds(), random_images(), NUMBERS), ImageSetStatistics(Thirds())
+    assert empty.count == 0 and ImageSetStatistics.from_tensors(Thirds(), empty.tensors()).count == 0
     for merged in (created.merge(empty), empty.merge(created)):
         assert_same(merged, created)
         merged.update(random_images(1, seed=4), torch.tensor([999]))
         assert created.count == 230
-    only_a_shape = SetSummary(Thirds())
+    only_a_shape = ImageSetStatistics(Thirds())
     only_a_shape.update(random_images(0), NUMBERS[:0])
     save_file(only_a_shape.tensors(), tmp_path / "none.safetensors")
-    assert SetSummary.from_tensors(Thirds(), load_file(tmp_path / "none.safetensors")).shape == (1, 6, 6)
+    assert ImageSetStatistics.from_tensors(Thirds(), load_file(tmp_path / "none.safetensors")).shape == (1, 6, 6)
     with pytest.raises(UsageError, match="has no images"):
         _ = empty.statistics
 
@@ -169,7 +176,7 @@ def test_memory_is_bounded_by_the_caps(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_big_images_fit_into_128_mib() -> None:
-    created = SetSummary(Thirds())
+    created = ImageSetStatistics(Thirds())
     created.update(random_images(1, size=512, channels=3), torch.tensor([0]))
     assert created.pixels.capacity == (128 << 20) // (3 * 512 * 512) == 170
 
@@ -210,11 +217,11 @@ def test_summaries_that_do_not_belong_together_are_rejected() -> None:
     with pytest.raises(UsageError, match="unique in a set"):
         created.merge(summarised(Thirds(), random_images(), NUMBERS))
     with pytest.raises(UsageError, match="holds 2 features, but 'handwriting' has 96"):
-        SetSummary.from_tensors(load_features("handwriting"), created.tensors())
+        ImageSetStatistics.from_tensors(load_features("handwriting"), created.tensors())
     with pytest.raises(UsageError, match="not a summary of a set"):
-        SetSummary.from_tensors(Thirds(), {"shape": torch.tensor([1, 2, 3])})
+        ImageSetStatistics.from_tensors(Thirds(), {"shape": torch.tensor([1, 2, 3])})
     with pytest.raises(UsageError, match="covariance of 12288 features is too large"):
-        SetSummary(load_features("pixels")).update(random_images(1, size=64, channels=3), torch.tensor([0]))
+        ImageSetStatistics(load_features("pixels")).update(random_images(1, size=64, channels=3), torch.tensor([0]))
 
 
 # --- levels ----------------------------------------------------------------------------------------------------

@@ -9,9 +9,9 @@ from pathlib import Path
 from undiffuse.api.configuration.runs import saved_config
 from undiffuse.api.exporting import export
 from undiffuse.api.loading import load
-from undiffuse.claims import writes_to
 from undiffuse.errors import UsageError
 from undiffuse.files import write_text
+from undiffuse.locking import locks
 from undiffuse.observer import announce, note, stage
 from undiffuse.training.posthoc import Reconstruction, reconstruct
 
@@ -19,7 +19,7 @@ from undiffuse.training.posthoc import Reconstruction, reconstruct
 _WARN_ABOVE = 0.1
 
 
-@writes_to("out")
+@locks("out")
 def average(run: Path, sigma_rel: float, out: Path, *, overwrite: bool = False) -> Path:
     """Write the model of a run with its weights averaged over a relative width of ``sigma_rel``.
 

@@ -20,7 +20,7 @@ from undiffuse.api.datasets.reference_data import (
 )
 from undiffuse.api.outputs import check_file
 from undiffuse.cancellation import Cancel
-from undiffuse.claims import claimed
+from undiffuse.checksums import with_checksum
 from undiffuse.data import load_dataset, source_config_for
 from undiffuse.data.config import ImageConfig
 from undiffuse.data.dataset import ArrayDataset, Dataset
@@ -28,11 +28,11 @@ from undiffuse.data.readers.decoding.notes import storage_record
 from undiffuse.errors import UsageError
 from undiffuse.evaluation import PAIR_METRICS, Cache, Pair, compare_sets, default_pair_metrics
 from undiffuse.files import write_json
+from undiffuse.locking import locked
 from undiffuse.metrics import check_images
 from undiffuse.models.files.weights import WEIGHTS
 from undiffuse.observer import Observing, note, observing, stage
 from undiffuse.registry import known_keywords, lookup
-from undiffuse.sealed import sealed
 from undiffuse.wording import command
 
 Images = str | Path | Dataset | Tensor | npt.NDArray[Any]
@@ -79,7 +79,7 @@ def compare(
         lookup(PAIR_METRICS, name, "metric")
     where = Path(out).expanduser() if out is not None else None
     check_file(where, "comparison.json")
-    with observing(observer, cancel), claimed(where), stage("comparing") as listener:
+    with observing(observer, cancel), locked(where), stage("comparing") as listener:
         generated, held = load_pair(images, reference, size, options)
         _check_counts(counts, generated, held)
         cache = Cache.of_user(use_cache)
@@ -90,7 +90,7 @@ def compare(
                 {"num": count, "results": part["results"]} for count, part in zip(counts, by_count, strict=True)
             ]
         if where is not None:
-            write_json(where, sealed(result))
+            write_json(where, with_checksum(result))
         return result
 
 

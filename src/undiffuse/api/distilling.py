@@ -14,11 +14,11 @@ from undiffuse.api.configuration.runs import saved_config
 from undiffuse.api.loading import find_model
 from undiffuse.api.training import TrainedRun, train_to_end
 from undiffuse.cancellation import Cancel
-from undiffuse.claims import chosen_folder
 from undiffuse.config import explain
 from undiffuse.data import source_config_for
 from undiffuse.errors import UsageError
 from undiffuse.files import sha256_of
+from undiffuse.locking import output_folder
 from undiffuse.models.denoising import DenoisingConfig
 from undiffuse.models.files.weights import WEIGHTS
 from undiffuse.objectives.teacher import TeacherConfig
@@ -116,5 +116,5 @@ def distill(
     where = Path(out).expanduser() if out is not None else None
     with observing(observer, cancel):
         config = configure(model, steps, method, overrides, str(data) if data is not None else None, start)
-        with chosen_folder(where, Path("runs"), config.recipe) as folder:
+        with output_folder(where, Path("runs"), config.recipe) as folder:
             return train_to_end(config, folder, resume, stop_after_seconds, device)

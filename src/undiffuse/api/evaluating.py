@@ -14,13 +14,14 @@ from undiffuse.api.loading import opened
 from undiffuse.api.outputs import check_file
 from undiffuse.api.sampling import note_identical_starts
 from undiffuse.cancellation import Cancel
-from undiffuse.claims import writes_to
+from undiffuse.checksums import with_checksum
 from undiffuse.core.processes import PROCESSES
 from undiffuse.evaluation import Cache, EvaluationContext, check_metrics, default_metrics
 from undiffuse.evaluation import Protocol as Protocol
 from undiffuse.evaluation import evaluate as evaluate_metrics
 from undiffuse.files import write_json
 from undiffuse.images import grid_of, save_png
+from undiffuse.locking import locks
 from undiffuse.models.keywords import takes_options
 from undiffuse.models.options import SamplingOptions
 from undiffuse.models.saved import Model
@@ -28,7 +29,6 @@ from undiffuse.observer import Observing, announce, note, observing, stage
 from undiffuse.registry import known_keywords, make
 from undiffuse.samplers import make_sampler
 from undiffuse.samplers.grids import time_grid
-from undiffuse.sealed import sealed
 
 
 @known_keywords
@@ -83,7 +83,7 @@ def evaluate(
         return evaluate_to_file(loaded, requested, metrics, str(data) if data is not None else None, where, use_cache)
 
 
-@writes_to("out")
+@locks("out")
 def evaluate_to_file(
     model: Model,
     protocol: Protocol,
@@ -114,7 +114,7 @@ def evaluate_to_file(
         subject = EvaluationContext(model, load_train, held_out, protocol, observer, Cache.of_user(use_cache))
         result = evaluate_metrics(subject, metrics or _defaults(subject))
     if out is not None:
-        write_json(out, sealed(result))
+        write_json(out, with_checksum(result))
         _draw_closest(result, subject, out.with_name(f"{out.stem}_neighbours.png"))
     return result
 

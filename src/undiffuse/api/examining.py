@@ -14,7 +14,7 @@ from undiffuse.api.datasets.reference_data import held_out_data, own_data
 from undiffuse.api.loading import find_model, names_run, pick_device
 from undiffuse.api.outputs import check_file
 from undiffuse.cancellation import Cancel
-from undiffuse.claims import claimed
+from undiffuse.checksums import with_checksum
 from undiffuse.config import validate
 from undiffuse.data import source_config_for
 from undiffuse.data.dataset import Dataset
@@ -26,17 +26,17 @@ from undiffuse.diagnostics.run_context import CheckpointState, RunContext
 from undiffuse.errors import UsageError
 from undiffuse.evaluation.modes import mode_counter
 from undiffuse.files import write_json
+from undiffuse.locking import locked
 from undiffuse.metrics.features import fitting_features
 from undiffuse.models.files.record import read_record
 from undiffuse.models.saved import check_seeds, read_config
 from undiffuse.observer import Observing, observing, stage
 from undiffuse.registry import known_keywords
-from undiffuse.sealed import sealed
 from undiffuse.training.checkpoint import load_checkpoint
 from undiffuse.training.config import RunConfig
 from undiffuse.training.metrics_log import read_rows
 from undiffuse.version import __version__
-from undiffuse.wording import counted
+from undiffuse.wording import count_noun
 
 
 @dataclass(frozen=True)
@@ -70,10 +70,10 @@ class Diagnosis:
         """Numbers of findings, of examined items and of checks, in one line."""
         found, looked_at = self.examination, self.looked_at
         counts = {severity: sum(finding.severity == severity for finding in found.findings) for severity in SEVERITIES}
-        named = [counted(counts[name], name) for name in ("problem", "warning", "note")]
-        where = f" in {looked_at[0]:,} of {counted(looked_at[1], 'item')}" if looked_at is not None else ""
+        named = [count_noun(counts[name], name) for name in ("problem", "warning", "note")]
+        where = f" in {looked_at[0]:,} of {count_noun(looked_at[1], 'item')}" if looked_at is not None else ""
         not_run = f", {len(found.not_run)} of them could not be run" if found.not_run else ""
-        return f"{', '.join(named)}{where}; {counted(len(found.checked), 'check')} in {found.seconds:.0f} s{not_run}"
+        return f"{', '.join(named)}{where}; {count_noun(len(found.checked), 'check')} in {found.seconds:.0f} s{not_run}"
 
 
 @known_keywords
@@ -132,7 +132,7 @@ def _examine(
     is_run = names_run(subject)
     check_examination(is_run, near, num, recipe, data)
     out = _output_path(subject, is_run, Path(file).expanduser() if file is not None else None)
-    with claimed(out), stage("examining") as observer:
+    with locked(out), stage("examining") as observer:
         if is_run:
             check_seeds(seed, num or 1)
             run = _run(subject, against, options, data, num, seed, device)
@@ -141,7 +141,7 @@ def _examine(
             looked = _data(subject, against, options, recipe, NEAR if near is None else near)
             found, looked_at = examine(DATA_CHECKS, looked, observer), looked.coverage
         if out is not None:
-            write_json(out, sealed(_record("run" if is_run else "data", subject, against, found, looked_at)))
+            write_json(out, with_checksum(_record("run" if is_run else "data", subject, against, found, looked_at)))
     return Diagnosis(subject, found, looked_at, out)
 
 

@@ -15,10 +15,10 @@ from undiffuse.api.arguments import check_tuning
 from undiffuse.api.loading import opened
 from undiffuse.api.outputs import check_export
 from undiffuse.cancellation import Cancel
-from undiffuse.claims import claimed
 from undiffuse.core.limits import check_temperature
 from undiffuse.errors import UsageError
 from undiffuse.files import replacing
+from undiffuse.locking import locked
 from undiffuse.models.base import DenoisingModel, GenerativeModel, denoising
 from undiffuse.models.files.components import with_sampling
 from undiffuse.models.files.int8 import Int8Tensor, as_int8, dequantised
@@ -34,7 +34,7 @@ from undiffuse.samplers.base import Sampler
 from undiffuse.samplers.tuned_grids import Trial, TunedGrid, check_tunable, tune_grid
 from undiffuse.seen import images_seen
 from undiffuse.training.metrics_log import read_metrics
-from undiffuse.wording import command, counted
+from undiffuse.wording import command, count_noun
 
 #: Number of seeds for tuning a grid, and as many others for measuring its error; both far from usual seeds.
 NUM_SEEDS = 64
@@ -90,7 +90,7 @@ def export(
         CancelledError: it was cancelled.
     """
     where = Path(out).expanduser()
-    with observing(observer, cancel), claimed(where):
+    with observing(observer, cancel), locked(where):
         loaded = opened(model, device, weights)
         check_export(where, loaded.path, overwrite)
         tensors = _weights(loaded.module, bf16, int8)
@@ -180,7 +180,7 @@ def _first_sufficient(
         with stage(f"tuning {steps} steps") as observer:
             tuned = tune_grid(trial, check, sampler, steps, observer.progress)
         announce(
-            f"{sampler.name}, {counted(steps, 'step')}, {tuned.nfe} NFE: "
+            f"{sampler.name}, {count_noun(steps, 'step')}, {tuned.nfe} NFE: "
             f"error {tuned.tuned_error:.4f} on the tuned grid, "
             f"{tuned.named[tuned.best_named_grid]:.4f} on the best named one ({tuned.best_named_grid}"
             f"{'' if tuned.helps else ', which is kept'})"
@@ -236,7 +236,7 @@ def _tuning_lines(tuned: TunedGrid, seeds: int) -> list[str]:
     rows = [(f"{name}, as named", error) for name, error in sorted(tuned.named.items(), key=lambda row: row[1])]
     grid = "a time grid tuned for this model" if tuned.helps else f"the grid `{tuned.grid}`, which no tuning bettered"
     return [
-        f"By {tuned.sampler} in {counted(tuned.num_steps, 'step')}, {tuned.nfe} NFE, on {grid}.",
+        f"By {tuned.sampler} in {count_noun(tuned.num_steps, 'step')}, {tuned.nfe} NFE, on {grid}.",
         f"Root-mean-square distance of a value in [-1, 1] from a fine solution, over {seeds} seeds that",
         "tuning did not see:",
         "",

@@ -15,10 +15,11 @@ from undiffuse.api.datasets.reference_data import held_out_data
 from undiffuse.api.loading import opened
 from undiffuse.api.outputs import LATENTS, check_results
 from undiffuse.cancellation import Cancel
-from undiffuse.claims import claimed
+from undiffuse.checksums import with_checksum
 from undiffuse.data.audit import evenly_spaced
 from undiffuse.files import replacing, write_json
 from undiffuse.images import grid_of, image_of, save_png
+from undiffuse.locking import locked
 from undiffuse.models.base import denoising
 from undiffuse.models.saved import Model
 from undiffuse.observer import Observing, ProgressCallback, announce, observing, stage
@@ -26,8 +27,7 @@ from undiffuse.registry import known_keywords
 from undiffuse.samplers.base import FixedBatchDenoiser
 from undiffuse.samplers.inversion import ATOL, RTOL, generate, ode_range
 from undiffuse.samplers.inversion import invert as invert_rows
-from undiffuse.sealed import sealed
-from undiffuse.wording import counted
+from undiffuse.wording import count_noun
 
 #: Images per batch, and shown in ``roundtrip.png``.
 _ROWS, _SHOWN = 16, 16
@@ -77,13 +77,13 @@ def invert(
     check_items(num)
     where = Path(out).expanduser()
     check_results(where, LATENTS, overwrite)
-    with observing(observer, cancel), claimed(where):
+    with observing(observer, cancel), locked(where):
         loaded = opened(model, device, weights)
         dataset = held_out_data(loaded, str(source), options)
         rows = evenly_spaced(len(dataset), num)
         items = dataset.fetch(rows).x_0
         if num_steps is not None:
-            announce(f"{counted(len(rows), 'item')}, {2 * num_steps} NFE each, and as many for the way back")
+            announce(f"{count_noun(len(rows), 'item')}, {2 * num_steps} NFE each, and as many for the way back")
         latents, back, nfe = _round_trip(loaded, items, num_steps)
         error = (back - items).double()
         record = {
@@ -106,7 +106,7 @@ def invert(
             folder.mkdir()
             _write(folder, loaded.finish(items).numpy(), loaded.finish(back).numpy(), latents.numpy(), record)
         announce(
-            f"{counted(len(rows), 'latent')} in {where} ({nfe:g} NFE each); back and forth loses "
+            f"{count_noun(len(rows), 'latent')} in {where} ({nfe:g} NFE each); back and forth loses "
             f"{record['roundtrip_rms']:.2g} rms, {record['roundtrip_largest']:.2g} at most"
         )
         return record
@@ -169,4 +169,4 @@ def _write(
     else:
         clouds = np.stack([image_of(originals), image_of(back)])
         save_png(folder / "roundtrip.png", grid_of(clouds, columns=1))
-    write_json(folder / "encode.json", sealed(record))
+    write_json(folder / "encode.json", with_checksum(record))

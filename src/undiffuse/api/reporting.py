@@ -16,12 +16,13 @@ from undiffuse.api.outputs import check_distinct, check_file
 from undiffuse.api.reproducing import reproducing_command
 from undiffuse.augment import AUGMENTATIONS, GRID_ROWS, AugmentConfig, augmentation_grid, grid_columns
 from undiffuse.cancellation import Cancel
-from undiffuse.claims import claimed
+from undiffuse.checksums import read_checked
 from undiffuse.config import Component
 from undiffuse.data.audit import evenly_spaced
 from undiffuse.errors import UsageError
-from undiffuse.evaluation import hardware, spread
+from undiffuse.evaluation import evenly_spaced_subset, hardware
 from undiffuse.evaluation.schedule import schedule_of
+from undiffuse.locking import locked
 from undiffuse.models.base import DenoisingModel
 from undiffuse.models.request import SampleRequest
 from undiffuse.models.saved import Model
@@ -29,7 +30,6 @@ from undiffuse.observer import Observing, ProgressCallback, note, observing, sta
 from undiffuse.registry import known_keywords
 from undiffuse.reports import ReportMaterial, Study, read_study, write_comparison, write_report
 from undiffuse.samplers.base import Progress
-from undiffuse.sealed import read_sealed
 from undiffuse.training.metrics_log import read_rows
 from undiffuse.version import __version__
 from undiffuse.wording import command
@@ -77,7 +77,7 @@ def _report(
     check_file(path, "report.html")
     names = _names(models)
     requested = [read_study(Path(folder)) for folder in studies]
-    with claimed(path):
+    with locked(path):
         with stage("sampling") as observer:
             materials = []
             for number, (model, name) in enumerate(zip(models, names, strict=True)):
@@ -188,7 +188,7 @@ def found_studies(run: Path) -> list[Study]:
 def _real_items(model: Model, count: int, moved_to: str | None) -> Any:
     """Training items to show with the samples; empty if the data is not available."""
     try:
-        return spread(own_data(model, moved_to)[0], count).numpy()
+        return evenly_spaced_subset(own_data(model, moved_to)[0], count).numpy()
     except UsageError as error:
         note(f"the page shows no real data: {error}")
         points = not model.module.space.is_image
@@ -228,7 +228,7 @@ def _json(path: Path) -> Any:
     Raises:
         UsageError: it is corrupt.
     """
-    return read_sealed(path, "create it again or move it away") if path.is_file() else None
+    return read_checked(path, "create it again or move it away") if path.is_file() else None
 
 
 def _findings(path: Path) -> Any:

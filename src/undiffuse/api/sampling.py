@@ -14,9 +14,9 @@ import torch
 from undiffuse.api.loading import opened
 from undiffuse.api.outputs import SAMPLES, check_results
 from undiffuse.cancellation import Cancel
-from undiffuse.claims import writes_to
 from undiffuse.errors import RERUN, UsageError
 from undiffuse.images import fill_png, image_of
+from undiffuse.locking import locks
 from undiffuse.models.classes import Classes
 from undiffuse.models.initial_images import initial_images
 from undiffuse.models.keywords import takes_options
@@ -30,7 +30,7 @@ from undiffuse.observer import Observing, announce, note, observing, stage
 from undiffuse.registry import known_keywords
 from undiffuse.samplers.base import Progress, Sampled, Sampler
 from undiffuse.version import __version__
-from undiffuse.wording import counted
+from undiffuse.wording import count_noun
 
 #: Samples and steps shown in ``progressive.png``; ``progressive.npz`` holds all.
 _SHOWN_ROWS, _SHOWN_MOMENTS = 8, 10
@@ -148,7 +148,7 @@ class WrittenSamples:
         return Samples.of(x, self.shared, self.seeds, self.names)
 
 
-@writes_to("out")
+@locks("out")
 def sample_to_folder(
     model: Model,
     out: Path,
@@ -200,7 +200,7 @@ def sample_to_folder(
     sample_set.finish({} if history is None else {"progressive.npz": history.write})
     if text:
         note(text)
-    announce(f"{counted(num, 'sample')} in {out} ({_cost(sample_set)} each)")
+    announce(f"{count_noun(num, 'sample')} in {out} ({_cost(sample_set)} each)")
     costs = {"nfe": sample_set.nfe, "partial_nfe": sample_set.partial_nfe}
     return WrittenSamples(out, num, {**record, **costs}, seeds, names, sample_set.points)
 

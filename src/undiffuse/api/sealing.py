@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from undiffuse.api.loading import find_model
+from undiffuse.checksums import CHECKSUM, is_modified
 from undiffuse.config import Component
 from undiffuse.errors import UsageError
 from undiffuse.models.files.components import synchronised, training_section
@@ -17,7 +18,6 @@ from undiffuse.models.saved import saved_configs
 from undiffuse.objectives import OBJECTIVE_CONFIGS
 from undiffuse.objectives.base import ObjectiveConfig
 from undiffuse.observer import announce
-from undiffuse.sealed import CHECKSUM, is_changed
 
 
 def seal(model: str | Path, restore: bool = False) -> None:
@@ -88,5 +88,5 @@ def _is_valid(folder: Path, kept: Sequence[Mapping[str, Any]], *, as_saved: bool
             check_belongs(folder, record, copy, "what")
     except UsageError:
         return False
-    sealed = CHECKSUM in record and not is_changed(record)
-    return sealed and not (as_saved and any(result_record(record) != copy for copy in kept))
+    with_checksum = CHECKSUM in record and not is_modified(record)
+    return with_checksum and not (as_saved and any(result_record(record) != copy for copy in kept))

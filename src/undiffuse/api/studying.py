@@ -12,7 +12,6 @@ from undiffuse.api.datasets.reference_data import own_data
 from undiffuse.api.loading import load
 from undiffuse.api.outputs import STUDY, check_results, study_folder
 from undiffuse.cancellation import Cancel
-from undiffuse.claims import claimed
 from undiffuse.config import Component, FrozenModel
 from undiffuse.core.processes import PROCESSES
 from undiffuse.core.terminal_noise import terminal_noise
@@ -20,6 +19,7 @@ from undiffuse.data.registry import SOURCE_CONFIGS
 from undiffuse.errors import UsageError
 from undiffuse.files import check_replaceable_folder, replacing
 from undiffuse.limits import check_seed
+from undiffuse.locking import locked
 from undiffuse.models.base import denoising
 from undiffuse.models.saved import Model
 from undiffuse.observer import Observing, OnProgress, announce, note, observing, stage
@@ -113,7 +113,7 @@ def _study(
     folder = Path(out) if out is not None else study_folder(name, loaded.path)
     check_results(folder, STUDY, overwrite=True)
     subject = ImageStudyContext(loaded, lambda: own_data(loaded, data), seed)
-    with claimed(folder), replacing(folder) as temporary, stage(name) as observer:
+    with locked(folder), replacing(folder) as temporary, stage(name) as observer:
         temporary.mkdir(parents=True)
         result = run_study(name, subject, temporary, chosen, _model_record(loaded), observer)
     for file, image in result["pictures"].items():  # data
@@ -156,7 +156,7 @@ def theory(
         subject, record = _trained(loaded, model, num, seed)
         folder = out or study_folder("theory", loaded.path)
     check_replaceable_folder(folder, "a study", "study.json", own_files(), overwrite=True)
-    with claimed(folder), replacing(folder) as temporary, stage("drawing") as bar:
+    with locked(folder), replacing(folder) as temporary, stage("drawing") as bar:
         temporary.mkdir(parents=True)
 
         def on_progress(done: float, total: float, name: str) -> None:

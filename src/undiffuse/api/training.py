@@ -11,19 +11,19 @@ from pathlib import Path
 from undiffuse.api.arguments import check_texts
 from undiffuse.api.configuration.overrides import apply_overrides
 from undiffuse.api.configuration.runs import configure, placed, saved_config
+from undiffuse.api.extension import check_same_end, extend, is_extension
 from undiffuse.api.interrupting import GuardedObserver, stopping_on_interrupt
-from undiffuse.api.lengthening import check_same_end, is_longer, lengthen
 from undiffuse.api.loading import load, pick_device
 from undiffuse.api.outputs import check_empty_or_run, run_exists_error
 from undiffuse.api.residual_signal import note_residual_signal
 from undiffuse.api.short_runs import note_noisy_preview, note_short_run
 from undiffuse.cancellation import Cancel
-from undiffuse.claims import chosen_folder, claimed
 from undiffuse.data import load_dataset, source_config_for, split_by_content
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.split import subset_by_content
 from undiffuse.errors import StoppedError, UsageError
 from undiffuse.evaluation.quality import quality_measure
+from undiffuse.locking import locked, output_folder
 from undiffuse.models.files.record import changed_data_part
 from undiffuse.models.files.size_limit import limited_to
 from undiffuse.models.saved import Model, read_config
@@ -46,7 +46,7 @@ from undiffuse.training.config import RunConfig, differences
 from undiffuse.training.folder import check_no_links, not_started, remove_unstarted
 from undiffuse.training.quality import Measure
 from undiffuse.training.trainer import Trainer, finalized
-from undiffuse.wording import counted
+from undiffuse.wording import count_noun
 
 #: Creates the quality metric of a training from a model, the reference data and a number of samples.
 MeasuredBy = Callable[[Model, Dataset, int], Measure]
@@ -140,7 +140,7 @@ def train(
     where = Path(out).expanduser() if out is not None else None
     with observing(observer, cancel):
         requested_run = _requested(recipe, overrides, data, where, resume, device, config)
-        with chosen_folder(where, Path("runs"), requested_run.recipe) as folder:
+        with output_folder(where, Path("runs"), requested_run.recipe) as folder:
             return train_to_end(requested_run, folder, resume, stop_after_seconds, device)
 
 
@@ -212,7 +212,7 @@ def train_run(
         StoppedError: a signal or a ``Cancel`` stopped the training; it wrote a checkpoint.
     """
     _check_single_process()
-    with claimed(out), _cleanup_on_failure(out):
+    with locked(out), _cleanup_on_failure(out):
         return _train(config, out, resume, stop_after_seconds, device, measured_by or quality_measure)
 
 
@@ -238,7 +238,7 @@ def _train(
         _announce_resume(trainer, out)
     else:
         announce(
-            f"{config.recipe}: {len(training):,} training and {counted(len(held_out), 'held-out item')} into {out}"
+            f"{config.recipe}: {len(training):,} training and {count_noun(len(held_out), 'held-out item')} into {out}"
         )
     cancel = current_cancel() or Cancel()
     with (
@@ -307,7 +307,7 @@ def _announce_resume(trainer: Trainer, out: Path) -> None:
     if (out / "config.json").is_file() and not not_started(out):
         _check_same_data(trainer, out)
         if saved_config(out).num_images != trainer.config.num_images:
-            lengthen(out, trainer.config.num_images)
+            extend(out, trainer.config.num_images)
     trainer.observer = current_observer() or SILENT
     if trainer.resume():
         finished = trainer.images >= trainer.config.num_images
@@ -353,7 +353,7 @@ def check_folder(config: RunConfig, out: Path, resume: bool) -> None:
     config, old = finalized(config, read_config(out)["model"]["class_names"]), saved_config(out)
     if not (lines := differences(old.model_dump(mode="json"), config.model_dump(mode="json"))):
         return
-    if is_longer(old, config, lines):
+    if is_extension(old, config, lines):
         check_same_end(out, old, config)
     else:
         raise UsageError(

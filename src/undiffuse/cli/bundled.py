@@ -7,7 +7,7 @@ from typing import Any
 
 from undiffuse.api.catalogue import Bundled, bundled, bundled_models
 from undiffuse.cli.terminal import print_line
-from undiffuse.wording import counted
+from undiffuse.wording import count_noun
 
 
 def list_models(name: str | None, as_json: bool) -> None:
@@ -39,7 +39,7 @@ def _line(model: Bundled) -> str:
     card = model.card
     parts = [
         f"{card.title}, {'×'.join(map(str, model.shape))}",
-        counted(len(model.class_names), "class") if model.class_names else "no classes",
+        count_noun(len(model.class_names), "class") if model.class_names else "no classes",
         f"{card.evaluations} NFE",
         card.headline,
         f"{model.num_bytes / 1e6:.1f} MB",

@@ -9,7 +9,7 @@ from typing import Any
 from undiffuse.api.datasets.describing import describe_data
 from undiffuse.cli.checks.data import check_augmentation_grid
 from undiffuse.cli.terminal import print_line, table
-from undiffuse.wording import counted
+from undiffuse.wording import count_noun
 
 
 def show_data(
@@ -29,7 +29,7 @@ def show_data(
     summary = found.summary
     classes = ", ".join(f"{name}: {count}" for name, count in summary["classes"].items()) or "none"
     rows = [
-        ["items", f"{counted(summary['num_items'], summary['kind'][:-1])} of shape {tuple(summary['shape'])}"],
+        ["items", f"{count_noun(summary['num_items'], summary['kind'][:-1])} of shape {tuple(summary['shape'])}"],
         ["classes", classes],
         *[["captions, such as" if row == 0 else "", text] for row, text in enumerate(summary["captions"])],
         ["split", _split(summary, found.validation_fraction, recipe)],

@@ -12,17 +12,17 @@ from undiffuse.api.loading import load
 from undiffuse.api.outputs import BUNDLED_GRID
 from undiffuse.api.reporting import report_run
 from undiffuse.api.training import check_folder, train_run
-from undiffuse.claims import writes_to
 from undiffuse.cli.tables import results_table
 from undiffuse.cli.terminal import print_line
 from undiffuse.errors import RERUN, StoppedError
+from undiffuse.locking import locks
 from undiffuse.progress import duration
 from undiffuse.wording import command
 
 RECIPE = "ddpm-digits"
 
 
-@writes_to("out")
+@locks("out")
 def run_demo(out: Path, device: str) -> None:
     """Show the bundled models, then train, sample, evaluate and report.
 

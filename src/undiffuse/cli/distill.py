@@ -36,7 +36,7 @@ def distill(
     seconds = parse_duration(stop_after) if stop_after is not None else None
     from undiffuse.api.distilling import configure
     from undiffuse.api.training import train
-    from undiffuse.cli.trained import report_end
+    from undiffuse.cli.training_summary import print_summary
 
     config = configure(model, steps, method, overrides or [], data, start)
     if dry_run:
@@ -44,4 +44,4 @@ def distill(
 
         show_plan(config, device)
         return
-    report_end(train(config, out=out, resume=resume, stop_after_seconds=seconds, device=device))
+    print_summary(train(config, out=out, resume=resume, stop_after_seconds=seconds, device=device))

@@ -8,7 +8,7 @@ from undiffuse.api.datasets.downloading import SETS, DownloadResult, PublicSet, 
 from undiffuse.api.outputs import check_out
 from undiffuse.cli.terminal import print_line, size_in_bytes
 from undiffuse.errors import RunError, UsageError
-from undiffuse.wording import command, counted, quoted
+from undiffuse.wording import command, count_noun, quoted
 
 
 def list_sets() -> None:
@@ -33,7 +33,7 @@ def get_set(name: str, out: Path | None) -> None:
     found = fetch(public, folder)
     if found.missing:
         _report_missing(name, public, folder, found)
-    what = f"fetched {counted(len(found.fetched), 'file')}" if found.fetched else "all files were there"
+    what = f"fetched {count_noun(len(found.fetched), 'file')}" if found.fetched else "all files were there"
     print_line(
         f"{what} and checked; next: {command('data', 'info', found.data)}, or train with --data {quoted(found.data)}"
     )
@@ -47,7 +47,7 @@ def _report_missing(name: str, public: PublicSet, folder: Path, found: DownloadR
     for file in found.missing:
         print_line(f"  {_line(file)}")
     retry = command("data", "get", name, "--out", folder)
-    advice = f"put the {counted(len(found.missing), 'file')} above into {folder} and run again: {retry}"
+    advice = f"put the {count_noun(len(found.missing), 'file')} above into {folder} and run again: {retry}"
     if found.reason:
         raise RunError(f"cannot fetch {name}: {found.reason}; try later, or {advice}")
     raise UsageError(f"{name} has to be fetched by hand ({public.licence}): {advice}")

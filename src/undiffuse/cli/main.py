@@ -9,7 +9,6 @@ import typer
 
 from undiffuse.api import catalogue
 from undiffuse.api.configuration.parsing import parse_duration
-from undiffuse.claims import chosen_folder
 from undiffuse.cli.checks import completion
 from undiffuse.cli.checks.commands import checked
 from undiffuse.cli.data import data_app
@@ -17,8 +16,8 @@ from undiffuse.cli.distill import distill
 from undiffuse.cli.ema import ema
 from undiffuse.cli.entry import run_program
 from undiffuse.cli.export import export
+from undiffuse.cli.lazy_commands import select_command
 from undiffuse.cli.measure import compare, doctor, evaluate, report
-from undiffuse.cli.narrowing import select_command
 from undiffuse.cli.options import (
     DataOptions,
     DeviceOption,
@@ -35,6 +34,7 @@ from undiffuse.cli.seal import seal
 from undiffuse.cli.study import study_app
 from undiffuse.cores import limit_threads
 from undiffuse.errors import UsageError
+from undiffuse.locking import output_folder
 
 app = typer.Typer(
     name="undiffuse",
@@ -114,10 +114,10 @@ def train(
     if recipe is not None and "=" in recipe:
         overrides, recipe = [recipe, *(overrides or [])], None
     seconds = parse_duration(stop_after) if stop_after is not None else None
-    from undiffuse.api import lengthening
+    from undiffuse.api import extension
     from undiffuse.api.configuration.runs import configure
     from undiffuse.api.training import train as train_model
-    from undiffuse.cli.trained import report_end
+    from undiffuse.cli.training_summary import print_summary
 
     config = configure(recipe, overrides or [], data, out, resume, device, file)
     if dry_run:
@@ -127,11 +127,11 @@ def train(
         return
     if resume and out is None:
         raise UsageError("--resume needs --out DIR, the folder of the run to resume")
-    was_finished = resume and out is not None and lengthening.is_finished(out, config)
+    was_finished = resume and out is not None and extension.is_finished(out, config)
     run = train_model(config, out=out, resume=resume, stop_after_seconds=seconds, device=device)
-    report_end(run)
+    print_summary(run)
     if was_finished:
-        typer.echo(lengthening.longer_advice(run.folder, config))
+        typer.echo(extension.extension_advice(run.folder, config))
 
 
 app.command()(distill)
@@ -177,7 +177,7 @@ def sample(
     from undiffuse.api import loading, sampling
 
     loaded = loading.load(model, device, weights)
-    with chosen_folder(out, Path("samples"), loaded.path.resolve().name) as folder:
+    with output_folder(out, Path("samples"), loaded.path.resolve().name) as folder:
         sampling.sample_to_folder(
             loaded,
             folder,

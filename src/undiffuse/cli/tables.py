@@ -12,7 +12,7 @@ from rich.text import Text
 from undiffuse.cli.terminal import console, print_line, table
 from undiffuse.cores import allowed_cores
 from undiffuse.progress import duration
-from undiffuse.wording import command, counted, quoted
+from undiffuse.wording import command, count_noun, quoted
 
 if TYPE_CHECKING:
     from undiffuse.api.configuration.runs import RunConfig
@@ -82,7 +82,8 @@ def show_plan(config: RunConfig, device: str) -> None:
     rows = [
         [
             "data",
-            f"{plan.data}, {plan.num_training:,} training and {counted(plan.num_held_out, 'held-out item')} of shape "
+            f"{plan.data}, {plan.num_training:,} training and "
+            f"{count_noun(plan.num_held_out, 'held-out item')} of shape "
             f"{plan.shape}",
         ],
         ["classes", ", ".join(plan.class_names) or "none"],
@@ -113,9 +114,8 @@ def _busy(cost: Cost, images: int, device: str) -> list[list[str]]:
     """A row with a warning if other processes used the CPU during the measurement."""
     if cost.load is None or not cost.load.shared or device != "cpu":
         return []
-    others = (
-        f"other processes kept {cost.load.others:.1f} of {counted(allowed_cores(), 'core')} busy during the measurement"
-    )
+    cores = count_noun(allowed_cores(), "core")
+    others = f"other processes kept {cost.load.others:.1f} of {cores} busy during the measurement"
     alone = f"on an idle machine the run takes at least {duration(cost.alone(images))}"
     return [["busy machine", f"{others}; {alone}"]]
 
@@ -129,7 +129,7 @@ def print_manifest(manifest: Mapping[str, Any], out: Path) -> None:
     size = out.stat().st_size
     settings = {key: value for key, value in manifest["settings"].items() if value not in ([], None)}
     rows = [
-        ["source", f"{source['location'] or source['kind']}: {counted(source['num_pictures'], 'item')}"],  # data
+        ["source", f"{source['location'] or source['kind']}: {count_noun(source['num_pictures'], 'item')}"],  # data
         ["written", f"{images['num']} of {images['height']}x{images['width']}, {_colours(images)}"],
         ["classes", _classes(images["classes"])],
         ["captions", "yes" if images["captions"] else "none"],

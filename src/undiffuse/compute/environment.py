@@ -11,7 +11,7 @@ from undiffuse.compute.backend import compute_dtype
 from undiffuse.compute.hardware import hardware
 from undiffuse.compute.native.build import compiler_name
 from undiffuse.compute.threaded_batch import has_fused_norm
-from undiffuse.wording import counted
+from undiffuse.wording import count_noun
 
 _FORMATS = {
     "device": "{}",
@@ -64,5 +64,6 @@ def describe_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> t
 def _describe(environment: Mapping[str, Any], keys: list[str]) -> str:
     values = {key: environment[key] for key in keys if environment.get(key) is not None}
     return ", ".join(
-        counted(value, "thread") if key == "threads" else _FORMATS[key].format(value) for key, value in values.items()
+        count_noun(value, "thread") if key == "threads" else _FORMATS[key].format(value)
+        for key, value in values.items()
     )

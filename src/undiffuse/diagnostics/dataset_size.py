@@ -7,7 +7,7 @@ from typing import Any
 
 from undiffuse.diagnostics.data_context import MOST, DataContext
 from undiffuse.diagnostics.findings import Finding
-from undiffuse.wording import counted, format_names
+from undiffuse.wording import count_noun, format_names
 
 #: Below the first limit the recipes have been observed to memorise their images; below the second it may happen.
 FEW, SOME = 1_000, 10_000
@@ -26,13 +26,13 @@ def amount(context: DataContext) -> Iterable[Finding]:
         )
         yield Finding("note", "not all were examined", text, "examine parts of the set separately", details)
     if not context.has_images:
-        yield Finding("ok", "amount", counted(total, "point"), details=details)
+        yield Finding("ok", "amount", count_noun(total, "point"), details=details)
         return
     if total < FEW:
         yield Finding(
             "warning",
             "very few images",
-            f"{counted(total)}; with fewer than {FEW:,} a model soon memorises them",
+            f"{count_noun(total)}; with fewer than {FEW:,} a model soon memorises them",
             "gather more, or train for few num_images with augment=document (augment.flip=0 where mirrored ones would "
             "be wrong), and look for copies with: undiffuse doctor RUN",
             details,
@@ -41,12 +41,12 @@ def amount(context: DataContext) -> Iterable[Finding]:
         yield Finding(
             "note",
             "rather few images",
-            f"{counted(total)}; with fewer than {SOME:,} a large model trained for long repeats some",
+            f"{count_noun(total)}; with fewer than {SOME:,} a large model trained for long repeats some",
             "look for copies after training with: undiffuse doctor RUN",
             details,
         )
     else:
-        yield Finding("ok", "amount", counted(total), details=details)
+        yield Finding("ok", "amount", count_noun(total), details=details)
     if held_out < 100 and context.config.validation_fraction > 0:
         yield Finding(
             "note",
@@ -66,7 +66,7 @@ def classes(context: DataContext) -> Iterable[Finding]:
         return
     present = [count for count in counts.values() if count]
     details = {"counts": counts, "ratio": max(present) / min(present)}
-    text = f"{counted(len(counts), 'class')} of {min(present):,} to {max(present):,} items"
+    text = f"{count_noun(len(counts), 'class')} of {min(present):,} to {max(present):,} items"
     found = [*_small(counts, details), *_uneven(counts, details)]
     yield from found or [Finding("ok", "classes are even", text, details=details)]
 

@@ -13,7 +13,7 @@ from undiffuse.data.dataset import Hashes
 from undiffuse.diagnostics.data_context import DataContext, as_items
 from undiffuse.diagnostics.duplicates import groups_of, near_pairs, thumbnails
 from undiffuse.diagnostics.findings import Finding, percent
-from undiffuse.wording import counted, format_names
+from undiffuse.wording import count_noun, format_names
 
 _NONE = -1  # the label of an item without one
 _LISTED = 500  # groups or pairs in the details
@@ -25,13 +25,13 @@ def exact(context: DataContext) -> Iterable[Finding]:
     groups = _exact_groups(context)
     extra = sum(len(group) - 1 for group in groups)
     if not groups:
-        yield Finding("ok", "no exact duplicates", f"all {counted(len(context.hashes), 'item')} by hash of content")
+        yield Finding("ok", "no exact duplicates", f"all {count_noun(len(context.hashes), 'item')} by hash of content")
         return
     yield Finding(
         "warning" if extra > _MANY * len(context.hashes) else "note",
         "exact duplicates",
-        f"{counted(extra, 'item')} ({percent(extra / len(context.hashes))}) repeat another, in "
-        f"{counted(len(groups), 'group')}; the largest: {format_names(context.names(groups[0]))}",
+        f"{count_noun(extra, 'item')} ({percent(extra / len(context.hashes))}) repeat another, in "
+        f"{count_noun(len(groups), 'group')}; the largest: {format_names(context.names(groups[0]))}",
         "keep one of each group: repeated images are memorised first",
         {"groups": [context.names(group) for group in groups[:_LISTED]], "num_groups": len(groups), "extra": extra},
     )
@@ -44,7 +44,7 @@ def near(context: DataContext) -> Iterable[Finding]:
     extra = sum(len(group) - 1 for group in groups)
     protocol = f"d <= {context.near:g} on thumbnails"
     if not groups:
-        yield Finding("ok", "no near-duplicates", f"{counted(len(context.rows))}, all pairs, {protocol}")
+        yield Finding("ok", "no near-duplicates", f"{count_noun(len(context.rows))}, all pairs, {protocol}")
         return
     closest = [
         {"first": a, "second": b, "distance": round(float(d), 4), "mirrored": bool(m)}
@@ -54,8 +54,8 @@ def near(context: DataContext) -> Iterable[Finding]:
     yield Finding(
         "warning" if extra > _MANY * len(context.rows) else "note",
         "near-duplicates",
-        f"{counted(extra)} ({percent(extra / len(context.rows))}) are nearly the same as another ({protocol}), in "
-        f"{counted(len(groups), 'group')}, {mirrored} of {counted(len(pairs), 'pair')} mirrored; the nearest: "
+        f"{count_noun(extra)} ({percent(extra / len(context.rows))}) are nearly the same as another ({protocol}), in "
+        f"{count_noun(len(groups), 'group')}, {mirrored} of {count_noun(len(pairs), 'pair')} mirrored; the nearest: "
         f"{closest[0]['first']} and {closest[0]['second']}",
         "look at the pairs in the JSON (--json FILE); keep one of each group, or lower --near if they differ",
         {
@@ -82,7 +82,7 @@ def labels(context: DataContext) -> Iterable[Finding]:
         yield Finding(
             "problem",
             "one image in several classes",
-            f"{counted(len(contradictory), 'group')} of equal images: {format_names(contradictory)}",
+            f"{count_noun(len(contradictory), 'group')} of equal images: {format_names(contradictory)}",
             "decide on one class and delete the others",
             {"groups": contradictory[:_LISTED]},
         )
@@ -97,12 +97,12 @@ def labels(context: DataContext) -> Iterable[Finding]:
         yield Finding(
             "warning",
             "nearly the same image in several classes",
-            f"{counted(len(unlike), 'pair')}: {format_names(unlike)}",
+            f"{count_noun(len(unlike), 'pair')}: {format_names(unlike)}",
             "look at them; one of the two labels is probably wrong",
             {"pairs": unlike[:_LISTED]},
         )
     if not contradictory and not unlike:
-        yield Finding("ok", "no contradicting labels", counted(len(names), "class"))
+        yield Finding("ok", "no contradicting labels", count_noun(len(names), "class"))
 
 
 def split(context: DataContext) -> Iterable[Finding]:
@@ -111,7 +111,7 @@ def split(context: DataContext) -> Iterable[Finding]:
     num_held_out = int(held_out.sum())
     leaked = {a if held_out[a] else b for a, b in _rows_of(context.pairs) if held_out[a] != held_out[b]}
     if not leaked:
-        text = f"no near-duplicate of the {counted(num_held_out)} held out is trained on"
+        text = f"no near-duplicate of the {count_noun(num_held_out)} held out is trained on"
         yield Finding("ok", "no leak between training and held-out part", text)
         return
     named = context.names(sorted(leaked))
@@ -153,7 +153,7 @@ def against(context: DataContext) -> Iterable[Finding]:
         yield Finding(
             "warning",
             f"near-duplicates of images in {other.name}",
-            f"{counted(len({there for _, there, _, _ in leaks}))} there: {format_names(named, 2)}",
+            f"{count_noun(len({there for _, there, _, _ in leaks}))} there: {format_names(named, 2)}",
             "look at the pairs in the JSON (--json FILE); delete them from one of the two",
             {
                 "pairs": [
@@ -164,7 +164,9 @@ def against(context: DataContext) -> Iterable[Finding]:
         )
     if not same and not leaks:
         yield Finding(
-            "ok", f"nothing shared with {other.name}", f"{counted(len(other.hashes))} there, by content and appearance"
+            "ok",
+            f"nothing shared with {other.name}",
+            f"{count_noun(len(other.hashes))} there, by content and appearance",
         )
 
 

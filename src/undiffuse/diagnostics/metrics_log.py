@@ -11,7 +11,7 @@ from undiffuse.diagnostics.findings import Finding, percent
 from undiffuse.diagnostics.gan_dynamics import assess_balance, assess_gap, is_adversarial
 from undiffuse.diagnostics.run_context import RunContext
 from undiffuse.errors import UsageError
-from undiffuse.wording import command, counted, format_names
+from undiffuse.wording import command, count_noun, format_names
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -36,7 +36,7 @@ def progress(context: RunContext) -> Iterable[Finding]:
             {"images": seen, "num_images": num_images},
         )
     else:
-        yield Finding("ok", "training is finished", counted(seen, "image"), details={"images": seen})
+        yield Finding("ok", "training is finished", count_noun(seen, "image"), details={"images": seen})
     if seen < warmup:
         yield Finding(
             "warning",
@@ -51,7 +51,7 @@ def progress(context: RunContext) -> Iterable[Finding]:
 def epochs(images: int, num_training: int) -> Finding:
     """The number of epochs."""
     passes = images / max(num_training, 1)
-    text = f"{counted(images, 'image')} are {passes:,.1f} passes over {counted(num_training, 'training item')}"
+    text = f"{count_noun(images, 'image')} are {passes:,.1f} passes over {count_noun(num_training, 'training item')}"
     details = {"epochs": passes, "training_items": num_training}
     if passes > MANY_EPOCHS:
         advice = "see the finding about memorisation; train for fewer num_images, or on more images"
@@ -75,7 +75,7 @@ def assess_losses(rows: Rows) -> Iterable[Finding]:
     valid = [row for row in rows if _is_finite(row, "loss") and _is_finite(row, "grad_norm")]
     values = [float(row["loss"]) for row in valid]
     if len(values) < 2 * _WINDOW:
-        yield Finding("note", "metrics log too short to assess", f"{counted(len(values), 'finite row')} of training")
+        yield Finding("note", "metrics log too short to assess", f"{count_noun(len(values), 'finite row')} of training")
         return
     yield from _shape(values)
     yield from _spikes(valid)
@@ -88,7 +88,7 @@ def _not_finite(rows: Rows) -> Iterable[Finding]:
         yield Finding(
             "problem",
             "losses that are not finite",
-            f"{len(bad)} of {counted(len(rows), 'row')} of the metrics log, at {where} images",
+            f"{len(bad)} of {count_noun(len(rows), 'row')} of the metrics log, at {where} images",
             "restart with a lower optimizer.learning_rate, optimizer.clip_norm=1 or system.precision=fp32",
             {"images": [row["images"] for row in bad]},
         )
@@ -131,7 +131,7 @@ def _spikes(rows: Rows) -> Iterable[Finding]:
             yield Finding(
                 "warning" if many else "note",
                 f"spikes of the {'loss' if key == 'loss' else 'gradient norm'}",
-                f"{len(found)} of {counted(len(values), 'row')} above {_SPIKE:g} times the median around them, at "
+                f"{len(found)} of {count_noun(len(values), 'row')} above {_SPIKE:g} times the median around them, at "
                 f"{where} images",
                 "lower optimizer.learning_rate or optimizer.clip_norm if samples suffer",
                 {"images": found},
@@ -149,7 +149,7 @@ def assess_validation(rows: Rows) -> Iterable[Finding]:
     valid = [row for row in rows if _is_finite(row, "loss")]
     if len(valid) < 2:
         raise UsageError(
-            f"the metrics log has {counted(len(valid), 'validation loss')}, 2 are needed; train with a "
+            f"the metrics log has {count_noun(len(valid), 'validation loss')}, 2 are needed; train with a "
             "validate_every_images that the run passes at least twice, and with data.validation_fraction above 0"
         )
     best = min(valid, key=lambda row: float(row["loss"]))

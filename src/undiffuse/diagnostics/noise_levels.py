@@ -39,7 +39,7 @@ from undiffuse.errors import UsageError
 from undiffuse.losses.levels import loss_by_level
 from undiffuse.models.base import denoising
 from undiffuse.samplers.noise import SeededNoise
-from undiffuse.wording import counted
+from undiffuse.wording import count_noun
 
 #: Negligible fraction of the signal's amplitude, and negligible bits per dimension and in total.
 _SIGNAL, _BITS, _TOTAL_BITS = 0.05, 1e-3, 0.05
@@ -170,7 +170,7 @@ def assess_levels(errors: LevelErrors) -> Iterable[Finding]:
         return
     found = [*_worse(errors, mean, deviation, details), *_rising(errors, mean, details)]
     best = float((mean / errors.trivial).min())
-    text = f"{counted(shown.shape[1], 'item')} at {len(mean)} levels, down to {percent(best)} of a per-pixel guess"
+    text = f"{count_noun(shown.shape[1], 'item')} at {len(mean)} levels, down to {percent(best)} of a per-pixel guess"
     yield from found or [Finding("ok", "error by noise level", text, details=details)]
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from undiffuse.diagnostics.data_context import DataContext
 from undiffuse.diagnostics.findings import Finding, percent
-from undiffuse.wording import counted, format_names
+from undiffuse.wording import count_noun, format_names
 
 _LISTED = 1000  # images named in the details
 _FAINT = 8.0  # standard deviation in grey levels
@@ -28,7 +28,7 @@ def plain(context: DataContext) -> Iterable[Finding]:
         yield Finding(
             "warning",
             "images of a single value",
-            f"{counted(len(named))}, {black} of them all black and {white} all white: {format_names(named)}",
+            f"{count_noun(len(named))}, {black} of them all black and {white} all white: {format_names(named)}",
             "delete them: the model learns to generate them with the same frequency",
             _listed(named, black=black, white=white),
         )
@@ -39,7 +39,7 @@ def plain(context: DataContext) -> Iterable[Finding]:
         yield Finding(
             "warning" if many else "note",
             "images of little contrast",
-            f"{counted(len(named))} with a standard deviation below {_FAINT:.0f} of 255: {format_names(named)}",
+            f"{count_noun(len(named))} with a standard deviation below {_FAINT:.0f} of 255: {format_names(named)}",
             "look at them; delete those that show nothing",
             _listed(named),
         )
@@ -54,7 +54,7 @@ def value_range(context: DataContext) -> Iterable[Finding]:
         yield Finding(
             "problem",
             "only values of 0 and 1",
-            f"no value of {counted(len(values.low))} is above {high}; expected 0..255",
+            f"no value of {count_noun(len(values.low))} is above {high}; expected 0..255",
             "multiply them by 255 and save the files again",
             details,
         )
@@ -94,7 +94,7 @@ def clipped(context: DataContext) -> Iterable[Finding]:
         yield Finding(
             "note",
             "clipped images",
-            f"{counted(len(named))} ({percent(share)}) have over {percent(_CLIPPED)} of their values at 0 or 255: "
+            f"{count_noun(len(named))} ({percent(share)}) have over {percent(_CLIPPED)} of their values at 0 or 255: "
             f"{format_names(named)}",
             "expect the same of samples; if it comes from processing, go back to the originals",
             _listed(named, share=share),
@@ -111,7 +111,7 @@ def borders(context: DataContext) -> Iterable[Finding]:
     yield Finding(
         "warning" if share > 0.01 and not transparent else "note",
         "bars around images",
-        f"{counted(len(named))} ({percent(share)}) have bars of one colour"
+        f"{count_noun(len(named))} ({percent(share)}) have bars of one colour"
         f"{', perhaps the background of transparent pixels' if transparent else ''}: {format_names(named)}",
         "crop them unless they belong to the images: the model learns to generate them with the same frequency",
         _listed(named, share=share),
@@ -130,13 +130,13 @@ def colour(context: DataContext) -> Iterable[Finding]:
         yield Finding(
             "warning",
             "grey images stored as colour",
-            f"all {counted(len(values.grey))} have three equal channels",
+            f"all {count_noun(len(values.grey))} have three equal channels",
             "train with data.channels=1: a third of the values, and no colour casts in samples",
             details,
         )
     elif share > 0:
         named = _names(context, values.grey)
-        text = f"{counted(len(named))} ({percent(share)}) have three equal channels: {format_names(named)}"
+        text = f"{count_noun(len(named))} ({percent(share)}) have three equal channels: {format_names(named)}"
         yield Finding("note", "grey images among coloured ones", text, "expect as many grey samples", details)
     else:
         yield Finding("ok", "coloured images", "3 channels", details=details)

@@ -26,7 +26,7 @@ from undiffuse.models.request import SampleRequest
 from undiffuse.models.saved import Model, load
 from undiffuse.observer import SILENT, Observer
 from undiffuse.seen import images_seen
-from undiffuse.wording import counted
+from undiffuse.wording import count_noun
 
 #: Samples drawn first to estimate the time per sample.
 _NUM_TIMED = 16
@@ -177,6 +177,5 @@ class RunContext:
         record = self.model.module.sampling_record()
         method = [str(record.get("sampler", "its sampler")), f"{record.get('steps', '?')} steps"]
         options = (row.option.template.format(record[row.key]) for row in option_rows().values() if row.key in record)
-        return (
-            f"{counted(len(self.samples), 'sample')} by {', '.join(dict.fromkeys([*method, *filter(None, options)]))}"
-        )
+        how = ", ".join(dict.fromkeys([*method, *filter(None, options)]))
+        return f"{count_noun(len(self.samples), 'sample')} by {how}"

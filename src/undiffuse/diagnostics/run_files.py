@@ -8,7 +8,7 @@ from pathlib import Path
 from undiffuse.diagnostics.findings import Finding
 from undiffuse.diagnostics.run_context import CheckpointState, RunContext
 from undiffuse.errors import UsageError
-from undiffuse.wording import command, counted, format_names
+from undiffuse.wording import command, count_noun, format_names
 
 
 def files(context: RunContext) -> Iterable[Finding]:
@@ -47,7 +47,7 @@ def _checkpoints(checkpoints: Sequence[CheckpointState], folder: Path) -> Iterab
         return
     damaged = {state.name: state.damage for state in checkpoints if state.damage}
     total = sum(state.num_bytes for state in checkpoints)
-    size = f"{total / 2**20:,.0f} MiB in {counted(len(checkpoints), 'checkpoint')}"
+    size = f"{total / 2**20:,.0f} MiB in {count_noun(len(checkpoints), 'checkpoint')}"
     if damaged:
         valid = len(checkpoints) - len(damaged)
         yield Finding(

@@ -16,7 +16,7 @@ from undiffuse.errors import UsageError
 from undiffuse.metrics.classification import ClassAccumulator
 from undiffuse.metrics.coverage import coverage as coverage_of
 from undiffuse.samplers import make_sampler
-from undiffuse.wording import counted, format_names
+from undiffuse.wording import count_noun, format_names
 
 _STEP_FACTOR, _NUM_COMPARED = 4, 16
 _MIN_SAMPLES = 48  # minimum for statistics
@@ -71,7 +71,7 @@ def samples_and_data(context: RunContext) -> tuple[Tensor, Tensor]:
     context.check_images()
     if len(context.samples) < min(_MIN_SAMPLES, context.num):
         raise UsageError(
-            f"{counted(len(context.samples), 'sample')} took "
+            f"{count_noun(len(context.samples), 'sample')} took "
             f"{context.seconds_per_sample * len(context.samples):.0f} s, too few to compare; use fewer steps "
             "(system.sampling.num_steps) or a GPU"
         )
@@ -254,7 +254,7 @@ def assess_coverage(result: Mapping[str, Any], scale: Mapping[str, Any], feature
     """The finding of ``coverage`` for two results of ``metrics.coverage``."""
     keys = ("precision", "recall", "coverage")
     text = ", ".join(f"{key} {result[key]:.2f} (real images {scale[key]:.2f})" for key in keys)
-    text += f" on {counted(int(result['num_generated']))} and {features} features"
+    text += f" on {count_noun(int(result['num_generated']))} and {features} features"
     details = {"samples": dict(result), "real": dict(scale), "features": features}
     low = min(result[key] / max(scale[key], 1e-9) for key in ("recall", "coverage"))
     if low < 0.4:

@@ -7,13 +7,13 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from undiffuse.data.readers.decoding.image import FRAMES, automatic_side
-from undiffuse.data.sources.layout.left_out import LEFT_OUT, PASSED_OVER
+from undiffuse.data.readers.decoding.image import FRAMES, default_side
+from undiffuse.data.sources.layout.ignored_items import LEFT_OUT, PASSED_OVER
 from undiffuse.diagnostics.data_context import DataContext
 from undiffuse.diagnostics.findings import Finding
 from undiffuse.diagnostics.survey import Survey, kinds
 from undiffuse.errors import UsageError
-from undiffuse.wording import counted, format_names
+from undiffuse.wording import count_noun, format_names
 
 #: Treatment of each kind of file, by Pillow's mode, with the key that changes it.
 _TREATED = {
@@ -53,14 +53,14 @@ def broken(context: DataContext) -> Iterable[Finding]:
             yield Finding("problem", "broken files", left_out, advice)
         return
     if not survey.broken:
-        yield Finding("ok", "all files can be read", f"{counted(len(survey.entries))} decoded")
+        yield Finding("ok", "all files can be read", f"{count_noun(len(survey.entries))} decoded")
     else:
         named = [f"{name} ({reason})" for name, reason in survey.broken.items()]
         total = len(survey.entries) + len(survey.broken)
         yield Finding(
             "problem",
             "broken files",
-            f"{len(named)} of {counted(total, 'file')} cannot be read: {format_names(named)}",
+            f"{len(named)} of {count_noun(total, 'file')} cannot be read: {format_names(named)}",
             "fetch them again or delete them; training skips them with data.on_error=skip",
             {"files": survey.broken},
         )
@@ -86,7 +86,7 @@ def incomplete(context: DataContext) -> Iterable[Finding]:
         yield Finding(
             "problem",
             f"missing {key}",
-            f"{len(names):,} of {counted(total)} have none, though others have: "
+            f"{len(names):,} of {count_noun(total)} have none, though others have: "
             f"{format_names(map(context.short, names))}; training raises an error for this set",
             f"add them; train on all items without any by data.{key}=none, or skip these by data.on_error=skip",
             {"key": key, "items": list(map(context.short, names[:1000])), "count": len(names), "of": total},
@@ -124,14 +124,14 @@ def _decoding_notes(survey: Survey) -> Iterator[Finding]:
             if note != FRAMES:
                 files.setdefault(note, []).append(entry.name)
     for note, names in sorted(files.items()):
-        evidence = f"{len(names):,} of {counted(len(survey.entries))}: {format_names(names)}"
+        evidence = f"{len(names):,} of {count_noun(len(survey.entries))}: {format_names(names)}"
         details = {"kind": "decoding", "count": len(names), "files": names[:1000]}
         yield Finding("note", f"images {note}", evidence, "nothing to do, if they look right", details)
 
 
 def _stored(what: str, names: list[str], total: int, advice: str, kind: str) -> Finding:
     details = {"kind": kind, "count": len(names), "files": names[:1000]}
-    evidence = f"{len(names):,} of {counted(total)}: {format_names(names)}"
+    evidence = f"{len(names):,} of {count_noun(total)}: {format_names(names)}"
     return Finding("note", f"files with {what}", evidence, advice, details)
 
 
@@ -140,7 +140,9 @@ def sizes(context: DataContext) -> Iterable[Finding]:
     survey = context.survey
     if survey is None or not survey.entries:
         shape = "x".join(map(str, context.dataset.shape))
-        yield Finding("ok", "one size", f"{counted(len(context.dataset), 'item')} of {shape}", details={"shape": shape})
+        yield Finding(
+            "ok", "one size", f"{count_noun(len(context.dataset), 'item')} of {shape}", details={"shape": shape}
+        )
         return
     counts = Counter((entry.height, entry.width) for entry in survey.entries)
     sides = sorted(min(size) for size in counts.elements())
@@ -153,7 +155,7 @@ def sizes(context: DataContext) -> Iterable[Finding]:
     }
     if len(counts) == 1:
         ((height, width),) = counts
-        yield Finding("ok", "one size", f"{counted(len(sides))} of {height}x{width}", details=details)
+        yield Finding("ok", "one size", f"{count_noun(len(sides))} of {height}x{width}", details=details)
     else:
         yield _mixed_sizes(survey, sides, details)
     if not_square:
@@ -161,14 +163,14 @@ def sizes(context: DataContext) -> Iterable[Finding]:
         yield Finding(
             "note",
             "images that are not square",
-            f"{not_square:,} of {counted(len(sides))}, with aspect ratios up to {longest:.2g}",
+            f"{not_square:,} of {count_noun(len(sides))}, with aspect ratios up to {longest:.2g}",
             "data.fit=crop crops the centre (default), data.fit=letterbox keeps the whole image between bars",
             {"not_square": not_square},
         )
 
 
 def _mixed_sizes(survey: Survey, sides: list[int], details: dict[str, object]) -> Finding:
-    side = automatic_side(np.array(sides))
+    side = default_side(np.array(sides))
     small = [entry.name for entry in survey.entries if min(entry.height, entry.width) < side]
     reach = next((size for size in _REACHED if sides[0] >= size), None)
     advice = f"set the size: all images reach data.size={reach}; or remove the small ones"
@@ -176,7 +178,7 @@ def _mixed_sizes(survey: Survey, sides: list[int], details: dict[str, object]) -
         "warning" if len(small) > 0.05 * len(sides) else "note",
         "images of different sizes",
         f"shorter sides from {sides[0]} to {sides[-1]}, median {sides[len(sides) // 2]}; at the default size={side}, "
-        f"{counted(len(small))} {'is' if len(small) == 1 else 'are'} enlarged and so blurred"
+        f"{count_noun(len(small))} {'is' if len(small) == 1 else 'are'} enlarged and so blurred"
         f"{': ' + format_names(small) if small else ''}",
         advice if reach is not None else "remove the small ones: the size that all images reach is too small to train",
         details | {"chosen": side, "enlarged": len(small), "enlarged_files": small[:1000]},

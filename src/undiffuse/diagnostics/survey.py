@@ -74,7 +74,7 @@ def _inspected(root: Path, names: list[str], config: FolderConfig) -> Generator[
             found = decode_image(root / name, config.background)
         except UsageError as error:
             return str(error).removeprefix(f"{root / name}: ")
-        return Entry(name, found.mode, found.turned, found.notes, found.image.height, found.image.width)
+        return Entry(name, found.mode, found.rotated, found.notes, found.image.height, found.image.width)
 
     with ThreadPoolExecutor(max_workers=min(8, num_cores())) as pool:
         for start in range(0, len(names), _BLOCK):

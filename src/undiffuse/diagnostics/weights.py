@@ -10,7 +10,7 @@ from torch import Tensor
 
 from undiffuse.diagnostics.findings import Finding, percent
 from undiffuse.diagnostics.run_context import RunContext
-from undiffuse.wording import counted, format_names
+from undiffuse.wording import count_noun, format_names
 
 _IMMATURE = 0.01  # fraction of the average that is still the initial weights
 _LAGGING = 0.2  # half-life as a fraction of the run
@@ -94,7 +94,7 @@ def assess_weights(averaged: Mapping[str, Tensor], raw: Mapping[str, Tensor] | N
         yield Finding(
             "problem",
             "weights that are not finite",
-            f"{counted(len(bad), 'tensor')}: {format_names(bad)}",
+            f"{count_noun(len(bad), 'tensor')}: {format_names(bad)}",
             "go back to an earlier checkpoint, with a lower optimizer.learning_rate",
             {"tensors": bad},
         )

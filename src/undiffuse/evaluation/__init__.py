@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 from undiffuse.evaluation.accuracy import accuracy, check_accuracy
-from undiffuse.evaluation.base import Protocol, Result, spread, with_protocol
+from undiffuse.evaluation.base import Protocol, Result, evenly_spaced_subset, with_protocol
 from undiffuse.evaluation.cache import Cache
 from undiffuse.evaluation.compare import PAIR_METRICS, compare_sets, default_pair_metrics
 from undiffuse.evaluation.context import EvaluationContext, need_held_out, need_images
@@ -55,8 +55,8 @@ __all__ = [
     "default_metrics",
     "default_pair_metrics",
     "evaluate",
+    "evenly_spaced_subset",
     "hardware",
-    "spread",
 ]
 
 METRICS: dict[str, Callable[[EvaluationContext], list[Result]]] = {

@@ -22,20 +22,21 @@ class Protocol:
     """The settings of an evaluation.
 
     Args:
-        num: samples to draw, and, if the data has as many, real images to compare them with.
-        seed: of the first sample.
-        options: how samples are drawn; options that are not given default to the model's.
-        batch_size: images sampled at a time; does not change the results.
-        features: a row of ``metrics.FEATURES``; ``auto`` picks by the data.
-        bound_images: held-out images whose bound is computed.
-        bound_steps: knots of the bound's grid for a process without knots.
-        bound_variance: of the bound's reverse step, ``beta`` or ``beta_tilde``. By default ``learned`` for a model
-            that learns it, else ``beta`` on the knots of a chain and ``beta_tilde`` on the coarser grid of other
-            processes, where it is tighter.
-        bound_random_images, bound_random_terms: held-out images of the random estimate, and terms of each.
-        bound_draws: log-SNRs at which the continuous bound is evaluated, per image.
-        likelihood_images: held-out images whose ODE likelihood is computed; ``num`` for points.
-        likelihood_probes: of Hutchinson's estimate; up to 16 dimensions the divergence is exact.
+        num: number of samples, and of real images to compare them with if the data has as many.
+        seed: seed of the first sample.
+        options: sampling options; the model's defaults are used for those that are not given.
+        batch_size: images per batch; does not change the results.
+        features: a row of ``metrics.FEATURES``; ``auto`` chooses by the data.
+        bound_images: number of held-out images for the variational bound (VLB).
+        bound_steps: number of timesteps of the VLB for continuous-time processes.
+        bound_variance: variance of p(x_s | x_t) in the VLB, ``beta`` or ``beta_tilde``. By default ``learned`` for a
+            model that learns it, else ``beta`` for discrete-time processes and ``beta_tilde`` for continuous-time
+            ones, where it is tighter.
+        bound_random_images, bound_random_terms: number of held-out images of the Monte Carlo estimate of the VLB, and
+            of sampled timesteps per image.
+        bound_draws: Monte Carlo samples of the log-SNR per image for the continuous-time VLB.
+        likelihood_images: number of held-out images for the ODE likelihood; ``num`` for points.
+        likelihood_probes: probe vectors of Hutchinson's trace estimator; up to 16 dimensions the trace is exact.
     """
 
     num: int = 1000
@@ -89,7 +90,7 @@ def with_protocol(result: dict[str, Any], **entries: Any) -> dict[str, Any]:
     return {**result, "protocol": {**result["protocol"], **entries}}
 
 
-def spread(dataset: Dataset, count: int) -> Tensor:
+def evenly_spaced_subset(dataset: Dataset, count: int) -> Tensor:
     """``count`` items (at least one) evenly spaced over the set, which covers all classes of a set sorted by class."""
     rows = evenly_spaced(len(dataset), count)
     return torch.cat([dataset.fetch(rows[start : start + CHUNK]).items for start in range(0, len(rows), CHUNK)])

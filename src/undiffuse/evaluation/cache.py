@@ -20,11 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from undiffuse.checksums import read_json
 from undiffuse.errors import UndiffuseError
 from undiffuse.evaluation.provenance import source_sha256
 from undiffuse.files import write_json
 from undiffuse.models.files.weights import read_weights, save_weights
-from undiffuse.sealed import read_json
 from undiffuse.version import __version__
 
 Rows = list[dict[str, Any]]
@@ -90,7 +90,7 @@ class Cache:
             self._write(lambda: save_weights(path, tensors))
         return tensors
 
-    def forget(self, key: Mapping[str, Any]) -> None:
+    def invalidate(self, key: Mapping[str, Any]) -> None:
         """Remove the summary under this key, which could not be used."""
         path = self._path(_SUMMARIES, key, ".safetensors")
         if path is not None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from undiffuse.data.audit import evenly_spaced
 from undiffuse.evaluation.accuracy import accuracy_between
-from undiffuse.evaluation.base import Result, spread, with_protocol
+from undiffuse.evaluation.base import Result, evenly_spaced_subset, with_protocol
 from undiffuse.evaluation.image_metrics import (
     check_images,
     classes,
@@ -37,12 +37,12 @@ def memorisation_between(pair: Pair) -> list[Result]:
     rows = evenly_spaced(len(pair.real_set), min(pair.num_real, _REFERENCE_IMAGES, max_queries(pair.real_set)))
     among, generated = (
         evenly_spaced(len(pair.real_set), pair.num_real),
-        spread(pair.generated_set, min(pair.num_generated, max_queries(pair.generated_set))),
+        evenly_spaced_subset(pair.generated_set, min(pair.num_generated, max_queries(pair.generated_set))),
     )
     among = np.union1d(among, rows)
     searches = search(
         generated,
-        spread(pair.real_set, len(rows)),
+        evenly_spaced_subset(pair.real_set, len(rows)),
         pair.real_set.subset(among),
         pair.extractor,
         _positions(rows, among),

@@ -14,14 +14,14 @@ from torch import Tensor
 
 from undiffuse.data.dataset import Dataset
 from undiffuse.errors import UsageError
-from undiffuse.evaluation.base import Protocol, spread
+from undiffuse.evaluation.base import Protocol, evenly_spaced_subset
 from undiffuse.evaluation.cache import Cache
-from undiffuse.evaluation.gather import in_chunks, summary_of
 from undiffuse.evaluation.image_metrics import summarises
+from undiffuse.evaluation.streaming import compute_statistics, rebatch
 from undiffuse.metrics.extractor import FeatureExtractor
 from undiffuse.metrics.features import pick_features
 from undiffuse.metrics.reservoir import ReservoirSample
-from undiffuse.metrics.summary import PIXEL_BYTES, PIXEL_CAPACITY, SetSummary
+from undiffuse.metrics.summary import PIXEL_BYTES, PIXEL_CAPACITY, ImageSetStatistics
 from undiffuse.models.request import SampleRequest
 from undiffuse.models.saved import Model, check_seeds
 from undiffuse.observer import SILENT, Observer
@@ -69,20 +69,22 @@ class EvaluationContext:
         return self.nfe > 0
 
     @cached_property
-    def _summary_or_reservoir(self) -> SetSummary | ReservoirSample:
+    def _summary_or_reservoir(self) -> ImageSetStatistics | ReservoirSample:
         """The samples' summary, or only the images if there are too many features for one; sample i has seed + i."""
         small = summarises(self.num_features)
-        collected = SetSummary(self.extractor) if small else ReservoirSample(_bank_size(self.model.module.shape))
+        collected = (
+            ImageSetStatistics(self.extractor) if small else ReservoirSample(_bank_size(self.model.module.shape))
+        )
         first = 0
-        for batch in in_chunks(self._batches(range(self.protocol.num))):
+        for batch in rebatch(self._batches(range(self.protocol.num))):
             collected.update(batch, torch.arange(first, first + len(batch)))
             first += len(batch)
         return collected
 
     @property
-    def generated(self) -> SetSummary:
+    def generated(self) -> ImageSetStatistics:
         """The summary of the samples; a conditional model cycles through its classes."""
-        assert isinstance(self._summary_or_reservoir, SetSummary)  # see ``check_images``
+        assert isinstance(self._summary_or_reservoir, ImageSetStatistics)  # see ``check_images``
         return self._summary_or_reservoir
 
     @property
@@ -90,7 +92,7 @@ class EvaluationContext:
         """The samples themselves, at most 10,000 and 128 MiB of them, by number."""
         return (
             self._summary_or_reservoir.pixels
-            if isinstance(self._summary_or_reservoir, SetSummary)
+            if isinstance(self._summary_or_reservoir, ImageSetStatistics)
             else self._summary_or_reservoir
         )
 
@@ -101,7 +103,7 @@ class EvaluationContext:
 
     def real_subset(self, count: int) -> Tensor:
         """``count`` training images, evenly spaced over the set."""
-        return spread(self.train, count)
+        return evenly_spaced_subset(self.train, count)
 
     @cached_property
     def samples(self) -> Tensor:
@@ -145,9 +147,9 @@ class EvaluationContext:
         self.observer.progress(start + first + len(progress.x) * (progress.index + 1) / progress.count, total)
 
     @cached_property
-    def real(self) -> SetSummary:
+    def real(self) -> ImageSetStatistics:
         """The summary of training images, evenly spaced over the set."""
-        return summary_of(self.train, self.num_real, self.extractor, self.cache)
+        return compute_statistics(self.train, self.num_real, self.extractor, self.cache)
 
     @property
     def num_generated(self) -> int:

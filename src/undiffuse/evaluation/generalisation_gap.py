@@ -10,7 +10,7 @@ from torch import Tensor
 from undiffuse.core.random import StepRandom
 from undiffuse.data.audit import evenly_spaced
 from undiffuse.data.dataset import Dataset
-from undiffuse.evaluation.gather import Rows
+from undiffuse.evaluation.streaming import Rows
 from undiffuse.objectives.base import AnyObjective, in_evaluation
 
 _BATCH = 128

@@ -18,7 +18,7 @@ from undiffuse.metrics.inception_score import InceptionScoreAccumulator
 from undiffuse.metrics.kernel import kernel_distance
 from undiffuse.metrics.perceptual import load_lpips
 from undiffuse.metrics.reservoir import ReservoirSample
-from undiffuse.metrics.summary import MAX_DIM, SetSummary
+from undiffuse.metrics.summary import MAX_DIM, ImageSetStatistics
 
 FRECHET_GROUPS = 10  # of its jackknife
 NEIGHBOURS = 5  # k of precision and recall
@@ -45,10 +45,10 @@ class Sets(Protocol):
     def num_real(self) -> int: ...
 
     @property
-    def generated(self) -> SetSummary: ...
+    def generated(self) -> ImageSetStatistics: ...
 
     @property
-    def real(self) -> SetSummary: ...
+    def real(self) -> ImageSetStatistics: ...
 
     def generated_subset(self, count: int) -> Tensor: ...
 

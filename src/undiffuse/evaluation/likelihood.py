@@ -17,7 +17,7 @@ from torch import Tensor
 
 from undiffuse.core.denoiser import Denoised, Denoiser
 from undiffuse.core.process import Process
-from undiffuse.evaluation.base import Protocol, Result, spread
+from undiffuse.evaluation.base import Protocol, Result, evenly_spaced_subset
 from undiffuse.evaluation.context import EvaluationContext, need_held_out, need_images
 from undiffuse.losses.continuous import ContinuousBound, continuous_bound
 from undiffuse.losses.random_bound import random_bound
@@ -148,7 +148,7 @@ def continuous(context: EvaluationContext) -> list[Result]:
 def _held_out(context: EvaluationContext, metric: str, count: int) -> Tensor:
     """x_0 of ``count`` held-out items, float32 on the CPU."""
     need_held_out(context, metric)
-    items = spread(context.held_out, count)
+    items = evenly_spaced_subset(context.held_out, count)
     return items.float() / 127.5 - 1 if items.dtype == torch.uint8 else items
 
 

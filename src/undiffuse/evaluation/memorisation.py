@@ -24,10 +24,10 @@ from torch import Tensor
 
 from undiffuse.data.audit import evenly_spaced
 from undiffuse.data.dataset import Dataset
-from undiffuse.evaluation.base import Result, spread
+from undiffuse.evaluation.base import Result, evenly_spaced_subset
 from undiffuse.evaluation.context import EvaluationContext, need_held_out, need_images
-from undiffuse.evaluation.gather import Rows, nearest_in
 from undiffuse.evaluation.generalisation_gap import GeneralisationGap, generalisation_gap
+from undiffuse.evaluation.streaming import Rows, nearest_in
 from undiffuse.metrics.extractor import FeatureExtractor
 from undiffuse.metrics.neighbours import CopyingSummary, Neighbours, summarise_copying
 from undiffuse.metrics.summary import PIXEL_BYTES
@@ -66,7 +66,7 @@ class Search:
 def memorisation(context: EvaluationContext) -> list[Result]:
     """Whether the model repeats its training images: distances to them, relative to those of held-out ones."""
     check_memorisation(context)
-    held_out = spread(context.held_out, min(context.protocol.num, max_queries(context.held_out)))
+    held_out = evenly_spaced_subset(context.held_out, min(context.protocol.num, max_queries(context.held_out)))
     bank = context.generated_images
     searches = search(bank.rows, held_out, context.train, context.extractor)
     objective, gap = objective_of(context.model), None

@@ -12,13 +12,13 @@ from torch import Tensor
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.readers.decoding.notes import storage_record
 from undiffuse.errors import UsageError
-from undiffuse.evaluation.base import spread
+from undiffuse.evaluation.base import evenly_spaced_subset
 from undiffuse.evaluation.cache import Cache
-from undiffuse.evaluation.gather import summary_of
+from undiffuse.evaluation.streaming import compute_statistics
 from undiffuse.limits import check_at_least
 from undiffuse.metrics.extractor import FeatureExtractor
 from undiffuse.metrics.features import pick_features
-from undiffuse.metrics.summary import SetSummary
+from undiffuse.metrics.summary import ImageSetStatistics
 from undiffuse.observer import SILENT, Observer
 
 
@@ -78,22 +78,22 @@ class Pair:
         return min(len(self.real_set), self.num or len(self.real_set))
 
     @cached_property
-    def generated(self) -> SetSummary:
+    def generated(self) -> ImageSetStatistics:
         """The summary of the images to evaluate."""
-        return summary_of(self.generated_set, self.num_generated, self.extractor, self.cache, self.observer)
+        return compute_statistics(self.generated_set, self.num_generated, self.extractor, self.cache, self.observer)
 
     @cached_property
-    def real(self) -> SetSummary:
+    def real(self) -> ImageSetStatistics:
         """The summary of the real images."""
-        return summary_of(self.real_set, self.num_real, self.extractor, self.cache, self.observer)
+        return compute_statistics(self.real_set, self.num_real, self.extractor, self.cache, self.observer)
 
     def generated_subset(self, count: int) -> Tensor:
         """``count`` of the images to evaluate, evenly spaced over the set."""
-        return spread(self.generated_set, min(count, self.num_generated))
+        return evenly_spaced_subset(self.generated_set, min(count, self.num_generated))
 
     def real_subset(self, count: int) -> Tensor:
         """``count`` of the real images, evenly spaced over the set."""
-        return spread(self.real_set, min(count, self.num_real))
+        return evenly_spaced_subset(self.real_set, min(count, self.num_real))
 
     def about_generated(self) -> dict[str, Any]:
         """A result's protocol entries about the images to evaluate."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from undiffuse.errors import UsageError
-from undiffuse.evaluation.base import Result, spread
+from undiffuse.evaluation.base import Result, evenly_spaced_subset
 from undiffuse.evaluation.context import EvaluationContext
 from undiffuse.metrics.sliced import NUM_DIRECTIONS, sliced_wasserstein, sliced_wasserstein_error
 
@@ -15,7 +15,7 @@ def sliced(context: EvaluationContext) -> list[Result]:
     if len(context.held_out) == 0:
         raise UsageError("metric 'sliced_wasserstein' needs held-out points: train with a validation_fraction")
     num = context.protocol.num
-    real, training = spread(context.held_out, num), spread(context.train, num)
+    real, training = evenly_spaced_subset(context.held_out, num), evenly_spaced_subset(context.train, num)
     value = sliced_wasserstein(context.samples, real)
     entries = {
         "directions": NUM_DIRECTIONS,

@@ -19,7 +19,7 @@ from torch import Tensor
 from undiffuse.data.audit import evenly_spaced
 from undiffuse.data.dataset import Dataset
 from undiffuse.errors import UsageError
-from undiffuse.evaluation.base import CHUNK, spread
+from undiffuse.evaluation.base import CHUNK, evenly_spaced_subset
 from undiffuse.metrics.colour import ColourAccumulator
 from undiffuse.metrics.extractor import FeatureExtractor
 from undiffuse.metrics.features import pick_features
@@ -83,7 +83,7 @@ class PointQuality:
     """
 
     def __init__(self, train: Dataset, num: int) -> None:
-        self._real = spread(train, num)
+        self._real = evenly_spaced_subset(train, num)
 
     def __call__(self, chunks: Iterable[Tensor]) -> dict[str, Any]:
         samples = torch.cat(list(chunks))

@@ -15,13 +15,14 @@ from torch import Tensor
 from undiffuse.api.arguments import FEWEST_OF_A_CLASS
 from undiffuse.api.configuration.overrides import apply_overrides
 from undiffuse.api.training import split_data
-from undiffuse.claims import writes_to
+from undiffuse.checksums import read_checked, with_checksum
 from undiffuse.data import source_config_for
 from undiffuse.data.config import ImageConfig, SourceConfig
 from undiffuse.data.dataset import Dataset
 from undiffuse.errors import RunError, UsageError
 from undiffuse.experiments.trainings import Parts, check_study, trained
 from undiffuse.files import write_json, write_text
+from undiffuse.locking import locks
 from undiffuse.metrics.extractor import FeatureExtractor
 from undiffuse.metrics.features import pick_features
 from undiffuse.metrics.set_distance import SetDistance, set_distance
@@ -29,7 +30,6 @@ from undiffuse.models.saved import Model, origin_of
 from undiffuse.observer import note, stage
 from undiffuse.recipes import get_recipe
 from undiffuse.registry import nearest
-from undiffuse.sealed import read_sealed, sealed
 from undiffuse.studies.ablations.one_class import (
     SETS,
     SampleSet,
@@ -80,7 +80,7 @@ class Ground:
         }
 
 
-@writes_to("out")
+@locks("out")
 def one_class(
     data: str,
     out: Path,
@@ -178,7 +178,7 @@ class _Study:
             row["failed"] = f"failed: {error}"
             note(f"{name} {row['failed']}")
             return row, None
-        write_json(path, sealed(row))
+        write_json(path, with_checksum(row))
         return row, examples
 
     def real_row(self, name: str) -> dict[str, Any]:
@@ -268,7 +268,7 @@ def _draw(model: Model, requested: SampleSet, class_name: str, num: int) -> Tens
 def _measured(path: Path, row: dict[str, Any]) -> dict[str, Any] | None:
     """An earlier result of the same set with the same settings and data, if any."""
     try:
-        earlier = read_sealed(path, "it is measured again")
+        earlier = read_checked(path, "it is measured again")
     except UsageError:
         return None
     keys = ("class_name", "config", "samples", "features", "metric")
@@ -287,7 +287,7 @@ def _write(
 ) -> dict[str, Any]:
     result = {**record, "rows": rows}
     draw_samples(out / "samples.png", shown)
-    write_json(out / "study.json", sealed(result))
+    write_json(out / "study.json", with_checksum(result))
     write_text(out / "table.md", markdown(rows, record))
     return result
 

@@ -11,7 +11,7 @@ from typing import Any
 from undiffuse.api.configuration.overrides import apply_overrides
 from undiffuse.api.configuration.sources import configured
 from undiffuse.api.training import split_data
-from undiffuse.claims import writes_to
+from undiffuse.checksums import read_checked, with_checksum, without_checksum
 from undiffuse.data import load_dataset, source_config_for
 from undiffuse.data.config import SourceConfig
 from undiffuse.data.dataset import Dataset
@@ -19,6 +19,7 @@ from undiffuse.errors import RunError, UsageError
 from undiffuse.evaluation import EvaluationContext, Protocol, evaluate
 from undiffuse.experiments.trainings import Parts, check_study, trained
 from undiffuse.files import write_json, write_text
+from undiffuse.locking import locks
 from undiffuse.models.base import denoising
 from undiffuse.models.options import SamplingOptions
 from undiffuse.models.saved import Model
@@ -26,7 +27,6 @@ from undiffuse.observer import note, stage
 from undiffuse.recipes import get_recipe
 from undiffuse.samplers.base import FixedBatchDenoiser
 from undiffuse.samplers.noise import SeededNoise
-from undiffuse.sealed import read_sealed, sealed, without_checksum
 from undiffuse.studies.ablations.parameterization import (
     NUM_STEPS,
     SCHEDULE,
@@ -44,7 +44,7 @@ _BOUND_IMAGES, _BOUND_POINTS, _POINT_SAMPLES = 64, 500, 1000
 _IMAGES = {"images": 30_000, "points": 500_000}
 
 
-@writes_to("out")
+@locks("out")
 def parameterization(
     data: str | None,
     out: Path,
@@ -78,7 +78,7 @@ def parameterization(
     for cell in cells():
         parts.begin(cell.name)
         rows.append(_cell(cell, configure(cell), out, samples, device, points))
-        write_json(out / "cells" / f"{cell.name}.json", sealed(rows[-1]))
+        write_json(out / "cells" / f"{cell.name}.json", with_checksum(rows[-1]))
     record = {
         "study": "parameterization",
         "data": source.name,
@@ -91,7 +91,7 @@ def parameterization(
         "undiffuse": __version__,
     }
     result = {**record, "cells": rows}
-    write_json(out / "study.json", sealed(result))
+    write_json(out / "study.json", with_checksum(result))
     write_text(out / "table.md", markdown(rows, record))
     return result
 
@@ -153,7 +153,7 @@ def _measured(path: Path, row: dict[str, Any]) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        earlier = read_sealed(path, "it is measured again")
+        earlier = read_checked(path, "it is measured again")
     except UsageError:
         return None
     same = all(earlier.get(key) == row[key] for key in ("training", "data", "seed", "num_images", "samples"))

@@ -13,7 +13,7 @@ import numpy as np
 from undiffuse.api.arguments import check_passes
 from undiffuse.api.configuration.overrides import apply_overrides
 from undiffuse.api.training import MeasuredBy, split_data, train_run
-from undiffuse.claims import writes_to
+from undiffuse.checksums import read_checked, with_checksum
 from undiffuse.config import FrozenModel
 from undiffuse.data import source_config_for
 from undiffuse.data.config import ImageConfig, SourceConfig
@@ -21,13 +21,13 @@ from undiffuse.errors import RunError, UsageError
 from undiffuse.evaluation.quality import quality_measure
 from undiffuse.experiments.trainings import Parts, check_study, trained
 from undiffuse.files import write_json, write_text
+from undiffuse.locking import locks
 from undiffuse.metrics.extractor import FeatureExtractor
 from undiffuse.metrics.features import pick_features
 from undiffuse.metrics.set_distance import SetDistance, set_distance
 from undiffuse.models.saved import origin_of
 from undiffuse.observer import announce, note
 from undiffuse.recipes import get_recipe
-from undiffuse.sealed import read_sealed, sealed
 from undiffuse.studies.ablations.small_data import (
     ARMS,
     Arm,
@@ -45,7 +45,7 @@ from undiffuse.studies.ablations.small_data import (
 from undiffuse.training.config import RunConfig
 from undiffuse.training.metrics_log import read_metrics
 from undiffuse.version import __version__
-from undiffuse.wording import Table, counted
+from undiffuse.wording import Table, count_noun
 
 _TRIAL_STEPS, _TRIAL_LOGS = 24, 4
 _SHOWN = 32
@@ -53,7 +53,7 @@ _SHOWN = 32
 _LEAST = 50
 
 
-@writes_to("out")
+@locks("out")
 def small_data(
     data: str,
     out: Path,
@@ -107,7 +107,7 @@ def small_data(
         )
     budget = _budget(base, out, images, every, measuring, device)
     announce(
-        f"measuring {counted(budget.samples, 'sample')} every {counted(budget.epochs, 'epoch')}, "
+        f"measuring {count_noun(budget.samples, 'sample')} every {count_noun(budget.epochs, 'epoch')}, "
         f"{budget.share:.0%} of the training's time"
     )
     rows, shown = [], []
@@ -208,7 +208,7 @@ def _budget(base: RunConfig, out: Path, images: int, every: int, measuring: _Mea
     """The budget from a short trial of the plain training; saved, since another trial would differ slightly."""
     path = out / "runs" / "budget.json"
     if path.is_file():
-        saved = read_sealed(path, "remove it to run another trial")
+        saved = read_checked(path, "remove it to run another trial")
         if (before := saved.get("metric", measuring.metric)) != measuring.metric:
             raise UsageError(f"the study in {out} measures by {before}, not {measuring.metric}; give another --out")
         if saved["every"] == every and saved["config"] == base.model_dump(mode="json"):
@@ -227,7 +227,7 @@ def _budget(base: RunConfig, out: Path, images: int, every: int, measuring: _Mea
     budget = budget_of(*trial_costs(read_metrics(trial), images), every, measuring.fewest)
     shutil.rmtree(trial)
     planned = {"every": every, "metric": measuring.metric, "budget": budget._asdict()}
-    write_json(path, sealed({**planned, "config": base.model_dump(mode="json")}))
+    write_json(path, with_checksum({**planned, "config": base.model_dump(mode="json")}))
     return budget
 
 
@@ -250,12 +250,12 @@ def _write(out: Path, record: dict[str, Any], rows: list[dict[str, Any]], shown:
     draw_curves(out / "small_data.png", rows, distance, record["features"])
     if shown:
         draw_samples(out / "samples.png", shown)
-    write_json(out / "study.json", sealed(result))
+    write_json(out / "study.json", with_checksum(result))
     write_text(out / "table.md", markdown(rows, record))
     return result
 
 
 def summary(result: Mapping[str, Any]) -> Table:
     """The result of the study as a table, one row per training."""
-    title = f"{result['data']}, {counted(result['train_items'])}, {counted(result['epochs'], 'epoch')}"
+    title = f"{result['data']}, {count_noun(result['train_items'])}, {count_noun(result['epochs'], 'epoch')}"
     return Table(title, head(set_distance(result["metric"])), [row_texts(row) for row in result["rows"]])

@@ -9,22 +9,22 @@ from undiffuse.core.condition import DROP, Condition, DropPolicy, Evaluation
 from undiffuse.core.denoiser import Denoised, Denoiser
 from undiffuse.core.limits import ALL_LOG_SNRS, check_guidance_weight, check_interval
 from undiffuse.errors import UsageError
-from undiffuse.guidance.guided import guidance_of, guided
+from undiffuse.guidance.guided import apply_guidance, build_guidance
 
 
-class ClassifierFree(Denoiser):
+class ClassifierFreeGuidance(Denoiser):
     """x_0-hat = x_0-hat(no condition) + w (x_0-hat(condition) - x_0-hat(no condition)), within an interval.
 
-    w = 1 is the conditional model, without a second evaluation, as are times outside of the interval; a guided sample
-    needs two evaluations, which are batched together. The weight in the paper starts at 0: its w + 1 is this w. A
-    learned variance is taken from the conditional prediction.
+    For w = 1 and outside the interval only the conditional prediction is computed (one NFE); otherwise both predictions
+    are computed in one batch (two NFE). In terms of the paper's weight, w = 1 + w_paper. A learned variance is taken
+    from the conditional prediction.
 
     Args:
         denoiser: trained with and without its condition; with a fixed batch size if samples must be independent of the
             batch.
         scale: w, one for all samples or ``(B,)``.
         interval: (smallest, largest) log-SNR of guidance, both included.
-        policy: whether each field is dropped or kept in the unconditional evaluation.
+        policy: which fields of the condition are dropped in the unconditional prediction.
     Raises:
         UsageError: a weight that is negative or not finite, an empty interval.
     Source: Ho & Salimans 2022, arXiv:2207.12598, eq. 6; Kynkaanniemi et al. 2024, "Applying Guidance in a Limited
@@ -53,5 +53,5 @@ class ClassifierFree(Denoiser):
             return plain
         if self.scale.ndim == 1 and len(self.scale) != len(x_t):
             raise UsageError(f"{len(self.scale)} guidance weights for {len(x_t)} samples; give one, or one per sample")
-        guidance = guidance_of([(cond, self.scale)], len(x_t), interval=self.interval, policy=self.policy)
-        return guided(self.denoiser, guidance, x_t, t, evaluation)
+        guidance = build_guidance([(cond, self.scale)], len(x_t), interval=self.interval, policy=self.policy)
+        return apply_guidance(self.denoiser, guidance, x_t, t, evaluation)

@@ -76,7 +76,7 @@ class Guidance(PerSample):
         return bool((weights[0] == 1).all() & (weights[1:] == 0).all())
 
 
-def guidance_of(
+def build_guidance(
     conditions: Sequence[tuple[Condition, float | Tensor]],
     count: int,
     *,
@@ -151,10 +151,10 @@ class Guided(Denoiser):
     def forward(
         self, x_t: Tensor, t: Tensor, cond: Condition | None = None, evaluation: Evaluation | None = None
     ) -> Denoised:
-        return guided(self.denoiser, self.guidance, x_t, t, evaluation)
+        return apply_guidance(self.denoiser, self.guidance, x_t, t, evaluation)
 
 
-def guided(
+def apply_guidance(
     denoiser: Denoiser, guidance: Guidance, x_t: Tensor, t: Tensor, evaluation: Evaluation | None = None
 ) -> Denoised:
     """Guided x_0-hat of every sample.

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from undiffuse.metrics.pixels import check_images, resize_images
     from undiffuse.metrics.reservoir import ReservoirSample
     from undiffuse.metrics.statistics import GaussianStatistics, GroupedStatistics
-    from undiffuse.metrics.summary import SetSummary
+    from undiffuse.metrics.summary import ImageSetStatistics
 
 __all__ = [
     "FEATURES",
@@ -37,11 +37,11 @@ __all__ = [
     "FrechetEstimate",
     "GaussianStatistics",
     "GroupedStatistics",
+    "ImageSetStatistics",
     "InceptionScoreAccumulator",
     "KernelEstimate",
     "Neighbours",
     "ReservoirSample",
-    "SetSummary",
     "check_enough",
     "check_images",
     "copying_summary",
@@ -67,7 +67,7 @@ _MODULES = {
     "neighbours": ("CopyingSummary", "Neighbours", "copying_summary", "nearest_neighbours", "summarise_copying"),
     "pixels": ("check_images", "resize_images"),
     "statistics": ("GaussianStatistics", "GroupedStatistics"),
-    "summary": ("SetSummary",),
+    "summary": ("ImageSetStatistics",),
 }
 
 

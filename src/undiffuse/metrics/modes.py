@@ -123,17 +123,17 @@ def measure_modes(assigned: ModeAssignments, shares: Tensor) -> Modes:
     """
     counts, num = assigned.counts.double().cpu(), int(assigned.counts.sum())
     shares = _checked_shares(shares, len(counts), num)
-    counted = shares >= MIN_SHARE / len(shares)
-    found = (assigned.valid.cpu() >= 1) & counted
+    count_noun = shares >= MIN_SHARE / len(shares)
+    found = (assigned.valid.cpu() >= 1) & count_noun
     draws = np.random.Generator(np.random.Philox(0)).multinomial(num, (shares / shares.sum()).numpy(), size=_DRAWS)
     rng = np.random.Generator(np.random.Philox(1))
     real = rng.binomial(draws, assigned.valid_of_real) >= 1
-    real_found = (real & counted.numpy()).sum(1)
+    real_found = (real & count_noun.numpy()).sum(1)
     real_kl = kl_of(torch.from_numpy(draws), shares)
     good = assigned.good / num
     return Modes(
         num_samples=num,
-        num_modes=int(counted.sum()),
+        num_modes=int(count_noun.sum()),
         found=int(found.sum()),
         found_error=_found_error(assigned.valid, num),
         good_share=good,
@@ -146,7 +146,7 @@ def measure_modes(assigned: ModeAssignments, shares: Tensor) -> Modes:
         real_kl=float(real_kl.mean()),
         real_kl_most=float(real_kl.sort().values[-2]),
         histogram=[int(count) for count in counts],
-        missing=(counted & ~found).nonzero()[:, 0].tolist(),
+        missing=(count_noun & ~found).nonzero()[:, 0].tolist(),
     )
 
 

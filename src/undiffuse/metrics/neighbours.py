@@ -64,7 +64,7 @@ def _check_rows(queries: Tensor, references: Tensor, k: int, chunk: int) -> None
             raise UsageError(f"{name} hold NaN or infinite values; drop those images")
 
 
-def _flat(rows: Tensor, dtype: torch.dtype) -> Tensor:
+def _flatten(rows: Tensor, dtype: torch.dtype) -> Tensor:
     return rows.flatten(1).to(dtype)
 
 
@@ -72,18 +72,18 @@ def _centre(references: Tensor, chunk: int) -> Tensor:
     """The mean reference, subtracted to avoid cancellation in the matrix product."""
     total = torch.zeros(references[0].numel(), dtype=torch.float64)
     for part in torch.split(references, chunk):
-        total += _flat(part, torch.float64).sum(0)
+        total += _flatten(part, torch.float64).sum(0)
     return (total / len(references)).float()
 
 
 def _search(queries: Tensor, references: Tensor, k: int, chunk: int, centre: Tensor) -> Neighbours:
     """The neighbours of one chunk of queries, over all chunks of references."""
-    centred = _flat(queries, torch.float32) - centre
+    centred = _flatten(queries, torch.float32) - centre
     keep = min(k + SPARE, len(references))
     scores = torch.full((len(queries), 0), 0.0)
     indices = torch.zeros(len(queries), 0, dtype=torch.int64)
     for start in range(0, len(references), chunk):
-        part = _flat(references[start : start + chunk], torch.float32) - centre
+        part = _flatten(references[start : start + chunk], torch.float32) - centre
         score = part.square().sum(1) - 2 * centred @ part.T  # the squared distance minus |query|^2
         best = score.topk(min(keep, len(part)), dim=1, largest=False)
         scores = torch.cat([scores, best.values], 1)
@@ -98,7 +98,7 @@ def _rerank(queries: Tensor, references: Tensor, indices: Tensor, k: int) -> Nei
     indices = indices.sort(1).values
     exact = torch.stack(
         [
-            (_flat(queries, torch.float64) - _flat(references[column], torch.float64)).square().sum(1).sqrt()
+            (_flatten(queries, torch.float64) - _flatten(references[column], torch.float64)).square().sum(1).sqrt()
             for column in indices.T
         ],
         dim=1,

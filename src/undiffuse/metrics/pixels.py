@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from undiffuse.errors import UsageError
-from undiffuse.images import as_bytes_advice
+from undiffuse.images import uint8_advice
 from undiffuse.metrics.extractor import FeatureExtractor
 
 
@@ -40,7 +40,7 @@ def _advice(images: Tensor) -> str:
     if images.numel() == 0 or images.is_complex():
         return ""
     low, high = float(images.min()), float(images.max())
-    return f" from {low:.4g} to {high:.4g}; make them {as_bytes_advice(low, high)}"
+    return f" from {low:.4g} to {high:.4g}; make them {uint8_advice(low, high)}"
 
 
 def resize_images(images: Tensor, size: int) -> Tensor:

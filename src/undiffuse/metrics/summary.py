@@ -43,7 +43,7 @@ class _Parts:
     score: InceptionScoreAccumulator | None
 
 
-class SetSummary:
+class ImageSetStatistics:
     """Statistics of a set of images, accumulated over batches and merged in any order.
 
     Args:
@@ -124,7 +124,7 @@ class SetSummary:
             parts.score.update(probabilities, numbers)
         self._parts = parts
 
-    def merge(self, other: SetSummary) -> SetSummary:
+    def merge(self, other: ImageSetStatistics) -> ImageSetStatistics:
         """The summary of both sets of images; neither operand changes.
 
         Raises:
@@ -137,9 +137,9 @@ class SetSummary:
             )
         if self._parts is None or other._parts is None:
             filled = other if self._parts is None else self
-            return SetSummary.from_tensors(self.extractor, filled.tensors())
+            return ImageSetStatistics.from_tensors(self.extractor, filled.tensors())
         _check_same(self._parts.shape, other._parts.shape)
-        merged = SetSummary(self.extractor)
+        merged = ImageSetStatistics(self.extractor)
         merged._parts = _merged(self._parts, other._parts)
         return merged
 
@@ -156,7 +156,7 @@ class SetSummary:
         return named
 
     @classmethod
-    def from_tensors(cls, extractor: FeatureExtractor, tensors: dict[str, Tensor]) -> SetSummary:
+    def from_tensors(cls, extractor: FeatureExtractor, tensors: dict[str, Tensor]) -> ImageSetStatistics:
         """The summary from the output of ``tensors()``; ``extractor`` is the one that it was computed with.
 
         Raises:

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
-from undiffuse.claims import claimed
 from undiffuse.errors import RunError, UsageError
 from undiffuse.files import sha256_of, translate_os_errors
+from undiffuse.locking import locked
 from undiffuse.registry import lookup
 
 VARIABLE = "UNDIFFUSE_WEIGHTS"
@@ -223,7 +223,7 @@ def download(key: str, folder: Path | None = None, url: str | None = None) -> Pa
     if target.is_file() and sha256_of(target) == row.sha256:
         return target
     partial = target.with_name(f"{row.name}.part")
-    with claimed(target), translate_os_errors(target):
+    with locked(target), translate_os_errors(target):
         _download_rest(url, partial, row)
         _verify(partial, row)
         partial.replace(target)

@@ -24,7 +24,7 @@ from undiffuse.core.processes import PROCESSES, FlowProcess, make_process
 from undiffuse.core.space import Space
 from undiffuse.errors import UsageError
 from undiffuse.guidance.autoguidance import Autoguided
-from undiffuse.guidance.classifier_free import ClassifierFree
+from undiffuse.guidance.classifier_free import ClassifierFreeGuidance
 from undiffuse.losses.density import TIME_DENSITIES, TimeDensity
 from undiffuse.models.base import Batching, DenoisingModel
 from undiffuse.models.config import ModelConfig
@@ -368,7 +368,7 @@ class NetworkModel(DenoisingModel):
 
     def _guided_and_clipped(self, evaluated: Denoiser, classifier_free: GuidanceWeight) -> Denoiser:
         free = (
-            ClassifierFree(evaluated, *classifier_free, self.conditioner.policy)
+            ClassifierFreeGuidance(evaluated, *classifier_free, self.conditioner.policy)
             if classifier_free.scale != 1
             else evaluated
         )

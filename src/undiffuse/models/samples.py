@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from undiffuse.claims import claimed
 from undiffuse.errors import UsageError
 from undiffuse.files import check_replaceable_folder
 from undiffuse.images import SHOWN_SIDE, image_of, to_image
+from undiffuse.locking import locked
 from undiffuse.models.sample_sets.files import OWN_FILES
 from undiffuse.models.sample_sets.folder import SHOWN, SampleSet
 from undiffuse.models.sample_sets.record import full_record
-from undiffuse.wording import counted
+from undiffuse.wording import count_noun
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -91,7 +91,7 @@ class Samples(Tensor):
         out = Path(folder).expanduser()
         if out.is_dir() and any(out.iterdir()) and not overwrite:
             raise UsageError(f"{out} is not empty; use another folder, or save with overwrite=True")
-        with claimed(out):
+        with locked(out):
             check_replaceable_folder(out, "samples", "samples.json", OWN_FILES, overwrite=True)
             shared = {key: value for key, value in self._shared.items() if key not in ("nfe", "partial_nfe")}
             sample_set = SampleSet(out, shared, self.seeds, self.classes, tuple(self.shape[1:]), environment="Python")
@@ -112,7 +112,7 @@ class Samples(Tensor):
     def __repr__(self) -> str:  # type: ignore[override]
         if not self._is_sampled:
             return repr(self.as_subclass(Tensor))
-        what = counted(len(self), "image" if self._are_images else "point")
+        what = count_noun(len(self), "image" if self._are_images else "point")
         size, seeds = "×".join(map(str, self.shape[1:])), f", {_format_seeds(self.seeds)}" if len(self) else ""
         return f"<Samples of {self._shared['model']}: {what}, {size} {self.dtype}{seeds}>"
 

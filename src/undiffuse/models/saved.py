@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from undiffuse.checksums import is_modified, read_checked
 from undiffuse.compute.memory import keep_freed_memory
 from undiffuse.conditioning.prompt import Prompt
 from undiffuse.config import Component
@@ -46,8 +47,7 @@ from undiffuse.observer import note
 from undiffuse.progress import ProgressLine
 from undiffuse.registry import known_keywords, lookup
 from undiffuse.samplers.base import Progress
-from undiffuse.sealed import is_changed, read_sealed
-from undiffuse.wording import command, counted
+from undiffuse.wording import command, count_noun
 
 _LONGEST_LINE = 400
 
@@ -83,7 +83,7 @@ class Model:
     def __repr__(self) -> str:
         size = "×".join(map(str, self.module.shape))
         parameters = sum(value.numel() for value in self.module.parameters())
-        classes = counted(len(self.class_names), "class") if self.class_names else "no classes"
+        classes = count_noun(len(self.class_names), "class") if self.class_names else "no classes"
         recipe = self.config["config"].get("recipe", "no recipe")
         return (
             f"<Model {self.path.resolve().name} ({recipe}): {size}, {classes}, "
@@ -202,7 +202,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         if not (folder / "config.json").is_file() or not saved_configs(folder):
             raise
         raise UsageError(f"{error}; restore it with: {command('seal', '--restore', folder)}") from None
-    if is_changed(record):
+    if is_modified(record):
         raise records.changed_config_error(folder, record, next(iter(saved_configs(folder)), None), "it was written")
     return record
 
@@ -215,7 +215,7 @@ def saved_configs(folder: Path) -> list[dict[str, Any]]:
             copies += [read_header(folder / name).config] if (folder / name).is_file() else []
     for path in sorted(folder.glob("checkpoints/images_*/state.json"), reverse=True):
         with contextlib.suppress(UsageError):
-            copies.append(read_sealed(path, "").get("config"))
+            copies.append(read_checked(path, "").get("config"))
     return [record for record in copies if isinstance(record, dict)]
 
 

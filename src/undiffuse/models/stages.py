@@ -19,14 +19,14 @@ from undiffuse.core.rows import per_row
 from undiffuse.core.space import Space
 from undiffuse.errors import RunError, UsageError
 from undiffuse.guidance.autoguidance import AutoguidanceWeights, Autoguided
-from undiffuse.guidance.guided import ConditionedDenoiser, Guidance, Guided, guidance_of
+from undiffuse.guidance.guided import ConditionedDenoiser, Guidance, Guided, build_guidance
 from undiffuse.models.options import GuidanceWeight, SamplingOptions
 from undiffuse.samplers.base import Sampler, stall_message
 from undiffuse.samplers.grids import time_grid
 from undiffuse.samplers.noise import SeededNoise
 from undiffuse.samplers.plan import Request, with_previous
 from undiffuse.samplers.rows import Rows, advance, begin
-from undiffuse.wording import counted
+from undiffuse.wording import count_noun
 
 #: Keys of the two kinds of guidance in ``Rows.guidance``.
 CLASSIFIER_FREE, AUTO = "classifier_free", "auto"
@@ -129,7 +129,7 @@ class DenoisingStage:
             temperature = f" at temperature {options.temperature:g}" if options.temperature != 1 else ""
             raise RunError(
                 f"{len(bad)} of {len(rows)} samples are not finite with sampler {self.sampler.name}, "
-                f"{counted(options.num_steps, 'step')} on the grid {options.grid!r}{temperature}; use more steps, "
+                f"{count_noun(options.num_steps, 'step')} on the grid {options.grid!r}{temperature}; use more steps, "
                 "another grid or sampler; if none helps, the weights are unusable"
             )
         return rows.x
@@ -306,7 +306,7 @@ def _classifier_free(weights: Sequence[GuidanceWeight], condition: Condition, ne
         else scale
     )
     scale = torch.where(differs.reshape(-1, len(weights)).any(0).cpu(), scale, 1.0)
-    return replace(guidance_of([(condition, scale)], len(weights), negative=negative), low=low, high=high)
+    return replace(build_guidance([(condition, scale)], len(weights), negative=negative), low=low, high=high)
 
 
 def _stack_weights(weights: Sequence[GuidanceWeight]) -> list[Tensor]:

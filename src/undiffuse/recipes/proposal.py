@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
-from undiffuse.wording import counted
+from undiffuse.wording import count_noun
 
 #: Images per hour on two cores without native bfloat16, by the image size of the photo recipes.
 IMAGES_PER_HOUR = {64: 115_000, 48: 200_000, 32: 460_000}
@@ -88,7 +88,7 @@ def propose(data: DataSummary, hardware: Hardware) -> Proposal:
     """
     if data.points:
         return Proposal(
-            "flow-swissroll", (), (f"{counted(data.num_items, 'point')}, not images: flow matching by a perceptron",)
+            "flow-swissroll", (), (f"{count_noun(data.num_items, 'point')}, not images: flow matching by a perceptron",)
         )
     if data.source == "digits":
         return Proposal("ddpm-digits", (), ("the bundled 8x8 digits have their own recipe",))
@@ -136,10 +136,10 @@ def _recipe_size(data: DataSummary, hardware: Hardware) -> tuple[int, list[str]]
 
 
 def _describe_data(data: DataSummary) -> str:
-    classes = f" in {counted(data.num_classes, 'class')}" if data.num_classes else " without classes"
-    return f"{_describe_count(data)}, {counted(data.side, 'pixel')} across{classes}"
+    classes = f" in {count_noun(data.num_classes, 'class')}" if data.num_classes else " without classes"
+    return f"{_describe_count(data)}, {count_noun(data.side, 'pixel')} across{classes}"
 
 
 def _describe_count(data: DataSummary) -> str:
     kind, count = "grey" if data.grey else "colour", data.num_items - data.unreadable
-    return f"{counted(count, 'file')} of {kind} images" if data.as_files else counted(count, f"{kind} image")
+    return f"{count_noun(count, 'file')} of {kind} images" if data.as_files else count_noun(count, f"{kind} image")

@@ -149,8 +149,8 @@ def _doctor_line(findings: Sequence[Mapping[str, Any]] | None) -> str:
     if findings is None:
         return _DASH
     counts = {kind: sum(row.get("severity") == kind for row in findings) for kind in ("problem", "warning", "note")}
-    counted = [f"{count} {kind}{'s' if count > 1 else ''}" for kind, count in counts.items() if count]
-    return ", ".join(counted) or "no problem"
+    count_noun = [f"{count} {kind}{'s' if count > 1 else ''}" for kind, count in counts.items() if count]
+    return ", ".join(count_noun) or "no problem"
 
 
 def metric_lines(materials: Sequence[ReportMaterial]) -> list[Line]:

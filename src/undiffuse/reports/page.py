@@ -12,7 +12,7 @@ from undiffuse.reports import curves, figures, images, metrics_table, wording
 from undiffuse.reports.figures import Chart, Curve
 from undiffuse.reports.material import ReportMaterial
 from undiffuse.reports.studies import Study
-from undiffuse.wording import counted
+from undiffuse.wording import count_noun
 
 TEMPLATES = Path(__file__).parent / "templates"
 MAX_BYTES = 5_000_000
@@ -127,7 +127,7 @@ def _embedded(material: ReportMaterial) -> dict[str, Any]:
         else None,
         "real": images.image_grid(material.data, "Real data", limit) if len(material.data) else None,
         "augmentation": images.prepared_grid(material.augmentation, "Augmented training images"),
-        "augmentation_columns": wording.counted(material.augmentation_columns),
+        "augmentation_columns": wording.count_noun(material.augmentation_columns),
         "frames": images.frames(strip, labels, limit) if strip is not None and strip.shape[1] else [],
         "previews": images.previews(material.previews) if material.previews is not None else [],
     }
@@ -173,7 +173,7 @@ def quality_counts(metrics_log: Sequence[Mapping[str, Any]]) -> str:
     samples, reference = row.get("samples"), row.get("reference")
     if not isinstance(samples, int) or not isinstance(reference, int):
         return ""
-    return f"{counted(samples, 'sample')} against {reference:,} training items"
+    return f"{count_noun(samples, 'sample')} against {reference:,} training items"
 
 
 def _schedule(material: ReportMaterial) -> dict[str, Any]:

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from undiffuse.checksums import read_checked
 from undiffuse.errors import UsageError
 from undiffuse.reports.wording import number
-from undiffuse.sealed import read_sealed
 from undiffuse.studies.study_file import study_file
 
 #: Maximum number of a figure's values that are shown with it; all are in ``study.json``.
@@ -48,7 +48,7 @@ def read_study(folder: Path) -> Study:
         UsageError: the folder contains no study or a damaged one.
     """
     path = study_file(folder)
-    content = read_sealed(path, "run the study again")
+    content = read_checked(path, "run the study again")
     figures = content.get("pictures", {})  # data
     try:
         entries = [(str(file), dict(values)) for file, values in figures.items()] if isinstance(figures, dict) else []

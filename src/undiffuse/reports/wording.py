@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from undiffuse.core.space import Space
 from undiffuse.models.options import option_rows
 from undiffuse.seen import images_seen
-from undiffuse.wording import counted as number_of
+from undiffuse.wording import count_noun as number_of
 
 
 class Progress(NamedTuple):
@@ -117,7 +117,7 @@ def number(value: Any) -> str:
     return f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:.4g}"
 
 
-def counted(names: Sequence[str]) -> str:
+def count_noun(names: Sequence[str]) -> str:
     """Names joined by commas, with the count of repeated ones: ``as it is, flip, all together (5 times)``."""
     groups = [(name, len(list(same))) for name, same in groupby(names)]
     return ", ".join(name if count == 1 else f"{name} ({count} times)" for name, count in groups)

@@ -127,9 +127,9 @@ class CountingDenoiser(Denoiser):
         self, x_t: Tensor, t: Tensor, cond: Condition | None = None, evaluation: Evaluation | None = None
     ) -> Denoised:
         denoised: Denoised = self.denoiser(x_t, t, self.cond if cond is None else cond, evaluation)
-        counted = 1 if self.counted_rows is None else self.counted_rows.long()
-        self.nfe = self.nfe + denoised.nfe * counted
-        self.partial_nfe = self.partial_nfe + denoised.partial_nfe * counted
+        count_noun = 1 if self.counted_rows is None else self.counted_rows.long()
+        self.nfe = self.nfe + denoised.nfe * count_noun
+        self.partial_nfe = self.partial_nfe + denoised.partial_nfe * count_noun
         self.first = denoised.x_0 if self.first is None else self.first
         return denoised
 

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from undiffuse.checksums import with_checksum
 from undiffuse.errors import UsageError
 from undiffuse.files import write_json, write_text
 from undiffuse.models.base import denoising
 from undiffuse.models.saved import Model
 from undiffuse.observer import SILENT, Observer
 from undiffuse.registry import lookup, resolve
-from undiffuse.sealed import sealed
 from undiffuse.studies import MODEL_STUDIES
 from undiffuse.studies.images.context import ImageStudyContext
 from undiffuse.studies.plots.plot_style import StudyFigure, plain
@@ -64,7 +64,7 @@ def run_study(
         "undiffuse": __version__,
         "pictures": {figure.file: {"title": figure.title, **plain(figure.numbers)} for figure in figures},  # data
     }
-    write_json(folder / "study.json", sealed(result))
+    write_json(folder / "study.json", with_checksum(result))
     write_text(folder / "README.md", _page(name, row.summary, figures))
     return result
 

@@ -18,11 +18,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from undiffuse.checksums import checksum_of, is_modified, read_json, with_checksum
 from undiffuse.errors import UsageError
 from undiffuse.files import replacing, sha256_of, write_json
 from undiffuse.models.files.components import checkpoint_of_format_1
 from undiffuse.models.files.record import FORMAT_VERSION, NewerFormatError, check_format, result_record
-from undiffuse.sealed import checksum_of, is_changed, read_json, sealed
 
 
 class Checkpoint(NamedTuple):
@@ -59,7 +59,7 @@ def save_checkpoint(
             "config_sha256": checksum_of(saved_config),
             "config": saved_config,
         }
-        write_json(temporary / "state.json", sealed(payload))
+        write_json(temporary / "state.json", with_checksum(payload))
     for old in _paths(folder)[keep:]:
         shutil.rmtree(old, ignore_errors=True)
     return path
@@ -95,7 +95,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """
     try:
         payload = read_json(path / "state.json")
-        if "checksum" not in payload or is_changed(payload):
+        if "checksum" not in payload or is_modified(payload):
             raise ValueError("state.json does not match its checksum")
         check_format(payload["format_version"], f"checkpoint {path.name}")
         if sha256_of(path / "state.safetensors") != payload["sha256"]["state.safetensors"]:

@@ -12,7 +12,7 @@ import torch
 from undiffuse.compute.wait_policy import CPULoad, cpu_time, load_between
 from undiffuse.observer import SILENT, Observer
 from undiffuse.training.trainer import Trainer
-from undiffuse.wording import counted
+from undiffuse.wording import count_noun
 
 #: Maximum CPU seconds of all measurements together, and maximum estimated CPU seconds of a warm-up micro-batch.
 _MAX_SECONDS, _MAX_WARM_UP_SECONDS = 10.0, 20.0
@@ -89,15 +89,15 @@ def _step(trainer: Trainer, observer: Observer) -> tuple[_Timing, str]:
     if size == whole and warm * config.num_micro_batches * (_MIN_STEPS + 1) <= _MAX_SECONDS:
         trainer.trial_step()  # the first step allocates the optimizer's state
         timing = _measure(trainer, trainer.trial_step, observer)
-        return timing, f"{counted(len(timing.seconds), 'step')} of {counted(config.batch_images, 'image')}"
+        return timing, f"{count_noun(len(timing.seconds), 'step')} of {count_noun(config.batch_images, 'image')}"
     part = _measure(trainer, lambda: trainer.trial_micro_batch(size), observer)
     trainer.trial_update()
     rest = _measure(trainer, trainer.trial_update, observer, max_count=1)
     timing = part.times(config.batch_images / size, rest)
     if size == whole:
-        of = f"of {counted(size, 'image')}, {config.num_micro_batches} to a step"
-        return timing, f"{counted(len(part.seconds), 'micro-batch')} {of}; the optimizer once"
-    of = f"{counted(size, 'image')} of the {whole} of a micro-batch, more at once may be cheaper"
+        of = f"of {count_noun(size, 'image')}, {config.num_micro_batches} to a step"
+        return timing, f"{count_noun(len(part.seconds), 'micro-batch')} {of}; the optimizer once"
+    of = f"{count_noun(size, 'image')} of the {whole} of a micro-batch, more at once may be cheaper"
     return timing, f"{len(part.seconds)} × {of}; the optimizer once"
 
 

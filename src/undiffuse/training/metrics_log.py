@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from undiffuse.checksums import parse_json
 from undiffuse.errors import UsageError
 from undiffuse.files import replacing, translate_os_errors, write_text
-from undiffuse.sealed import parse_json
 
 _CHECKSUM, _NUMBER = "crc32", "row"
 _NAME, _DAMAGED = "metrics.jsonl", "damaged_metrics.jsonl"

@@ -11,12 +11,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from undiffuse.checksums import with_checksum
 from undiffuse.data.dataset import Batch
 from undiffuse.errors import RunError
 from undiffuse.files import replacing, write_json
 from undiffuse.images import image_of, save_png
 from undiffuse.models.base import to_uint8
-from undiffuse.sealed import sealed
 
 
 class NonFiniteError(RunError):
@@ -173,7 +173,7 @@ def stop(folder: Path, evidence: Evidence) -> None:
         tensors = {name: value.detach().contiguous() for name, value in evidence.tensors.items()}
         save_file(tensors, temporary / "batch.safetensors")
         report = {key: value for key, value in vars(evidence).items() if key not in ("items", "tensors")}
-        write_json(temporary / "report.json", sealed(report))
+        write_json(temporary / "report.json", with_checksum(report))
         if evidence.items.ndim == 4:
             items = evidence.items if evidence.items.dtype == torch.uint8 else to_uint8(evidence.items)
             save_png(temporary / "images.png", image_of(items.numpy()))

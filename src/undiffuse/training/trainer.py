@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from undiffuse.claims import claimed
 from undiffuse.compute import wait_policy
 from undiffuse.compute.environment import compute_environment, describe_differences
 from undiffuse.compute.memory import keep_freed_memory
@@ -23,6 +22,7 @@ from undiffuse.data.dataset import Batch, Dataset
 from undiffuse.data.loader import Loader
 from undiffuse.errors import RunError, UsageError
 from undiffuse.leftovers import remove_leftovers
+from undiffuse.locking import locked
 from undiffuse.models.files.parts import load_parts, save_parts
 from undiffuse.models.files.record import check_belongs, differences, result_record, write_record
 from undiffuse.models.files.weights import WEIGHTS, save_weights
@@ -134,7 +134,7 @@ class Trainer:
             return False
         self._check_config(checkpoint)
         load_parts(self.objective.model, self._written, self.folder)
-        with claimed(self.folder):
+        with locked(self.folder):
             set_aside_damaged(self.folder / "checkpoints", checkpoint.counters["images"])
             self._record_data_location()
         try:
@@ -202,7 +202,7 @@ class Trainer:
             NonFiniteError: if a loss or gradient is not finite; the weights are those before the step.
             HeldError: if another process trains in this folder.
         """
-        with claimed(self.folder):
+        with locked(self.folder):
             remove_leftovers(self.folder)
             return self._run(stop_after_seconds)
 

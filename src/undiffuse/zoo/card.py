@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from undiffuse.checksums import read_checked
 from undiffuse.config import FrozenModel, validate
-from undiffuse.sealed import read_sealed
-from undiffuse.wording import counted
+from undiffuse.wording import count_noun
 from undiffuse.zoo import bundled_folder
 
 #: Size limits of one model's weights, and of all bundled models with their cards: ``tools/budgets.toml``.
@@ -131,7 +131,7 @@ def bundled(name: str) -> Bundled:
         UsageError: no such model; the message suggests the closest name.
     """
     folder = bundled_folder(name)
-    record = read_sealed(folder / "config.json", "reinstall undiffuse")
+    record = read_checked(folder / "config.json", "reinstall undiffuse")
     conditional = bool(record["config"]["system"].get("class_conditional"))
     return Bundled(
         name=name,
@@ -184,7 +184,7 @@ def _sampling_text(card: Card) -> str:
     temperature = f", temperature {card.temperature:g}" if card.temperature != 1 else ""
     within = f" within log-SNR {card.guidance_interval}" if card.guidance_interval else ""
     guidance = f", guidance {card.guidance:g}{within}" if card.guidance != 1 else ""
-    text = f"`{card.sampler}`, {counted(card.steps, 'step')} on the grid `{card.grid}`{temperature}{guidance}"
+    text = f"`{card.sampler}`, {count_noun(card.steps, 'step')} on the grid `{card.grid}`{temperature}{guidance}"
     return f"{text}: NFE {card.evaluations}"
 
 

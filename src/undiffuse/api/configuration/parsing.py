@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from undiffuse.checksums import parse_json
 from undiffuse.errors import UsageError
-from undiffuse.sealed import parse_json
 
 
 def parse_interval(option: str, text: str | None) -> tuple[float, float] | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from undiffuse.api.configuration.overrides import apply_overrides
 from undiffuse.api.configuration.recipe_choice import proposed
 from undiffuse.api.configuration.starts import check_beginning, config_file, record_in
+from undiffuse.checksums import is_modified
 from undiffuse.config import validate
 from undiffuse.data import source_config_for
 from undiffuse.errors import UsageError
@@ -17,7 +18,6 @@ from undiffuse.models.files.wrapped import NAME as WRAPPED
 from undiffuse.models.saved import read_config
 from undiffuse.observer import announce, note
 from undiffuse.recipes import get_recipe
-from undiffuse.sealed import is_changed
 from undiffuse.training.config import RunConfig as RunConfig
 
 
@@ -91,7 +91,7 @@ def config_in(file: Path) -> RunConfig:
         UsageError: no such file, or one that holds no configuration.
     """
     record, file = record_in(file), config_file(file)
-    if is_changed(record):
+    if is_modified(record):
         note(f"{file} was changed after it was written; the run uses its current content")
     whole = "format_version" in record
     if whole:

@@ -8,9 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from undiffuse.checksums import read_json
 from undiffuse.errors import UsageError
 from undiffuse.recipes import RECIPES
-from undiffuse.sealed import read_json
 from undiffuse.wording import command
 
 

@@ -10,11 +10,11 @@ from typing import Any
 from undiffuse.api.configuration.sources import as_recipe_reads, configured
 from undiffuse.api.outputs import check_file
 from undiffuse.augment import AUGMENTATIONS, GRID_ROWS, augmentation_grid, grid_columns
-from undiffuse.claims import writes_to
 from undiffuse.data import load_dataset, source_config_for
 from undiffuse.data.audit import describe, evenly_spaced, preview_grid
 from undiffuse.files import replacing
 from undiffuse.images import save_png
+from undiffuse.locking import locks
 from undiffuse.registry import lookup
 
 
@@ -33,7 +33,7 @@ class DataDescription:
     columns: list[str]
 
 
-@writes_to("grid")
+@locks("grid")
 def describe_data(
     source: str,
     grid: Path | None = None,

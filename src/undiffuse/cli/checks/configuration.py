@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from undiffuse.api.configuration.starts import config_file, record_in
+from undiffuse.checksums import read_json
 from undiffuse.errors import UsageError
 from undiffuse.observer import SILENT, observing
-from undiffuse.sealed import read_json
 
 _TABLE = Path(__file__).with_name("recipes.json")
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from undiffuse.api.arguments import EXACT, check_process
 from undiffuse.api.loading import check_device as check_device  # re-exported for the commands
 from undiffuse.api.loading import find_model, names_run
+from undiffuse.checksums import read_json
 from undiffuse.cli.checks.configuration import check_configuration, names_system, recipe_settings
 from undiffuse.cli.checks.data import check_data
 from undiffuse.cli.checks.outline import (
@@ -35,7 +36,6 @@ from undiffuse.models.classes import requested_classes
 from undiffuse.models.rules import check_guidance, missing_guide_error
 from undiffuse.observer import SILENT, observing
 from undiffuse.registry import nearest, parse_options
-from undiffuse.sealed import read_json
 from undiffuse.studies.option_parsing import sampler_words
 from undiffuse.zoo import bundled_folder
 

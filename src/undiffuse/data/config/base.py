@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
+from undiffuse.checksums import parse_json
 from undiffuse.config import ComponentConfig
-from undiffuse.sealed import parse_json
 
 MAX_SIDE = 8192
 

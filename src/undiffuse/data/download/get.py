@@ -8,11 +8,11 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from undiffuse.claims import writes_to
 from undiffuse.data.download.fetch import UnreachableError, check, fetch
 from undiffuse.data.download.sets import PublicSet, Remote
 from undiffuse.errors import RunError, UsageError
 from undiffuse.files import replacing, translate_os_errors
+from undiffuse.locking import locks
 from undiffuse.observer import SILENT, Observer
 
 _CHUNK = 1 << 20
@@ -35,7 +35,7 @@ class DownloadResult:
     reason: str = ""
 
 
-@writes_to("folder")
+@locks("folder")
 def get(public: PublicSet, folder: Path, observer: Observer = SILENT) -> DownloadResult:
     """Download all files of a set to ``folder`` and verify their known sizes and checksums.
 

@@ -74,7 +74,7 @@ def write_hashes(write: Write, rows: Iterable[Row], count: int) -> None:
     for number, _, row in selected_rows(rows):
         first = seen.first(row.pixel_hash)
         seen.add(row.pixel_hash)
-        found[8 * number : 8 * number + 8] = row.found_hash[:8]
+        found[8 * number : 8 * number + 8] = row.source_hash[:8]
         leading = number if first is None else first
         write(bytes(found[8 * leading : 8 * leading + 8]) + struct.pack("<L", row.crc))
 
@@ -86,7 +86,7 @@ def summary(originals: Originals, rows: Iterable[Row]) -> dict[str, Any]:
     decoding = DecodingNotes()
     for index, row in enumerate(rows):
         label = -1 if originals.labels is None else int(originals.labels[index])
-        found.update(row.found_hash + label.to_bytes(8, "little", signed=True) + _caption(originals, index))
+        found.update(row.source_hash + label.to_bytes(8, "little", signed=True) + _caption(originals, index))
         if row.reason == KEPT:
             content.update(row.pixel_hash)
             decoding.take(row.text.splitlines())

@@ -14,7 +14,7 @@ from undiffuse.data.config import ImageConfig, SourceConfig
 from undiffuse.data.dataset import Dataset, Indices, hash_item, select_classes
 from undiffuse.data.load import list_source
 from undiffuse.data.readers.decoding.image import Header, decode_image, from_array, read_header
-from undiffuse.data.sources.layout.left_out import LEFT_OUT
+from undiffuse.data.sources.layout.ignored_items import LEFT_OUT
 from undiffuse.data.storage.encoded import content_hash
 from undiffuse.data.storage.listing import FileListing
 from undiffuse.errors import UsageError

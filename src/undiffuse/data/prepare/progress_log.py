@@ -16,11 +16,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from undiffuse.sealed import is_changed, parse_json, sealed
+from undiffuse.checksums import is_modified, parse_json, with_checksum
 
 _FIELDS = struct.Struct("<8sB2L16s16sH")  # key, reason, size, crc, pixel hash, found hash, length of the text
-_CHECK = struct.Struct("<L")
-_MAX_TEXT, _MAX_HEAD = 2000, 2**20
+_CRC = struct.Struct("<L")
+_MAX_TEXT, _MAX_HEADER_BYTES = 2000, 2**20
 _COMMIT_SECONDS, _COMMIT_ROWS = 1.0, 8192
 
 _sync = getattr(os, "fdatasync", os.fsync)
@@ -34,25 +34,25 @@ class Row(NamedTuple):
     size: int
     crc: int
     pixel_hash: bytes
-    found_hash: bytes
+    source_hash: bytes
     text: str
 
     def packed(self) -> bytes:
         """Encode the row for the file."""
         text = self.text[:_MAX_TEXT].encode("utf-8", "surrogateescape")
-        fields = (self.key, self.reason, self.size, self.crc, self.pixel_hash, self.found_hash, len(text))
+        fields = (self.key, self.reason, self.size, self.crc, self.pixel_hash, self.source_hash, len(text))
         content = _FIELDS.pack(*fields) + text
-        return content + _CHECK.pack(zlib.crc32(content))
+        return content + _CRC.pack(zlib.crc32(content))
 
 
-def read_head(path: Path) -> dict[str, Any] | None:
+def read_header(path: Path) -> dict[str, Any] | None:
     """The header of a log; ``None`` if it is missing or corrupt."""
     try:
         with path.open("rb") as file:
-            head = parse_json(file.readline(_MAX_HEAD))
+            header = parse_json(file.readline(_MAX_HEADER_BYTES))
     except (OSError, ValueError):
         return None
-    return head if isinstance(head, dict) and not is_changed(head) else None
+    return header if isinstance(header, dict) and not is_modified(header) else None
 
 
 def read_rows(path: Path) -> Iterator[tuple[Row, int]]:
@@ -60,14 +60,14 @@ def read_rows(path: Path) -> Iterator[tuple[Row, int]]:
     with path.open("rb") as file:
         offset = len(file.readline())
         while len(content := file.read(_FIELDS.size)) == _FIELDS.size:
-            key, reason, size, crc, pixel_hash, found_hash, length = _FIELDS.unpack(content)
-            rest = file.read(length + _CHECK.size)
+            key, reason, size, crc, pixel_hash, source_hash, length = _FIELDS.unpack(content)
+            rest = file.read(length + _CRC.size)
             content += rest[:length]
-            if len(rest) != length + _CHECK.size or rest[length:] != _CHECK.pack(zlib.crc32(content)):
+            if len(rest) != length + _CRC.size or rest[length:] != _CRC.pack(zlib.crc32(content)):
                 return
-            offset += len(content) + _CHECK.size
+            offset += len(content) + _CRC.size
             text = rest[:length].decode("utf-8", "surrogateescape")
-            yield Row(key, reason, size, crc, pixel_hash, found_hash, text), offset
+            yield Row(key, reason, size, crc, pixel_hash, source_hash, text), offset
 
 
 class ProgressLog:
@@ -76,14 +76,14 @@ class ProgressLog:
     Args:
         data: path of the unfinished archive.
         path: path of the log.
-        head: content of its header.
+        header: content of its header.
         data_end, log_end: offsets to resume from; the rest is truncated. 0 starts a new log.
     """
 
-    def __init__(self, data: Path, path: Path, head: dict[str, Any], data_end: int = 0, log_end: int = 0) -> None:
+    def __init__(self, data: Path, path: Path, header: dict[str, Any], data_end: int = 0, log_end: int = 0) -> None:
         self._data, self._file = _open_at(data, data_end), _open_at(path, log_end)
         if log_end == 0:
-            self._file.write(json.dumps(sealed(head)).encode() + b"\n")
+            self._file.write(json.dumps(with_checksum(header)).encode() + b"\n")
             self._file.flush()
         self._rows, self._count, self._committed = bytearray(), 0, time.monotonic()
 

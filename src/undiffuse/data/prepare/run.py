@@ -15,24 +15,24 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from undiffuse.claims import writes_to
 from undiffuse.cores import num_cores
 from undiffuse.data.config import EncodedConfig, ImageConfig, SourceConfig
 from undiffuse.data.prepare import manifest
 from undiffuse.data.prepare.checks import check_archive
 from undiffuse.data.prepare.originals import ArrayOriginals, Originals, open_originals
-from undiffuse.data.prepare.progress_log import ProgressLog, Row, read_head, read_rows
+from undiffuse.data.prepare.progress_log import ProgressLog, Row, read_header, read_rows
 from undiffuse.data.prepare.seen import SeenHashes
 from undiffuse.data.prepare.settings import PrepareSettings
 from undiffuse.data.prepare.work import DUPLICATE, FAULTS, KEPT, HeaderScan, PrepareBlocks, PreparedImage
 from undiffuse.data.prepare.worker_pool import Block, in_order
 from undiffuse.data.prepare.zip_writer import member_bytes, member_size
-from undiffuse.data.readers.decoding.image import DECODING
+from undiffuse.data.readers.decoding.image import DECODER_VERSION
 from undiffuse.data.storage.encoded import Preprocessing, preprocessing_for
 from undiffuse.errors import UsageError
 from undiffuse.files import translate_os_errors
+from undiffuse.locking import locks
 from undiffuse.observer import SILENT, Observer
-from undiffuse.wording import counted
+from undiffuse.wording import count_noun
 
 _BLOCK, _BLOCK_BYTES = 64, 2**22
 _IGNORED = {
@@ -44,7 +44,7 @@ _IGNORED = {
 }  # options of the source that do not affect the images
 
 
-@writes_to("out")
+@locks("out")
 def prepare(
     config: SourceConfig,
     out: Path,
@@ -141,7 +141,7 @@ class _Task:
         for index in range(len(self._originals)):
             digest.update(self._originals.key(index))
         listing = digest.hexdigest()
-        old = read_head(self._index)
+        old = read_header(self._index)
         if old is None:
             plan = self._plan()
             return _Start(plan, {"wanted": requested, "listing": listing, "plan": dataclasses.asdict(plan)})
@@ -155,12 +155,12 @@ class _Task:
 
     def _requested(self) -> dict[str, Any]:
         source = self._config.model_dump(mode="json", exclude=_IGNORED)
-        what = {"format": manifest.FORMAT, "decoding": DECODING, "source": self._config.name}
+        what = {"format": manifest.FORMAT, "decoding": DECODER_VERSION, "source": self._config.name}
         return {**what, **source, **self._settings.model_dump()}
 
     def _check_same_output(self, old: dict[str, Any], requested: dict[str, Any]) -> None:
         before = old.get("wanted", {})
-        if before.get("decoding") != DECODING:
+        if before.get("decoding") != DECODER_VERSION:
             raise UsageError(
                 f"{self._data} was started by another version, which decodes some images differently; add --overwrite "
                 "to start over, or name another --out"
@@ -207,7 +207,7 @@ class _Task:
                 first_error = first_error or (header if isinstance(header, str) else "")
             self._observer.progress(end, count, "looking")
         if num == 0:
-            raise UsageError(f"none of the {counted(count, 'image')} can be used; the first: {first_error}")
+            raise UsageError(f"none of the {count_noun(count, 'image')} can be used; the first: {first_error}")
         return preprocessing_for(config, headers[:num])[0]
 
     def _work(self, start: _Start, log: ProgressLog) -> None:
@@ -234,7 +234,7 @@ class _Task:
                 reason, text = DUPLICATE, self._same_as(index, self._kept[first])
         crc = zlib.crc32(image.png) if reason == KEPT else 0
         size = len(image.png) if reason == KEPT else 0
-        row = Row(self._originals.key(index), reason, size, crc, image.pixel_hash, image.found_hash, text)
+        row = Row(self._originals.key(index), reason, size, crc, image.pixel_hash, image.source_hash, text)
         if reason == KEPT:
             self._remember(image.pixel_hash, index)
         log.add(row, member_bytes(manifest.image_name(number), image.png, crc) if reason == KEPT else b"")

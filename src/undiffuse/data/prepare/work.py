@@ -47,14 +47,14 @@ class PreparedImage(NamedTuple):
         reason: ``KEPT``, or why it is skipped.
         png: the PNG file; empty if it is skipped.
         pixel_hash: hash of the prepared pixels.
-        found_hash: hash of the original image.
+        source_hash: hash of the original image.
         text: why it is skipped; for a kept image the decoder's notes, one per line.
     """
 
     reason: int
     png: bytes = b""
     pixel_hash: bytes = _NO_HASH
-    found_hash: bytes = _NO_HASH
+    source_hash: bytes = _NO_HASH
     text: str = ""
 
 
@@ -79,23 +79,23 @@ class PrepareBlocks:
         if self._originals.captions is not None and not self._originals.captions[index].strip():
             return PreparedImage(NO_CAPTION, text=f"{self._originals.title(index)}: its caption is empty")
         try:
-            image, found_hash, notes = self._originals.read(index)
+            image, source_hash, notes = self._originals.read(index)
         except UsageError as error:
             return PreparedImage(UNREADABLE, text=str(error))
         reason = unwanted(self._filters, image.height, image.width)
         if reason != KEPT:
             text = f"{self._originals.title(index)}: {image.height}x{image.width} (height x width)"
-            return PreparedImage(reason, found_hash=found_hash, text=text)
+            return PreparedImage(reason, source_hash=source_hash, text=text)
         plan = self._plan
         try:
             fitted = fit_image(image, plan.size, plan.fit, plan.upscale, plan.background)
         except UsageError as error:
-            return PreparedImage(TOO_SMALL, found_hash=found_hash, text=f"{self._originals.title(index)}: {error}")
+            return PreparedImage(TOO_SMALL, source_hash=source_hash, text=f"{self._originals.title(index)}: {error}")
         pixels = to_array(with_channels(fitted, plan.channels))
         if self._filters.min_contrast and pixels.std() < self._filters.min_contrast:
             text = f"{self._originals.title(index)}: a contrast of {pixels.std():.2f}"
-            return PreparedImage(LOW_CONTRAST, found_hash=found_hash, text=text)
-        return PreparedImage(KEPT, encode_png(pixels), hash_item(pixels.tobytes()), found_hash, "\n".join(notes))
+            return PreparedImage(LOW_CONTRAST, source_hash=source_hash, text=text)
+        return PreparedImage(KEPT, encode_png(pixels), hash_item(pixels.tobytes()), source_hash, "\n".join(notes))
 
 
 class HeaderScan:

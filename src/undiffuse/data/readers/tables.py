@@ -235,12 +235,12 @@ def is_text(kind: Any) -> bool:
     return bool(arrow().types.is_string(kind) or arrow().types.is_large_string(kind))
 
 
-def is_texts(kind: Any) -> bool:
+def is_string_list(kind: Any) -> bool:
     """Whether a plain type is a list of strings."""
     types = arrow().types
     return bool((types.is_list(kind) or types.is_large_list(kind)) and is_text(kind.value_type))
 
 
-def whole_numbers(column: Any) -> npt.NDArray[np.int64]:
+def integer_column(column: Any) -> npt.NDArray[np.int64]:
     """An integer column as an array, with -1 for missing values."""
     return np.asarray(column.fill_null(-1).to_numpy(zero_copy_only=False), dtype=np.int64)

@@ -19,7 +19,7 @@ from undiffuse.data.readers.decoding.image import fit_image, from_array, to_arra
 from undiffuse.data.readers.npy import Array, Header, Npz, map_npy
 from undiffuse.data.sources.array_images import image_dataset
 from undiffuse.errors import UsageError
-from undiffuse.images import as_bytes_advice
+from undiffuse.images import uint8_advice
 from undiffuse.registry import nearest
 
 _CHUNK = 256  # images that are hashed or checked at once
@@ -36,8 +36,8 @@ class _Mapped(Dataset):
         channels, height, width = self._read(np.zeros(0, dtype=np.int64)).shape[1:]
         size = config.target or (height, width)
         shape = (config.channels or channels, *size)
-        self._as_found = shape == (channels, height, width)
-        options = "as found" if self._as_found else config.options_text
+        self._unchanged = shape == (channels, height, width)
+        options = "as found" if self._unchanged else config.options_text
         super().__init__(config.name, shape, (), {**provenance, "options": options})
         self._hashes: Hashes | None = None
         self.items(np.zeros(1, dtype=np.int64))  # raises now if the options do not fit
@@ -66,13 +66,13 @@ class _Mapped(Dataset):
 
     def items(self, indices: Indices) -> npt.NDArray[Any]:
         found = self._read(indices)
-        if self._as_found:
+        if self._unchanged:
             return found
         return np.stack([self._fitted(image) for image in found]) if len(found) else np.zeros((0, *self.shape), "u1")
 
     def _read(self, rows: Indices) -> npt.NDArray[np.uint8]:
         """Images (B, C, H, W) at these rows, as stored in the file."""
-        return to_bytes(to_nchw(np.asarray(self._stored[rows]), self._axes), self._config, str(self._config.location))
+        return to_uint8(to_nchw(np.asarray(self._stored[rows]), self._axes), self._config, str(self._config.location))
 
     def _fitted(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         config, size = self._config, (self.shape[1], self.shape[2])
@@ -100,7 +100,7 @@ def _load_npy(config: ArraysConfig, path: Path) -> Dataset:
         raise UsageError(f"{path}: a .npy file holds one array without a name; leave array and labels out")
     array = map_npy(path)
     check_levels(config, array.dtype, lambda: array, str(path))
-    axes = axes_of(config, Header(array.shape, array.dtype), str(path))
+    axes = infer_axes(config, Header(array.shape, array.dtype), str(path))
     return _Mapped(config, array, axes, _provenance(str(path), axes))
 
 
@@ -109,14 +109,14 @@ def _load_npz(config: ArraysConfig, path: Path) -> Dataset:
     name = _images_name(config, archive)
     title = archive.title(name)
     check_levels(config, archive.headers[name].dtype, lambda: archive.read(name), title)
-    axes = axes_of(config, archive.headers[name], title)
-    images = to_bytes(to_nchw(archive.read(name), axes), config, title)
+    axes = infer_axes(config, archive.headers[name], title)
+    images = to_uint8(to_nchw(archive.read(name), axes), config, title)
     label_name = _labels_name(config, archive, name)
     labels = None if label_name is None else _labels(archive, label_name, len(images))
     names = [] if labels is None else [str(number) for number in range(int(labels.max()) + 1)]
     about = {**_provenance(title, axes), "labels": "none found" if label_name is None else archive.title(label_name)}
-    unread = [other for other in archive.headers if other not in (name, label_name)]
-    about |= {"arrays_not_read": ", ".join(unread)} if unread else {}
+    unused = [other for other in archive.headers if other not in (name, label_name)]
+    about |= {"arrays_not_read": ", ".join(unused)} if unused else {}
     return image_dataset(config, images, labels, names, about)
 
 
@@ -168,7 +168,7 @@ def _labels(archive: Npz, name: str, count: int) -> npt.NDArray[np.int64]:
     return labels.reshape(-1).astype(np.int64)
 
 
-def axes_of(config: ArraysConfig, header: Header, title: str) -> str:
+def infer_axes(config: ArraysConfig, header: Header, title: str) -> str:
     """Axes of an array of images: as configured, or inferred from the axis of length 1 or 3.
 
     Raises:
@@ -211,7 +211,7 @@ def _advice(array: Array) -> str:
     low, high = float(part.min()), float(part.max())
     declared = array.dtype.kind == "f" and low >= -1 and high <= 1
     levels = f"declare them with data.levels={'-1..1' if low < 0 else '0..1'}, or " if declared else ""
-    return f"they go from {low:.4g} to {high:.4g}: {levels}save {as_bytes_advice(low, high)}, as numpy.uint8"
+    return f"they go from {low:.4g} to {high:.4g}: {levels}save {uint8_advice(low, high)}, as numpy.uint8"
 
 
 def to_nchw(array: Array, axes: str) -> Array:
@@ -221,7 +221,7 @@ def to_nchw(array: Array, axes: str) -> Array:
     return array.transpose(0, 3, 1, 2) if axes == "NHWC" else array
 
 
-def to_bytes(array: Array, config: ArraysConfig, title: str) -> npt.NDArray[np.uint8]:
+def to_uint8(array: Array, config: ArraysConfig, title: str) -> npt.NDArray[np.uint8]:
     """Convert to levels 0..255 in a new contiguous array.
 
     Raises:

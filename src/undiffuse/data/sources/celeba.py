@@ -19,7 +19,7 @@ from undiffuse.data.config.published import ATTRIBUTE_LISTS, PARTITIONS
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.readers.file_at import FileAt
 from undiffuse.data.sources.celeba_lists import MAX_BYTES, Attributes, read_attributes, read_partition
-from undiffuse.data.sources.layout.left_out import NOT_OF_THE_SET, LeftOut
+from undiffuse.data.sources.layout.ignored_items import NOT_OF_THE_SET, IgnoredItems
 from undiffuse.data.sources.layout.splits import split_note
 from undiffuse.data.sources.layout.tree import Tree, find_list, open_tree
 from undiffuse.data.storage.encoded import load_encoded
@@ -66,7 +66,7 @@ def load(config: CelebaConfig) -> Dataset:
     return load_encoded(config, files, labels, classes, captions, about, skips)
 
 
-def _left_out(faces: _Faces) -> LeftOut:
+def _left_out(faces: _Faces) -> IgnoredItems:
     """Record the other files at the location, except for CelebA's own lists."""
     found, used = faces.tree.names.left_out, set(faces.images.values())
     for name in faces.tree.names.images:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from undiffuse.data.readers.file_at import FileAt
 from undiffuse.data.readers.tar_index import read_members
-from undiffuse.data.sources.layout.left_out import LINK, REPEATED, LeftOut
+from undiffuse.data.sources.layout.ignored_items import LINK, REPEATED, IgnoredItems
 from undiffuse.data.sources.layout.published_files import CIFAR_BINARY, CIFAR_NAMES, CIFAR_PYTHON
 from undiffuse.data.sources.layout.tree import open_tar
 from undiffuse.errors import UsageError
@@ -23,7 +23,7 @@ class Store(ABC):
 
     location: Path
     names: list[str]
-    left_out: LeftOut
+    left_out: IgnoredItems
 
     @abstractmethod
     def title(self, name: str) -> str:
@@ -38,7 +38,7 @@ class FolderStore(Store):
     """Files directly in a folder."""
 
     def __init__(self, folder: Path) -> None:
-        self.location, self.left_out = folder, LeftOut()
+        self.location, self.left_out = folder, IgnoredItems()
         self.names = sorted(path.name for path in folder.iterdir() if path.is_file())
 
     def title(self, name: str) -> str:
@@ -54,7 +54,7 @@ class TarStore(Store):
     """Members of an archive by base name, read without unpacking; the last member of a repeated name is used."""
 
     def __init__(self, path: Path) -> None:
-        self.location, self._place, self.left_out = path, open_tar(path), LeftOut()
+        self.location, self._place, self.left_out = path, open_tar(path), IgnoredItems()
         self._location_of, full_name_of = dict[str, tuple[int, int]](), dict[str, str]()
         for member in read_members(self._place):
             name = member.name.rpartition("/")[2]

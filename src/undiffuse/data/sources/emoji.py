@@ -17,7 +17,7 @@ import numpy as np
 from undiffuse.data.config import EmojiConfig
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.sources.layout.classes import Classes, LabelColumn
-from undiffuse.data.sources.layout.left_out import NOT_OF_THE_SET
+from undiffuse.data.sources.layout.ignored_items import NOT_OF_THE_SET
 from undiffuse.data.sources.layout.metadata import parse_json
 from undiffuse.data.sources.layout.tree import Tree, find_list, open_tree
 from undiffuse.data.storage.encoded import load_encoded

@@ -86,6 +86,6 @@ def load(config: FolderConfig) -> Dataset:
     names, _ = without_grids(reader, list_names(root), skips)
     found = annotate(reader, names, config, skips)
     files = FolderFiles(root, names.images.select(found.rows))
-    names.left_out.add_others(found.unread)
+    names.left_out.add_others(found.unused)
     about = {**found.notes, **names.left_out.notes}
     return load_encoded(config, files, found.classes.labels, found.classes.names, found.captions, about, skips)

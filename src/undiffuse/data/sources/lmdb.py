@@ -90,10 +90,10 @@ def load(config: LmdbConfig) -> Dataset:
 def _unread_note(config: LmdbConfig, used: Sequence[Path]) -> dict[str, str]:
     """Provenance note on the databases of a folder that are not read."""
     others = sorted(set(_subfolders(config.location)) - set(used)) if len(_subfolders(config.location)) > 1 else []
-    unread = ", ".join(path.name for path in others)
+    unused = ", ".join(path.name for path in others)
     read = ", ".join(path.name for path in used)
     return (
-        {"splits": f"databases by split: {read} used, {unread} left out (data.split= selects others)"} if others else {}
+        {"splits": f"databases by split: {read} used, {unused} left out (data.split= selects others)"} if others else {}
     )
 
 

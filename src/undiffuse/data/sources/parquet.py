@@ -15,12 +15,12 @@ import numpy as np
 
 from undiffuse.data.config import ParquetConfig
 from undiffuse.data.dataset import Dataset, Indices
-from undiffuse.data.readers.tables import Tables, arrow, is_text, is_texts, plain_type, whole_numbers
+from undiffuse.data.readers.tables import Tables, arrow, integer_column, is_string_list, is_text, plain_type
 from undiffuse.data.readers.text import readable
 from undiffuse.data.sources.layout.captions import complete_rows
 from undiffuse.data.sources.layout.classes import LabelColumn
-from undiffuse.data.sources.layout.folder_files import add_unread
-from undiffuse.data.sources.layout.left_out import Kind, LeftOut
+from undiffuse.data.sources.layout.folder_files import add_unused
+from undiffuse.data.sources.layout.ignored_items import IgnoredItems, Kind
 from undiffuse.data.sources.table_files import find_tables
 from undiffuse.data.storage.encoded import load_encoded
 from undiffuse.data.storage.encoded_files import EncodedFiles
@@ -36,7 +36,7 @@ _IMAGES, _LABELS, _CAPTIONS = (
     ("label", "labels", "class"),
     ("caption", "text", "prompt", "captions", "texts", "prompts", "sentences"),
 )
-FURTHER_CAPTIONS = Kind(
+MULTIPLE_CAPTIONS = Kind(
     "image with further captions", "images with further captions", "data.caption_index=N selects others"
 )
 
@@ -102,10 +102,10 @@ def load(config: ParquetConfig) -> Dataset:
             label or caption that others have; the message names the file and the row.
     """
     arrow()
-    skips, left_out = Skips(config.on_error), LeftOut()
+    skips, left_out = Skips(config.on_error), IgnoredItems()
     found = find_tables(config.location, config.split, skips.take)
     if config.location.is_dir():
-        add_unread(left_out, config.location, [*found.paths, *found.others])
+        add_unused(left_out, config.location, [*found.paths, *found.others])
     tables = Tables(_valid(found.paths, skips))
     columns = _columns(config, tables)
     if not len(tables):
@@ -150,7 +150,7 @@ def _columns(config: ParquetConfig, tables: Tables) -> Columns:
     types = dict(_plain_columns(schema))
     images = [name for name, kind in types.items() if _can_be_image(kind)]
     texts = [name for name, kind in types.items() if is_text(kind)]
-    text_lists = [name for name, kind in types.items() if is_texts(kind)]
+    text_lists = [name for name, kind in types.items() if is_string_list(kind)]
     classes = [name for name in schema.names if declared.get(name, {}).get("_type") == "ClassLabel"]
     declared_images = [name for name in images if declared.get(name, {}).get("_type") == "Image"]
     image = _select_column(
@@ -177,8 +177,8 @@ def _columns(config: ParquetConfig, tables: Tables) -> Columns:
     notes = {"image_column": image, "label_column": label, "caption_column": caption}
     others = [name for name in classes if name != label]
     also = {"other_classes": f"{', '.join(others)} (data.label_column= selects one)"} if others else {}
-    unread = [name for name in schema.names if name not in (image, label, caption, *others)]
-    also |= {"columns_not_read": ", ".join(unread)} if unread else {}
+    unused = [name for name in schema.names if name not in (image, label, caption, *others)]
+    also |= {"columns_not_read": ", ".join(unused)} if unused else {}
     return Columns(image, label, caption, names, {**{k: v for k, v in notes.items() if v is not None}, **also})
 
 
@@ -234,7 +234,7 @@ def _labels(config: ParquetConfig, tables: Tables, columns: Columns) -> tuple[In
 def _codes(column: Any, found: LabelColumn, title: str) -> Indices:
     types = arrow().types
     if types.is_integer(column.type):
-        numbers = whole_numbers(column)
+        numbers = integer_column(column)
         if len(numbers) and numbers.min() < -1:
             raise UsageError(f"{title}: label {numbers.min()}; expected class numbers from 0")
         used, places = np.unique(numbers, return_inverse=True)
@@ -247,14 +247,14 @@ def _codes(column: Any, found: LabelColumn, title: str) -> Indices:
     )
 
 
-def _captions(tables: Tables, columns: Columns, index: int, left_out: LeftOut) -> tuple[StringArray, Indices]:
+def _captions(tables: Tables, columns: Columns, index: int, left_out: IgnoredItems) -> tuple[StringArray, Indices]:
     """Captions, and (N,) each row's caption, -1 for none; of a list of captions, entry ``index`` or else the last."""
     texts, caption_of, start = StringArray(), np.full(len(tables), -1, dtype=np.int64), 0
     for column in tables.each(columns.caption) if columns.caption is not None else ():
         for place, text in enumerate(column.to_pylist()):
             if isinstance(text, list):
                 if len(text) > 1:
-                    left_out.add(FURTHER_CAPTIONS, row_title(tables, start + place).rpartition("/")[2])
+                    left_out.add(MULTIPLE_CAPTIONS, row_title(tables, start + place).rpartition("/")[2])
                 text = text[min(index, len(text) - 1)] if text else None
             line = " ".join(text.split()) if text else ""
             if line:

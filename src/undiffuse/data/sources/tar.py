@@ -21,8 +21,8 @@ from undiffuse.data.readers.tar_index import Headers, Member, MemoryAt, RandomAc
 from undiffuse.data.readers.text import readable
 from undiffuse.data.sources.layout.captions import complete_rows
 from undiffuse.data.sources.layout.classes import Classes, LabelColumn, depth_note, folder_classes
-from undiffuse.data.sources.layout.folder_files import add_unread
-from undiffuse.data.sources.layout.left_out import LeftOut
+from undiffuse.data.sources.layout.folder_files import add_unused
+from undiffuse.data.sources.layout.ignored_items import IgnoredItems
 from undiffuse.data.sources.layout.metadata import (
     MAX_SIDECAR_BYTES,
     Annotation,
@@ -92,7 +92,7 @@ class _Samples:
     """Samples of all shards in columns: 24 bytes per sample for the location, 16 for label and caption, and names."""
 
     def __init__(self, config: TarConfig, skips: Skips) -> None:
-        self._skips, self._image_column, self.left_out = skips, config.image_column, LeftOut()
+        self._skips, self._image_column, self.left_out = skips, config.image_column, IgnoredItems()
         self._use_labels, self._use_captions = config.labels == "auto", config.captions == "auto"
         self.names, self.captions, self.column = StringArray(), StringArray(), LabelColumn()
         self.places, self.codes, self.caption_of = array("q"), array("q"), array("q")
@@ -202,12 +202,12 @@ def load(config: TarConfig) -> Dataset:
     return load_encoded(config, files, classes.labels, classes.names, captions, about, skips)
 
 
-def _paths(config: TarConfig, left_out: LeftOut) -> tuple[list[Path], dict[str, str]]:
+def _paths(config: TarConfig, left_out: IgnoredItems) -> tuple[list[Path], dict[str, str]]:
     """Shards that are read, and a provenance note on their selection; shards named explicitly are all read."""
     location = config.location
     paths = find_shards(location)
     if location.is_dir():
-        add_unread(left_out, location, paths)
+        add_unused(left_out, location, paths)
     if is_explicit(location):
         return paths, {}
     chosen, note = select_shards(paths, config.split, location)

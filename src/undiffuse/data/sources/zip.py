@@ -29,7 +29,7 @@ from undiffuse.data.readers.zip_index import (
 )
 from undiffuse.data.sources.layout.captions import SidecarReader, annotate
 from undiffuse.data.sources.layout.folder_files import Names, check_has_images, is_image_file, is_shown
-from undiffuse.data.sources.layout.left_out import ARCHIVE, ARCHIVE_BEFORE, HIDDEN, LINK, LeftOut, kind_of
+from undiffuse.data.sources.layout.ignored_items import ARCHIVE, ARCHIVE_BEFORE, HIDDEN, LINK, IgnoredItems, kind_of
 from undiffuse.data.sources.layout.metadata import parse_json
 from undiffuse.data.sources.layout.sample_sets import without_grids
 from undiffuse.data.storage.encoded import load_encoded
@@ -149,7 +149,7 @@ class ZipIndex:
     """Members that can be read, with the images sorted by name, and those that are left out."""
 
     def __init__(self, file: FileAt, skips: Skips) -> None:
-        self.images, self.others, self.left_out = Members(), Members(), LeftOut()
+        self.images, self.others, self.left_out = Members(), Members(), IgnoredItems()
         for entry in read_entries(file):
             if is_image_file(entry.name) or entry.name.lower().endswith(_READ):
                 self._take(entry, file.path, skips)
@@ -219,7 +219,7 @@ def load(config: ZipConfig) -> Dataset:
     names, kept = without_grids(reader, names, skips)
     found = annotate(reader, names, config, skips)
     hashes, prepared = _original_hashes(file, index), _manifest_notes(file, index)
-    index.left_out.add_others(name for name in found.unread if name not in (ORIGINAL_HASHES, MANIFEST))
+    index.left_out.add_others(name for name in found.unused if name not in (ORIGINAL_HASHES, MANIFEST))
     about = {**found.notes, **index.left_out.notes, **prepared}
     files = zip_files(file, index.images, kept[found.rows], hashes)
     return load_encoded(config, files, found.classes.labels, found.classes.names, found.captions, about, skips)

@@ -26,7 +26,7 @@ import PIL
 from undiffuse.data.config import EncodedConfig
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.readers.decoding import heic
-from undiffuse.data.readers.decoding.image import DECODING
+from undiffuse.data.readers.decoding.image import DECODER_VERSION
 from undiffuse.data.sources.layout.folder_files import is_shown
 from undiffuse.data.sources.layout.tar_files import find_shards
 from undiffuse.data.storage.mapped import (
@@ -79,7 +79,7 @@ def stamp_of(config: EncodedConfig) -> str:
             fact = f"{name}\0{status.st_size}\0{status.st_mtime_ns}".encode("utf-8", "surrogateescape")
             # a sum is independent of the order, so that millions of files need not be sorted in memory
             total += int.from_bytes(hashlib.blake2b(fact, digest_size=16).digest(), "little")
-    decoders = f"decoding {DECODING} pillow {PIL.__version__} heic {heic.version() or 'not read'}"
+    decoders = f"decoding {DECODER_VERSION} pillow {PIL.__version__} heic {heic.version() or 'not read'}"
     return f"{total % 2**128:032x} undiffuse {__version__} reading {READING} {decoders}"
 
 

@@ -23,8 +23,8 @@ from undiffuse.data.config import EncodedConfig, ImageConfig
 from undiffuse.data.dataset import HASH_BYTES, ArrayDataset, Dataset, Hashes, Indices, hash_item
 from undiffuse.data.readers.decoding.image import (
     Decoded,
-    automatic_side,
     decode_image,
+    default_side,
     fit_image,
     from_array,
     read_header,
@@ -206,7 +206,7 @@ def preprocessing_for(config: ImageConfig, headers: npt.NDArray[np.int32]) -> tu
         size = config.target or (int(sizes[0, 0]), int(sizes[0, 1]))
         return Preprocessing(size, channels, config.fit, config.upscale, config.background), {}
     shorter = headers[:, :2].min(axis=1)
-    side = automatic_side(shorter)
+    side = default_side(shorter)
     smallest, largest = sizes[sizes.min(axis=1).argmin()], sizes[sizes.min(axis=1).argmax()]
     reach, count = int((shorter >= side).sum()), len(shorter)
     others = ", the others enlarged" if reach < count else ""

@@ -21,10 +21,10 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
+from undiffuse.checksums import is_modified, read_json, with_checksum
 from undiffuse.data.dataset import HASH_BYTES, Dataset, Hashes, Indices
 from undiffuse.data.storage.string_array import StringArray
 from undiffuse.errors import UsageError
-from undiffuse.sealed import is_changed, read_json, sealed
 
 INFO, PIXELS, HASHES, LABELS = "info.json", "pixels.u8", "hashes.u8", "labels.i64"
 CHECKS = "pixels.crc32"
@@ -158,7 +158,7 @@ def read_info(folder: Path) -> dict[str, Any]:
     """
     try:
         info: dict[str, Any] = read_json(folder / INFO)
-        if is_changed(info):
+        if is_modified(info):
             raise UsageError(f"{folder / INFO}: damaged: it does not match its checksum")
         if info["format"] != FORMAT:
             raise UsageError(f"{folder / INFO}: format {info['format']!r}; expected {FORMAT}")
@@ -214,4 +214,4 @@ def write_info(folder: Path, dataset: Dataset, stamp: str) -> None:
         "bytes": {path.name: path.stat().st_size for path in sorted(folder.iterdir())},
         "crc32": {path.name: _crc32_of(path) for path in sorted(folder.iterdir()) if path.name != PIXELS},
     }
-    (folder / INFO).write_text(json.dumps(sealed(info), indent=1), encoding="utf-8")
+    (folder / INFO).write_text(json.dumps(with_checksum(info), indent=1), encoding="utf-8")

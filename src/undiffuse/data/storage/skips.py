@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from undiffuse.errors import UsageError
-from undiffuse.wording import counted
+from undiffuse.wording import count_noun
 
 _NAMED = 3  # skipped files listed in the report; the rest are counted
 
@@ -48,11 +48,11 @@ class Skips:
     def report(self) -> dict[str, str]:
         """Provenance entry about the skipped items; empty if there are none."""
         more = f" and {self.count - _NAMED} more" if self.count > _NAMED else ""
-        text = f"{counted(self.count, 'file')} left out: {'; '.join(self._first)}{more}"
+        text = f"{count_noun(self.count, 'file')} left out: {'; '.join(self._first)}{more}"
         return {"skipped": text} if self.count else {}
 
     def check_images_left(self, num_left: int, count: int) -> None:
         """Raise UsageError if none of ``count`` images is left."""
         if num_left == 0:
             first = f"; the first: {self._first[0]}" if self._first else ""
-            raise UsageError(f"none of the {counted(count, 'image')} can be used{first}")
+            raise UsageError(f"none of the {count_noun(count, 'image')} can be used{first}")

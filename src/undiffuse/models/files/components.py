@@ -13,9 +13,9 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from undiffuse.checksums import changes
 from undiffuse.config import ComponentConfig, short_repr, validate
 from undiffuse.errors import UsageError
-from undiffuse.sealed import changes
 
 #: The component that is sampled from.
 MAIN, _MAIN_WEIGHTS = "model", "model.safetensors"

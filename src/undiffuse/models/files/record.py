@@ -15,11 +15,11 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from undiffuse.checksums import CHECKSUM, changes, checksum_of, read_json, with_checksum
 from undiffuse.config import validate
 from undiffuse.errors import UsageError
 from undiffuse.files import write_json
 from undiffuse.models.files.components import components_of
-from undiffuse.sealed import CHECKSUM, changes, checksum_of, read_json, sealed
 from undiffuse.wording import command
 
 #: Version of the layout of ``config.json``, weights and checkpoints; ``components`` reads the first.
@@ -216,7 +216,7 @@ def write_record(folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
         folder: existing folder of the model or run.
         record: all sections.
     """
-    written = sealed(record)
+    written = with_checksum(record)
     write_json(folder / "config.json", written)
     return written
 

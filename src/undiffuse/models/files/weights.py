@@ -16,11 +16,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from undiffuse.checksums import checksum_of, parse_json
 from undiffuse.errors import UsageError
 from undiffuse.files import replacing, sha256_of
 from undiffuse.models.files import int8
 from undiffuse.models.files import record as records
-from undiffuse.sealed import checksum_of, parse_json
 
 #: Weights files of a model folder: averaged weights, and weights without averaging.
 WEIGHTS = {"ema": "model.safetensors", "raw": "raw.safetensors"}

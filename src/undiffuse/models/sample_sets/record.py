@@ -9,11 +9,11 @@ from pathlib import Path
 from textwrap import indent
 from typing import Any, Protocol
 
+from undiffuse.checksums import CHECKSUM
 from undiffuse.compute.environment import compute_environment
 from undiffuse.files import json_text
 from undiffuse.models.base import GenerativeModel
 from undiffuse.models.request import SampleRequest
-from undiffuse.sealed import CHECKSUM
 
 _NO_ROWS = '"images": []'
 _SETTING = "computed_with"  # the same for all samples, and too long to repeat for each

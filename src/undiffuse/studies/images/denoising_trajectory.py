@@ -27,7 +27,7 @@ from undiffuse.studies.images.context import ClassOptions, ImageStudyContext, Pl
 from undiffuse.studies.images.times import time_label, visible
 from undiffuse.studies.plots import image_grid, plot_style
 from undiffuse.studies.plots.plot_style import StudyFigure
-from undiffuse.wording import counted
+from undiffuse.wording import count_noun
 
 #: Columns of the filmstrips, without the final image.
 _COLUMNS = 11
@@ -201,14 +201,14 @@ def _study_figure(
     return StudyFigure(
         "denoising_trajectory.png",
         "Denoising trajectory",
-        f"{counted(len(done.final), 'sample')} by {plan.sampler}, {counted(plan.steps, 'step')}. "
+        f"{count_noun(len(done.final), 'sample')} by {plan.sampler}, {count_noun(plan.steps, 'step')}. "
         "Upper rows: x_t, black to white being -(α + 2σ) to α + 2σ. Lower rows: x_0-hat, the mean over all images "
         "from which "
         "x_t may originate, so it is blurred at first; large features appear first and details last. Below left: how "
         "far "
         "x_0-hat is from the sample, one thin line per sample, the mean bold. Below right: the same by "
         "scale, 1 if only "
-        f"the mean is known; it falls below a half for {half_times}, of {counted(plan.steps, 'step')}.",
+        f"the mean is known; it falls below a half for {half_times}, of {count_noun(plan.steps, 'step')}.",
         "x_0-hat = E[x_0 | x_t];  e_b(t) = Σ |P_b (x_0-hat - x_0)|², over the variance of the samples in that band",
         "Ho et al. 2020, arXiv:2006.11239, fig. 6; `undiffuse.studies.images.denoising_trajectory:film`",
         {

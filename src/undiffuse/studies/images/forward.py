@@ -35,7 +35,7 @@ from undiffuse.studies.images.context import ImageStudyContext
 from undiffuse.studies.images.times import matched_times, time_label, visible
 from undiffuse.studies.plots import image_grid, plot_style
 from undiffuse.studies.plots.plot_style import StudyFigure
-from undiffuse.wording import counted
+from undiffuse.wording import count_noun
 
 #: Draws standard normal noise of the shape of its argument.
 Draw = Callable[[Tensor], Tensor]
@@ -286,8 +286,8 @@ def _study_figure(
         f"Above: the same images after {len(times) - 1} single steps and drawn directly from the closed form, at "
         "times with the noise of DDPM's chain after every tenth of its steps; black to white is "
         "-(α + 2σ) to α + 2σ, so that noise is visible. The two rows are different draws of one distribution. Below: "
-        f"mean and variance over all values of {counted(num)} at {len(error.mean)} times. {sentence} Right: the grey "
-        "band "
+        f"mean and variance over all values of {count_noun(num)} at {len(error.mean)} times. {sentence} Right: the "
+        "grey band "
         "is ± two sampling errors, which should contain 95% of the deviations; neighbouring times of the "
         "chain share their noise, those of the closed form do not.",
         "x_t = α_ts x_s + sqrt(σ_t² - α_ts² σ_s²) ε, composed; x_t = α_t x_0 + σ_t ε",

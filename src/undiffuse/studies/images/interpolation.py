@@ -35,7 +35,7 @@ from undiffuse.studies.images.legibility import Legibility
 from undiffuse.studies.images.times import Fraction, Fractions, matched_times, time_label
 from undiffuse.studies.plots import image_grid, plot_style
 from undiffuse.studies.plots.plot_style import StudyFigure
-from undiffuse.wording import counted
+from undiffuse.wording import count_noun
 
 #: As in DDPM's figures: 500 of 1000 steps, and every 125.
 _DEFAULT_FRACTION = 0.5
@@ -377,10 +377,10 @@ def _describe_method(way: Way) -> str:
     if way.deterministic:
         return (
             f"Both images are encoded along the probability-flow ODE to time t, mixed {way.mix}ly and decoded by "
-            f"{way.plan.sampler}, {counted(way.plan.steps, 'step')} over the full range; no noise is drawn."
+            f"{way.plan.sampler}, {count_noun(way.plan.steps, 'step')} over the full range; no noise is drawn."
         )
     return (
         f"Both images of a pair get the same noise up to time t, are mixed {way.mix}ly and decoded by "
-        f"{way.plan.sampler}, {counted(way.plan.steps, 'step')} from t = 1 on, with the same step noise for all "
+        f"{way.plan.sampler}, {count_noun(way.plan.steps, 'step')} from t = 1 on, with the same step noise for all "
         "frames of a pair."
     )

@@ -36,7 +36,7 @@ from undiffuse.studies.images.reference_distances import (
 )
 from undiffuse.studies.plots import image_grid
 from undiffuse.studies.plots.plot_style import BLUE, GREY, ORANGE, StudyFigure, grid_lines, save
-from undiffuse.wording import counted
+from undiffuse.wording import count_noun
 
 _BINS = 40
 
@@ -151,14 +151,14 @@ def _draw(
     first = list(range(min(shown, len(nearest))))
     tables = [
         _table(
-            f"The {len(closest)} nearest of {counted(len(nearest), 'sample')}, by {space_name}",
+            f"The {len(closest)} nearest of {count_noun(len(nearest), 'sample')}, by {space_name}",
             closest,
             images,
             found,
             scale,
             seed,
         ),
-        _table(f"The first {counted(len(first), 'seed')}", first, images, found, scale, seed),
+        _table(f"The first {count_noun(len(first), 'seed')}", first, images, found, scale, seed),
     ]
     figure, (axes,) = image_grid.draw(tables, 1)
     _histogram(axes, nearest, real, scale)

@@ -27,7 +27,7 @@ from undiffuse.studies.images.reference_distances import draw, extractor_of
 from undiffuse.studies.option_parsing import sampler_words
 from undiffuse.studies.plots import image_grid
 from undiffuse.studies.plots.plot_style import CYCLE, GREY, StudyFigure, charts, grid_lines, save
-from undiffuse.wording import counted
+from undiffuse.wording import count_noun
 
 
 def _counts(value: Any) -> Any:
@@ -227,7 +227,7 @@ def _grid(path: Path, cells: Sequence[Cell], images: Sequence[ImageArray], dista
 def _study_figures(
     context: ImageStudyContext, cells: Sequence[Cell], options: SweepOptions, extractor: FeatureExtractor, num_real: int
 ) -> list[StudyFigure]:
-    hardware = f"{context.device.type}, {counted(torch.get_num_threads(), 'thread')}"
+    hardware = f"{context.device.type}, {count_noun(torch.get_num_threads(), 'thread')}"
     notes = [f"{cell.sampler} with {cell.steps} steps did not run: {cell.note}" for cell in cells if cell.note]
     distance = set_distance(options.metric)
     numbers = {
@@ -250,7 +250,7 @@ def _study_figures(
         StudyFigure(
             "sweep.png",
             "Quality against cost",
-            f"{distance.label[:1].upper()}{distance.label[1:]} of {counted(options.num, 'sample')} per cell from "
+            f"{distance.label[:1].upper()}{distance.label[1:]} of {count_noun(options.num, 'sample')} per cell from "
             f"{num_real:,} training images, with standard errors, against NFE (left) and "
             "against seconds (right); the small numbers are steps. All cells use the same seeds and the model's "
             f"time grid. {bias_note}Timed on {hardware}, after a warm-up, total time; on a CPU "

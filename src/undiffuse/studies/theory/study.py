@@ -6,11 +6,11 @@ import re
 from pathlib import Path
 from typing import Any
 
+from undiffuse.checksums import with_checksum
 from undiffuse.errors import UsageError
 from undiffuse.files import write_json, write_text
 from undiffuse.observer import SILENT, Observer
 from undiffuse.registry import resolve
-from undiffuse.sealed import sealed
 from undiffuse.studies.plots.plot_style import StudyFigure, plain
 from undiffuse.studies.theory.context import TheoryContext
 from undiffuse.studies.theory.ground_truth import TRUTHS
@@ -76,7 +76,7 @@ def study_theory(
         "undiffuse": __version__,
         "pictures": {figure.file: {"title": figure.title, **plain(figure.numbers)} for figure in figures},  # data
     }
-    write_json(folder / "study.json", sealed(result))
+    write_json(folder / "study.json", with_checksum(result))
     write_text(folder / "README.md", _page(context, figures))
     return result
 

@@ -22,7 +22,7 @@ from undiffuse.samplers.noise import NoiseSource, SeededNoise
 from undiffuse.studies.plots import plot_style
 from undiffuse.studies.plots.plot_style import StudyFigure
 from undiffuse.studies.theory.context import TheoryContext, device_of, noisy_points, plane, scaled_density
-from undiffuse.wording import counted
+from undiffuse.wording import count_noun
 
 #: Batch size of a network's evaluations.
 _BLOCK = 1024
@@ -159,7 +159,7 @@ def filmstrips(context: TheoryContext, folder: Path) -> StudyFigure:
     return StudyFigure(
         "filmstrip.png",
         "The reverse process",
-        f"{context.sampler}, {counted(count, 'step')} on the grid {context.grid!r}: the noisy points and the "
+        f"{context.sampler}, {count_noun(count, 'step')} on the grid {context.grid!r}: the noisy points and the "
         "model's prediction at that step. x_0-hat is a mean, so early on it is inside the shape, not on it."
         f"{end}",
         "x_0-hat = E[x_0 | x_t]",
@@ -259,7 +259,7 @@ def cost_and_quality(context: TheoryContext, folder: Path) -> StudyFigure:
     return StudyFigure(
         "samplers.png",
         "Sample quality against NFE",
-        f"Distance of {counted(context.num, 'sample')} from {len(reference)} exact draws, {STEPS} steps even in the "
+        f"Distance of {count_noun(context.num, 'sample')} from {len(reference)} exact draws, {STEPS} steps even in the "
         "log-SNR (rk45 chooses its steps). The band is the distance of as many exact draws: below its top samplers "
         "cannot "
         "be distinguished. ODE solvers share their initial noise and so their sampling error."

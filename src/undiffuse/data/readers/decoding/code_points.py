@@ -45,7 +45,7 @@ def colours_of(primaries: int, transfer: int) -> tuple[bytes, str]:
 
 @functools.cache
 def _profile(primaries: int, transfer: int) -> bytes:
-    (name, colours), (suffix, curve) = _PRIMARIES[primaries], _CURVES[transfer]
+    (name, icc_profile), (suffix, curve) = _PRIMARIES[primaries], _CURVES[transfer]
     para = b"para" + bytes(4) + struct.pack(">HH", 3 if len(curve) > 1 else 0, 0) + _fixed(*curve)
     text = (name + suffix).encode("utf-16-be")
     tags = {
@@ -53,7 +53,7 @@ def _profile(primaries: int, transfer: int) -> bytes:
         b"wtpt": b"XYZ " + bytes(4) + _fixed(*_D50),
         **{kind + b"TRC": para for kind in (b"r", b"g", b"b")},
     }
-    for kind, column in zip((b"r", b"g", b"b"), _columns_at_d50(colours).T.tolist(), strict=True):
+    for kind, column in zip((b"r", b"g", b"b"), _columns_at_d50(icc_profile).T.tolist(), strict=True):
         tags[kind + b"XYZ"] = b"XYZ " + bytes(4) + _fixed(*column)
     return _packed(tags)
 

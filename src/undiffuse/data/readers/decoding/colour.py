@@ -128,11 +128,11 @@ def _converted(pixels: Image.Image | HighDepth, profile: Profile) -> Image.Image
         return _of_high_depth(pixels._replace(levels=levels), alpha, profile)
     plain = _with_mode(pixels)
     alpha = np.asarray(plain)[..., -1] if plain.mode.endswith("A") else None
-    colours = plain.convert(profile.mode) if alpha is not None else plain
+    icc_profile = plain.convert(profile.mode) if alpha is not None else plain
     if profile.mode == "L":
-        converted = colours.point(cast(Any, _grey_table(profile)[::257].tolist()))
+        converted = icc_profile.point(cast(Any, _grey_table(profile)[::257].tolist()))
     else:
-        converted = cast(Image.Image, ImageCms.applyTransform(colours, profile.transform))
+        converted = cast(Image.Image, ImageCms.applyTransform(icc_profile, profile.transform))
     return _joined(converted, alpha)
 
 
@@ -174,8 +174,8 @@ def _of_high_depth(high: HighDepth, alpha: Bytes | None, profile: Profile) -> Im
 def _high_depth_colours(levels: npt.NDArray[np.float32], profile: Profile) -> Bytes:
     """(H, W, 3): linear interpolation of the 8-bit transform along each axis."""
 
-    def transform(colours: Bytes) -> npt.NDArray[np.float32]:
-        found: Any = ImageCms.applyTransform(Image.fromarray(colours), profile.transform)
+    def transform(icc_profile: Bytes) -> npt.NDArray[np.float32]:
+        found: Any = ImageCms.applyTransform(Image.fromarray(icc_profile), profile.transform)
         return np.asarray(found, dtype=np.float32)
 
     floor = levels.astype(np.uint8)

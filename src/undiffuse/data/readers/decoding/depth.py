@@ -172,8 +172,8 @@ def _check_planes(tags: dict[int, Any], num_bands: int, bits: int) -> None:
 def _unassociated(high: HighDepth) -> HighDepth:
     """Convert premultiplied alpha to straight alpha."""
     alpha = high.levels[..., 3:].astype(np.float32)
-    colours = np.minimum(np.rint(high.levels[..., :3] * (_WHITE_16 / np.maximum(alpha, 1))), _WHITE_16)
-    return high._replace(levels=np.concatenate([colours.astype(np.uint16), high.levels[..., 3:]], axis=-1))
+    icc_profile = np.minimum(np.rint(high.levels[..., :3] * (_WHITE_16 / np.maximum(alpha, 1))), _WHITE_16)
+    return high._replace(levels=np.concatenate([icc_profile.astype(np.uint16), high.levels[..., 3:]], axis=-1))
 
 
 def _both_bytes(
@@ -185,9 +185,9 @@ def _both_bytes(
         as_stored: maps a raw mode to the one that leaves the levels as they are in the file.
     """
     _retiled(image, as_stored).load()
-    with reopen() as again:
-        _retiled(again, lambda raw: _other_order(as_stored(raw))).load()
-        return HighDepth(_joined(np.asarray(image), np.asarray(again)), _WHITE_16, image.mode)
+    with reopen() as reopened:
+        _retiled(reopened, lambda raw: _other_order(as_stored(raw))).load()
+        return HighDepth(_joined(np.asarray(image), np.asarray(reopened)), _WHITE_16, image.mode)
 
 
 def _joined(upper: npt.NDArray[np.uint8], lower: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint16]:

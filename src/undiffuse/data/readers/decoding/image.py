@@ -21,14 +21,14 @@ from PIL import Image
 from undiffuse.data.readers.decoding.colour import to_srgb
 from undiffuse.data.readers.decoding.depth import HighDepth, read_levels
 from undiffuse.data.readers.decoding.notes import HIGH_DEPTH, TRANSPARENT
-from undiffuse.data.readers.decoding.opening import Opened, opened
+from undiffuse.data.readers.decoding.opening import ImageFile, open_image
 from undiffuse.data.readers.decoding.orientation import SIDEWAYS, UPRIGHT, orientation_of, upright
 from undiffuse.errors import UsageError
 
 Colour = int | tuple[int, int, int]
 
 #: Version of the decoder, incremented whenever a file decodes to other pixels than before; it invalidates the cache.
-DECODING = 2
+DECODER_VERSION = 2
 
 BROKEN_EXIF = "with EXIF that cannot be read, skipped"
 FRAMES = "of several frames, of which the first is read"
@@ -53,13 +53,13 @@ class Decoded(NamedTuple):
     Attributes:
         image: upright, in mode ``L`` or ``RGB``.
         mode: Pillow mode of the file.
-        turned: whether its stored orientation is not upright.
+        rotated: whether its stored orientation is not upright.
         notes: what the user should know about the decoding, worded to follow "12 images".
     """
 
     image: Image.Image
     mode: str
-    turned: bool
+    rotated: bool
     notes: tuple[str, ...]
 
 
@@ -74,27 +74,27 @@ def read_header(source: Path | bytes, background: Colour = 255, title: str = "")
     Raises:
         UsageError: empty, not an image, unreadable, or a decompression bomb; the message starts with the title.
     """
-    with opened(source, title, header_only=True) as found:
+    with open_image(source, title, header_only=True) as found:
         width, height = _upright_size(found)
-        colourful_ground = isinstance(background, tuple) and len(set(background)) > 1
-        grey = _is_grey(found) and not (colourful_ground and found.image.has_transparency_data)
+        is_background_coloured = isinstance(background, tuple) and len(set(background)) > 1
+        grey = _is_grey(found) and not (is_background_coloured and found.image.has_transparency_data)
         return Header(height, width, grey)
 
 
-def _is_grey(found: Opened) -> bool:
+def _is_grey(found: ImageFile) -> bool:
     if found.png is not None and found.png.depth == 16:  # Pillow reports grey with alpha as RGBA
         return found.png.colour_type in _GREY_PNG
     return found.image.mode in _GREY_MODES or found.image.mode.startswith("I;")
 
 
-def _upright_size(found: Opened) -> tuple[int, int]:
+def _upright_size(found: ImageFile) -> tuple[int, int]:
     """(width, height) of the upright image."""
     stored = found.image.size
     if found.image.format == "TIFF":  # newer versions of Pillow already swap the sides, older ones do not
         tags: Any = getattr(found.image, "tag_v2", {})
         stored = (tags.get(_TIFF_WIDTH, stored[0]), tags.get(_TIFF_HEIGHT, stored[1]))
-    turned = orientation_of(found.image, found.png)[0] in SIDEWAYS
-    return (stored[1], stored[0]) if turned else stored
+    rotated = orientation_of(found.image, found.png)[0] in SIDEWAYS
+    return (stored[1], stored[0]) if rotated else stored
 
 
 def read_image(source: Path | bytes, background: Colour = 255, title: str = "") -> Image.Image:
@@ -118,20 +118,23 @@ def decode_image(source: Path | bytes, background: Colour = 255, title: str = ""
     Raises:
         UsageError: see ``read_header``; also for a corrupt or truncated file, or levels of unknown meaning.
     """
-    with opened(source, title, header_only=False) as found:
+    with open_image(source, title, header_only=False) as found:
         image, mode, several = found.image, found.image.mode, _has_frames(found)
         orientation, broken_exif = orientation_of(image, found.png)
-        levels = read_levels(image, found.again, found.png)
-        profile, described = found.colours()
+        levels = read_levels(image, found.reopened, found.png)
+        profile, described = found.icc_profile()
         converted, note = to_srgb(levels, profile)
-        stored = (TRANSPARENT if _shows_through(converted) else "", HIGH_DEPTH if isinstance(levels, HighDepth) else "")
-        flat = _flat(upright(converted, orientation), background)
+        stored = (
+            TRANSPARENT if _has_transparent_pixels(converted) else "",
+            HIGH_DEPTH if isinstance(levels, HighDepth) else "",
+        )
+        flat = _flatten(upright(converted, orientation), background)
         exif = BROKEN_EXIF if broken_exif or found.broken_exif else ""
         notes = (*stored, described, note, exif, FRAMES if several else "")
         return Decoded(flat, mode, orientation != UPRIGHT, tuple(filter(None, notes)))
 
 
-def _has_frames(found: Opened) -> bool:
+def _has_frames(found: ImageFile) -> bool:
     """Whether the file has several frames; additional frames of a JPEG are previews and gain maps and do not count."""
     if found.png is not None:
         return found.png.num_frames > 1
@@ -146,7 +149,7 @@ def without_warnings() -> Iterator[None]:
         yield
 
 
-def _shows_through(image: Image.Image) -> bool:
+def _has_transparent_pixels(image: Image.Image) -> bool:
     """Whether any pixel is not opaque; many files store an alpha channel that is 255 everywhere."""
     if not image.has_transparency_data:
         return False
@@ -154,9 +157,9 @@ def _shows_through(image: Image.Image) -> bool:
     return cast(int, layer.getchannel("A").getextrema()[0]) < 255
 
 
-def _flat(image: Image.Image, background: Colour) -> Image.Image:
+def _flatten(image: Image.Image, background: Colour) -> Image.Image:
     """Composite on the background; mode ``L`` if the image and the visible background are grey, else ``RGB``."""
-    ground = rgb_of(background)
+    ground = as_rgb(background)
     grey = image.mode in _GREY_MODES
     if image.has_transparency_data:
         layer = image.convert("LA" if image.mode == "La" else "RGBA").convert("RGBA")
@@ -165,7 +168,7 @@ def _flat(image: Image.Image, background: Colour) -> Image.Image:
     return image.convert("RGB").convert("L") if grey else image.convert("RGB")
 
 
-def rgb_of(colour: Colour) -> tuple[int, int, int]:
+def as_rgb(colour: Colour) -> tuple[int, int, int]:
     """A grey level as (level, level, level); a colour unchanged."""
     return (colour, colour, colour) if isinstance(colour, int) else colour
 
@@ -198,9 +201,9 @@ def fit_image(
     if scale == 1:  # crop on whole pixels, without resampling
         left, top = (image.width - width) // 2, (image.height - height) // 2
         return image.crop((left, top, left + width, top + height))
-    across, down = width / scale, height / scale
-    x, y = (image.width - across) / 2, (image.height - down) / 2
-    box = (max(x, 0.0), max(y, 0.0), min(x + across, image.width), min(y + down, image.height))
+    crop_width, crop_height = width / scale, height / scale
+    x, y = (image.width - crop_width) / 2, (image.height - crop_height) / 2
+    box = (max(x, 0.0), max(y, 0.0), min(x + crop_width, image.width), min(y + crop_height, image.height))
     return image.resize((width, height), Image.Resampling.LANCZOS, box=box, reducing_gap=_REDUCING_GAP)
 
 
@@ -212,7 +215,7 @@ def _letterbox(image: Image.Image, size: tuple[int, int], upscale: bool, backgro
     inner = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     if inner != image.size:
         image = image.resize(inner, Image.Resampling.LANCZOS, reducing_gap=_REDUCING_GAP)
-    ground = rgb_of(background)
+    ground = as_rgb(background)
     fill = ground if image.mode == "RGB" else Image.new("RGB", (1, 1), ground).convert("L").getpixel((0, 0))
     letterboxed = Image.new(image.mode, (width, height), cast(Any, fill))
     letterboxed.paste(image, ((width - inner[0]) // 2, (height - inner[1]) // 2))
@@ -235,12 +238,12 @@ def from_array(array: npt.NDArray[np.uint8]) -> Image.Image:
     return Image.fromarray(array[0] if len(array) == 1 else np.ascontiguousarray(array.transpose(1, 2, 0)))
 
 
-def automatic_side(shorter_sides: npt.NDArray[Any]) -> int:
+def default_side(shorter_sides: npt.NDArray[Any]) -> int:
     """Default training size for images of different sizes: the largest multiple of 8 up to 64 that half of them reach.
 
     Images with a side below 8 pixels (stray strips and icons) do not count unless all are that small.
     """
     sides = np.sort(shorter_sides)
-    counted = sides[sides >= _SMALLEST] if sides[-1] >= _SMALLEST else sides
-    median = int(counted[len(counted) // 2])  # the upper median: half of the images reach it
+    count_noun = sides[sides >= _SMALLEST] if sides[-1] >= _SMALLEST else sides
+    median = int(count_noun[len(count_noun) // 2])  # the upper median: half of the images reach it
     return median if median < _SMALLEST else 8 * math.floor(min(64, median) / 8)

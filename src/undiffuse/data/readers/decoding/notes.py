@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-from undiffuse.wording import counted
+from undiffuse.wording import count_noun
 
 #: Properties of the stored images that 8-bit grey or RGB cannot represent, worded to follow "12 images".
 TRANSPARENT, HIGH_DEPTH = "with transparency, laid on data.background", "of more than 8 bits a value, each rounded to 8"
@@ -38,7 +38,7 @@ class DecodingNotes:
         return {**separate, **({"decoding": "; ".join(parts)} if parts else {})}
 
     def _describe(self, text: str) -> str:
-        return f"{counted(self._counts[text], 'image')} {text}"
+        return f"{count_noun(self._counts[text], 'image')} {text}"
 
 
 def storage_record(provenance: Mapping[str, str]) -> dict[str, str]:

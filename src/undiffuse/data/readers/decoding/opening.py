@@ -26,7 +26,7 @@ _JPEG_XL = (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")
 _TIFF_STARTS = (b"II\x2a\0", b"MM\0\x2a", b"II\x2b\0", b"MM\0\x2b")
 
 
-class Opened(NamedTuple):
+class ImageFile(NamedTuple):
     """An image file whose header has been read.
 
     Attributes:
@@ -41,7 +41,7 @@ class Opened(NamedTuple):
     png: Png | None
     broken_exif: bool
 
-    def colours(self) -> tuple[bytes, str]:
+    def icc_profile(self) -> tuple[bytes, str]:
         """The ICC profile (empty if there is none) and a note for the user (empty if there is none).
 
         In a PNG the code points take precedence over the profile, in an AVIF the profile over the code points.
@@ -62,14 +62,14 @@ class Opened(NamedTuple):
         found = _AVIF_COLOURS.search(self.file.read(_HEADER_BYTES))
         return colours_of(*struct.unpack(">HH", found[1])) if found else (b"", "")
 
-    def again(self) -> Image.Image:
+    def reopened(self) -> Image.Image:
         """Reopen the same file, not decoded."""
         self.file.seek(0)
         return Image.open(self.file, formats=_formats())
 
 
 @contextlib.contextmanager
-def opened(source: Path | bytes, title: str, header_only: bool) -> Iterator[Opened]:
+def open_image(source: Path | bytes, title: str, header_only: bool) -> Iterator[ImageFile]:
     """Open one image file.
 
     Args:
@@ -108,7 +108,7 @@ def _damaged(error: Exception) -> str:
     return f"damaged or cut short ({' '.join(str(error).split()) or type(error).__name__})"
 
 
-def _opened(file: BinaryIO, header_only: bool) -> Opened:
+def _opened(file: BinaryIO, header_only: bool) -> ImageFile:
     start = file.read(16)
     if not start:
         raise UsageError("the file is empty (0 bytes)")
@@ -116,17 +116,17 @@ def _opened(file: BinaryIO, header_only: bool) -> Opened:
     if start.startswith(SIGNATURE):
         png = read_png(file, header_only)
         pixels = io.BytesIO(png.pixels)
-        return Opened(Image.open(pixels, formats=("PNG",)), pixels, png, False)
+        return ImageFile(Image.open(pixels, formats=("PNG",)), pixels, png, False)
     is_heic = heic.is_heic(start) and heic.is_installed()
     try:
-        return Opened(Image.open(file, formats=_formats(is_heic)), file, None, False)
+        return ImageFile(Image.open(file, formats=_formats(is_heic)), file, None, False)
     except Exception:  # the AVIF decoder checks EXIF before it returns pixels
         file.seek(0)
         content = file.read() if start[4:8] == b"ftyp" else b""
         plain = io.BytesIO(_AVIF_EXIF.sub(rb"\1free", content))
         if plain.getvalue() == content:
             raise
-        return Opened(Image.open(plain, formats=_formats(is_heic)), plain, None, True)
+        return ImageFile(Image.open(plain, formats=_formats(is_heic)), plain, None, True)
 
 
 @functools.cache

@@ -21,7 +21,7 @@ from undiffuse.data.dataset import Indices
 from undiffuse.data.readers.text import composed
 from undiffuse.data.sources.layout.classes import Classes, LabelColumn, depth_note, folder_classes, prefix_of
 from undiffuse.data.sources.layout.folder_files import Names, is_image_file
-from undiffuse.data.sources.layout.left_out import Kind
+from undiffuse.data.sources.layout.ignored_items import Kind
 from undiffuse.data.sources.layout.metadata import (
     DATASET,
     MAX_LIST_BYTES,
@@ -77,7 +77,7 @@ class AnnotatedFiles(NamedTuple):
     classes: Classes
     captions: StringArray | None
     notes: dict[str, str]
-    unread: StringArray  # names of other files that annotate no image
+    unused: StringArray  # names of other files that annotate no image
 
 
 def annotate(reader: SidecarReader, names: Names, config: TreeConfig, skips: Skips) -> AnnotatedFiles:
@@ -118,7 +118,7 @@ def annotate(reader: SidecarReader, names: Names, config: TreeConfig, skips: Ski
     classes = annotations.column.classes(annotations.codes, annotations.class_names, reader.location)
     labels = classes.labels if classes.labels is None or len(rows) == len(names.images) else classes.labels[rows]
     notes |= annotations.column.notes
-    return AnnotatedFiles(rows, Classes(labels, classes.names), captions, notes, annotations.unread)
+    return AnnotatedFiles(rows, Classes(labels, classes.names), captions, notes, annotations.unused)
 
 
 def _prefixes(images: Sequence[str]) -> Iterator[str | UsageError]:
@@ -155,7 +155,7 @@ class _Annotations:
             self._read()
 
     @property
-    def unread(self) -> StringArray:
+    def unused(self) -> StringArray:
         """The other files that were not read for an image."""
         return self._others.select(np.flatnonzero(~self._was_read))
 

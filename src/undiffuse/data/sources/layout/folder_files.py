@@ -9,7 +9,14 @@ from typing import NamedTuple
 
 from undiffuse.data.readers.decoding import heic
 from undiffuse.data.readers.text import readable
-from undiffuse.data.sources.layout.left_out import FOLDER_AGAIN, HIDDEN, UNREAD_FOLDER, UNREAD_IMAGE, LeftOut, kind_of
+from undiffuse.data.sources.layout.ignored_items import (
+    FOLDER_AGAIN,
+    HIDDEN,
+    UNREAD_FOLDER,
+    UNREAD_IMAGE,
+    IgnoredItems,
+    kind_of,
+)
 from undiffuse.data.sources.layout.within import sources_within
 from undiffuse.data.storage.string_array import StringArray, sorted_rows
 from undiffuse.errors import UsageError
@@ -31,7 +38,7 @@ class Names(NamedTuple):
 
     images: StringArray
     others: StringArray
-    left_out: LeftOut
+    left_out: IgnoredItems
 
 
 def list_names(root: Path) -> Names:
@@ -44,7 +51,7 @@ def list_names(root: Path) -> Names:
     """
     if not root.is_dir():
         raise UsageError(f"{root}: {'a file' if root.is_file() else 'no such folder'}; expected a folder of images")
-    found = Names(StringArray(), StringArray(), LeftOut())
+    found = Names(StringArray(), StringArray(), IgnoredItems())
     visited = {os.path.realpath(root)}
     pending = [""]  # stack of folders, each with its slash
     while pending:
@@ -114,7 +121,7 @@ def _is_new(folder: Path, visited: set[str]) -> bool:
     return new
 
 
-def add_unread(left_out: LeftOut, folder: Path, used: Iterable[Path]) -> None:
+def add_unused(left_out: IgnoredItems, folder: Path, used: Iterable[Path]) -> None:
     """Record the entries of a folder that are neither files that are read nor folders with such files."""
     known = {name for path in used for name in (path, path.parent)}
     for path in sorted(folder.iterdir()):

@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from undiffuse.checksums import CHECKSUM, is_modified, parse_json
 from undiffuse.data.dataset import Indices
 from undiffuse.data.sources.layout.captions import SidecarReader
 from undiffuse.data.sources.layout.folder_files import Names
-from undiffuse.data.sources.layout.left_out import Kind
+from undiffuse.data.sources.layout.ignored_items import Kind
 from undiffuse.data.storage.skips import Skips
 from undiffuse.errors import UsageError
-from undiffuse.sealed import CHECKSUM, is_changed, parse_json
 
 RECORD, FIRST = "samples.json", "000000.png"
 GRIDS = frozenset({"grid.png", "progressive.png"})
@@ -106,7 +106,7 @@ def _is_valid(reader: SidecarReader, name: str) -> bool:
     if not isinstance(record, dict):
         raise UsageError(f"{reader.title_of(name)}: damaged: expected a JSON object, got {type(record).__name__}")
     unsealed = CHECKSUM not in record and _SEALED_SINCE in record
-    if unsealed or is_changed(record):
+    if unsealed or is_modified(record):
         inconsistent = list(_inconsistent_values(record))
         more = f"; and {len(inconsistent) - _NUM_NAMED} more" if len(inconsistent) > _NUM_NAMED else ""
         named = f" ({'; '.join(inconsistent[:_NUM_NAMED])}{more})" if inconsistent else ""

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from undiffuse.data.readers.tar_index import Member, RandomAccessFile
 from undiffuse.data.readers.text import readable
 from undiffuse.data.sources.layout.captions import SidecarReader
-from undiffuse.data.sources.layout.left_out import LeftOut
+from undiffuse.data.sources.layout.ignored_items import IgnoredItems
 from undiffuse.data.sources.layout.sample_sets import GRID, RECORD, is_grid, split_name, valid_sets
 from undiffuse.data.storage.skips import Skips
 from undiffuse.errors import UsageError
@@ -67,7 +67,9 @@ def sample_sets_in(
     return frozenset(valid_sets(_ShardSidecars(shard, records), images, folders, skips))
 
 
-def without_grids_and_records(members: Iterable[Member], sets: frozenset[str], left_out: LeftOut) -> Iterator[Member]:
+def without_grids_and_records(
+    members: Iterable[Member], sets: frozenset[str], left_out: IgnoredItems
+) -> Iterator[Member]:
     """Members without the grids and records of sample sets; their names must be cleaned."""
     for member in members:
         if is_grid(member.name, sets):

@@ -16,7 +16,7 @@ from undiffuse.data.readers.tar_index import Member
 from undiffuse.data.readers.text import readable
 from undiffuse.data.sources.layout.captions import is_document
 from undiffuse.data.sources.layout.folder_files import is_image_file, is_shown
-from undiffuse.data.sources.layout.left_out import FURTHER, HIDDEN, LINK, OTHER, LeftOut, kind_of
+from undiffuse.data.sources.layout.ignored_items import FURTHER, HIDDEN, LINK, OTHER, IgnoredItems, kind_of
 from undiffuse.data.storage.skips import Skips
 from undiffuse.errors import UsageError
 
@@ -33,7 +33,7 @@ class Sample(NamedTuple):
     sidecars: Members
 
 
-def relevant(members: Iterator[Member], shard: Path, skips: Skips, left_out: LeftOut) -> Iterator[Member]:
+def relevant(members: Iterator[Member], shard: Path, skips: Skips, left_out: IgnoredItems) -> Iterator[Member]:
     """Filter images and sidecars and clean their names; other members are left out."""
     for member in members:
         parts = [part for part in member.name.replace("\\", "/").split("/") if part != "."] or [""]
@@ -106,7 +106,7 @@ def samples_of(
             yield _sample(f"{key}.{middle}" if middle else key, part)
 
 
-def image_of(sample: Sample, title: str, image_column: str | None, left_out: LeftOut) -> Member:
+def image_of(sample: Sample, title: str, image_column: str | None, left_out: IgnoredItems) -> Member:
     """Select the image of a sample: that of the given column, else ``key.png``, else the only one.
 
     Further images are left out.

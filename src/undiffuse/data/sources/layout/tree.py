@@ -17,7 +17,7 @@ from undiffuse.data.readers.tar_index import MemoryAt, RandomAccessFile, read_me
 from undiffuse.data.readers.text import composed, readable
 from undiffuse.data.sources.folder import FolderFiles, FolderSidecars
 from undiffuse.data.sources.layout.folder_files import Names, is_image_file, is_shown, list_names
-from undiffuse.data.sources.layout.left_out import HIDDEN, LINK, REPEATED, LeftOut
+from undiffuse.data.sources.layout.ignored_items import HIDDEN, LINK, REPEATED, IgnoredItems
 from undiffuse.data.sources.layout.tar_files import looks_like_tar
 from undiffuse.data.sources.layout.zip_files import looks_like_zip
 from undiffuse.data.sources.tar import TarFiles
@@ -90,7 +90,11 @@ class _ZipTree(ZipSidecars):
 
 class _TarTree:
     def __init__(self, archive: RandomAccessFile) -> None:
-        self.location, self._archive, self.names = archive.path, archive, Names(StringArray(), StringArray(), LeftOut())
+        self.location, self._archive, self.names = (
+            archive.path,
+            archive,
+            Names(StringArray(), StringArray(), IgnoredItems()),
+        )
         self._location_of: dict[str, tuple[int, int]] = {}
         for member in read_members(archive):
             parts = [part for part in member.name.split("/") if part not in ("", ".")]

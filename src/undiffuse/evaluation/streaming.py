@@ -1,4 +1,4 @@
-"""Reading sets of images in one bounded pass: their summary, cached by content, and nearest neighbours among them."""
+"""Statistics and nearest neighbours of image sets in constant memory; statistics are cached by content."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from undiffuse.evaluation.base import CHUNK
 from undiffuse.evaluation.cache import Cache
 from undiffuse.metrics.extractor import FeatureExtractor
 from undiffuse.metrics.neighbours import Neighbours, nearest_neighbours
-from undiffuse.metrics.summary import SetSummary
+from undiffuse.metrics.summary import ImageSetStatistics
 from undiffuse.observer import SILENT, Observer
 
 _SEARCH_BYTES = 64 * 2**20  # of the reference images in memory at a time
@@ -28,7 +28,7 @@ Rows = npt.NDArray[np.int64]
 
 
 def summary_key(dataset: Dataset, count: int, extractor: FeatureExtractor) -> dict[str, Any]:
-    """The cache key of a summary of ``count`` evenly spaced images."""
+    """Cache key of the statistics of ``count`` evenly spaced images."""
     return {
         "summary_of": dataset.fingerprint,
         "rows": f"{min(count, len(dataset))} of {len(dataset)}, evenly spaced",
@@ -36,25 +36,25 @@ def summary_key(dataset: Dataset, count: int, extractor: FeatureExtractor) -> di
     }
 
 
-def summary_of(
+def compute_statistics(
     dataset: Dataset, count: int, extractor: FeatureExtractor, cache: Cache, observer: Observer = SILENT
-) -> SetSummary:
-    """The summary of ``count`` images evenly spaced over a set, from the cache if it is stored there."""
+) -> ImageSetStatistics:
+    """Statistics of ``count`` evenly spaced images of a set, from the cache if possible."""
     key = summary_key(dataset, count, extractor)
 
     def compute() -> dict[str, Tensor]:
         return _summarise(dataset, evenly_spaced(len(dataset), count), extractor, observer).tensors()
 
     try:
-        return SetSummary.from_tensors(extractor, cache.tensors(key, compute))
+        return ImageSetStatistics.from_tensors(extractor, cache.tensors(key, compute))
     except (KeyError, ValueError, RuntimeError, UsageError):
-        cache.forget(key)  # a valid file, but not one that this code wrote
-        return SetSummary.from_tensors(extractor, cache.tensors(key, compute))
+        cache.invalidate(key)  # incompatible entry
+        return ImageSetStatistics.from_tensors(extractor, cache.tensors(key, compute))
 
 
-def _summarise(dataset: Dataset, rows: Rows, extractor: FeatureExtractor, observer: Observer) -> SetSummary:
-    """Images are numbered by their position in ``rows``: strided numbers would fill the jackknife groups unevenly."""
-    summary = SetSummary(extractor)
+def _summarise(dataset: Dataset, rows: Rows, extractor: FeatureExtractor, observer: Observer) -> ImageSetStatistics:
+    """Compute statistics; images are indexed by their position in ``rows``, for jackknife groups of equal sizes."""
+    summary = ImageSetStatistics(extractor)
     for start in range(0, len(rows), CHUNK):
         items = dataset.fetch(rows[start : start + CHUNK]).items
         summary.update(items, torch.arange(start, start + len(items)))
@@ -63,15 +63,15 @@ def _summarise(dataset: Dataset, rows: Rows, extractor: FeatureExtractor, observ
 
 
 def nearest_in(
-    queries: Tensor, dataset: Dataset, rows: Rows, space: Callable[[Tensor], Tensor], k: int = 1
+    queries: Tensor, dataset: Dataset, rows: Rows, embed: Callable[[Tensor], Tensor], k: int = 1
 ) -> Neighbours:
     """The ``k`` nearest images of a set, read in chunks so that memory does not grow with the set.
 
     Args:
-        queries: (N, ...) points in the space.
+        queries: (N, ...) embeddings.
         dataset: images.
         rows: indices of the images to search, at least ``k``.
-        space: maps uint8 images (B, C, H, W) to points in the space.
+        embed: maps uint8 images (B, C, H, W) to embeddings.
         k: number of neighbours.
     Returns:
         Distances (N, k), ascending, and indices (N, k) into the set.
@@ -83,7 +83,7 @@ def nearest_in(
     chunk = max(16, min(2048, _SEARCH_BYTES // (4 * max(1, math.prod(queries.shape[1:])))))  # as floats, some MiB
     found: Neighbours | None = None
     for part in parts:
-        near = nearest_neighbours(queries, space(dataset.fetch(part).items), k, chunk)
+        near = nearest_neighbours(queries, embed(dataset.fetch(part).items), k, chunk)
         found = _merge_nearest(found, Neighbours(near.distances, torch.from_numpy(part)[near.indices]), k)
     assert found is not None
     return found
@@ -98,7 +98,7 @@ def _merge_nearest(a: Neighbours | None, b: Neighbours, k: int) -> Neighbours:
     return Neighbours(distances.gather(1, order), indices.gather(1, order))
 
 
-def in_chunks(batches: Iterable[Tensor], size: int = CHUNK) -> Iterator[Tensor]:
+def rebatch(batches: Iterable[Tensor], size: int = CHUNK) -> Iterator[Tensor]:
     """The same rows in batches of ``size``, so that sums over them round the same for all input batch sizes."""
     pending: list[Tensor] = []
     for batch in batches:

@@ -20,7 +20,7 @@ from undiffuse.wording import command
 _WITHOUT_END = ("constant", "inverse_sqrt")
 
 
-def is_longer(old: RunConfig, new: RunConfig, changes: Sequence[str]) -> bool:
+def is_extension(old: RunConfig, new: RunConfig, changes: Sequence[str]) -> bool:
     """Whether the only change is a larger number of images.
 
     Args:
@@ -49,7 +49,7 @@ def check_same_end(run: Path, old: RunConfig, new: RunConfig) -> None:
         )
 
 
-def lengthen(run: Path, num_images: int) -> None:
+def extend(run: Path, num_images: int) -> None:
     """Set a larger number of images in ``config.json``.
 
     Args:
@@ -71,7 +71,7 @@ def is_finished(run: Path, config: RunConfig) -> bool:
     return any(name.isdecimal() and int(name) >= config.num_images for name in names)
 
 
-def longer_advice(run: Path, config: RunConfig) -> str:
+def extension_advice(run: Path, config: RunConfig) -> str:
     """Advice on training a finished run for twice as many images.
 
     Args:

@@ -57,7 +57,7 @@ _CLAIMS_LOCK = threading.Lock()
 
 
 @contextlib.contextmanager
-def claimed(path: Path | None) -> Iterator[bool]:
+def locked(path: Path | None) -> Iterator[bool]:
     """Lock ``path``, a file or folder to write, existing or not, against all other writers inside this context.
 
     Removes temporary files of dead processes next to it. Creates missing parent folders, and removes them again if they
@@ -82,7 +82,7 @@ def claimed(path: Path | None) -> Iterator[bool]:
             yield claim.guarded
 
 
-def writes_to(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+def locks(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Decorator for functions that write to their argument ``name``, a path or ``None``: claims it while they run."""
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
@@ -91,7 +91,7 @@ def writes_to(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
         @wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
             given = parameters.bind(*args, **kwargs).arguments.get(name)
-            with claimed(None if given is None else Path(given)):
+            with locked(None if given is None else Path(given)):
                 return function(*args, **kwargs)
 
         return call
@@ -106,19 +106,19 @@ def new_folder(parent: Path, stem: str) -> Iterator[Path]:
     Raises:
         UsageError: the folder cannot be written to.
     """
-    with contextlib.ExitStack() as claims:
+    with contextlib.ExitStack() as locking:
         for number in itertools.count(1):
             path = parent / f"{stem}-{number:03d}"
             if _is_claimed_here(path) or (path.exists() and not _is_free(path)):
                 continue
             try:
-                guarded = claims.enter_context(claimed(path))
+                guarded = locking.enter_context(locked(path))
             except HeldError:
                 continue
             created = _create(path)
             if (created or guarded) and _is_free(path):  # else another writer has filled it meanwhile
                 break
-            claims.close()
+            locking.close()
         try:
             yield path
         finally:
@@ -149,7 +149,7 @@ def _create(folder: Path) -> bool:
 
 
 @contextlib.contextmanager
-def chosen_folder(requested: Path | None, parent: Path, stem: str) -> Iterator[Path]:
+def output_folder(requested: Path | None, parent: Path, stem: str) -> Iterator[Path]:
     """The requested folder, or a new one, see ``new_folder``."""
     if requested is not None:
         yield requested

@@ -102,7 +102,7 @@ def kind_of(name: str) -> Kind:
     return VIDEO if ending in _VIDEOS else ARCHIVE if ending in _ARCHIVES else OTHER
 
 
-class LeftOut:
+class IgnoredItems:
     """Counts ignored files by kind, with the first few names of each kind."""
 
     def __init__(self) -> None:

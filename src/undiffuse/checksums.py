@@ -31,13 +31,13 @@ def without_checksum(record: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in record.items() if key != CHECKSUM}
 
 
-def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
+def with_checksum(record: Mapping[str, Any]) -> dict[str, Any]:
     """A record as it is written: plain JSON values, with its checksum as the last key."""
     plain = json.loads(json.dumps(without_checksum(record)))
     return {**plain, CHECKSUM: checksum_of(plain)}
 
 
-def is_changed(record: Mapping[str, Any]) -> bool:
+def is_modified(record: Mapping[str, Any]) -> bool:
     """Whether a record does not match its checksum; False for a record without one."""
     return CHECKSUM in record and record[CHECKSUM] != checksum_of(record)
 
@@ -80,7 +80,7 @@ def read_json(path: Path) -> Any:
     return parse_json(content)
 
 
-def read_sealed(path: Path, remedy: str) -> dict[str, Any]:
+def read_checked(path: Path, remedy: str) -> dict[str, Any]:
     """Read a JSON object from a file and verify its checksum, if it has one.
 
     Args:
@@ -95,7 +95,7 @@ def read_sealed(path: Path, remedy: str) -> dict[str, Any]:
         raise UsageError(f"{path} is damaged ({error}); {remedy}") from None
     if not isinstance(record, dict):
         raise UsageError(f"{path} is damaged: expected a JSON object, got {type(record).__name__}; {remedy}")
-    if is_changed(record):
+    if is_modified(record):
         raise UsageError(f"{path} was changed after it was written: it does not match its checksum; {remedy}")
     return record
 

@@ -9,7 +9,7 @@ from undiffuse.errors import StoppedError
 from undiffuse.wording import command
 
 
-def report_end(run: TrainedRun) -> None:
+def print_summary(run: TrainedRun) -> None:
     """Print the next command: sampling from a finished run, or resuming one that was stopped.
 
     Raises:
