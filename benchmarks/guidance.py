@@ -28,7 +28,7 @@ from undiffuse.api.loading import load
 from undiffuse.config import validate
 from undiffuse.data import load_dataset, split_by_content
 from undiffuse.data.dataset import Dataset
-from undiffuse.evaluation import spread
+from undiffuse.evaluation import evenly_spaced_subset
 from undiffuse.files import write_json
 from undiffuse.metrics import GroupedStatistics, frechet_estimate, kernel_distance
 from undiffuse.metrics.coverage import coverage
@@ -124,7 +124,7 @@ def real_features(train: Dataset, extractor: FeatureExtractor, arguments: argpar
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".tmp.npz")
-        np.savez(partial, features=extractor.features(spread(train, count)).numpy())
+        np.savez(partial, features=extractor.features(evenly_spaced_subset(train, count)).numpy())
         partial.replace(path)
     with np.load(path) as kept:
         return torch.from_numpy(kept["features"])

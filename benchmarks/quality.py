@@ -13,7 +13,7 @@ from torch import Tensor
 from undiffuse.core.denoiser import Denoiser
 from undiffuse.data import load_dataset, source_config_for, split_by_content
 from undiffuse.data.dataset import Dataset
-from undiffuse.evaluation import spread
+from undiffuse.evaluation import evenly_spaced_subset
 from undiffuse.losses.levels import loss_by_level
 from undiffuse.metrics import (
     ClassAccumulator,
@@ -56,7 +56,7 @@ class QualityMeasure:
         self.metric = metric
         origin = " ".join([train.name, *map(str, train.provenance.values()), *train.class_names])
         self.extractor = pick_features(features, train.shape, origin)
-        images = spread(train, min(reference, len(train)))
+        images = evenly_spaced_subset(train, min(reference, len(train)))
         self.real = self.extractor.features(images)
         self.statistics = GroupedStatistics.of(self.real) if metric == "frechet" else None
         self.protocol = {**self.extractor.protocol(), "reference_pictures": len(images)}
@@ -99,7 +99,7 @@ def error_by_level(denoiser: Denoiser, held_out: Dataset, count: int, levels: Se
     """
     log_snr = torch.tensor(levels, dtype=torch.float64)
     total = torch.zeros(len(levels), dtype=torch.float64)
-    items = spread(held_out, min(count, len(held_out)))
+    items = evenly_spaced_subset(held_out, min(count, len(held_out)))
     for start in range(0, len(items), 64):
         x_0 = items[start : start + 64].float() / 127.5 - 1
         noise = SeededNoise(range(start, start + len(x_0)))

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import torch
 
 from undiffuse.api.datasets.reference_data import real_data
-from undiffuse.evaluation import hardware, spread
+from undiffuse.evaluation import evenly_spaced_subset, hardware
 from undiffuse.files import write_json
 from undiffuse.metrics import ClassAccumulator, FeatureExtractor, GroupedStatistics, frechet_estimate
 from undiffuse.metrics.features import pick_features
@@ -172,7 +172,7 @@ def fill(model: Model, record: dict[str, Any], wanted: list[Cell], path: Path) -
     done = {Cell(row["sampler"], row["grid"], row["steps"]).name for row in record["cells"]}
     extractor = pick_features("auto", model.module.shape, model.origin)
     train = real_data(model, None)[0]()
-    images = spread(train, 5000)
+    images = evenly_spaced_subset(train, 5000)
     real = GroupedStatistics.of(extractor.features(images))
     record |= {"features": extractor.name, "reference_images": len(images)}
     for cell in wanted:

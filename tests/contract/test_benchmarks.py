@@ -356,7 +356,7 @@ KEPT = {
 
 
 @pytest.mark.parametrize("name", KEPT)
-def test_a_record_started_now_can_be_removed_on_with(name: str) -> None:
+def test_a_record_started_now_can_be_resumed(name: str) -> None:
     """It is of the bundled models as these are now: neither weights nor their own way to sample change unseen."""
     assert importlib.import_module("evaluations").identity_of(undiffuse.load(name)) == KEPT[name]
 

@@ -383,7 +383,7 @@ def test_memory_does_not_grow_with_the_set(tmp_path: Path) -> None:
     print(grown)
 
 
-@pytest.mark.parametrize(("what", "value"), [("DECODING", 10**6), ("heic.version", lambda: "10.0")])
+@pytest.mark.parametrize(("what", "value"), [("DECODER_VERSION", 10**6), ("heic.version", lambda: "10.0")])
 def test_what_was_decoded_otherwise_is_decoded_again(
     what: str, value: object, images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -138,7 +138,7 @@ def test_every_kind_of_checksum(server: Server, tmp_path: Path, checksum: str) -
         get(a_set(remote(server, checksum=f"{checksum}:{digest[::-1]}")), tmp_path)
 
 
-def test_a_cut_transfer_is_removed_on_with(server: Server, tmp_path: Path) -> None:
+def test_a_cut_transfer_is_resumed(server: Server, tmp_path: Path) -> None:
     """As often as need be, where each try brings something."""
     server.faults["a.bin"] = ["cut:300000", "cut:5", "cut:200000", *["cut:10"] * 5]
     get(a_set(remote(server)), tmp_path)

@@ -224,9 +224,7 @@ def test_it_goes_on_and_does_nothing_twice(
 
 
 @pytest.mark.parametrize(("share", "what"), sparse_product([0.0, 0.3, 0.77, 0.999], [".partial", ".partial.journal"]))
-def test_files_that_were_cut_are_removed_on_with(
-    started: tuple[SourceConfig, Path, bytes], what: str, share: float
-) -> None:
+def test_files_that_were_cut_are_resumed(started: tuple[SourceConfig, Path, bytes], what: str, share: float) -> None:
     """As a machine that lost its power may leave them."""
     config, out, whole = started
     path = out.with_name(out.name + what)
@@ -378,7 +376,7 @@ def test_damage_stops_or_is_skipped_and_counted(mixed: Path) -> None:
     assert np.array_equal(all_of(load_dataset(ZipConfig(path=str(out)))), all_of(kept))
 
 
-def test_a_damaged_file_that_was_fixed_is_removed_on_with(many: Path, small_blocks: None) -> None:
+def test_a_damaged_file_that_was_fixed_is_resumed(many: Path, small_blocks: None) -> None:
     out, bad = many.with_name("out.zip"), sorted(many.glob("*/*.png"))[100]
     whole = bad.read_bytes()
     bad.write_bytes(b"not an image")
@@ -601,12 +599,12 @@ def test_prepared_images_are_in_srgb_and_the_manifest_counts_them(tmp_path: Path
     assert "decoding" not in prepared.provenance
 
 
-def test_an_archive_started_by_a_version_that_decodes_otherwise_is_not_removed_on_with(
+def test_an_archive_started_by_a_version_that_decodes_otherwise_is_not_resumed(
     many: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = many.with_name("begun.zip")
     with monkeypatch.context() as earlier:
-        earlier.setattr(running, "DECODING", 1)
+        earlier.setattr(running, "DECODER_VERSION", 1)
         earlier.setattr(running._Task, "_finish", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             prepare(config_of(many), out, workers=1)

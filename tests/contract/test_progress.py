@@ -169,7 +169,7 @@ def test_what_a_check_of_the_doctor_reports_counts_as_a_part_of_it() -> None:
         SimpleNamespace(),
         OnProgress(lambda done, total, part: message.append(done)),
     )
-    assert message == [0, 1, 1, 1.25, 1.5, 1.75]
+    assert message == [0, 1, 1, 1.25, 1.5, 1.75, 2]
 
 
 def test_what_is_loaded_within_a_check_of_the_doctor_counts_as_a_part_of_it(capsys: pytest.CaptureFixture[str]) -> None:
@@ -187,7 +187,7 @@ def test_what_is_loaded_within_a_check_of_the_doctor_counts_as_a_part_of_it(caps
     listener = OnProgress(lambda done, total, part: message.append((done, part)))
     examine({"quick": lambda subject: [], "loads": loads}, SimpleNamespace(), listener)
     listed = [(1.25, "listing"), (1.5, "listing"), (1.625, "decoding"), (1.75, "decoding")]
-    assert message == [(0, ""), (1, ""), *listed, (1.875, "")]
+    assert message == [(0, ""), (1, ""), *listed, (1.875, ""), (2, "")]
     assert capsys.readouterr().err == ""
 
 

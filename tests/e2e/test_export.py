@@ -373,7 +373,7 @@ def test_without_a_guide_autoguidance_is_rejected(
     )
     printed = undiffuse.rejected("sample", trained, *out, "--autoguidance-interval", "-3,4")
     assert "needs a model with a guide" in printed
-    assert "say autoguidance 1" in undiffuse.rejected("sample", with_guide, *out, "--cache-interval", 2)
+    assert "set autoguidance to 1" in undiffuse.rejected("sample", with_guide, *out, "--cache-interval", 2)
     train = ("train", "ddpm-digits", *TINY, "--dry-run", "system.sampling.autoguidance=2")
     assert "guide_images=30000" in undiffuse.rejected(*train)
     undiffuse.fine(*train, "system.guide_images=30000")

@@ -171,7 +171,7 @@ def test_data_may_lie_elsewhere_when_a_run_is_resumed(tmp_path: Path, undiffuse:
     assert f"data.path: '{data}' -> '{tmp_path / 'others'}'" in line
 
 
-def test_a_run_is_not_removed_on_with_other_held_out_images(tmp_path: Path, undiffuse: CommandLine) -> None:
+def test_a_run_is_not_resumed_other_held_out_images(tmp_path: Path, undiffuse: CommandLine) -> None:
     data, run, twin = some_images(tmp_path / "images"), tmp_path / "run", tmp_path / "twin"
     options = ("system.class_conditional=false", "data.size=8", "data.validation_fraction=0.3", "num_images=64")
     undiffuse.fine("train", "ddpm-digits", *TINY, *options, "--data", data, "--out", run, "--stop-after", "0.001s")

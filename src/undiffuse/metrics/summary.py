@@ -50,7 +50,7 @@ class ImageSetStatistics:
         extractor: maps images to features, and to class probabilities if it is a classifier.
     Example:
         >>> from undiffuse.metrics import load_features
-        >>> summary = SetSummary(load_features("pixels"))
+        >>> summary = ImageSetStatistics(load_features("pixels"))
         >>> summary.update(torch.zeros(3, 1, 4, 4, dtype=torch.uint8), torch.arange(3))
         >>> summary.count, summary.statistics.dim, summary.colour.share_at_0
         (3, 16, 1.0)
