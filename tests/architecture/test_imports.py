@@ -51,7 +51,16 @@ RULE: dict[str, tuple[str, ...]] = {
     "conditioning": ("core",),
     "models": ("core", "losses.density", "samplers", "guidance", "networks", "conditioning", "compute"),
     "objectives": ("core", "losses", "samplers", "networks", "conditioning", "augment", "compute", "models"),
-    "training": ("core", "augment", "compute", "data", "models", "objectives.OBJECTIVE_CONFIGS", "objectives.base"),
+    "training": (
+        "core",
+        "augment",
+        "compute",
+        "conditioning.prompt",
+        "data",
+        "models",
+        "objectives.OBJECTIVE_CONFIGS",
+        "objectives.base",
+    ),
     "evaluation": (
         *("core", "compute", "losses", "samplers", "data", "metrics", "models"),
         *("objectives.base", "objectives.from_model"),
@@ -60,14 +69,22 @@ RULE: dict[str, tuple[str, ...]] = {
     "diagnostics": ("core", "losses", "samplers", "data", "metrics", "models"),
     "reports": ("models.options", "core.space", "evaluation", "studies", "diagnostics"),
     "recipes": (
-        *("core", "losses", "networks.config", "networks.gan.config", "models.options", "models.denoising"),
+        *(
+            "core",
+            "losses",
+            "conditioning.text.config",
+            "networks.config",
+            "networks.gan.config",
+            "models.options",
+            "models.denoising",
+        ),
         *("objectives", "augment", "data", "training.config"),
     ),
     "zoo": (),
     # the top floor puts everything together, and nothing imports it but the package's own front door
     "api": (
         *("core", "augment", "compute", "losses.limits", "samplers", "models", "objectives", "data", "metrics"),
-        *("networks.config", "networks.gan.config"),
+        *("networks.config", "networks.gan.config", "conditioning"),
         *("recipes", "training", "evaluation", "studies", "diagnostics", "reports", "zoo"),
     ),
     "experiments": (
@@ -80,7 +97,17 @@ RULE: dict[str, tuple[str, ...]] = {
     "cli.checks": (
         *("api", "augment.config", "core.limits", "core.process_limits", "losses.limits", "data", "models"),
         "objectives",
-        *("networks.config", "networks.gan.config", "recipes", "training", "studies", "zoo", "metrics", "samplers"),
+        *(
+            "networks.config",
+            "networks.gan.config",
+            "conditioning.text.config",
+            "recipes",
+            "training",
+            "studies",
+            "zoo",
+            "metrics",
+            "samplers",
+        ),
         *("evaluation", "core.processes", "core.parameterization"),
     ),
     "__main__": ("cli.main", "cli.entry"),

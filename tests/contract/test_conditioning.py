@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from undiffuse.conditioning.base import EncodedPrompts
 from undiffuse.conditioning.labels import LabelConditioner
 from undiffuse.conditioning.prompt import Prompt
-from undiffuse.core.condition import Condition
 from undiffuse.core.condition_spec import UNCONDITIONAL, ConditionSpec
 from undiffuse.core.per_sample import PerRow
 from undiffuse.core.random import StepRandom
@@ -36,7 +36,7 @@ def test_a_model_is_conditioned_on_what_its_spec_knows_and_no_more() -> None:
     assert LabelConditioner(UNCONDITIONAL).for_training(GIVEN, X_0, StepRandom(0, 0)).empty
     only = LabelConditioner(ConditionSpec(num_augment=2)).for_training(GIVEN, X_0, StepRandom(0, 0))
     assert list(only.tensors()) == ["augment"]
-    assert LabelConditioner(UNCONDITIONAL).encode_prompts([Prompt()])[0].empty
+    assert LabelConditioner(UNCONDITIONAL).encode_prompts([Prompt()]).condition.empty
     with pytest.raises(UsageError, match="knows no classes, got class 'cat'"):
         LabelConditioner(UNCONDITIONAL).encode_prompts([Prompt(negative=Prompt("cat"))])
 
@@ -49,20 +49,23 @@ def test_a_policy_of_the_model_s_own_keeps_what_others_drop() -> None:
 
 def test_rows_of_any_wishes_have_the_same_fields() -> None:
     prompts = [Prompt("dog"), Prompt(), Prompt("cat", negative=Prompt("dog"))]
-    wanted, negative = LabelConditioner(SPEC).encode_prompts(prompts)
+    encoded = LabelConditioner(SPEC).encode_prompts(prompts)
+    wanted, negative = encoded.condition, encoded.negative
     assert wanted.label is not None and wanted.label.tolist() == [1, -1, 0]
     assert negative.label is not None and negative.label.tolist() == [-1, -1, 1]
     alone = [LabelConditioner(SPEC).encode_prompts([prompt]) for prompt in prompts]
-    for number, whole in enumerate((wanted, negative)):
-        joined = Condition.join([parts[number] for parts in alone]).tensors()
+    joined_parts = EncodedPrompts.join(alone)
+    for whole, part in ((wanted, joined_parts.condition), (negative, joined_parts.negative)):
+        joined = part.tensors()
         assert joined.keys() == whole.tensors().keys() == {"label", "augment"}
         assert all(torch.equal(joined[name], value) for name, value in whole.tensors().items())
 
 
 def test_a_negative_of_one_row_changes_no_other_s() -> None:
     spec = ConditionSpec(class_names=("cat", "dog"), drop={"label": "keep"})
-    alone = LabelConditioner(spec).encode_prompts([Prompt("cat")])[1].label
-    several = LabelConditioner(spec).encode_prompts([Prompt("cat"), Prompt("cat", negative=Prompt("dog"))])[1].label
+    alone = LabelConditioner(spec).encode_prompts([Prompt("cat")]).negative.label
+    prompts = [Prompt("cat"), Prompt("cat", negative=Prompt("dog"))]
+    several = LabelConditioner(spec).encode_prompts(prompts).negative.label
     assert alone is not None and several is not None and several.tolist() == [*alone.tolist(), 1]
 
 

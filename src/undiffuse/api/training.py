@@ -27,6 +27,7 @@ from undiffuse.locking import locked, output_folder
 from undiffuse.models.files.record import changed_data_part
 from undiffuse.models.files.size_limit import limited_to
 from undiffuse.models.saved import Model, read_config
+from undiffuse.objectives.base import ObjectiveConfig
 from undiffuse.objectives.diffusion import DiffusionConfig
 from undiffuse.observer import (
     SILENT,
@@ -350,7 +351,10 @@ def check_folder(config: RunConfig, out: Path, resume: bool) -> None:
         return
     if not resume:
         raise run_exists_error(out)
-    config, old = finalized(config, read_config(out)["model"]["class_names"]), saved_config(out)
+    old = saved_config(out)
+    assert isinstance(config.system, ObjectiveConfig) and isinstance(old.system, ObjectiveConfig)
+    config = config.model_copy(update={"system": config.system.completed_from(old.system)})
+    config = finalized(config, read_config(out)["model"]["class_names"])
     if not (lines := differences(old.model_dump(mode="json"), config.model_dump(mode="json"))):
         return
     if is_extension(old, config, lines):

@@ -9,7 +9,7 @@ order, so results are deterministic on one machine.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from functools import cache
@@ -85,12 +85,13 @@ def run_parallel(tasks: Sequence[Callable[[], T]]) -> list[T]:
 class ThreadedBatch(nn.Module):
     """``network`` evaluated on parts of the batch in parallel threads: the same function, faster on a multi-core CPU.
 
-    First derivatives in reverse mode are supported; second derivatives and forward mode are not. A network that draws
-    random numbers (dropout) or changes its state in a forward pass must not be threaded; see ``can_split``.
+    First derivatives in reverse mode are supported, with respect to weights, x and conditions; second derivatives and
+    forward mode are not. A network that draws random numbers (dropout) or changes its state in a forward pass must not
+    be threaded; see ``can_split``.
 
     Args:
-        network: ``forward(x (B, ...), c_noise (B,), *conditions)``, each condition with ``select(slice)`` and
-            ``tensors()``.
+        network: ``forward(x (B, ...), c_noise (B,), *conditions)``, each condition with ``select(slice)``,
+            ``tensors()`` and ``map_named()``.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -99,30 +100,59 @@ class ThreadedBatch(nn.Module):
 
     def forward(self, x: Tensor, c_noise: Tensor, *conditions: Any) -> Tensor:
         parts = batch_slices(x)
-        if len(parts) < 2 or _requires_other_gradients(c_noise, conditions):
+        if len(parts) < 2 or (torch.is_grad_enabled() and c_noise.requires_grad):
             with differentiated_once():
                 whole: Tensor = self.network(x, c_noise, *conditions)
             return whole
         if not torch.is_grad_enabled():
-            return torch.cat(run_parallel([self._task(x, c_noise, conditions, part, False) for part in parts]))
+            return torch.cat(run_parallel([self._task(x, c_noise, conditions, part, None) for part in parts]))
         parameters = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
-        tasks = [self._task(x, c_noise, conditions, part, True) for part in parts]
-        inputs = [x.detach()[part] for part in parts]
-        out: Tensor = _Parts.apply(tasks, inputs, x, *parameters)  # type: ignore[no-untyped-call]
+        differentiable = _differentiable(x, conditions)
+        pieces = [[value.detach()[part].requires_grad_() for value in differentiable] for part in parts]
+        tasks = [
+            self._task(x, c_noise, conditions, part, dict(zip(map(id, differentiable), values, strict=True)))
+            for part, values in zip(parts, pieces, strict=True)
+        ]
+        out: Tensor = _Parts.apply(tasks, pieces, parameters, *differentiable, *parameters)  # type: ignore[no-untyped-call]
         return out
 
     def _task(
-        self, x: Tensor, c_noise: Tensor, conditions: Sequence[Any], part: slice, grad: bool
-    ) -> Callable[..., Tensor]:
-        autocast = _current_autocast(x.device.type)
+        self,
+        x: Tensor,
+        c_noise: Tensor,
+        conditions: Sequence[Any],
+        part: slice,
+        leaves: Mapping[int, Tensor] | None,
+    ) -> Callable[[], Tensor]:
+        """Evaluation of a part.
 
-        def run(x_part: Tensor | None = None) -> Tensor:
-            with torch.set_grad_enabled(grad), autocast(), differentiated_once():
-                x_part = x[part] if x_part is None else x_part
-                out: Tensor = self.network(x_part, c_noise[part], *(value.select(part) for value in conditions))
+        Args:
+            x: (B, ...).
+            c_noise: (B,).
+            conditions: conditions of the batch.
+            part: rows of the part.
+            leaves: for each differentiable tensor of the inputs, by its id, the part's leaf of the graph; None to
+                evaluate without gradients.
+        """
+        autocast = _current_autocast(x.device.type)
+        detached = leaves or {}
+
+        def leaf_or_part(value: Tensor) -> Tensor:
+            return detached[id(value)] if id(value) in detached else value.detach()[part]
+
+        def run() -> Tensor:
+            with torch.set_grad_enabled(leaves is not None), autocast(), differentiated_once():
+                selected = [value.map(leaf_or_part) for value in conditions]
+                out: Tensor = self.network(leaf_or_part(x), c_noise[part], *selected)
                 return out
 
         return run
+
+
+def _differentiable(x: Tensor, conditions: Sequence[Any]) -> list[Tensor]:
+    """The tensors of the inputs that require a gradient."""
+    tensors = [x, *(value for condition in conditions for value in condition.tensors().values())]
+    return [value for value in tensors if value.requires_grad]
 
 
 def batch_slices(x: Tensor) -> list[slice]:
@@ -153,12 +183,6 @@ def threaded(network: nn.Module) -> nn.Module:
     return ThreadedBatch(network) if can_split(network) else network
 
 
-def _requires_other_gradients(c_noise: Tensor, conditions: Sequence[Any]) -> bool:
-    """Whether an input other than x requires a gradient, which ``_Parts`` does not compute."""
-    other_inputs = [c_noise, *(value for condition in conditions for value in condition.tensors().values())]
-    return torch.is_grad_enabled() and any(value.requires_grad for value in other_inputs)
-
-
 def _current_autocast(device: str) -> Callable[[], AbstractContextManager[Any]]:
     """The caller's autocast context, to be entered in another thread."""
     enabled, dtype = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
@@ -166,14 +190,17 @@ def _current_autocast(device: str) -> Callable[[], AbstractContextManager[Any]]:
 
 
 class _Parts(torch.autograd.Function):
-    """Runs the tasks in parallel with separate graphs; backward runs in parallel too and adds parameter gradients."""
+    """Runs the tasks in parallel with separate graphs; backward runs in parallel too.
+
+    Gradients of parameters are added, those of inputs concatenated.
+    """
 
     @staticmethod
-    def forward(ctx: Any, tasks: list[Any], inputs: list[Tensor], x: Tensor, *parameters: Tensor) -> Tensor:
-        for part in inputs:
-            part.requires_grad_(x.requires_grad)
-        outs: list[Tensor] = run_parallel([_bound(task, part) for task, part in zip(tasks, inputs, strict=True)])
-        ctx.outs, ctx.inputs, ctx.parameters, ctx.to_input = outs, inputs, parameters, x.requires_grad
+    def forward(
+        ctx: Any, tasks: list[Any], pieces: list[list[Tensor]], parameters: list[Tensor], *inputs: Tensor
+    ) -> Tensor:
+        outs: list[Tensor] = run_parallel(tasks)
+        ctx.outs, ctx.pieces, ctx.parameters = outs, pieces, parameters
         return torch.cat([out.detach() for out in outs])
 
     @staticmethod
@@ -181,22 +208,22 @@ class _Parts(torch.autograd.Function):
         # with create_graph=True the result would look like a constant; a second backward has no saved outputs
         if torch.is_grad_enabled() or ctx.outs is None:
             raise RuntimeError("a threaded batch can be differentiated once only; evaluate the network itself")
-        pieces = torch.split(gradient, [len(out) for out in ctx.outs])
-        targets = [(*ctx.parameters, *([part] if ctx.to_input else [])) for part in ctx.inputs]
-        tasks = [_backward(out, inputs, piece) for out, inputs, piece in zip(ctx.outs, targets, pieces, strict=True)]
+        gradients = torch.split(gradient, [len(out) for out in ctx.outs])
+        targets = [(*ctx.parameters, *leaves) for leaves in ctx.pieces]
+        tasks = [_backward(out, wanted, piece) for out, wanted, piece in zip(ctx.outs, targets, gradients, strict=True)]
         parts = run_parallel(tasks)
-        ctx.outs = ctx.inputs = None
-        count = len(ctx.parameters)
-        to_x = (
-            torch.cat([value for part in parts for value in part[count:] if value is not None])
-            if ctx.to_input
-            else None
-        )
-        return None, None, to_x, *_sums([part[:count] for part in parts])
+        count, leaves = len(ctx.parameters), ctx.pieces
+        to_inputs = [_joined([part[count + index] for part in parts], leaves, index) for index in range(len(leaves[0]))]
+        ctx.outs = ctx.pieces = None
+        return None, None, None, *to_inputs, *_sums([part[:count] for part in parts])
 
 
-def _bound(task: Callable[[Tensor], Tensor], part: Tensor) -> Callable[[], Tensor]:
-    return lambda: task(part)
+def _joined(gradients: Sequence[Tensor | None], leaves: Sequence[Sequence[Tensor]], index: int) -> Tensor | None:
+    """Gradient of one input from those of its parts; None if the network does not use the input."""
+    if all(gradient is None for gradient in gradients):
+        return None
+    pairs = zip(gradients, leaves, strict=True)
+    return torch.cat([torch.zeros_like(leaf[index]) if value is None else value for value, leaf in pairs])
 
 
 def _backward(out: Tensor, inputs: Sequence[Tensor], gradient: Tensor) -> Callable[[], tuple[Tensor | None, ...]]:

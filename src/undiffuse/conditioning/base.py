@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from undiffuse.conditioning.prompt import Prompt
@@ -25,6 +26,55 @@ class Given(Protocol):
 
     @property
     def captions(self) -> Sequence[str] | None: ...
+
+
+class EncodedPrompts(NamedTuple):
+    """The conditions of B prompts, on the CPU.
+
+    Attributes:
+        terms: condition of all samples and weight (B,) float64 of each term of a composition; usually one term of
+            weight 1. The first term of a sample has a positive weight; terms that a sample lacks have weight 0.
+        negative: negative condition for guidance.
+    """
+
+    terms: tuple[tuple[Condition, Tensor], ...]
+    negative: Condition
+
+    @classmethod
+    def of(cls, condition: Condition, negative: Condition, count: int) -> EncodedPrompts:
+        """One term of weight 1.
+
+        Args:
+            condition: condition of the samples.
+            negative: negative condition of the samples.
+            count: B, the number of samples.
+        """
+        return cls(((condition, torch.ones(count, dtype=torch.float64)),), negative)
+
+    @classmethod
+    def join(cls, parts: Sequence[EncodedPrompts]) -> EncodedPrompts:
+        """Concatenate the samples of several parts, padded to the same number of terms."""
+        most = max(len(part.terms) for part in parts)
+        padded = [[*part.terms, *[_without_weight(part.terms[0])] * (most - len(part.terms))] for part in parts]
+        terms = [
+            (Condition.join([condition for condition, _ in term]), torch.cat([weight for _, weight in term]))
+            for term in zip(*padded, strict=True)
+        ]
+        return cls(tuple(terms), Condition.join([part.negative for part in parts]))
+
+    @property
+    def condition(self) -> Condition:
+        """The condition of the first term."""
+        return self.terms[0][0]
+
+    def to(self, device: torch.device | str) -> EncodedPrompts:
+        """A copy with the conditions on another device; weights stay on the CPU."""
+        terms = tuple((condition.to(device), weight) for condition, weight in self.terms)
+        return EncodedPrompts(terms, self.negative.to(device))
+
+
+def _without_weight(term: tuple[Condition, Tensor]) -> tuple[Condition, Tensor]:
+    return term[0], torch.zeros_like(term[1])
 
 
 class Conditioner(nn.Module):
@@ -54,11 +104,21 @@ class Conditioner(nn.Module):
         """
 
     @abstractmethod
-    def encode_prompts(self, prompts: Sequence[Prompt]) -> tuple[Condition, Condition]:
-        """The condition of prompts and the negative condition for guidance, both on the CPU.
+    def encode_prompts(self, prompts: Sequence[Prompt]) -> EncodedPrompts:
+        """The conditions of prompts and the negative condition for guidance, on the CPU.
 
         Args:
             prompts: one per sample.
         Raises:
             UsageError: the model does not support a prompt.
         """
+
+    def check_prompts(self, prompts: Sequence[Prompt]) -> list[str]:
+        """Messages for the user about prompts that are used in part only.
+
+        Args:
+            prompts: prompts of a request.
+        Raises:
+            UsageError: the model does not support a prompt.
+        """
+        return []

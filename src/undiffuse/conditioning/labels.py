@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from undiffuse.conditioning.base import Conditioner, Given
+from undiffuse.conditioning.base import Conditioner, EncodedPrompts, Given
 from undiffuse.conditioning.prompt import Prompt
 from undiffuse.core.condition import Condition
 from undiffuse.core.condition_spec import ConditionSpec
@@ -30,34 +30,48 @@ class LabelConditioner(Conditioner):
         self.dropout = dropout
 
     def for_training(self, given: Given, x_0: Tensor, rng: StepRandom) -> Condition:
-        condition = Condition(
+        condition = self._condition_of(given)
+        return condition.drop(rng.uniform(len(x_0), "drop") < self.dropout, self.policy)
+
+    def _condition_of(self, given: Given) -> Condition:
+        """Labels and augmentation of a batch, without dropping any."""
+        return Condition(
             label=given.label if self.spec.class_names else None,
             augment=given.augment if self.spec.num_augment else None,
         )
-        return condition.drop(rng.uniform(len(x_0), "drop") < self.dropout, self.policy)
 
-    def encode_prompts(self, prompts: Sequence[Prompt]) -> tuple[Condition, Condition]:
+    def encode_prompts(self, prompts: Sequence[Prompt]) -> EncodedPrompts:
+        self._check_prompts(prompts)
         if not self.spec.class_names:
-            for prompt in prompts:
-                self._check_no_class(prompt)
-            return Condition(), Condition()
+            return EncodedPrompts.of(Condition(), Condition(), len(prompts))
+        positive = self._encoded_labels(prompts)
+        return EncodedPrompts.of(positive, self._negative_labels(prompts, positive), len(prompts))
+
+    def _encoded_labels(self, prompts: Sequence[Prompt]) -> Condition:
+        """Labels of prompts, and no augmentation."""
         count, num_augment = len(prompts), self.spec.num_augment
-        positive = Condition(
-            label=self._labels([prompt.class_name for prompt in prompts]),
+        return Condition(
+            label=self._labels([prompt.class_name for prompt in prompts]) if self.spec.class_names else None,
             augment=torch.zeros(count, num_augment) if num_augment else None,
         )
-        unconditional = positive.drop(torch.ones(count, dtype=torch.bool), self.policy)
+
+    def _negative_labels(self, prompts: Sequence[Prompt], positive: Condition) -> Condition:
+        """Labels of the negative prompts; no label for prompts without one."""
+        unconditional = positive.drop(torch.ones(len(prompts), dtype=torch.bool), self.policy)
+        if unconditional.label is None:
+            return unconditional
         has_negative = torch.tensor([prompt.negative is not None for prompt in prompts], dtype=torch.bool)
         negative = self._labels([None if prompt.negative is None else prompt.negative.class_name for prompt in prompts])
-        assert unconditional.label is not None
-        label = torch.where(has_negative, negative, unconditional.label)
-        return positive, replace(unconditional, label=label)
+        return replace(unconditional, label=torch.where(has_negative, negative, unconditional.label))
 
-    @staticmethod
-    def _check_no_class(prompt: Prompt) -> None:
-        for part in (prompt, prompt.negative):
-            if part is not None and part.class_name is not None:
-                raise UsageError(f"this model knows no classes, got class {part.class_name!r}; leave the class out")
+    def _check_prompts(self, prompts: Sequence[Prompt]) -> None:
+        """Check that the model has the classes and takes the kinds of prompts that are given."""
+        for prompt in prompts:
+            for part in (prompt, prompt.negative):
+                if part is not None and part.text is not None and self.spec.text is None:
+                    raise UsageError(no_text(part.text, self.spec.class_names))
+                if part is not None and part.class_name is not None and not self.spec.class_names:
+                    raise UsageError(f"this model knows no classes, got class {part.class_name!r}; leave the class out")
 
     def _labels(self, names: Sequence[str | None]) -> Tensor:
         return torch.tensor([-1 if name is None else self._number(name) for name in names], dtype=torch.int64)
@@ -66,3 +80,15 @@ class LabelConditioner(Conditioner):
         if name not in self.spec.class_names:
             raise UsageError(f"unknown class {name!r}; {nearest(name, self.spec.class_names)}")
         return self.spec.class_names.index(name)
+
+
+def no_text(text: str, class_names: Sequence[str]) -> str:
+    """Message for a text prompt to a model without text.
+
+    Args:
+        text: the prompt.
+        class_names: names of the model's classes.
+    """
+    shown = ", ".join(class_names[:4]) + (", ..." if len(class_names) > 4 else "")
+    instead = f"it takes classes ({shown})" if class_names else "leave the prompt out"
+    return f"this model was trained without captions, got prompt {text!r}; {instead}"

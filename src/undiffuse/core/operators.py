@@ -155,7 +155,7 @@ def _per_sample(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float
     return _normalized(joined, batch * groups, weight.flatten(), bias.flatten(), eps).view(x.shape)
 
 
-def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
     """Scaled dot-product attention softmax(Q K^T / sqrt(D)) V for each head (Vaswani et al. 2017).
 
     Uses torch's fused attention except in bfloat16 on a CPU: there its backward pass runs scalar loops, and three
@@ -164,8 +164,9 @@ def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
     Args:
         query: (B, heads, L, D).
-        key: (B, heads, L, D), in the dtype of ``query``.
-        value: (B, heads, L, D), in the dtype of ``query``.
+        key: (B, heads, S, D), in the dtype of ``query``.
+        value: (B, heads, S, D), in the dtype of ``query``.
+        mask: (B, S) bool, true for the keys to attend to, at least one per sample; None for all.
     Returns:
         (B, heads, L, D).
     Note:
@@ -173,11 +174,14 @@ def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     Source: Vaswani et al. 2017, "Attention is all you need", arXiv:1706.03762, eq. 1.
     """
     if query.device.type == "cpu" and query.dtype == torch.bfloat16 and query.shape[-2] <= MAX_TOKENS_WITH_SCORES:
-        return _attention_with_scores(query, key, value)
-    return F.scaled_dot_product_attention(query, key, value)
+        return _attention_with_scores(query, key, value, mask)
+    return F.scaled_dot_product_attention(query, key, value, None if mask is None else mask[:, None, None])
 
 
-def _attention_with_scores(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    q, k, v = (x.flatten(0, 1) for x in (query, key, value))  # (B heads, L, D)
+def _attention_with_scores(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+    q, k, v = (x.flatten(0, 1) for x in (query, key, value))  # (B heads, L or S, D)
     scores = torch.baddbmm(q.new_zeros(()), q, k.mT, beta=0, alpha=query.shape[-1] ** -0.5)
-    return torch.bmm(torch.softmax(scores, dim=-1), v).view(value.shape)
+    if mask is not None:
+        excluded = ~mask[:, None, None].expand(-1, query.shape[1], -1, -1).flatten(0, 1)
+        scores = scores.masked_fill(excluded, -torch.inf)
+    return torch.bmm(torch.softmax(scores, dim=-1), v).view(query.shape)

@@ -14,7 +14,10 @@ from undiffuse.compute.backend import compute_dtype
 from undiffuse.compute.compiled import compile_in_place
 from undiffuse.compute.inference import InferenceNetwork
 from undiffuse.compute.threaded_batch import threaded, uses_fused_norm
+from undiffuse.conditioning.base import Conditioner
 from undiffuse.conditioning.labels import LabelConditioner
+from undiffuse.conditioning.text import TEXT_ENCODER_CONFIGS, TextConfig, build_text_encoder
+from undiffuse.conditioning.texts import TextConditioner
 from undiffuse.config import Component, ComponentConfig, build, default_of
 from undiffuse.core.condition_spec import ConditionSpec
 from undiffuse.core.denoiser import ClippedDenoiser, Denoiser, FeatureCachingDenoiser, NetworkDenoiser
@@ -32,9 +35,10 @@ from undiffuse.models.feature_caching import caching_sampler, check_without_guid
 from undiffuse.models.fixed_batch import fixed_batch_size
 from undiffuse.models.noisy_start import sampling_log_snr_range, signal_at_start, transferred
 from undiffuse.models.options import NO_OPTIONS, GuidanceWeight, SamplingConfig, SamplingOptions, sampling_record
-from undiffuse.models.rules import check_default_guidance, check_guidance, missing_guide_error
+from undiffuse.models.rules import check_default_guidance, check_guidance, is_conditional, missing_guide_error
 from undiffuse.models.stages import DenoisingStage
 from undiffuse.networks import NETWORK_CONFIGS, UNetConfig, build_network
+from undiffuse.networks.cross_attention import separate_initialization
 from undiffuse.samplers import make_sampler
 from undiffuse.samplers.base import FixedBatchDenoiser
 from undiffuse.samplers.grids import time_grid
@@ -54,8 +58,10 @@ class DenoisingConfig(ComponentConfig):
         precision: precision of the network's arithmetic, in training and in sampling.
         class_conditional: condition the network on the class of each image; requires data with classes. ``auto``
             conditions it if the data has classes, and is resolved before training.
-        label_dropout: fraction of training samples whose label is dropped, so that an unconditional model is trained
-            as well.
+        text: encoder of the captions that the network is conditioned on; requires data with captions. None for a model
+            without text.
+        label_dropout: fraction of training samples whose class and caption are dropped, so that an unconditional model
+            is trained as well.
         sampling: sampling defaults.
     """
 
@@ -64,21 +70,50 @@ class DenoisingConfig(ComponentConfig):
     network: Annotated[ComponentConfig, Component(NETWORK_CONFIGS, "network")] = UNetConfig()
     precision: Literal["fp32", "bf16"] = "fp32"
     class_conditional: bool | Literal["auto"] = False
+    text: Annotated[ComponentConfig, Component(TEXT_ENCODER_CONFIGS, "text encoder")] | None = None
     label_dropout: Annotated[float, Field(ge=0, le=1)] = 0.1
     sampling: SamplingConfig = SamplingConfig()
 
-    def finalized(self, class_names: Sequence[str]) -> Self:
-        """This configuration with ``auto`` resolved; without classes, classifier-free guidance is disabled.
+    def finalized(self, class_names: Sequence[str], captions: Sequence[str] | None = None) -> Self:
+        """This configuration with ``auto`` and the options of the text encoder resolved.
+
+        Without classes and captions, classifier-free guidance is disabled.
 
         Args:
             class_names: class names of the data.
+            captions: training captions, if the data has them.
+        Raises:
+            UsageError: if the text encoder needs captions and there are none.
         """
-        if self.class_conditional != "auto":
-            return self
+        config = self._with_fitted_text(captions)
+        if config.class_conditional != "auto":
+            return config
         changed: dict[str, Any] = {"class_conditional": bool(class_names)}
-        if not class_names:
+        if not class_names and config.text is None:
             changed["sampling"] = self.sampling.model_copy(update={"guidance": 1.0, "guidance_interval": None})
-        return self.model_copy(update=changed)
+        return config.model_copy(update=changed)
+
+    def completed_from(self, earlier: Any) -> Self:
+        """This configuration with the options of the text encoder that an earlier run resolved from its captions.
+
+        Args:
+            earlier: configuration of the run.
+        """
+        text, resolved = self.text, getattr(earlier, "text", None)
+        if not isinstance(text, TextConfig) or not isinstance(resolved, type(text)) or text.resolved:
+            return self
+        return self.model_copy(update={"text": text.completed_from(resolved)})
+
+    def _with_fitted_text(self, captions: Sequence[str] | None) -> Self:
+        text = self.text
+        if not isinstance(text, TextConfig) or text.resolved:
+            return self
+        if captions is None:
+            raise UsageError(
+                f"system.text={text.name} needs data with captions, and this data has none; add captions, or set "
+                "system.text=null"
+            )
+        return self.model_copy(update={"text": text.fitted(captions)})
 
     @property
     def predicts_variance(self) -> bool:
@@ -178,10 +213,14 @@ class NetworkModel(DenoisingModel):
         self.class_names = tuple(class_names) if config.class_conditional else ()
         self.process = build(PROCESSES, config.process)
         factor = 2 if config.predicts_variance else 1
+        text = config.text if isinstance(config.text, TextConfig) else None
         self.spec = ConditionSpec(
-            class_names=self.class_names, num_augment=num_augment_labels, target_time=config.needs_target_time
+            class_names=self.class_names,
+            text=None if text is None else text.spec,
+            num_augment=num_augment_labels,
+            target_time=config.needs_target_time,
         )
-        self.conditioner = LabelConditioner(self.spec, config.label_dropout)
+        self.conditioner = _conditioner(self.spec, text, config.label_dropout)
         self.network = build_network(config.network, self.shape, self.spec, factor)
         if config.class_conditional and not class_names:
             raise UsageError(
@@ -291,7 +330,7 @@ class NetworkModel(DenoisingModel):
 
     def _check_guidance(self, options: SamplingOptions) -> None:
         """Check that the model was trained for the guidance, and that it is compatible with the other options."""
-        check_guidance(options.guidance, bool(self.config.class_conditional), self.config.label_dropout)
+        check_guidance(options.guidance, is_conditional(self.config), self.config.label_dropout)
         if options.autoguidance != 1 and not self.guide_stored:
             raise missing_guide_error(options.autoguidance)
         if options.cache_interval != 1:
@@ -344,7 +383,7 @@ class NetworkModel(DenoisingModel):
         Raises:
             UsageError: if the weight is not 1 and the model has no classes or was trained without label dropout.
         """
-        check_guidance(classifier_free.scale, bool(self.config.class_conditional), self.config.label_dropout)
+        check_guidance(classifier_free.scale, is_conditional(self.config), self.config.label_dropout)
         network = self._in_fixed_batches("network", self._inference_denoiser(self.network))
         if auto.scale != 1 and self.guide is not None:
             network = Autoguided(network, self._in_fixed_batches("guide", self._inference_denoiser(self.guide)), *auto)
@@ -382,3 +421,12 @@ class NetworkModel(DenoisingModel):
             )
         compile_in_place(self.network)
         return ""
+
+
+def _conditioner(spec: ConditionSpec, text: TextConfig | None, dropout: float) -> Conditioner:
+    """The conditioner for classes, and captions if the model has text."""
+    if text is None:
+        return LabelConditioner(spec, dropout)
+    with separate_initialization():
+        encoder = build_text_encoder(text)
+    return TextConditioner(spec, encoder, dropout)

@@ -12,20 +12,29 @@ from typing import Any
 from undiffuse.errors import UsageError
 
 
-def check_guidance(scale: float, class_conditional: bool, label_dropout: float, instead: str = "leave it out") -> None:
-    """Check that a model was trained both with and without classes if it uses classifier-free guidance.
+def is_conditional(config: Any) -> bool:
+    """Whether a model is conditioned on classes or captions.
+
+    Args:
+        config: configuration of a denoising model.
+    """
+    return bool(config.class_conditional) or getattr(config, "text", None) is not None
+
+
+def check_guidance(scale: float, conditional: bool, label_dropout: float, instead: str = "leave it out") -> None:
+    """Check that a model was trained both with and without its condition if it uses classifier-free guidance.
 
     Args:
         scale: weight of classifier-free guidance; 1 for none.
-        class_conditional: whether the model is conditioned on classes.
-        label_dropout: fraction of training samples without their label.
+        conditional: whether the model is conditioned on classes or captions.
+        label_dropout: fraction of training samples without their class and caption.
         instead: advice for the message.
     Raises:
         UsageError: if the model cannot be guided.
     """
     if scale == 1:
         return
-    if not class_conditional:
+    if not conditional:
         raise UsageError(f"guidance {scale:g} needs a model trained with classes, this one was not; {instead}")
     if label_dropout == 0:
         raise UsageError(
@@ -49,7 +58,7 @@ def check_default_guidance(config: Any) -> None:
         UsageError: if it is not.
     """
     instead = "set system.sampling.guidance=1, which disables it"
-    check_guidance(config.sampling.guidance, bool(config.class_conditional), config.label_dropout, instead)
+    check_guidance(config.sampling.guidance, is_conditional(config), config.label_dropout, instead)
     if config.sampling.autoguidance != 1 and not _has_guide(config):
         raise UsageError(
             f"sampling.autoguidance={config.sampling.autoguidance:g} needs a guide stored in training; set "

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from undiffuse.conditioning.base import Conditioner
+from undiffuse.conditioning.base import Conditioner, EncodedPrompts
 from undiffuse.conditioning.prompt import Prompt
 from undiffuse.core.condition import DROP, Condition, DropPolicy
 from undiffuse.core.denoiser import ClippedDenoiser, Denoiser, TransferredDenoiser
@@ -98,7 +98,7 @@ class DenoisingStage:
             len(grid) - 1 - _steps_taken(request, options)
             for request, grid, options in zip(requests, grids, merged, strict=True)
         ]
-        condition, negative = (part.to(self.device) for part in conditions_of(requests, self.conditioner))
+        encoded = conditions_of(requests, self.conditioner).to(self.device)
         return begin(
             self._initial_x(requests, merged, grids, index, denoiser.process),
             grids,
@@ -107,8 +107,8 @@ class DenoisingStage:
             stream=self.stream,
             requests=requests,
             index=index,
-            condition=condition,
-            guidance=self._guidance(merged, condition, negative),
+            condition=encoded.condition,
+            guidance=self._guidance(merged, encoded),
         )
 
     def advance(self, rows: Rows) -> Rows:
@@ -192,15 +192,13 @@ class DenoisingStage:
             )
         return image.to(self.device)
 
-    def _guidance(
-        self, merged: Sequence[SamplingOptions], condition: Condition, negative: Condition
-    ) -> Mapping[str, PerSample]:
+    def _guidance(self, merged: Sequence[SamplingOptions], encoded: EncodedPrompts) -> Mapping[str, PerSample]:
         guidance: dict[str, PerSample] = {}
         if self.guide is not None:
             guidance[AUTO] = AutoguidanceWeights(*_stack_weights([options.auto() for options in merged]))
-        if not condition.empty:
+        if not encoded.condition.empty:
             weights = [options.classifier_free() for options in merged]
-            guidance[CLASSIFIER_FREE] = _classifier_free(weights, condition, negative)
+            guidance[CLASSIFIER_FREE] = _classifier_free(weights, encoded)
         return guidance
 
 
@@ -237,7 +235,10 @@ class GeneratorStage:
                 self.check(request.options)
             if request.image is not None:
                 raise UsageError("a generator samples in one evaluation and cannot start from an image; leave it out")
-        seeds, (condition, _) = [request.seed for request in requests], conditions_of(requests, self.conditioner)
+        seeds, condition = (
+            [request.seed for request in requests],
+            conditions_of(requests, self.conditioner).condition,
+        )
         self.check_condition(condition)
         rows = begin(
             self.latents(seeds), [torch.zeros(1)] * len(requests), None, seeds, requests=requests, condition=condition
@@ -262,7 +263,7 @@ class GeneratorStage:
         return with_previous(output, requests)
 
 
-def conditions_of(requests: Sequence[Request], conditioner: Conditioner | None) -> tuple[Condition, Condition]:
+def conditions_of(requests: Sequence[Request], conditioner: Conditioner | None) -> EncodedPrompts:
     """The conditions of samples, and the negative conditions of guidance; empty if no request has any.
 
     Args:
@@ -282,31 +283,45 @@ def conditions_of(requests: Sequence[Request], conditioner: Conditioner | None) 
         else conditioner.encode_prompts([prompt if prompt is not None else Prompt()])
         for prompt in prompts
     ]
-    return Condition.join([positive for positive, _ in parts]), Condition.join([negative for _, negative in parts])
+    return EncodedPrompts.join(parts)
 
 
-def _join_conditions(conditions: Sequence[Condition | None], policy: DropPolicy) -> tuple[Condition, Condition]:
+def _join_conditions(conditions: Sequence[Condition | None], policy: DropPolicy) -> EncodedPrompts:
     """The joined conditions of requests, and the same with dropped labels as negative conditions."""
     given = [condition for condition in conditions if condition is not None]
     if not given:
-        return Condition(), Condition()
+        return EncodedPrompts.of(Condition(), Condition(), len(conditions))
     if len(given) < len(conditions):
         raise UsageError(f"{len(given)} of {len(conditions)} samples have a condition; give one for each, or for none")
     joined = Condition.join(given)
-    return joined, joined.drop(torch.ones(len(conditions), dtype=torch.bool), policy)
+    negative = joined.drop(torch.ones(len(conditions), dtype=torch.bool), policy)
+    return EncodedPrompts.of(joined, negative, len(conditions))
 
 
-def _classifier_free(weights: Sequence[GuidanceWeight], condition: Condition, negative: Condition) -> Guidance:
-    """Classifier-free guidance per sample, disabled where condition and negative condition are equal."""
+def _classifier_free(weights: Sequence[GuidanceWeight], encoded: EncodedPrompts) -> Guidance:
+    """Classifier-free guidance per sample, disabled where all terms and the negative condition are equal."""
     scale, low, high = _stack_weights(weights)
+    count = len(weights)
+    differs = torch.stack([_differs(condition, encoded.negative, count) for condition, _ in encoded.terms]).any(0)
+    terms = [(condition, _term_scale(scale, weight, differs)) for condition, weight in encoded.terms]
+    first = torch.where(differs, terms[0][1], 1.0)
+    terms[0] = (encoded.condition, first)
+    return replace(build_guidance(terms, count, negative=encoded.negative), low=low, high=high)
+
+
+def _term_scale(scale: Tensor, weight: Tensor, differs: Tensor) -> Tensor:
+    """Guidance weights (B,) of one term of a composition."""
+    return torch.where(differs, scale * weight, 0.0)
+
+
+def _differs(condition: Condition, negative: Condition, count: int) -> Tensor:
+    """(B,) whether a condition differs from the negative condition."""
     positives, negatives = condition.tensors(), negative.tensors()
-    differs = (
-        torch.stack([(positives[name] != negatives[name]).reshape(len(weights), -1).any(1) for name in positives])
-        if len(weights)
-        else scale
-    )
-    scale = torch.where(differs.reshape(-1, len(weights)).any(0).cpu(), scale, 1.0)
-    return replace(build_guidance([(condition, scale)], len(weights), negative=negative), low=low, high=high)
+    if not count:
+        return torch.zeros(0, dtype=torch.bool)
+    return torch.stack(
+        [(positives[name] != negatives[name]).reshape(count, -1).any(1).cpu() for name in positives]
+    ).any(0)
 
 
 def _stack_weights(weights: Sequence[GuidanceWeight]) -> list[Tensor]:

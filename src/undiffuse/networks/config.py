@@ -53,6 +53,9 @@ class UNetConfig(EmbeddedConfig):
         num_blocks: residual blocks per level of the encoder (one more in the decoder).
         attention_levels: levels with self-attention after each block; negative indices count from the coarsest, -1.
         middle_attention: self-attention between the two middle blocks.
+        text_levels: levels with cross-attention to the text after each block, in a network with text; like
+            ``attention_levels``, which are used by default. The middle blocks always have it.
+        query_key_norm: root-mean-square norms of the queries and keys of all attention layers.
         num_heads: attention heads; overridden by ``head_channels``, the number of channels per head.
         time_injection: add the embedding to the features, or scale and shift the normalised features (adaptive group
             norm).
@@ -85,6 +88,8 @@ class UNetConfig(EmbeddedConfig):
     num_blocks: Positive = 2
     attention_levels: tuple[int, ...] = (-1,)
     middle_attention: bool = True
+    text_levels: tuple[int, ...] | None = None
+    query_key_norm: bool = False
     num_heads: Positive = 1
     head_channels: Positive | None = None
     time_injection: Literal["add", "scale_shift"] = "scale_shift"
@@ -112,6 +117,12 @@ class UNetConfig(EmbeddedConfig):
         """Whether this level (0 is the finest) has self-attention."""
         return level in self.attention_levels or level - self.num_levels in self.attention_levels
 
+    def attends_to_text(self, level: int) -> bool:
+        """Whether this level (0 is the finest) has cross-attention to the text, in a network with text."""
+        if self.text_levels is None:
+            return self.attends(level)
+        return level in self.text_levels or level - self.num_levels in self.text_levels
+
     def level_channels(self, level: int) -> int:
         """Channels of this level's features."""
         return self.channels * self.multipliers[level]
@@ -123,19 +134,20 @@ class UNetConfig(EmbeddedConfig):
     @model_validator(mode="after")
     def _levels_exist(self) -> UNetConfig:
         last = self.num_levels - 1
-        for level in self.attention_levels:
-            if not -self.num_levels <= level <= last:
-                raise UsageError(
-                    f"attention level {level} does not exist: multipliers {self.multipliers} give levels 0 to "
-                    f"{last}; set attention_levels to a subset of these"
-                )
+        for key, levels in (("attention_levels", self.attention_levels), ("text_levels", self.text_levels or ())):
+            for level in levels:
+                if not -self.num_levels <= level <= last:
+                    raise UsageError(
+                        f"attention level {level} does not exist: multipliers {self.multipliers} give levels 0 to "
+                        f"{last}; set {key} to a subset of these"
+                    )
         return self
 
     @model_validator(mode="after")
     def _heads_divide_channels(self) -> UNetConfig:
         for level in range(self.num_levels):
             bottom = level == self.num_levels - 1
-            if self.attends(level) or (bottom and self.middle_attention):
+            if self.attends(level) or self.attends_to_text(level) or (bottom and self.middle_attention):
                 self._check_heads(self.level_channels(level))
         return self
 
@@ -240,14 +252,16 @@ class TransformerConfig(EmbeddedConfig):
         num_blocks: transformer blocks (attention and MLP).
         num_heads: attention heads; must divide ``channels``.
         mlp_ratio: hidden width of the MLP, in units of ``channels``.
-        conditioning: ``adaln``: time and class set scale, shift and gate of each block (DiT's adaLN-Zero), or
-            ``tokens``: time and class are additional tokens (U-ViT).
+        conditioning: ``adaln``: time and class set scale, shift and gate of each block (DiT's adaLN-Zero), with
+            cross-attention to a text; ``tokens``: time, class and text are additional tokens (U-ViT); ``joint``:
+            adaLN-Zero with joint attention of image and text, which have separate weights (MMDiT).
         long_skips: skip connections from the first to the second half of the blocks, outermost to outermost (U-ViT).
         output_convolution: a 3 x 3 convolution over the output image (U-ViT).
         time_channels: width of the time features.
         norm_eps: epsilon of the layer norms.
+        query_key_norm: root-mean-square norms of the queries and keys of all attention layers.
     Raises:
-        UsageError: heads that do not divide the channels.
+        UsageError: heads that do not divide the channels, or ``joint`` with long skips.
     """
 
     name: Literal["transformer"] = "transformer"
@@ -257,16 +271,19 @@ class TransformerConfig(EmbeddedConfig):
     num_blocks: Positive = 6
     num_heads: Positive = 3
     mlp_ratio: Annotated[float, Field(gt=0)] = 4.0
-    conditioning: Literal["adaln", "tokens"] = "adaln"
+    conditioning: Literal["adaln", "tokens", "joint"] = "adaln"
     long_skips: bool = False
     output_convolution: bool = False
     time_channels: Positive = 256
     norm_eps: Annotated[float, Field(gt=0)] = 1e-6
+    query_key_norm: bool = False
 
     @model_validator(mode="after")
     def _heads_divide_channels(self) -> TransformerConfig:
         if self.channels % self.num_heads:
             raise UsageError(f"num_heads={self.num_heads} does not divide channels={self.channels}")
+        if self.conditioning == "joint" and self.long_skips:
+            raise UsageError("long_skips=true is for conditioning=tokens or adaln, got 'joint'; leave it out")
         return self
 
     @classmethod

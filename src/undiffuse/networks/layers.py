@@ -19,6 +19,7 @@ from undiffuse.core import operators
 from undiffuse.core.condition import Condition, Evaluation
 from undiffuse.core.condition_spec import UNCONDITIONAL, ConditionSpec
 from undiffuse.networks.config import EmbeddedConfig
+from undiffuse.networks.cross_attention import CrossAttention, QueryKeyNorm, TextContext
 
 Resample = Callable[[Tensor], Tensor]
 M = TypeVar("M", bound=nn.Module)
@@ -252,7 +253,8 @@ class Embedding(nn.Module):
             labels). The augmentation of a training image is added to the time features by a zero-initialised linear
             layer (Karras et al. 2022, appendix F.2); no augmentation is all zeros. Features of the gap from c_noise to
             the evaluation's ``target_time`` (a time label) are added by a zero-initialised linear layer (Geng et al.
-            2025, arXiv:2505.13447, sec. 4.3); without a target time the gap is 0.
+            2025, arXiv:2505.13447, sec. 4.3); without a target time the gap is 0. A pooled text embedding is added by
+            another zero-initialised linear layer.
     """
 
     def __init__(
@@ -274,6 +276,8 @@ class Embedding(nn.Module):
         self.augment = _ZeroInitLinear(spec.num_augment, features) if spec.num_augment else None
         self.gap = Sinusoid(features, "adm") if spec.target_time else None
         self.until = _ZeroInitLinear(features, width) if spec.target_time else None  # data
+        pooled = spec.text.pooled if spec.text is not None else 0
+        self.pooled = _ZeroInitLinear(pooled, width) if pooled else None
 
     def forward(self, c_noise: Tensor, cond: Condition, evaluation: Evaluation = Evaluation()) -> Tensor:  # noqa: B008
         """The embedding, (B, width).
@@ -284,8 +288,8 @@ class Embedding(nn.Module):
             evaluation: its target time (B,) is used, if the spec has it.
         """
         with torch.autocast(c_noise.device.type, enabled=False):  # full precision is cheap for a few vectors
-            time, label = self.parts(c_noise, cond, evaluation)
-            embedding: Tensor = F.silu(time if label is None else time + label)
+            time, given = self.parts(c_noise, cond, evaluation)
+            embedding: Tensor = F.silu(time if given is None else time + given)
         return embedding
 
     def parts(
@@ -294,7 +298,9 @@ class Embedding(nn.Module):
         cond: Condition,
         evaluation: Evaluation = Evaluation(),  # noqa: B008
     ) -> tuple[Tensor, Tensor | None]:
-        """Separate embeddings of time and class, (B, width) each, before the SiLU; None for a network without classes.
+        """Separate embeddings of time and of class and pooled text, (B, width) each, before the SiLU.
+
+        The second is None for a network without both.
 
         Args:
             c_noise: (B,), time labels.
@@ -312,7 +318,16 @@ class Embedding(nn.Module):
             gap_features = self.gap(_GAP_SCALE * gap) - self.gap(torch.zeros_like(gap))
             hidden = hidden + self.until(gap_features)  # data
         time: Tensor = self.second(F.silu(hidden))
-        return time, None if self.classes is None else self.classes(self._row(c_noise, cond))
+        return time, self._given(c_noise, cond)
+
+    def _given(self, c_noise: Tensor, cond: Condition) -> Tensor | None:
+        """The embedding of class and pooled text."""
+        label = None if self.classes is None else self.classes(self._row(c_noise, cond))
+        if self.pooled is None:
+            return label
+        width = self.pooled.weight.shape[1]
+        text: Tensor = self.pooled(cond.pooled if cond.pooled is not None else c_noise.new_zeros(len(c_noise), width))
+        return text if label is None else label + text
 
     def _row(self, c_noise: Tensor, cond: Condition) -> Tensor:
         if cond.label is None:
@@ -397,14 +412,24 @@ class SelfAttention(nn.Module):
         heads: attention heads; divides C.
         norm: factory of the norm for a number of channels.
         scale: factor of the sum of both branches.
+        query_key_norm: normalise queries and keys per head.
     """
 
-    def __init__(self, channels: int, heads: int, norm: Callable[[int], GroupNorm], scale: float = 1.0) -> None:
+    def __init__(
+        self,
+        channels: int,
+        heads: int,
+        norm: Callable[[int], GroupNorm],
+        scale: float = 1.0,
+        *,
+        query_key_norm: bool = False,
+    ) -> None:
         super().__init__()
         self.heads, self.scale = heads, scale
         self.norm = norm(channels)
         self.qkv = linear(channels, 3 * channels)
         self.out = linear(channels, channels, zero=True)
+        self.norms = QueryKeyNorm(channels // heads) if query_key_norm else None
 
     def forward(self, x: Tensor) -> Tensor:
         """The block's output, (B, C, H, W).
@@ -416,6 +441,45 @@ class SelfAttention(nn.Module):
         tokens = self.norm(x).flatten(2).transpose(1, 2)  # (B, HW, C)
         qkv = self.qkv(tokens).view(batch, height * width, 3, self.heads, channels // self.heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, heads, HW, C / heads) each
+        if self.norms is not None:
+            query, key = self.norms(query, key)
         mixed = operators.attention(query, key, value).transpose(1, 2).reshape(tokens.shape)
         out: Tensor = self.out(mixed).transpose(1, 2).reshape(x.shape)
         return rescaled(x + out, self.scale)
+
+
+class TextAttention(nn.Module):
+    """x + cross_attention(norm(x), text) over all pixels of a map.
+
+    Args:
+        channels: C, of input and output.
+        context_channels: channels of the text tokens.
+        heads: attention heads; divides C.
+        norm: factory of the norm for a number of channels.
+        scale: factor of the sum of both branches.
+        query_key_norm: normalise queries and keys per head.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        context_channels: int,
+        heads: int,
+        norm: Callable[[int], GroupNorm],
+        scale: float = 1.0,
+        *,
+        query_key_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        self.scale, self.norm = scale, norm(channels)
+        self.cross = CrossAttention(channels, context_channels, heads, query_key_norm=query_key_norm)
+
+    def forward(self, x: Tensor, context: TextContext) -> Tensor:
+        """The block's output, (B, C, H, W).
+
+        Args:
+            x: (B, C, H, W).
+            context: tokens of the text and their mask.
+        """
+        attended = self.cross(self.norm(x).flatten(2).transpose(1, 2), context)
+        return rescaled(x + attended.transpose(1, 2).reshape(x.shape), self.scale)

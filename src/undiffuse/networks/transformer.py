@@ -2,10 +2,11 @@
 
 Tokens are (B, L, D), one per patch in row-major order, after the conditioning tokens, if any. Every block starts as the
 identity: its gates or last layers are zero-initialised. Positions are not learned, so the weights apply to any image
-size.
+size. A text is attended to by cross-attention (DiT, as in PixArt), as further tokens (U-ViT), or jointly with the image
+(MMDiT, see ``joint``).
 
 Source: Peebles & Xie 2023, "Scalable Diffusion Models with Transformers", arXiv:2212.09748; Bao et al. 2023, "All are
-Worth Words", arXiv:2209.12152.
+Worth Words", arXiv:2209.12152; Chen et al. 2023, "PixArt-alpha", arXiv:2310.00426, sec. 2.3, for cross-attention.
 """
 
 from __future__ import annotations
@@ -22,7 +23,10 @@ from undiffuse.core.operators import attention
 from undiffuse.core.space import Space
 from undiffuse.errors import UsageError
 from undiffuse.networks.config import TransformerConfig
+from undiffuse.networks.cross_attention import CrossAttention, QueryKeyNorm, TextContext, TextInput
+from undiffuse.networks.joint import JointBlocks
 from undiffuse.networks.layers import Embedding, conv, fold, linear, unfold
+from undiffuse.networks.modulation import AdaptiveNorm, PlainNorm, glorot, last_layer, modulated
 from undiffuse.networks.spec import NetworkSpec
 
 
@@ -49,10 +53,15 @@ class Transformer(nn.Module):
             )
         width, pixels, out_channels = config.channels, config.patch_size**2, output_factor * shape[0]
         self.patch_size, self.by_tokens = config.patch_size, config.conditioning == "tokens"
+        text = spec.condition.text if spec.condition.text is not None and spec.condition.text.width else None
+        self.text = TextInput(text) if text is not None else None
+        context_channels = text.width if text is not None else 0
         self.embedding = Embedding(config, config.time_channels, width, spec.condition)
-        self.stem = _xavier(linear(shape[0] * pixels, width))
-        block_class = PlainBlock if self.by_tokens else AdaptiveBlock
-        self.blocks = nn.ModuleList(block_class(config) for _ in range(config.num_blocks))
+        self.stem = glorot(linear(shape[0] * pixels, width))
+        self.joint = JointBlocks(config, context_channels) if config.conditioning == "joint" else None
+        num_blocks = 0 if self.joint is not None else config.num_blocks
+        self.blocks = nn.ModuleList(_block(config, context_channels) for _ in range(num_blocks))
+        self.text_tokens = linear(context_channels, width) if self.by_tokens and text is not None else None
         self.skips = nn.ModuleList(_LongSkip(width) for _ in range(config.num_blocks // 2 if config.long_skips else 0))
         self.norm = PlainNorm(width, config.norm_eps) if self.by_tokens else AdaptiveNorm(width, config.norm_eps)
         self.head = linear(width, out_channels * pixels, zero=True)
@@ -72,28 +81,37 @@ class Transformer(nn.Module):
         grid = (patches.shape[-2], patches.shape[-1])
         tokens = self.stem(patches.flatten(2).transpose(1, 2))
         tokens = tokens + sincos_positions(*grid, tokens.shape[-1], tokens)
-        tokens, embedding = self._with_conditioning(tokens, c_noise, cond, evaluation)
-        out = self._output(self._run_blocks(tokens, embedding), embedding, grid)
-        return out[:, :, :height, :width]
+        context = None if self.text is None else self.text(cond, x)
+        if self.by_tokens:
+            tokens, context, embedding = self._by_tokens(tokens, context, c_noise, cond, evaluation)
+        else:
+            embedding = self.embedding(c_noise, cond, evaluation)
+        mixed = self._run_blocks(tokens, embedding, context)
+        return self._output(mixed, embedding, grid)[:, :, :height, :width]
 
-    def _with_conditioning(
-        self, tokens: Tensor, c_noise: Tensor, cond: Condition, evaluation: Evaluation
-    ) -> tuple[Tensor, Tensor]:
-        """The tokens, with those of time and class prepended for conditioning by tokens; and the embedding (B, D)."""
-        if not self.by_tokens:
-            return tokens, self.embedding(c_noise, cond, evaluation)
-        time, label = self.embedding.parts(c_noise, cond, evaluation)
-        condition_tokens = [part[:, None].to(tokens.dtype) for part in (time, label) if part is not None]
-        return torch.cat([*condition_tokens, tokens], dim=1), time
+    def _by_tokens(
+        self, tokens: Tensor, context: TextContext | None, c_noise: Tensor, cond: Condition, evaluation: Evaluation
+    ) -> tuple[Tensor, TextContext | None, Tensor]:
+        """The tokens preceded by those of the text, of time and of class; their mask; and the embedding (B, D)."""
+        time, given = self.embedding.parts(c_noise, cond, evaluation)
+        others = [part[:, None].to(tokens.dtype) for part in (time, given) if part is not None] + [tokens]
+        if context is None or self.text_tokens is None:
+            return torch.cat(others, dim=1), None, time
+        tokens = torch.cat([self.text_tokens(context.tokens).to(tokens.dtype), *others], dim=1)
+        valid = context.mask.new_ones(len(tokens), tokens.shape[1] - context.mask.shape[1])
+        return tokens, TextContext(tokens, torch.cat([context.mask, valid], dim=1)), time
 
-    def _run_blocks(self, tokens: Tensor, embedding: Tensor) -> Tensor:
+    def _run_blocks(self, tokens: Tensor, embedding: Tensor, context: TextContext | None) -> Tensor:
         """Apply all blocks, with long skips from the first to the second half, outermost to outermost."""
+        if self.joint is not None:
+            mixed: Tensor = self.joint(tokens, embedding, context)
+            return mixed
         outputs: list[Tensor] = []
         first_skip = len(self.blocks) - len(self.skips)
         for index, block in enumerate(self.blocks):
             if index >= first_skip:
                 tokens = self.skips[index - first_skip](tokens, outputs.pop())
-            tokens = block(tokens, embedding)
+            tokens = block(tokens, embedding, context)
             if index < len(self.skips):
                 outputs.append(tokens)
         return tokens
@@ -138,16 +156,19 @@ def _sincos(count: int, num_frequencies: int, device: torch.device) -> Tensor:
 class _Attention(nn.Module):
     """Self-attention over tokens, (B, L, D) -> (B, L, D)."""
 
-    def __init__(self, channels: int, heads: int, *, zero: bool) -> None:
+    def __init__(self, config: TransformerConfig, *, zero: bool) -> None:
         super().__init__()
-        self.heads = heads
-        self.qkv, self.out = _xavier(linear(channels, 3 * channels)), _last(channels, channels, zero=zero)
+        channels, self.heads = config.channels, config.num_heads
+        self.qkv, self.out = glorot(linear(channels, 3 * channels)), last_layer(channels, channels, zero=zero)
+        self.norms = QueryKeyNorm(channels // self.heads) if config.query_key_norm else None
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
         batch, length, channels = tokens.shape
         qkv = self.qkv(tokens).view(batch, length, 3, self.heads, channels // self.heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, heads, L, D / heads) each
-        mixed = attention(query, key, value).transpose(1, 2).reshape(tokens.shape)
+        if self.norms is not None:
+            query, key = self.norms(query, key)
+        mixed = attention(query, key, value, mask).transpose(1, 2).reshape(tokens.shape)
         out: Tensor = self.out(mixed)
         return out
 
@@ -157,7 +178,7 @@ class _MLP(nn.Module):
 
     def __init__(self, channels: int, hidden: int, dropout: float, *, zero: bool) -> None:
         super().__init__()
-        self.first, self.second = _xavier(linear(channels, hidden)), _last(hidden, channels, zero=zero)
+        self.first, self.second = glorot(linear(channels, hidden)), last_layer(hidden, channels, zero=zero)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -168,27 +189,37 @@ class _MLP(nn.Module):
 class AdaptiveBlock(nn.Module):
     """adaLN-Zero: scale, shift and gate of both branches come from the embedding; all gates start at 0.
 
-    tokens + gate attention(norm(tokens) (1 + scale) + shift), then the same with the MLP.
+    tokens + gate attention(norm(tokens) (1 + scale) + shift), then cross-attention to the text in a network with text,
+    then the MLP like the attention.
+
+    Args:
+        config: configuration of the transformer.
+        context_channels: channels of the text tokens; 0 for a network without text.
     """
 
-    def __init__(self, config: TransformerConfig) -> None:
+    def __init__(self, config: TransformerConfig, context_channels: int = 0) -> None:
         super().__init__()
         width, hidden = config.channels, round(config.mlp_ratio * config.channels)
         self.eps = config.norm_eps
         self.embed = linear(width, 6 * width, zero=True)
-        self.attention = _Attention(width, config.num_heads, zero=False)
+        self.attention = _Attention(config, zero=False)
         self.mlp = _MLP(width, hidden, config.dropout, zero=False)
+        norm, heads = config.query_key_norm, config.num_heads
+        self.cross = CrossAttention(width, context_channels, heads, query_key_norm=norm) if context_channels else None
 
-    def forward(self, tokens: Tensor, embedding: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, embedding: Tensor, context: TextContext | None = None) -> Tensor:
         """The block's output, (B, L, D).
 
         Args:
             tokens: (B, L, D).
             embedding: (B, D), projected to scale, shift and gate.
+            context: tokens of the text and their mask, in a network with text.
         """
         shift1, scale1, gate1, shift2, scale2, gate2 = self.embed(embedding)[:, None].chunk(6, dim=2)
-        tokens = tokens + gate1 * self.attention(_modulated(tokens, scale1, shift1, self.eps))
-        out: Tensor = tokens + gate2 * self.mlp(_modulated(tokens, scale2, shift2, self.eps))
+        tokens = tokens + gate1 * self.attention(modulated(tokens, scale1, shift1, self.eps))
+        if self.cross is not None and context is not None:
+            tokens = tokens + self.cross(F.layer_norm(tokens, tokens.shape[-1:], eps=self.eps), context)
+        out: Tensor = tokens + gate2 * self.mlp(modulated(tokens, scale2, shift2, self.eps))
         return out
 
 
@@ -199,65 +230,26 @@ class PlainBlock(nn.Module):
         super().__init__()
         width, hidden = config.channels, round(config.mlp_ratio * config.channels)
         self.norm1, self.norm2 = (nn.LayerNorm(width, config.norm_eps) for _ in range(2))
-        self.attention = _Attention(width, config.num_heads, zero=True)
+        self.attention = _Attention(config, zero=True)
         self.mlp = _MLP(width, hidden, config.dropout, zero=True)
 
-    def forward(self, tokens: Tensor, embedding: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, embedding: Tensor, context: TextContext | None = None) -> Tensor:
         """The block's output, (B, L, D).
 
         Args:
             tokens: (B, L, D).
             embedding: (B, D), ignored.
+            context: its mask (B, L) marks the valid tokens; None for all.
         """
-        tokens = tokens + self.attention(self.norm1(tokens))
+        tokens = tokens + self.attention(self.norm1(tokens), None if context is None else context.mask)
         out: Tensor = tokens + self.mlp(self.norm2(tokens))
         return out
 
 
-class AdaptiveNorm(nn.Module):
-    """norm(tokens) (1 + scale) + shift, scale and shift from the embedding (DiT's last layer).
-
-    Args:
-        channels: D.
-        eps: added to the variance, above 0.
-    """
-
-    def __init__(self, channels: int, eps: float) -> None:
-        super().__init__()
-        self.eps, self.embed = eps, linear(channels, 2 * channels, zero=True)
-
-    def forward(self, tokens: Tensor, embedding: Tensor) -> Tensor:
-        """The normalised tokens, (B, L, D).
-
-        Args:
-            tokens: (B, L, D).
-            embedding: (B, D), projected to scale and shift.
-        """
-        shift, scale = self.embed(embedding)[:, None].chunk(2, dim=2)
-        return _modulated(tokens, scale, shift, self.eps)
-
-
-class PlainNorm(nn.Module):
-    """An ordinary layer norm with the interface of ``AdaptiveNorm``.
-
-    Args:
-        channels: D.
-        eps: added to the variance, above 0.
-    """
-
-    def __init__(self, channels: int, eps: float) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(channels, eps)
-
-    def forward(self, tokens: Tensor, embedding: Tensor) -> Tensor:
-        """The normalised tokens, (B, L, D).
-
-        Args:
-            tokens: (B, L, D).
-            embedding: (B, D), ignored.
-        """
-        normed: Tensor = self.norm(tokens)
-        return normed
+def _block(config: TransformerConfig, context_channels: int) -> nn.Module:
+    if config.conditioning == "tokens":
+        return PlainBlock(config)
+    return AdaptiveBlock(config, context_channels)
 
 
 class _LongSkip(nn.Module):
@@ -265,28 +257,11 @@ class _LongSkip(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.linear = _xavier(linear(2 * channels, channels))
+        self.linear = glorot(linear(2 * channels, channels))
 
     def forward(self, tokens: Tensor, skip: Tensor) -> Tensor:
         joined: Tensor = self.linear(torch.cat([tokens, skip], dim=2))
         return joined
-
-
-def _modulated(tokens: Tensor, scale: Tensor, shift: Tensor, eps: float) -> Tensor:
-    """Layer norm without affine parameters, then scale and shift (B, 1, D)."""
-    return torch.addcmul(shift, F.layer_norm(tokens, tokens.shape[-1:], eps=eps), 1 + scale)
-
-
-def _last(channels: int, out_channels: int, *, zero: bool) -> nn.Linear:
-    """The last layer of a branch; zero-initialised if the branch has no gate."""
-    return linear(channels, out_channels, zero=True) if zero else _xavier(linear(channels, out_channels))
-
-
-def _xavier(layer: nn.Linear) -> nn.Linear:
-    """Glorot-uniform weights and zero biases, the initialisation of vision transformers."""
-    nn.init.xavier_uniform_(layer.weight)
-    nn.init.zeros_(layer.bias)
-    return layer
 
 
 def _zero_bias(layer: nn.Conv2d) -> nn.Conv2d:

@@ -17,7 +17,17 @@ from undiffuse.core.operators import feature_map
 from undiffuse.core.space import Space
 from undiffuse.errors import UsageError
 from undiffuse.networks.config import UNetConfig
-from undiffuse.networks.layers import Embedding, ResidualBlock, SelfAttention, conv, fold, group_norm, unfold
+from undiffuse.networks.cross_attention import TextContext, TextInput
+from undiffuse.networks.layers import (
+    Embedding,
+    ResidualBlock,
+    SelfAttention,
+    TextAttention,
+    conv,
+    fold,
+    group_norm,
+    unfold,
+)
 from undiffuse.networks.multiscale import (
     InputResidual,
     InputSkip,
@@ -63,7 +73,10 @@ class UNet(nn.Module):
         check_shape(config, shape)
         self.patch_size, self.num_levels = config.patch_size, config.num_levels
         in_channels = shape[0] * config.patch_size**2
-        builder = _Builder(config, in_channels, output_factor * in_channels)
+        text = spec.condition.text
+        context_channels = text.width if text is not None else 0
+        builder = _Builder(config, in_channels, output_factor * in_channels, context_channels)
+        self.text = TextInput(text) if text is not None and text.width else None
         self.embedding = Embedding(config, builder.time_channels, builder.embedding_channels, spec.condition)
         self.stem = conv(in_channels, config.channels)
         self.down, skips = _encoder(builder)
@@ -104,13 +117,13 @@ class UNet(nn.Module):
             evaluation: solver inputs: a target time.
         """
         height, width = x.shape[-2:]
-        embedding = self.embedding(c_noise, cond, evaluation)
-        skips = self._encode(x, embedding)
-        h, pyramid = self.middle(skips[-1], embedding), None
+        embedding, context = self.embedding(c_noise, cond, evaluation), self._context(cond, x)
+        skips = self._encode(x, embedding, context)
+        h, pyramid = self.middle(skips[-1], embedding, context), None
         cached_features = h
         for level in self.up:
             cached_features = h
-            h, pyramid = level(h, skips, embedding, pyramid)
+            h, pyramid = level(h, skips, embedding, pyramid, context)
         return self._output(h, pyramid)[:, :, :height, :width], cached_features
 
     def middle_features(self, x: Tensor, c_noise: Tensor, cond: Condition) -> Tensor:
@@ -121,16 +134,19 @@ class UNet(nn.Module):
             c_noise: (B,), time labels.
             cond: the network's condition.
         """
-        embedding = self.embedding(c_noise, cond)
-        out: Tensor = self.middle(self._encode(x, embedding)[-1], embedding)
+        embedding, context = self.embedding(c_noise, cond), self._context(cond, x)
+        out: Tensor = self.middle(self._encode(x, embedding, context)[-1], embedding, context)
         return out
 
-    def _encode(self, x: Tensor, embedding: Tensor) -> list[Tensor]:
+    def _context(self, cond: Condition, x: Tensor) -> TextContext | None:
+        return None if self.text is None else self.text(cond, x)
+
+    def _encode(self, x: Tensor, embedding: Tensor, context: TextContext | None) -> list[Tensor]:
         """Outputs of the stem and all encoder stages, used as skip connections."""
         smaller = fold(x, self.patch_size) if self.patch_size > 1 else x
         skips = [feature_map(self.stem(smaller))]
         for level in self.down:
-            features, smaller = level(skips[-1], embedding, smaller)
+            features, smaller = level(skips[-1], embedding, smaller, context)
             skips += features
         return skips
 
@@ -147,11 +163,11 @@ class UNet(nn.Module):
         Source: Ma et al. 2023, "DeepCache", arXiv:2312.00858, sec. 3.2.
         """
         height, width = x.shape[-2:]
-        embedding = self.embedding(c_noise, cond)
+        embedding, context = self.embedding(c_noise, cond), self._context(cond, x)
         skips = [feature_map(self.stem(fold(x, self.patch_size) if self.patch_size > 1 else x))]
         for stage in self.down[0].stages:  # type: ignore[union-attr]
-            skips.append(stage(skips[-1], embedding))
-        h, _ = self.up[-1](cached_features.to(skips[0].dtype), skips, embedding, None)
+            skips.append(stage(skips[-1], embedding, context))
+        h, _ = self.up[-1](cached_features.to(skips[0].dtype), skips, embedding, None, context)
         return self._output(h, None)[:, :, :height, :width]
 
     def cached_features_shape(self, shape: tuple[int, ...]) -> tuple[int, ...] | None:
@@ -196,10 +212,12 @@ class _Builder:
     Args:
         config: the configuration.
         in_channels, out_channels: channels of the network's input and output, after folding patches.
+        context_channels: channels of the text tokens; 0 for a network without text.
     """
 
-    def __init__(self, config: UNetConfig, in_channels: int, out_channels: int) -> None:
+    def __init__(self, config: UNetConfig, in_channels: int, out_channels: int, context_channels: int = 0) -> None:
         self.config, self.in_channels, self.out_channels = config, in_channels, out_channels
+        self.context_channels = context_channels
         self.embedding_channels = config.embedding_channels or 4 * config.channels
         self.time_channels = config.time_channels or self.embedding_channels // 4
         self.scale = math.sqrt(0.5) if config.rescale_residuals else 1.0
@@ -218,12 +236,21 @@ class _Builder:
         )
 
     def attention(self, channels: int) -> SelfAttention:
-        return SelfAttention(channels, self.config.heads(channels), self.norm, self.scale)
+        heads, norm = self.config.heads(channels), self.config.query_key_norm
+        return SelfAttention(channels, heads, self.norm, self.scale, query_key_norm=norm)
+
+    def text_attention(self, channels: int) -> TextAttention | None:
+        if not self.context_channels:
+            return None
+        heads, norm = self.config.heads(channels), self.config.query_key_norm
+        return TextAttention(channels, self.context_channels, heads, self.norm, self.scale, query_key_norm=norm)
 
     def stage(self, channels: int, level: int, *, attends: bool = True) -> _Stage:
         out_channels = self.config.level_channels(level)
         attention = self.attention(out_channels) if attends and self.config.attends(level) else None
-        return _Stage(self.block(channels, out_channels), attention)
+        block = self.block(channels, out_channels)
+        text = self.text_attention(out_channels) if attends and self.config.attends_to_text(level) else None
+        return _Stage(block, attention, text)
 
     def smaller(self) -> Downsample:
         return FIRDown() if self.config.resample_filter == "fir" else halve
@@ -271,16 +298,20 @@ class _Builder:
 
 
 class _Stage(nn.Module):
-    """A residual block and, if the level has it, self-attention."""
+    """A residual block and, if the level has them, self-attention and cross-attention to the text."""
 
-    def __init__(self, block: ResidualBlock, attention: SelfAttention | None) -> None:
+    def __init__(
+        self, block: ResidualBlock, attention: SelfAttention | None, text: TextAttention | None = None
+    ) -> None:
         super().__init__()
-        self.block, self.attention = block, attention
+        self.block, self.attention, self.text = block, attention, text
 
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+    def forward(self, x: Tensor, embedding: Tensor, context: TextContext | None) -> Tensor:
         h: Tensor = self.block(x, embedding)
         if self.attention is not None:
             h = self.attention(h)
+        if self.text is not None and context is not None:
+            h = self.text(h, context)
         return h
 
 
@@ -291,10 +322,12 @@ class _DownLevel(nn.Module):
         super().__init__()
         self.stages, self.downsample, self.join = nn.ModuleList(stages), downsample, join
 
-    def forward(self, h: Tensor, embedding: Tensor, pyramid: Tensor) -> tuple[list[Tensor], Tensor]:
+    def forward(
+        self, h: Tensor, embedding: Tensor, pyramid: Tensor, context: TextContext | None
+    ) -> tuple[list[Tensor], Tensor]:
         outputs = []
         for stage in self.stages:
-            h = stage(h, embedding)
+            h = stage(h, embedding, context)
             outputs.append(h)
         if self.downsample is not None:
             h = self.downsample(h, embedding)
@@ -305,16 +338,16 @@ class _DownLevel(nn.Module):
 
 
 class _Middle(nn.Module):
-    """Block, attention, block at the coarsest resolution."""
+    """Block, attention (to the text as well), block at the coarsest resolution."""
 
     def __init__(self, builder: _Builder, channels: int) -> None:
         super().__init__()
         attention = builder.attention(channels) if builder.config.middle_attention else None
-        self.first = _Stage(builder.block(channels, channels), attention)
+        self.first = _Stage(builder.block(channels, channels), attention, builder.text_attention(channels))
         self.last = builder.block(channels, channels)
 
-    def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
-        out: Tensor = self.last(self.first(h, embedding), embedding)
+    def forward(self, h: Tensor, embedding: Tensor, context: TextContext | None) -> Tensor:
+        out: Tensor = self.last(self.first(h, embedding, context), embedding)
         return out
 
 
@@ -326,10 +359,10 @@ class _UpLevel(nn.Module):
         self.stages, self.upsample, self.join = nn.ModuleList(stages), upsample, join
 
     def forward(
-        self, h: Tensor, skips: list[Tensor], embedding: Tensor, pyramid: Tensor | None
+        self, h: Tensor, skips: list[Tensor], embedding: Tensor, pyramid: Tensor | None, context: TextContext | None
     ) -> tuple[Tensor, Tensor | None]:
         for stage in self.stages:
-            h = stage(torch.cat([feature_map(h), skips.pop()], dim=1), embedding)
+            h = stage(torch.cat([feature_map(h), skips.pop()], dim=1), embedding, context)
         if self.join is not None:
             pyramid, h = self.join(pyramid, h)
         if self.upsample is not None:

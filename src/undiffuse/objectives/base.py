@@ -202,11 +202,20 @@ AnyObjective = Objective[Any]
 class ObjectiveConfig(ComponentConfig):
     """Configuration of an objective: defines the configuration of its model and builds the objective."""
 
-    def finalized(self, class_names: Sequence[str]) -> Self:
-        """This configuration with all options resolved that depend on the data's classes.
+    def finalized(self, class_names: Sequence[str], captions: Sequence[str] | None = None) -> Self:
+        """This configuration with all options resolved that depend on the data's classes and captions.
 
         Args:
             class_names: class names of the data.
+            captions: training captions, if the data has them.
+        """
+        return self
+
+    def completed_from(self, earlier: ObjectiveConfig) -> Self:
+        """This configuration with options that depend on captions taken from a run that resolved them.
+
+        Args:
+            earlier: configuration of the run.
         """
         return self
 

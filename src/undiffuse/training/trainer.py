@@ -47,15 +47,21 @@ from undiffuse.training.metric_accumulator import MetricAccumulator
 from undiffuse.training.metrics_log import MetricsLog, check_tensorboard
 from undiffuse.training.optimizer import Optimizers
 from undiffuse.training.posthoc import save_snapshot
-from undiffuse.training.quality import Measure, draw_samples, save_preview
+from undiffuse.training.quality import Measure, draw_samples, example_prompts, save_preview
 from undiffuse.training.record import run_record
 from undiffuse.training.validation import validation_row
 
 
-def finalized(config: RunConfig, class_names: Sequence[str]) -> RunConfig:
-    """``config`` with all options resolved that depend on the data's classes, as it is saved and trained."""
+def finalized(config: RunConfig, class_names: Sequence[str], captions: Sequence[str] | None = None) -> RunConfig:
+    """``config`` with all options resolved that depend on the data, as it is saved and trained.
+
+    Args:
+        config: configuration of the run.
+        class_names: class names of the data.
+        captions: training captions, if the data has them.
+    """
     assert isinstance(config.system, ObjectiveConfig)
-    return config.model_copy(update={"system": config.system.finalized(class_names)})
+    return config.model_copy(update={"system": config.system.finalized(class_names, captions)})
 
 
 class Trainer:
@@ -82,12 +88,13 @@ class Trainer:
         measure: Measure | None = None,
     ) -> None:
         check_tensorboard(config.tensorboard)
-        config = finalized(config, train.class_names)
+        config = finalized(config, train.class_names, train.captions)
         self.augmenter = Augmenter(config, train)
         self.config, self.folder, self.device = config, folder, torch.device(device)
         self.observer = observer
         self.measure = measure
         self.validation = validation
+        self._prompts = example_prompts(validation if len(validation) else train)
         self.loader = Loader(train, config.seed, config.loader, device=self.device, kept=config.num_micro_batches)
         self.record = run_record(config, train, validation, self.augmenter.label_names)
         if self.device.type == "cpu":
@@ -351,7 +358,7 @@ class Trainer:
         self._measure_quality(log)  # after the checkpoint, because some samplers take long
         if self._due(config.preview_every_images):
             path = self.folder / "previews" / f"images_{self.images:012d}.png"
-            save_preview(path, self.ema.average, config.preview_samples)
+            save_preview(path, self.ema.average, config.preview_samples, self._prompts)
 
     def _due(self, every_images: int) -> bool:
         """Whether this step crossed a multiple of ``every_images`` or is the last of the run."""
@@ -399,7 +406,7 @@ class Trainer:
             return
         before = self._elapsed()
         try:
-            values = self.measure(draw_samples(self.ema.average, self.config.quality_samples))
+            values = self.measure(draw_samples(self.ema.average, self.config.quality_samples, self._prompts))
         except RunError as error:
             self.observer.message(f"quality at {self.images} images was not measured: {error}")
             return

@@ -38,7 +38,7 @@ _TYPE_MODULES = ("typing", "collections.abc", "pydantic")
 _LIGHT = (
     *("undiffuse.config", "undiffuse.data.config", "undiffuse.data.config.loader", "undiffuse.augment.config"),
     *("undiffuse.networks.config", "undiffuse.networks.gan.config", "undiffuse.training.config"),
-    *("undiffuse.models.options", "undiffuse.studies.option_parsing"),
+    *("undiffuse.models.options", "undiffuse.studies.option_parsing", "undiffuse.conditioning.text.config"),
 )
 #: Modules with option checks that rows call first, and with rules of models and objectives.
 _LIMITS = (

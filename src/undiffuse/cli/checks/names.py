@@ -138,7 +138,8 @@ def check_guided(folder: Path, requested: Mapping[str, Any]) -> None:
     if system is None or "sampling" not in system:
         return
     if weight is not None:
-        check_guidance(weight, bool(system.get("class_conditional", False)), system.get("label_dropout", 0.1))
+        conditional = bool(system.get("class_conditional", False)) or system.get("text") is not None
+        check_guidance(weight, conditional, system.get("label_dropout", 0.1))
     if auto is not None and auto != 1 and system.get("guide_images") is None:
         raise missing_guide_error(auto)
 

@@ -20,7 +20,7 @@ from undiffuse.errors import UsageError
 #: The component that is sampled from.
 MAIN, _MAIN_WEIGHTS = "model", "model.safetensors"
 _DENOISING = (
-    *("process", "parameterization", "network", "precision", "class_conditional", "label_dropout", "sampling"),
+    *("process", "parameterization", "network", "precision", "class_conditional", "text", "label_dropout", "sampling"),
 )
 _GAN = ("generator", "discriminator", "latent_size", "precision", "class_conditional", "label_dropout")
 #: Objectives of version 1: the kind of model, and which options belong to the model.
