@@ -305,3 +305,22 @@ def test_configs_need_no_torch() -> None:
     code = "import sys, undiffuse.networks; assert 'torch' not in sys.modules; undiffuse.networks.MLPConfig()"
     subprocess.run([sys.executable, "-c", code], check=True)
     assert MLPConfig().name == "mlp"
+
+
+@each_case
+def test_features_are_pooled_per_sample_and_need_no_output_layers(
+    name: str, options: dict[str, object], shape: tuple[int, ...]
+) -> None:
+    network, (x, c_noise, cond) = make(name, options, shape), inputs(shape)
+    network.double()
+    x, c_noise = x.double().requires_grad_(), c_noise.double()
+    features = network.features(x, c_noise, cond)  # type: ignore[operator]
+    assert features.shape == (4, network.num_features) and features.dtype == torch.float64
+    (slope,) = torch.autograd.grad(features[1].square().sum(), x)
+    assert bool(slope[1].abs().max() > 0) and not bool(slope[[0, 2, 3]].any())
+    before = sum(parameter.numel() for parameter in network.parameters())
+    network.drop_output()  # type: ignore[operator]
+    assert torch.equal(network.features(x, c_noise, cond), features)  # type: ignore[operator]
+    assert sum(parameter.numel() for parameter in network.parameters()) < before
+    with pytest.raises(AttributeError):
+        network(x, c_noise, cond)

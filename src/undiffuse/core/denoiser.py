@@ -293,6 +293,27 @@ class WrappedDenoiser(Denoiser):
         return Denoised(original.x_0(output, y_t, t) * self._slope + self._offset)
 
 
+def matched_level(
+    source: Process, process: Process, t: Tensor, log_snr_range: tuple[float, float] = (-math.inf, math.inf)
+) -> tuple[Tensor, Tensor]:
+    """The factor of x and the time at which another process has the same log-SNR: x_P = factor x_Q.
+
+    Args:
+        source: P, the other process.
+        process: Q, the process of x and t.
+        t: (B,) times of Q.
+        log_snr_range: (smallest, largest) log-SNR; outside of it, the nearest log-SNR within it is used.
+    Returns:
+        sigma_P / sigma_Q = alpha_P / alpha_Q, and the times of P, both (B,) float64.
+    """
+    log_snr = process.log_snr(t)
+    t_source = source.time_of_log_snr(log_snr.clamp(*log_snr_range))
+    # both ratios are equal at equal log-SNR; outside the range the dominant part of x keeps its scale
+    by_alpha = source.alpha(t_source) / process.alpha(t)
+    by_sigma = source.sigma(t_source) / process.sigma(t)
+    return torch.where(log_snr > 0, by_alpha, by_sigma), t_source
+
+
 class TransferredDenoiser(Denoiser):
     """``denoiser`` transferred to another process at equal log-SNR: D_Q(x, t) = D_P(x sigma_P / sigma_Q, t_P).
 
@@ -315,15 +336,10 @@ class TransferredDenoiser(Denoiser):
         self, x_t: Tensor, t: Tensor, cond: Condition | None = None, evaluation: Evaluation | None = None
     ) -> Denoised:
         source = self.denoiser.process
-        log_snr = self.process.log_snr(t)
-        t_source = source.time_of_log_snr(log_snr.clamp(*self.log_snr_range))
+        ratio, t_source = matched_level(source, self.process, t, self.log_snr_range)
         if evaluation is not None and evaluation.target_time is not None:
             target = source.time_of_log_snr(self.process.log_snr(evaluation.target_time))
             evaluation = replace(evaluation, target_time=target)
-        # both ratios are equal at equal log-SNR; outside the trained range the dominant part of x keeps its scale
-        by_alpha = source.alpha(t_source) / self.process.alpha(t)
-        by_sigma = source.sigma(t_source) / self.process.sigma(t)
-        ratio = torch.where(log_snr > 0, by_alpha, by_sigma)
         denoised: Denoised = self.denoiser(per_row(ratio, x_t) * x_t, t_source, cond, evaluation)
         mix = denoised.variance_mix
         if mix is None:

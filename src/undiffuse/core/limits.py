@@ -41,6 +41,24 @@ def check_autoguidance_weight(weight: float) -> float:
     return weight
 
 
+#: Where the gradient of classifier guidance comes from: the classifier at x_t, or denoiser and classifier at x_0-hat.
+CLASSIFIER_INPUTS = ("x_t", "x_0")
+
+
+def check_classifier_scale(scale: float) -> float:
+    """Raise UsageError if a scale of classifier guidance is negative or not finite."""
+    if not 0 <= scale < math.inf:
+        raise UsageError(f"classifier_scale must be at least 0 and finite, got {scale:g}; 0 disables it")
+    return scale
+
+
+def check_classifier_through(through: str) -> str:
+    """Raise UsageError if the input of the classifier is neither x_t nor x_0."""
+    if through not in CLASSIFIER_INPUTS:
+        raise UsageError(f"classifier_through must be x_t or x_0, got {through!r}; the default is x_t")
+    return through
+
+
 def check_interval(interval: tuple[float, float]) -> tuple[float, float]:
     """Raise UsageError if an interval of log-SNRs is empty."""
     low, high = interval

@@ -46,13 +46,39 @@ class MLP(nn.Module):
             cond: the network's condition.
             evaluation: solver inputs: a target time.
         """
-        embedding = self.embedding(c_noise, cond, evaluation)
-        h = self.stem(x.flatten(1))
-        for block in self.blocks:
-            h = block(h, embedding)
+        h = self._hidden(x, c_noise, cond, evaluation)
         with torch.autocast(h.device.type, enabled=False):  # the output is not rounded to bfloat16
             out: Tensor = self.head(F.silu(self.norm(h.to(self.head.weight.dtype))))
         return out.view(len(x), *self.out_shape)
+
+    def features(self, x: Tensor, c_noise: Tensor, cond: Condition) -> Tensor:
+        """The input of the last layer, (B, num_features), for classifiers.
+
+        Args:
+            x: (B, *shape).
+            c_noise: (B,), time labels.
+            cond: the network's condition.
+        """
+        h = self._hidden(x, c_noise, cond, Evaluation())
+        with torch.autocast(h.device.type, enabled=False):
+            return F.silu(self.norm(h.to(self.norm.weight.dtype)))
+
+    @property
+    def num_features(self) -> int:
+        """Size of ``features``."""
+        return self.stem.out_features
+
+    def drop_output(self) -> None:
+        """Remove the last layer, which ``features`` does not use; ``forward`` is not available afterwards."""
+        del self.head
+
+    def _hidden(self, x: Tensor, c_noise: Tensor, cond: Condition, evaluation: Evaluation) -> Tensor:
+        """The output of the last block, (B, width)."""
+        embedding = self.embedding(c_noise, cond, evaluation)
+        h: Tensor = self.stem(x.flatten(1))
+        for block in self.blocks:
+            h = block(h, embedding)
+        return h
 
 
 class _Block(nn.Module):

@@ -77,6 +77,34 @@ class Transformer(nn.Module):
             evaluation: solver inputs: a target time.
         """
         height, width = x.shape[-2:]
+        tokens, embedding, grid = self._tokens(x, c_noise, cond, evaluation)
+        return self._output(tokens, embedding, grid)[:, :, :height, :width]
+
+    def features(self, x: Tensor, c_noise: Tensor, cond: Condition) -> Tensor:
+        """Mean over the normalised tokens of the patches, (B, num_features), for classifiers.
+
+        Args:
+            x: (B, C, H, W).
+            c_noise: (B,), time labels.
+            cond: the network's condition.
+        """
+        tokens, embedding, grid = self._tokens(x, c_noise, cond, Evaluation())
+        normed: Tensor = self.norm(tokens[:, -grid[0] * grid[1] :], embedding)
+        return normed.mean(1)
+
+    @property
+    def num_features(self) -> int:
+        """Size of ``features``."""
+        return self.stem.out_features
+
+    def drop_output(self) -> None:
+        """Remove the layers that ``features`` does not use; ``forward`` is not available afterwards."""
+        del self.head, self.smooth
+
+    def _tokens(
+        self, x: Tensor, c_noise: Tensor, cond: Condition, evaluation: Evaluation
+    ) -> tuple[Tensor, Tensor, tuple[int, int]]:
+        """The tokens after all blocks, the embedding (B, D), and the height and width of the grid of patches."""
         patches = fold(x, self.patch_size)  # (B, C p^2, h, w)
         grid = (patches.shape[-2], patches.shape[-1])
         tokens = self.stem(patches.flatten(2).transpose(1, 2))
@@ -86,8 +114,7 @@ class Transformer(nn.Module):
             tokens, context, embedding = self._by_tokens(tokens, context, c_noise, cond, evaluation)
         else:
             embedding = self.embedding(c_noise, cond, evaluation)
-        mixed = self._run_blocks(tokens, embedding, context)
-        return self._output(mixed, embedding, grid)[:, :, :height, :width]
+        return self._run_blocks(tokens, embedding, context), embedding, grid
 
     def _by_tokens(
         self, tokens: Tensor, context: TextContext | None, c_noise: Tensor, cond: Condition, evaluation: Evaluation

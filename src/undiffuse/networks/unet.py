@@ -11,6 +11,7 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from undiffuse.core.condition import Condition, Evaluation
 from undiffuse.core.operators import feature_map
@@ -140,6 +141,26 @@ class UNet(nn.Module):
 
     def _context(self, cond: Condition, x: Tensor) -> TextContext | None:
         return None if self.text is None else self.text(cond, x)
+
+    def features(self, x: Tensor, c_noise: Tensor, cond: Condition) -> Tensor:
+        """Mean over the pixels of SiLU(middle features), (B, num_features): the pooled encoder, for classifiers.
+
+        Args:
+            x: (B, C, H, W).
+            c_noise: (B,), time labels.
+            cond: the network's condition.
+        Source: Dhariwal & Nichol 2021, arXiv:2105.05233, sec. 4.1, with average pooling.
+        """
+        return F.silu(self.middle_features(x, c_noise, cond)).mean((2, 3))
+
+    @property
+    def num_features(self) -> int:
+        """Size of ``features``."""
+        return self.middle_channels
+
+    def drop_output(self) -> None:
+        """Remove the decoder, which ``features`` does not use; ``forward`` is not available afterwards."""
+        del self.up, self.larger, self.norm, self.head
 
     def _encode(self, x: Tensor, embedding: Tensor, context: TextContext | None) -> list[Tensor]:
         """Outputs of the stem and all encoder stages, used as skip connections."""
