@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from undiffuse.core.process import Process
     from undiffuse.core.processes import VPSDE, DiscreteVP, EDMProcess, FlowProcess
     from undiffuse.losses.variational import variational_bound
+    from undiffuse.models.sample_sets.image_record import read_record
     from undiffuse.models.samples import Samples
     from undiffuse.models.saved import Model, save_wrapped
     from undiffuse.models.wrapped import WrappedModel
@@ -60,6 +61,7 @@ _LAZY_NAMES = {
     "FlowProcess": "undiffuse.core.processes:FlowProcess",
     "VPSDE": "undiffuse.core.processes:VPSDE",
     "variational_bound": "undiffuse.losses.variational:variational_bound",
+    "read_record": "undiffuse.models.sample_sets.image_record:read_record",
     "WrappedModel": "undiffuse.models.wrapped:WrappedModel",
     "save_wrapped": "undiffuse.models.saved:save_wrapped",
     "make_sampler": "undiffuse.samplers:make_sampler",
@@ -90,6 +92,7 @@ __all__ = [
     "load",
     "make_sampler",
     "prepare",
+    "read_record",
     "report",
     "run_sampler",
     "sample",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,9 +82,20 @@ def save_png(path: Path, array: Bytes) -> None:
         fill_png(temporary, array)
 
 
-def fill_png(path: Path, array: Bytes) -> None:
-    """Write a PNG non-atomically: for files in a temporary folder that is synced and renamed as a whole."""
-    to_image(array).save(path, format="PNG")
+def fill_png(path: Path, array: Bytes, texts: Mapping[str, str] | None = None) -> None:
+    """Write a PNG non-atomically: for files in a temporary folder that is synced and renamed as a whole.
+
+    Args:
+        path: of the file.
+        array: (C, H, W) uint8.
+        texts: texts in the file, by keys of 1 to 79 Latin-1 characters; they do not affect the pixels.
+    """
+    from PIL.PngImagePlugin import PngInfo
+
+    info = PngInfo()
+    for key, text in (texts or {}).items():
+        info.add_itxt(key, text)
+    to_image(array).save(path, format="PNG", pnginfo=info)
 
 
 def uint8_advice(low: float, high: float) -> str:

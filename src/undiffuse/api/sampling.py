@@ -53,6 +53,7 @@ def sample(
     progressive: bool = False,
     shown: int = SHOWN,
     overwrite: bool = False,
+    record: bool = True,
     batch_size: int = 64,
     weights: str = "ema",
     device: str = "auto",
@@ -74,6 +75,7 @@ def sample(
         progressive: also write the predicted x_0 of every step to ``out``.
         shown: number of images in ``grid.png``.
         overwrite: replace samples in ``out``.
+        record: whether each image file in ``out`` contains its record, see ``undiffuse.read_record``.
         batch_size: images at a time; changes no bit of any.
         weights: ``ema`` or ``raw``.
         device: ``cpu``, ``cuda`` or ``auto``.
@@ -114,6 +116,7 @@ def sample(
                 image=image,
                 shown=shown,
                 overwrite=overwrite,
+                record=record,
             )
             return written.samples()
         images, _ = _load_init_images(loaded, image, num)
@@ -162,6 +165,7 @@ def sample_to_folder(
     image: Any = None,
     shown: int = SHOWN,
     overwrite: bool = False,
+    record: bool = True,
 ) -> WrittenSamples:
     """Draw ``num`` samples into ``out``, which exists once all are written; see ``SampleSet``.
 
@@ -177,6 +181,7 @@ def sample_to_folder(
         image: see ``sample``.
         shown: number of images in ``grid.png``.
         overwrite: replace samples in ``out``.
+        record: whether each image file contains its record; ``samples.json`` always has all records.
     Returns:
         What was written: ``000000.png`` ..., ``grid.png``, ``samples.json``, and the files of ``progressive``.
     Raises:
@@ -189,11 +194,11 @@ def sample_to_folder(
     images = initial_images(given, model.module.space, num)
     request = SampleRequest(seeds, options, batch_size=batch_size, images=images)
     made_by = f"undiffuse {__version__} {model.module.device.type}{' progressive' if progressive else ''}"
-    record = shared_record(model, request) | ({"image": about} if about is not None else {})
+    shared = shared_record(model, request) | ({"image": about} if about is not None else {})
     if image is None:
         note_identical_starts(model, options, num)
-    sample_set = SampleSet(out, record, seeds, names, model.module.shape, shown, made_by)
-    history = _History(model, num) if progressive else None
+    sample_set = SampleSet(out, shared, seeds, names, model.module.shape, shown, made_by, record)
+    history = _History(model, num, sample_set.texts(0, in_grid=min(num, _SHOWN_ROWS))) if progressive else None
     if history is not None:
         sample_set.discard()  # predictions of earlier steps were not kept
     text = _generate_missing(model, sample_set, request, history)
@@ -202,7 +207,7 @@ def sample_to_folder(
         note(text)
     announce(f"{count_noun(num, 'sample')} in {out} ({_cost(sample_set)} each)")
     costs = {"nfe": sample_set.nfe, "partial_nfe": sample_set.partial_nfe}
-    return WrittenSamples(out, num, {**record, **costs}, seeds, names, sample_set.points)
+    return WrittenSamples(out, num, {**shared, **costs}, seeds, names, sample_set.points)
 
 
 def note_identical_starts(model: Model, options: SamplingOptions, num: int) -> None:
@@ -279,8 +284,8 @@ class _History:
         UsageError: at the first step, if that would exceed the limit.
     """
 
-    def __init__(self, model: Model, num: int) -> None:
-        self._model, self._num = model, num
+    def __init__(self, model: Model, num: int, texts: Mapping[str, str]) -> None:
+        self._model, self._num, self._texts = model, num, texts
         self._steps: dict[int, dict[int, torch.Tensor]] = {}
 
     def keep(self, first: int, progress: Progress) -> None:
@@ -297,11 +302,12 @@ class _History:
 
     def write(self, path: Path) -> None:
         """``progressive.npz`` and, next to it, ``progressive.png``."""
-        _write_progress(path.parent, self._steps)
+        _write_progress(path.parent, self._steps, self._texts)
 
 
-def _write_progress(folder: Path, history: dict[int, dict[int, torch.Tensor]]) -> None:
+def _write_progress(folder: Path, history: dict[int, dict[int, torch.Tensor]], texts: Mapping[str, str]) -> None:
     """Write the predicted x_0 of all steps as an array, and a selection as an image (one sample per row)."""
+    path = folder / "progressive.png"
     frames = np.stack(
         [np.concatenate([part.numpy() for _, part in sorted(step.items())]) for _, step in sorted(history.items())]
     )
@@ -309,7 +315,7 @@ def _write_progress(folder: Path, history: dict[int, dict[int, torch.Tensor]]) -
     moments = np.unique(np.linspace(0, len(frames) - 1, _SHOWN_MOMENTS).round().astype(int))
     if frames.ndim == 5:
         shown = frames[moments][:, :_SHOWN_ROWS].swapaxes(0, 1)
-        fill_png(folder / "progressive.png", image_of(shown.reshape(-1, *frames.shape[2:]), len(moments)))
+        fill_png(path, image_of(shown.reshape(-1, *frames.shape[2:]), len(moments)), texts)
     else:
         clouds = np.stack([image_of(frames[moment]) for moment in moments])
-        fill_png(folder / "progressive.png", image_of(clouds, len(moments)))
+        fill_png(path, image_of(clouds, len(moments)), texts)

@@ -170,6 +170,9 @@ def sample(
     shown: Annotated[int, typer.Option("--shown", help="number of images in grid.png")] = 256,
     out: Annotated[Path | None, typer.Option(help="folder; samples/MODEL-NNN by default")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace what is in --out")] = False,
+    no_record: Annotated[
+        bool, typer.Option("--no-record", help="write images without their record; samples.json still has all")
+    ] = False,
     weights: WeightsOption = "ema",
     device: DeviceOption = "auto",
 ) -> None:
@@ -190,6 +193,7 @@ def sample(
             image=image,
             shown=shown,
             overwrite=overwrite,
+            record=not no_record,
         )
 
 

@@ -77,12 +77,14 @@ class Samples(Tensor):
             raise UsageError(f"these samples are points in {self.shape[1]} dimensions, not images; use .numpy()")
         return [to_image(array) for array in self.numpy()]
 
-    def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
+    def save(self, folder: str | Path, *, overwrite: bool = False, record: bool = True) -> Path:
         """Write the files of ``undiffuse sample``: images or ``samples.npy``, ``grid.png`` and ``samples.json``.
 
         Args:
             folder: output folder; created if it does not exist.
             overwrite: whether to replace existing samples.
+            record: whether each image file contains its record, see ``undiffuse.read_record``; ``samples.json`` always
+                has all records.
         Raises:
             UsageError: if the folder is not empty or not writable, or there are no samples.
         """
@@ -94,7 +96,8 @@ class Samples(Tensor):
         with locked(out):
             check_replaceable_folder(out, "samples", "samples.json", OWN_FILES, overwrite=True)
             shared = {key: value for key, value in self._shared.items() if key not in ("nfe", "partial_nfe")}
-            sample_set = SampleSet(out, shared, self.seeds, self.classes, tuple(self.shape[1:]), environment="Python")
+            shape = tuple(self.shape[1:])
+            sample_set = SampleSet(out, shared, self.seeds, self.classes, shape, environment="Python", record=record)
             sample_set.discard()
             sample_set.take(range(len(self)), self.numpy(), self._shared["nfe"], self._shared["partial_nfe"])
             sample_set.finish()

@@ -22,7 +22,8 @@ from undiffuse.core.space import Space
 from undiffuse.files import finalize_folder, translate_os_errors
 from undiffuse.images import SHOWN_SIDE, fill_png, image_of
 from undiffuse.models.sample_sets.files import check_grid
-from undiffuse.models.sample_sets.record import write_record
+from undiffuse.models.sample_sets.image_record import image_record, texts_of
+from undiffuse.models.sample_sets.record import row_of, setting_of, write_record
 
 #: Default number of images in ``grid.png``; larger grids are hard to view.
 SHOWN = 256
@@ -41,6 +42,7 @@ class SampleSet:
         shape: shape of one sample.
         shown: number of images in the grid.
         environment: what else affects the exact values, such as the version and the kind of device; not recorded.
+        record: whether each image file contains its record, see ``image_record``.
     """
 
     def __init__(
@@ -52,12 +54,13 @@ class SampleSet:
         shape: tuple[int, ...],
         shown: int = SHOWN,
         environment: str = "",
+        record: bool = True,
     ) -> None:
         check_grid(shown)
         self.out, self.shared, self.seeds, self.names, self.shape = out, dict(shared), seeds, names, shape
-        self.shown, self.points = shown, not Space.of_data(shape).is_image
+        self.shown, self.points, self.record = shown, not Space.of_data(shape).is_image, record
         requested = json.dumps(
-            [environment, self.shared, seeds.start, len(seeds), list(names), list(shape)], sort_keys=True
+            [environment, self.shared, seeds.start, len(seeds), list(names), list(shape), record], sort_keys=True
         )
         target = out.resolve()
         self.folder = target.with_name(f".{target.name}.{hashlib.sha256(requested.encode()).hexdigest()[:12]}.partial")
@@ -106,7 +109,7 @@ class SampleSet:
                 return
             for number, sample in zip(numbers, samples, strict=True):
                 unfinished = self.folder / f"{_file(number)}.tmp"
-                fill_png(unfinished, sample)
+                fill_png(unfinished, sample, self.texts(number))
                 unfinished.replace(self.folder / _file(number))
 
     def finish(self, more: Mapping[str, Any] | None = None) -> None:
@@ -121,7 +124,12 @@ class SampleSet:
                 stray.unlink()
             if self.points:
                 self._finish_points()
-            fill_png(self.folder / "grid.png", image_of(self._for_grid(), smallest_side=SHOWN_SIDE))
+            grid = image_of(self._for_grid(), smallest_side=SHOWN_SIDE)
+            fill_png(
+                self.folder / "grid.png",
+                grid,
+                self.texts(0, in_grid=len(self) if self.points else min(self.shown, len(self))),
+            )
             for file, write in (more or {}).items():
                 write(self.folder / file)
             record = self.folder / "samples.json"
@@ -130,6 +138,22 @@ class SampleSet:
                 os.sync()
         finalize_folder(self.folder, self.out)
         (self.out / _COSTS).unlink(missing_ok=True)  # last, since resuming needs the costs
+
+    def texts(self, number: int, in_grid: int | None = None) -> dict[str, str]:
+        """The texts of an image file; none without records.
+
+        Args:
+            number: index of the sample, or of the first one in a grid of several.
+            in_grid: number of samples in the grid; None for the image of one sample.
+        """
+        if not self.record:
+            return {}
+        name = self.names[number] if self.names else None
+        row = row_of(self.shared, self.seeds[number], name, bool(self.names), self.points)
+        if in_grid is not None:
+            row = {key: value for key, value in row.items() if key != "class"} | {"num": in_grid}
+        size = None if self.points else (int(self.shape[-2]), int(self.shape[-1]))
+        return texts_of(image_record(row, size, setting_of(self.shared)))
 
     def _costs(self) -> tuple[int, int]:
         try:

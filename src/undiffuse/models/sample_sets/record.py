@@ -97,6 +97,24 @@ def write_record(
         file.write(f"\n  ]{tail}")
 
 
+def row_of(shared: Mapping[str, Any], seed: int, name: str | None, has_classes: bool, points: bool) -> dict[str, Any]:
+    """The entry of one sample in ``samples.json``, without its place in the set.
+
+    Args:
+        shared: the shared part of the record.
+        seed: of the sample.
+        name: of its class; None for none.
+        has_classes: whether the model has classes.
+        points: whether it is a point instead of an image.
+    """
+    return next(_rows(shared, [seed], [name] if has_classes else [], points))
+
+
+def setting_of(shared: Mapping[str, Any]) -> dict[str, Any]:
+    """The arithmetic settings in the shared part of a record."""
+    return dict(shared.get(_SETTING, {}))
+
+
 def _rows(
     shared: Mapping[str, Any], seeds: Sequence[int], names: Sequence[str | None], points: bool
 ) -> Iterator[dict[str, Any]]:
