@@ -14,6 +14,7 @@ import torch
 
 from undiffuse.core.condition_spec import ConditionSpec
 from undiffuse.networks import build_network
+from undiffuse.objectives.classifier import ClassifierConfig
 from undiffuse.objectives.gan import GanConfig
 from undiffuse.recipes import RECIPES, get_recipe
 from undiffuse.recipes.proposal import IMAGES_PER_HOUR
@@ -49,6 +50,11 @@ GROUPS = {
     ),
     "few_step": ("Few-step models", "Without a pretrained teacher; with one, see `undiffuse distill`."),
     "adversarial": ("GANs", "The baseline, trained by the same trainer on the same data."),
+    "classifiers": (
+        "Classifiers",
+        "Classifiers of noisy data; they generate nothing, but guide other models, see "
+        "[classifier guidance](../guides/sampling.md#classifier-guidance).",
+    ),
     "plane": ("2-D points", "Small networks on computed data, whose exact scores are known."),
     "large": ("Paper size", "Published settings, for a GPU."),
 }
@@ -60,7 +66,7 @@ SHAPES: dict[str, tuple[int, ...]] = {
     **{str(side): (3, side, side) for side in IMAGES_PER_HOUR},  # photos-64, photos-48, photos-32
 }
 #: number of classes of recipes that are class-conditional by default
-NUM_CLASSES = {"ddpm-digits": 10}
+NUM_CLASSES = {"ddpm-digits": 10, "classifier-mnist": 10, "classifier-rings": 3}
 
 
 def shape_of(recipe: str) -> tuple[int, ...]:
@@ -72,11 +78,14 @@ def count_parameters(recipe: str) -> int:
     """Number of parameters of the recipe's networks for its data."""
     config: Any = get_recipe(recipe).system
     shape = shape_of(recipe)
-    num_classes = NUM_CLASSES.get(recipe, 0) if config.class_conditional else 0
+    num_classes = NUM_CLASSES.get(recipe, 0)
     with torch.device("meta"):
-        if isinstance(config, GanConfig):
-            network: torch.nn.Module = config.build(shape, ())
+        if isinstance(config, ClassifierConfig):
+            network: torch.nn.Module = config.build(shape, [str(label) for label in range(num_classes)])
+        elif isinstance(config, GanConfig):
+            network = config.build(shape, ())
         else:
+            num_classes = num_classes if config.class_conditional else 0
             spec = ConditionSpec.of_classes(num_classes, target_time=config.needs_target_time)
             network = build_network(config.network, shape, spec, 2 if config.predicts_variance else 1)
     return sum(parameter.numel() for parameter in network.parameters())
@@ -94,7 +103,8 @@ def row(name: str) -> str:
     else:
         model = f"`{system.name}`, `{system.process.name}`"
         network = f"`{system.network.name}`"
-        sampler = f"`{system.sampling.sampler}`, {system.sampling.num_steps}"
+        generates = hasattr(system, "sampling")
+        sampler = f"`{system.sampling.sampler}`, {system.sampling.num_steps}" if generates else "none"
     cells = [f"`{name}`", RECIPES[name].summary, size, model, network, sampler, f"{config.num_images:,}"]
     return f"| {' | '.join(cells)} | {count_parameters(name) / 1e6:.1f} M |"
 

@@ -69,6 +69,7 @@ RUNS: dict[str, tuple[str, ...]] = {
     "gan": ("gan-rings", *_GAN),
     "gan, gradient penalty": ("gan-rings", *_GAN, "system.objective.name=wgan_gp"),
     "gan, augmented": ("dcgan-digits", *_GAN_AUGMENTED, "system.class_conditional=true", "system.label_dropout=0.2"),
+    "classifier": ("classifier-rings", *_POINTS),
     "flipped": ("flow-digits", *_SMALL, "random_flip=true", "data.channels=3", *_ALL_BUT_FLIPPED),
 }
 STUDENTS: dict[str, tuple[str, ...]] = {

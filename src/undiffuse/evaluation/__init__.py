@@ -34,6 +34,7 @@ from undiffuse.evaluation.image_metrics import (
 from undiffuse.evaluation.likelihood import bound_grid, continuous, nll, vlb, vlb_random
 from undiffuse.evaluation.memorisation import check_memorisation, memorisation
 from undiffuse.evaluation.modes import check_modes, has_modes, modes
+from undiffuse.evaluation.noisy_accuracy import NOISY_ACCURACY, check_classifier, check_kind, noisy_accuracy
 from undiffuse.evaluation.pair import Pair
 from undiffuse.evaluation.point_metrics import sliced
 from undiffuse.evaluation.provenance import averaging, hardware, software
@@ -74,11 +75,14 @@ METRICS: dict[str, Callable[[EvaluationContext], list[Result]]] = {
     "modes": modes,
     "copying": memorisation,
     "sliced_wasserstein": sliced,
+    "noisy_accuracy": noisy_accuracy,
 }
 
 
 def default_metrics(context: EvaluationContext) -> tuple[list[str], str]:
     """The metrics that apply to a model and a number of samples, and a line on the skipped ones, or ""."""
+    if not context.model.module.generates:
+        return [NOISY_ACCURACY], ""
     if not context.generates_images:
         return ["sliced_wasserstein", *(["modes"] if has_modes(context) else [])], ""
     names, skipped = _over_features(context)
@@ -153,16 +157,18 @@ def evaluate(context: EvaluationContext, metrics: Sequence[str]) -> dict[str, An
 
 
 #: Further requirements of metrics, in addition to enough images on either side.
-_CHECKS: dict[str, Callable[[EvaluationContext], None]] = {
+_CHECKS: dict[str, Callable[[EvaluationContext], object]] = {
     "accuracy": check_accuracy,
     "copying": check_memorisation,
     "modes": check_modes,
+    NOISY_ACCURACY: check_classifier,
     **{name: partial(need_held_out, metric=name) for name in ("nll", "vlb", "vlb_random", "continuous_bound")},
 }
 
 
 def _check(context: EvaluationContext, name: str) -> None:
     """Raise UsageError before sampling for a metric that would fail after it."""
+    check_kind(context, name)
     if name in (*OVER_FEATURES, "lpips_diversity"):
         need_images(context, name)
         check_images(context, name)

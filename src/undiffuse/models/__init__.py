@@ -4,5 +4,6 @@ MODEL_CONFIGS = {
     "denoising": "undiffuse.models.denoising:DenoisingModelConfig",
     "progressive": "undiffuse.models.progressive:ProgressiveModelConfig",
     "gan": "undiffuse.models.gan:GanModelConfig",
+    "classifier": "undiffuse.models.classifier:ClassifierModelConfig",
     "wrapped": "undiffuse.models.wrapped:WrappedConfig",
 }

@@ -34,12 +34,14 @@ class GenerativeModel(nn.Module):
         class_names: names of the classes that it is conditioned on; empty for none.
         conditioner: encodes prompts and labels into conditions of the networks.
         parts: frozen parts, by the names of their attributes.
+        generates: whether samples can be drawn from it; False for models that only guide others, such as a classifier.
     """
 
     space: Space
     class_names: tuple[str, ...]
     conditioner: Conditioner
     parts: Mapping[str, Part] = MappingProxyType({})
+    generates: bool = True
 
     @property
     def shape(self) -> tuple[int, ...]:

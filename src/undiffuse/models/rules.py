@@ -7,9 +7,13 @@ modules.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from undiffuse.errors import UsageError
+
+#: Kinds of models that guide other models and generate no samples.
+GUIDING_ONLY = ("classifier",)
 
 
 def is_conditional(config: Any) -> bool:
@@ -68,3 +72,43 @@ def check_default_guidance(config: Any) -> None:
 
 def _has_guide(config: Any) -> bool:
     return getattr(config, "guide_images", None) is not None or bool(getattr(config, "guide", False))
+
+
+def check_class_names(class_names: Sequence[str]) -> None:
+    """Check that data has classes to train a classifier on.
+
+    Args:
+        class_names: class names of the data.
+    Raises:
+        UsageError: if there are fewer than two classes.
+    """
+    if len(class_names) < 2:
+        raise UsageError(
+            f"a classifier needs data with at least 2 classes, got {len(class_names)}; give each class a folder of its "
+            "own, or other data with --data"
+        )
+
+
+def check_augment_condition(num_augment_labels: int) -> None:
+    """Check that a classifier is not conditioned on the augmentation of its training images.
+
+    Raises:
+        UsageError: if it is.
+    """
+    if num_augment_labels:
+        raise UsageError(
+            "augment.condition=true conditions the network on augmentation labels, which classifiers do not support; "
+            "set augment.condition=false"
+        )
+
+
+def not_a_generator(kind: str) -> UsageError:
+    """The error for sampling from a model that generates nothing.
+
+    Args:
+        kind: kind of the model, such as ``classifier``.
+    """
+    return UsageError(
+        f"this model is a {kind}, which generates no samples; guide another model with it: undiffuse sample MODEL "
+        f"--{kind} FOLDER"
+    )

@@ -44,9 +44,11 @@ def build_network(
         config: configuration of a registered network.
         shape: shape of one example, (C, H, W) or (D,).
         condition: the conditions of the network; other fields of ``Condition`` are ignored.
-        output_factor: output channels per input channel; 2 for a learned variance.
+        output_factor: output channels per input channel; 2 for a learned variance, 0 for a network without output
+            layers, such as the decoder of a U-Net, which only computes ``features``.
     Returns:
-        A module ``forward(x (B, *shape), c_noise (B,), cond) -> (B, output_factor * shape[0], *shape[1:])``.
+        A module ``forward(x (B, *shape), c_noise (B,), cond) -> (B, output_factor * shape[0], *shape[1:])``, with the
+        same arguments ``features(...) -> (B, num_features)``.
     Raises:
         UsageError: an unknown name, or a shape that the network does not support.
     Example:

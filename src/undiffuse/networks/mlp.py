@@ -35,7 +35,8 @@ class MLP(nn.Module):
         self.stem = linear(size, config.width)
         self.blocks = nn.ModuleList(_Block(config.width, config.dropout) for _ in range(config.num_blocks))
         self.norm = nn.LayerNorm(config.width)
-        self.head = linear(config.width, output_factor * size, zero=True)
+        if output_factor:
+            self.head = linear(config.width, output_factor * size, zero=True)
 
     def forward(self, x: Tensor, c_noise: Tensor, cond: Condition, evaluation: Evaluation = Evaluation()) -> Tensor:  # noqa: B008
         """F(x, c_noise, cond), (B, output_factor * shape[0], *shape[1:]).
@@ -67,10 +68,6 @@ class MLP(nn.Module):
     def num_features(self) -> int:
         """Size of ``features``."""
         return self.stem.out_features
-
-    def drop_output(self) -> None:
-        """Remove the last layer, which ``features`` does not use; ``forward`` is not available afterwards."""
-        del self.head
 
     def _hidden(self, x: Tensor, c_noise: Tensor, cond: Condition, evaluation: Evaluation) -> Tensor:
         """The output of the last block, (B, width)."""

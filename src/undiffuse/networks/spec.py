@@ -14,7 +14,8 @@ class NetworkSpec:
     Args:
         shape: shape of one example, (C, H, W) or (D,).
         condition: the conditions of the network.
-        output_factor: output channels per input channel; 2 for a learned variance.
+        output_factor: output channels per input channel; 2 for a learned variance, 0 for a network without output
+            layers, which only computes ``features``.
     """
 
     shape: tuple[int, ...]

@@ -64,8 +64,9 @@ class Transformer(nn.Module):
         self.text_tokens = linear(context_channels, width) if self.by_tokens and text is not None else None
         self.skips = nn.ModuleList(_LongSkip(width) for _ in range(config.num_blocks // 2 if config.long_skips else 0))
         self.norm = PlainNorm(width, config.norm_eps) if self.by_tokens else AdaptiveNorm(width, config.norm_eps)
-        self.head = linear(width, out_channels * pixels, zero=True)
-        self.smooth = _zero_bias(conv(out_channels, out_channels)) if config.output_convolution else None
+        if output_factor:
+            self.head = linear(width, out_channels * pixels, zero=True)
+            self.smooth = _zero_bias(conv(out_channels, out_channels)) if config.output_convolution else None
 
     def forward(self, x: Tensor, c_noise: Tensor, cond: Condition, evaluation: Evaluation = Evaluation()) -> Tensor:  # noqa: B008
         """F(x, c_noise, cond), (B, output_factor * C, H, W).
@@ -89,17 +90,15 @@ class Transformer(nn.Module):
             cond: the network's condition.
         """
         tokens, embedding, grid = self._tokens(x, c_noise, cond, Evaluation())
-        normed: Tensor = self.norm(tokens[:, -grid[0] * grid[1] :], embedding)
-        return normed.mean(1)
+        with torch.autocast(tokens.device.type, enabled=False):
+            dtype = self.stem.weight.dtype
+            normed: Tensor = self.norm(tokens[:, -grid[0] * grid[1] :].to(dtype), embedding.to(dtype))
+            return normed.mean(1)
 
     @property
     def num_features(self) -> int:
         """Size of ``features``."""
         return self.stem.out_features
-
-    def drop_output(self) -> None:
-        """Remove the layers that ``features`` does not use; ``forward`` is not available afterwards."""
-        del self.head, self.smooth
 
     def _tokens(
         self, x: Tensor, c_noise: Tensor, cond: Condition, evaluation: Evaluation

@@ -82,11 +82,16 @@ class UNet(nn.Module):
         self.stem = conv(in_channels, config.channels)
         self.down, skips = _encoder(builder)
         self.middle = _Middle(builder, skips[-1])
-        self.up = _decoder(builder, skips)
         # with progressive output, features alone do not suffice to resume at the finest level
         reusable = config.num_levels > 1 and config.progressive_output == "none"
         self.middle_channels = skips[-1]
         self.cached_features_channels = config.level_channels(1) if reusable else 0
+        if output_factor:
+            self._build_output(builder, skips)
+
+    def _build_output(self, builder: _Builder, skips: list[int]) -> None:
+        config = builder.config
+        self.up = _decoder(builder, skips)
         self.larger = builder.larger() if config.progressive_output == "output_skip" else None
         self.norm = builder.norm(config.level_channels(0))
         self.head = conv(config.level_channels(0), builder.out_channels, zero=True)
@@ -157,10 +162,6 @@ class UNet(nn.Module):
     def num_features(self) -> int:
         """Size of ``features``."""
         return self.middle_channels
-
-    def drop_output(self) -> None:
-        """Remove the decoder, which ``features`` does not use; ``forward`` is not available afterwards."""
-        del self.up, self.larger, self.norm, self.head
 
     def _encode(self, x: Tensor, embedding: Tensor, context: TextContext | None) -> list[Tensor]:
         """Outputs of the stem and all encoder stages, used as skip connections."""

@@ -6,5 +6,6 @@ OBJECTIVE_CONFIGS = {
     "consistency": "undiffuse.objectives.consistency:ConsistencyConfig",
     "mean_flow": "undiffuse.objectives.mean_flow:MeanFlowConfig",
     "progressive": "undiffuse.objectives.progressive:ProgressiveConfig",
+    "classifier": "undiffuse.objectives.classifier:ClassifierConfig",
     "distribution_matching": "undiffuse.objectives.distribution_matching:DistributionMatchingConfig",
 }

@@ -43,6 +43,14 @@ RECIPES = {
     "ct-mnist": Recipe(
         "consistency model without a teacher on MNIST-format files: one- or two-step sampling", "few_step:ct_mnist"
     ),
+    "classifier-mnist": Recipe(
+        "noise-aware classifier on MNIST-format files, for classifier guidance: three minutes on two cores",
+        "classifiers:classifier_mnist",
+    ),
+    "classifier-rings": Recipe(
+        "noise-aware classifier of the points of concentric circles, for classifier guidance",
+        "classifiers:classifier_rings",
+    ),
     "flow-fashion": Recipe("flow matching on Fashion-MNIST", "families:flow_fashion"),
     "edm-fashion": Recipe("EDM on Fashion-MNIST", "families:edm_fashion"),
     "ddpm-emnist": Recipe(

@@ -8,12 +8,16 @@ from typing import Any
 
 from undiffuse.files import write_text
 
+#: Commands of systems that do not generate samples.
+_USES = {"classifier": "undiffuse sample MODEL -n 16 --classifier ."}
+
 
 def write_model_card(folder: Path, record: Mapping[str, Any], images: int) -> None:
     """Write ``model_card.md``: a description of the model, its training data, and its use."""
     config, model, data = record["config"], record["model"], record["data"]
     system = config["system"]
-    classes = ", ".join(model["class_names"]) if system.get("class_conditional") else ""
+    conditional = system.get("class_conditional") or system["name"] in _USES
+    classes = ", ".join(model["class_names"]) if conditional else ""
     write_text(
         folder / "model_card.md",
         f"""# {config["recipe"]}
@@ -31,7 +35,7 @@ A {system["name"]} model trained with undiffuse.
 
 In this folder:
 
-    undiffuse sample . -n 16
+    {_USES.get(system["name"], "undiffuse sample . -n 16")}
 """,
     )
 

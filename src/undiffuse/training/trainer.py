@@ -356,7 +356,7 @@ class Trainer:
         if self._due(config.checkpoint_every_images) or late or self.step == config.num_steps:
             self._save()
         self._measure_quality(log)  # after the checkpoint, because some samplers take long
-        if self._due(config.preview_every_images):
+        if self.objective.model.generates and self._due(config.preview_every_images):
             path = self.folder / "previews" / f"images_{self.images:012d}.png"
             save_preview(path, self.ema.average, config.preview_samples, self._prompts)
 
@@ -402,7 +402,9 @@ class Trainer:
 
     def _measure_quality(self, log: MetricsLog) -> None:
         """Measure samples of the averaged weights if due; no row is written if sampling fails."""
-        if self.measure is None or not self._due(self.config.quality_every_images):
+        if self.measure is None or not self.objective.model.generates:
+            return
+        if not self._due(self.config.quality_every_images):
             return
         before = self._elapsed()
         try:

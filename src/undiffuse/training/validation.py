@@ -23,6 +23,8 @@ def validation_means(
 ) -> dict[str, float]:
     """Mean loss and mean metrics of the loss over the first ``count`` images of ``dataset``, each at one time.
 
+    A metric that some batches do not report is a mean over the others.
+
     Times are drawn as in training: stratified over each 128 images if the objective does so, otherwise independently.
 
     Args:
@@ -32,7 +34,7 @@ def validation_means(
         seed: seed of the run; times and noise depend only on it and the image's index.
         device: device of the model.
     """
-    totals = {"loss": 0.0}
+    totals, counts = {"loss": 0.0}, {"loss": count}
     with in_evaluation(objective):
         for number, start in enumerate(range(0, count, _BATCH)):
             rows = np.arange(start, min(start + _BATCH, count))
@@ -41,7 +43,8 @@ def validation_means(
             totals["loss"] += float(report.per_sample.double().sum())
             for name, value in report.metrics.items():
                 totals[name] = totals.get(name, 0.0) + float(value) * len(rows)
-    return {name: total / count for name, total in totals.items()}
+                counts[name] = counts.get(name, 0) + len(rows)
+    return {name: total / counts[name] for name, total in totals.items()}
 
 
 def validation_row(

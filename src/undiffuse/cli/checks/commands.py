@@ -224,6 +224,7 @@ def _sample(
     check_seeds(seed, num)
     check_at_least("batch_size", batch_size)
     check_grid(shown)
+    names.check_generates(folder)
     names.check_classes(folder, class_name or [])
     if image is None and flags.get("strength") is not None:
         raise UsageError(

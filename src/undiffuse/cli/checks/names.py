@@ -33,7 +33,7 @@ from undiffuse.cli.checks.outline import (
 from undiffuse.cli.checks.values import check_value
 from undiffuse.errors import UsageError
 from undiffuse.models.classes import requested_classes
-from undiffuse.models.rules import check_guidance, missing_guide_error
+from undiffuse.models.rules import GUIDING_ONLY, check_guidance, missing_guide_error, not_a_generator
 from undiffuse.observer import SILENT, observing
 from undiffuse.registry import nearest, parse_options
 from undiffuse.studies.option_parsing import sampler_words
@@ -125,6 +125,13 @@ def check_classes(folder: Path, requested: Iterable[str]) -> None:
         return
     with observing(SILENT):  # notes are shown when the model is sampled
         requested_classes(given, names)
+
+
+def check_generates(folder: Path) -> None:
+    """Check that the model in ``folder`` generates samples, if its configuration can be read."""
+    system = _system_in(folder)
+    if system is not None and system.get("name") in GUIDING_ONLY:
+        raise not_a_generator(str(system["name"]))
 
 
 def check_guided(folder: Path, requested: Mapping[str, Any]) -> None:
