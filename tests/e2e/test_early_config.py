@@ -26,6 +26,7 @@ from undiffuse.errors import UsageError, UsageWarning
 from undiffuse.losses.adversarial import OBJECTIVES
 from undiffuse.losses.density import TIME_DENSITIES
 from undiffuse.losses.weighting import WEIGHTINGS
+from undiffuse.models.rules import num_steps_of
 from undiffuse.objectives import OBJECTIVE_CONFIGS
 from undiffuse.objectives.rules import SIGNED, has_penalties
 from undiffuse.recipes import RECIPES, get_recipe
@@ -67,7 +68,27 @@ WRONG = (
     "gan-rings system.objective.every=0",
     "progressive-mnist system.start_steps=3",
     "progressive-mnist system.base_images=0",
+    # parameterization and time density of a process
+    "ddpm-mnist system.parameterization=eps system.process=flow",
+    "flow-mnist system.process=ddpm_linear",
+    "flow-mnist system.parameterization=posterior_mean",
+    "flow-mnist system.time_density=knots",
+    "ct-mnist system.time_density=knots",
+    "meanflow-mnist system.process=ddpm_linear",
+    "progressive-mnist system.process=ddpm_cosine",
+    "iddpm-mnist system.process=vp system.parameterization=posterior_mean",
+    # another system
+    "flow-mnist system=gan system.objective=hing",
+    "flow-mnist system=diffusion system.objective=zzz",
+    "flow-mnist system=gan system.process=vp",
+    "flow-mnist system=gan system.discriminator_steps=0",
+    "flow-mnist system=gan system.objective=wgan_gp system.discriminator.norm=batch",
+    "flow-mnist system=consistency system.last_knots=2",
+    "flow-mnist system=distribution_matching",
+    "dcgan-mnist system=diffusion system.label_dropout=2",
+    "dcgan-mnist system=diffusion system.parameterization=posterior_mean",
     # options of rows
+    "ddpm-mnist system.process.beta_start=-1",
     "flow-mnist system.process=vp system.process.beta_min=30",
     "ddpm-mnist system.process.num_steps=0",
     "ddpm-mnist system.process=ddpm_cosine system.process.offset=-1",
@@ -206,6 +227,12 @@ def test_nothing_at_random_is_rejected_that_the_configuration_takes() -> None:
             check_overrides(overrides, recipe)
         except UsageError as error:
             assert late(recipe, overrides) is not None, (recipe, overrides, str(error))
+
+
+def test_the_length_of_a_chain_is_in_its_configuration() -> None:
+    """Rules about parameterizations and time densities read it there, before torch is imported."""
+    for name, row in PROCESSES.items():
+        assert num_steps_of(model_of(name, row)(name=name)) == row().num_steps, name
 
 
 def test_all_that_a_recipe_reports_may_be_reported_again() -> None:

@@ -28,8 +28,8 @@ import torch
 from torch import Tensor
 
 from undiffuse.core.process import Process
+from undiffuse.core.process_limits import check_parameterization
 from undiffuse.core.rows import per_row
-from undiffuse.errors import UsageError
 from undiffuse.registry import lookup
 
 #: Standard deviation of image data in [-1, 1] that the EDM row assumes (Karras et al. 2022).
@@ -152,12 +152,7 @@ class Parameterization:
     def __init__(self, name: str, process: Process) -> None:
         row = lookup(PARAMETERIZATIONS, name, "parameterization")
         num_steps = process.num_steps
-        if name == "posterior_mean" and num_steps is None:
-            raise UsageError("parameterization 'posterior_mean' needs a process with num_steps, such as 'ddpm_linear'")
-        if name == "flow" and num_steps is not None:
-            raise UsageError(
-                "parameterization 'flow' has no velocity at the knots of a discrete process; use 'v' or 'eps'"
-            )
+        check_parameterization(name, num_steps)
         self.name, self.process = name, process
         self._row: Row = posterior_mean(num_steps) if row is None and num_steps is not None else row
 

@@ -8,6 +8,7 @@ from undiffuse.errors import UsageError
 
 #: The longest chain: its tables are kept in memory, and each knot is a term of the variational bound.
 MAX_STEPS = 100_000
+INVALID_BETAS = "betas must be a non-empty list of numbers strictly between 0 and 1"
 
 
 def check_betas(name: str, beta_min: float, beta_max: float) -> None:
@@ -52,6 +53,31 @@ def check_positive(name: str, value: float) -> None:
     """
     if not 0 < value < math.inf:
         raise UsageError(f"{name} must be positive, got {value}")
+
+
+def check_linear(beta_start: float, beta_end: float) -> None:
+    """Raise UsageError if the ends of evenly spaced betas are out of range.
+
+    Args:
+        beta_start, beta_end: beta_1 and beta_T, in (0, 1).
+    """
+    if not (0 < beta_start < 1 and 0 < beta_end < 1):
+        raise UsageError(INVALID_BETAS)
+
+
+def check_parameterization(name: str, num_steps: int | None) -> None:
+    """Raise UsageError if a parameterization is undefined for a process.
+
+    Args:
+        name: the parameterization, an entry of ``core.parameterization.PARAMETERIZATIONS``.
+        num_steps: T of a discrete chain; None for a continuous process.
+    """
+    if name == "posterior_mean" and num_steps is None:
+        raise UsageError("parameterization 'posterior_mean' needs a process with num_steps, such as 'ddpm_linear'")
+    if name == "flow" and num_steps is not None:
+        raise UsageError(
+            "parameterization 'flow' has no velocity at the knots of a discrete process; use 'v' or 'eps'"
+        )
 
 
 def check_cosine(offset: float, beta_max: float) -> None:

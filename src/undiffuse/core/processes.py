@@ -26,7 +26,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from undiffuse.core.process import Process, derivative
-from undiffuse.core.process_limits import check_betas, check_cosine, check_levels, check_positive, check_steps
+from undiffuse.core.process_limits import (
+    INVALID_BETAS,
+    check_betas,
+    check_cosine,
+    check_levels,
+    check_linear,
+    check_positive,
+    check_steps,
+)
 from undiffuse.errors import UsageError
 from undiffuse.registry import make
 
@@ -95,7 +103,7 @@ class DiscreteVP(VariancePreserving):
     def __init__(self, betas: Tensor | Sequence[float]) -> None:
         betas = torch.as_tensor(betas, dtype=torch.float64).detach().cpu()
         if betas.ndim != 1 or len(betas) == 0 or not bool(((betas > 0) & (betas < 1)).all()):
-            raise UsageError("betas must be a non-empty list of numbers strictly between 0 and 1")
+            raise UsageError(INVALID_BETAS)
         self.betas = betas
         knots = torch.cat([torch.zeros(1, dtype=torch.float64), torch.cumsum(-torch.log1p(-betas), 0)])
         self._knots = {"cpu": knots}  # -log alpha-bar at k / T; one copy per device
@@ -109,6 +117,7 @@ class DiscreteVP(VariancePreserving):
             beta_start, beta_end: beta_1 and beta_T, in (0, 1).
         """
         check_steps(num_steps)
+        check_linear(beta_start, beta_end)
         return cls(torch.linspace(beta_start, beta_end, num_steps, dtype=torch.float64))
 
     @classmethod

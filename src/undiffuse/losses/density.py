@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from undiffuse.core.process import Process
-from undiffuse.errors import UsageError
-from undiffuse.losses.limits import check_std
+from undiffuse.losses.limits import check_knots_density, check_std
 
 #: (process, u (B,) in (0, 1)) -> t (B,) in (0, 1], float64.
 TimeDensity = Callable[[Process, Tensor], Tensor]
@@ -28,10 +27,8 @@ def knots() -> TimeDensity:
 
     def times(process: Process, u: Tensor) -> Tensor:
         num_steps = process.num_steps
-        if num_steps is None:
-            raise UsageError(
-                "time density 'knots' needs a process with num_steps, such as 'ddpm_linear'; use 'uniform'"
-            )
+        check_knots_density(num_steps)
+        assert num_steps is not None
         knot: Tensor = (torch.floor(u.double() * num_steps) + 1).clamp(max=num_steps)
         times_of_knots: Tensor = knot / num_steps
         return times_of_knots

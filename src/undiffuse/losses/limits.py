@@ -17,6 +17,16 @@ def check_variance(variance: str) -> None:
         raise UsageError(f"variational weighting: variance must be 'beta' or 'beta_tilde', got {variance!r}")
 
 
+def check_knots_density(num_steps: int | None) -> None:
+    """Check that a process has knots, which the time density ``knots`` draws from.
+
+    Args:
+        num_steps: T of a discrete chain; None for a continuous process.
+    """
+    if num_steps is None:
+        raise UsageError("time density 'knots' needs a process with num_steps, such as 'ddpm_linear'; use 'uniform'")
+
+
 def check_std(name: str, std: float) -> None:
     """Check that the standard deviation of a time density is above 0.
 

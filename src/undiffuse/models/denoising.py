@@ -35,7 +35,13 @@ from undiffuse.models.feature_caching import caching_sampler, check_without_guid
 from undiffuse.models.fixed_batch import fixed_batch_size
 from undiffuse.models.noisy_start import sampling_log_snr_range, signal_at_start, transferred
 from undiffuse.models.options import NO_OPTIONS, GuidanceWeight, SamplingConfig, SamplingOptions, sampling_record
-from undiffuse.models.rules import check_default_guidance, check_guidance, is_conditional, missing_guide_error
+from undiffuse.models.rules import (
+    check_default_guidance,
+    check_guidance,
+    check_prediction,
+    is_conditional,
+    missing_guide_error,
+)
 from undiffuse.models.stages import DenoisingStage
 from undiffuse.networks import NETWORK_CONFIGS, UNetConfig, build_network
 from undiffuse.networks.cross_attention import separate_initialization
@@ -138,6 +144,7 @@ class DenoisingConfig(ComponentConfig):
     @model_validator(mode="after")
     def _check_sampling(self) -> Self:
         process: Process = build(PROCESSES, self.process)
+        check_prediction(self)
         Parameterization(self.parameterization, process)
         if make_sampler(self.sampling.sampler).needs_learned_variance and not self.predicts_variance:
             raise UsageError(

@@ -10,10 +10,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from undiffuse.core.process_limits import check_parameterization
 from undiffuse.errors import UsageError
 
 #: Kinds of models that guide other models and generate no samples.
 GUIDING_ONLY = ("classifier",)
+
+
+def num_steps_of(process: Any) -> int | None:
+    """T of a discrete chain; None for a continuous process.
+
+    Args:
+        process: configuration of the process.
+    """
+    num_steps: int | None = getattr(process, "num_steps", None)
+    return num_steps
+
+
+def check_prediction(config: Any) -> None:
+    """Check that the parameterization is defined for the process.
+
+    Raises:
+        UsageError: if it is not.
+    """
+    check_parameterization(config.parameterization, num_steps_of(config.process))
 
 
 def is_conditional(config: Any) -> bool:

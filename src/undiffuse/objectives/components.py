@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
 from undiffuse.config import build
 from undiffuse.core.process import Process
 from undiffuse.core.processes import PROCESSES
@@ -22,11 +20,11 @@ def check_components(config: Any) -> Process:
     Returns:
         The process.
     Raises:
-        UsageError: if options of a component are invalid, or the time density is incompatible with the process.
+        UsageError: if options of a component are invalid.
     """
     process: Process = build(PROCESSES, config.process)
     weighting = getattr(config, "weighting", None)
     if weighting is not None and not isinstance(weighting, str):
         build(WEIGHTINGS, weighting)
-    build(TIME_DENSITIES, config.time_density)(process, torch.full((1,), 0.5))
+    build(TIME_DENSITIES, config.time_density)
     return process

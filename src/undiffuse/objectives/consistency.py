@@ -35,7 +35,7 @@ from undiffuse.models.denoising import DenoisingConfig, DenoisingModelConfig, Ne
 from undiffuse.models.options import SamplingConfig
 from undiffuse.objectives.base import LossReport, Objective, ObjectiveConfig, TrainingBatch, model_config_from
 from undiffuse.objectives.components import check_components
-from undiffuse.objectives.rules import check_knots
+from undiffuse.objectives.rules import check_density, check_knots
 from undiffuse.objectives.teacher import (
     LazyTeacher,
     TeacherConfig,
@@ -105,6 +105,7 @@ class ConsistencyConfig(DenoisingConfig, ObjectiveConfig):
     @model_validator(mode="after")
     def _check_knots(self) -> Self:
         process = check_components(self)
+        check_density(self)
         _check_boundary(Parameterization(self.parameterization, process))
         time_grid(self.knot_grid, process, self.first_knots)
         check_knots(self)

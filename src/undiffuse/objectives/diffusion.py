@@ -25,7 +25,7 @@ from undiffuse.models.denoising import DenoisingConfig, DenoisingModelConfig, Ne
 from undiffuse.models.options import SamplingConfig
 from undiffuse.objectives.base import LossReport, Objective, ObjectiveConfig, TrainingBatch, model_config_from
 from undiffuse.objectives.components import check_components
-from undiffuse.objectives.rules import check_objective
+from undiffuse.objectives.rules import check_density, check_objective
 
 #: Sampling defaults of models with a learned variance; Nichol & Dhariwal (2021) find 50 to 100 steps sufficient.
 LEARNED_VARIANCE_SAMPLING = SamplingConfig(sampler="ancestral:variance=learned", num_steps=100, grid="uniform")
@@ -85,6 +85,7 @@ class DiffusionConfig(DenoisingConfig, ObjectiveConfig):
     def _check_objective(self) -> Self:
         check_objective(self)
         check_components(self)
+        check_density(self)
         return self
 
     def component(self) -> DenoisingModelConfig:

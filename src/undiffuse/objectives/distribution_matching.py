@@ -40,6 +40,7 @@ from undiffuse.models.options import SamplingConfig
 from undiffuse.networks.feature_discriminator import FeatureDiscriminator, discriminator_head
 from undiffuse.objectives.base import LossReport, Objective, ObjectiveConfig, Phase, TrainingBatch, model_config_from
 from undiffuse.objectives.components import check_components
+from undiffuse.objectives.rules import check_density
 from undiffuse.objectives.teacher import LazyTeacher, TeacherConfig, check_start, copy_of, denoiser_under, init_as
 from undiffuse.samplers.grids import time_grid
 
@@ -94,7 +95,9 @@ class DistributionMatchingConfig(DenoisingConfig, ObjectiveConfig):
 
     @model_validator(mode="after")
     def _check_start(self) -> Self:
-        check_start(self.parameterization, check_components(self))
+        process = check_components(self)
+        check_density(self)
+        check_start(self.parameterization, process)
         return self
 
     def component(self) -> DenoisingModelConfig:

@@ -29,7 +29,7 @@ from undiffuse.models.denoising import DenoisingConfig, DenoisingModelConfig, Ne
 from undiffuse.models.options import SamplingConfig
 from undiffuse.objectives.base import LossReport, Objective, ObjectiveConfig, TrainingBatch, model_config_from
 from undiffuse.objectives.components import check_components
-from undiffuse.objectives.rules import check_velocities
+from undiffuse.objectives.rules import check_density, check_velocities
 from undiffuse.objectives.teacher import LazyTeacher, TeacherConfig, check_compatible, denoiser_under, init_from
 
 #: Density of both times in the paper (table 1d).
@@ -68,6 +68,7 @@ class MeanFlowConfig(DenoisingConfig, ObjectiveConfig):
     def _check_velocities(self) -> Self:
         check_velocities(self)
         check_components(self)
+        check_density(self)
         return self
 
     def component(self) -> DenoisingModelConfig:

@@ -32,7 +32,7 @@ from undiffuse.models.options import SamplingConfig
 from undiffuse.models.progressive import ProgressiveModel, ProgressiveModelConfig
 from undiffuse.objectives.base import LossReport, Objective, ObjectiveConfig, TrainingBatch, model_config_from
 from undiffuse.objectives.components import check_components
-from undiffuse.objectives.rules import check_stages
+from undiffuse.objectives.rules import check_density, check_stages
 from undiffuse.objectives.teacher import LazyTeacher, TeacherConfig, check_start, copy_of, init_as
 from undiffuse.samplers.grids import time_grid
 
@@ -79,6 +79,7 @@ class ProgressiveConfig(DenoisingConfig, ObjectiveConfig):
     def _check_stages(self) -> Self:
         check_stages(self)
         process = check_components(self)
+        check_density(self)
         check_start(self.parameterization, process)
         steps = self.start_steps
         fine, coarse = (time_grid(self.sampling.grid, process, count) for count in (2 * steps, steps))

@@ -10,6 +10,8 @@ from __future__ import annotations
 from typing import Any
 
 from undiffuse.errors import UsageError
+from undiffuse.losses.limits import check_knots_density
+from undiffuse.models.rules import num_steps_of
 
 
 def check_objective(config: Any) -> None:
@@ -32,12 +34,22 @@ def check_objective(config: Any) -> None:
     what = f"objective={objective!r}" if objective != "denoising" else "time_draws='importance'"
     if objective == "denoising" and config.time_draws != "importance":
         return
-    if (getattr(config.process, "num_steps", None) or 0) < 2 or config.time_density.name != "knots":
+    if (num_steps_of(config.process) or 0) < 2 or config.time_density.name != "knots":
         raise UsageError(
             f"{what} needs a process with num_steps of at least 2, such as system.process=ddpm_cosine, and "
             "system.time_density=knots; got "
             f"process={config.process.name} and time_density={config.time_density.name}"
         )
+
+
+def check_density(config: Any) -> None:
+    """Check that the density of the training times is defined for the process.
+
+    Raises:
+        UsageError: if it is not.
+    """
+    if config.time_density.name == "knots":
+        check_knots_density(num_steps_of(config.process))
 
 
 def check_velocities(config: Any) -> None:

@@ -10,12 +10,16 @@ import json
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from undiffuse.api.configuration.starts import config_file, record_in
 from undiffuse.checksums import read_json
 from undiffuse.errors import UsageError
 from undiffuse.observer import SILENT, observing
+
+if TYPE_CHECKING:
+    from undiffuse.data.config import SourceConfig
+    from undiffuse.training.config import RunConfig
 
 _TABLE = Path(__file__).with_name("recipes.json")
 
@@ -48,12 +52,51 @@ def check_configuration(
     source = source_config_for(data) if data is not None else None
     try:
         base = validate(run_model(), values, what)
-        if any(names_system(override) for override in overrides):
-            return
         with observing(SILENT):  # notes are shown when the run starts
-            apply_overrides(base, overrides, source)
+            if any(names_system(one) and one.partition("=")[2] != base.system.name for one in overrides):
+                _check_other_system(base, overrides, source)
+            else:
+                apply_overrides(base, overrides, source)
     except UnresolvedError:
         return
+
+
+def _check_other_system(base: RunConfig, overrides: Sequence[str], source: SourceConfig | None) -> None:
+    """Check overrides that change the system.
+
+    Which settings of the old system the new one keeps is known only after importing torch; the stand-ins may keep more.
+    So an error is raised only if it also occurs when the new system keeps none.
+
+    Raises:
+        UsageError: an error that does not depend on the settings that are kept.
+    """
+    from undiffuse.api.configuration.overrides import apply_overrides
+
+    try:
+        apply_overrides(base, overrides, source)
+    except UsageError as error:
+        other = _error_without_settings(base, overrides, source)
+        if other is not None and _problem(error) == _problem(other):
+            raise
+
+
+def _error_without_settings(base: RunConfig, overrides: Sequence[str], source: SourceConfig | None) -> UsageError | None:
+    """The error of the overrides if the new system keeps no setting of the old one; None if there is none."""
+    from undiffuse.api.configuration.overrides import apply_overrides
+    from undiffuse.config import ComponentConfig
+
+    empty = base.model_copy(update={"system": ComponentConfig(name=base.system.name)})
+    try:
+        apply_overrides(empty, overrides, source)
+    except UsageError as error:
+        return error
+    return None
+
+
+def _problem(error: UsageError) -> str:
+    """The message without its list of sections, which depends on the settings that are kept."""
+    message = str(error)
+    return message.partition(";")[0] if message.startswith("config has no section") else message
 
 
 def check_proposed(overrides: Sequence[str], data: str) -> None:

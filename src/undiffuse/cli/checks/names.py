@@ -56,7 +56,12 @@ REGISTRIES = {
 #: Kinds that have another name in messages.
 _MESSAGE_KINDS = {"pair metric": "metric", "features": "feature extractor"}
 #: Keys of a system's configuration whose values are names of rows.
-_ROW_KEYS = {"sampling.sampler": "sampler", "sampling.grid": "time grid", "parameterization": "parameterization"}
+_ROW_KEYS = {
+    "sampling.sampler": "sampler",
+    "sampling.grid": "time grid",
+    "knot_grid": "time grid",
+    "parameterization": "parameterization",
+}
 #: Annotations of components, whose models are in their registry.
 _COMPONENT_TYPES = ("ComponentConfig", "AugmentConfig", "SourceConfig")
 _RUN = "undiffuse.training.config:RunConfig"
@@ -220,7 +225,13 @@ def check_overrides(overrides: Sequence[str], recipe: str | None = None, data: s
         replaced = {_section_of(key) for key, _ in requested} | ({("data",)} if data is not None else set())
         for key, _ in requested:
             _check_recipe_key(key, settings, replaced)
-    is_complete = settings is not None and not any(map(names_system, overrides))
+    changes_system = any(map(names_system, overrides))
+    if settings is not None and changes_system:  # first, because its messages name the new system
+        for key in ("system", "system.name"):
+            for _, text in (one for one in requested if one[0] == key):
+                _check_key(key, text)
+        check_configuration(settings, overrides, data)
+    is_complete = settings is not None and not changes_system
     for key, text in requested:
         _check_key(key, text, plain=not is_complete)
     if settings is not None and requested and is_complete:
