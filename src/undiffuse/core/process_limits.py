@@ -75,9 +75,7 @@ def check_parameterization(name: str, num_steps: int | None) -> None:
     if name == "posterior_mean" and num_steps is None:
         raise UsageError("parameterization 'posterior_mean' needs a process with num_steps, such as 'ddpm_linear'")
     if name == "flow" and num_steps is not None:
-        raise UsageError(
-            "parameterization 'flow' has no velocity at the knots of a discrete process; use 'v' or 'eps'"
-        )
+        raise UsageError("parameterization 'flow' has no velocity at the knots of a discrete process; use 'v' or 'eps'")
 
 
 def check_cosine(offset: float, beta_max: float) -> None:

@@ -80,7 +80,9 @@ def _check_other_system(base: RunConfig, overrides: Sequence[str], source: Sourc
             raise
 
 
-def _error_without_settings(base: RunConfig, overrides: Sequence[str], source: SourceConfig | None) -> UsageError | None:
+def _error_without_settings(
+    base: RunConfig, overrides: Sequence[str], source: SourceConfig | None
+) -> UsageError | None:
     """The error of the overrides if the new system keeps no setting of the old one; None if there is none."""
     from undiffuse.api.configuration.overrides import apply_overrides
     from undiffuse.config import ComponentConfig
