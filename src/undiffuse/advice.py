@@ -15,7 +15,7 @@ from contextvars import ContextVar
 
 _ON_COMMAND_LINE: ContextVar[bool] = ContextVar("on_command_line", default=False)
 #: Options whose keyword argument has another name.
-_KEYWORDS = {"stop-after": "stop_after_seconds", "class": "class_name", "json": "out"}
+_KEYWORDS = {"stop-after": "stop_after_seconds", "class": "class_name", "json": "out", "from": "from_image"}
 #: A complete command, which is kept unchanged, or an option.
 _COMMAND_OR_OPTION = re.compile(r"\bundiffuse [a-z][^;,)]*|(?<![\w-])--([a-z][a-z-]*[a-z])\b")
 

@@ -203,7 +203,7 @@ def test_a_wrong_name_is_answered_before_anything_heavy(
 
 @pytest.mark.parametrize(
     "line",
-    ["", "study", "--version", "sample", "sample mnist --help", "sample mnist -n ten", "sample mnist -n", "ema x"],
+    ["", "study", "--version", "evaluate", "sample mnist --help", "sample mnist -n ten", "sample mnist -n", "ema x"],
 )
 def test_what_is_not_plain_is_left_to_the_parser(line: str) -> None:
     assert lines.read(line.split()) is None

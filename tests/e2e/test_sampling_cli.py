@@ -214,7 +214,21 @@ def test_a_prior_beyond_what_was_trained_is_reported(trained: Path, undiffuse: C
 
 
 def test_no_noise_to_begin_with_is_reported(trained: Path, undiffuse: CommandLine, tmp_path: Path) -> None:
-    common = ("sample", trained, "-n", 2, "--steps", 2, "--sampler", "ddim", "--class", 3, "--temperature", 0)
+    common = (
+        "sample",
+        trained,
+        "-n",
+        2,
+        "--steps",
+        2,
+        "--sampler",
+        "ddim",
+        "--class",
+        3,
+        "--temperature",
+        0,
+        "--no-record",
+    )
     assert (
         "at temperature 0 all seeds start from the same latent" in undiffuse.fine(*common, "--out", tmp_path / "a").err
     )

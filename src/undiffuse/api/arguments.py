@@ -6,6 +6,7 @@ Packages that use an argument call the same function, so that each range and its
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from undiffuse.diagnostics.limits import check_near
 from undiffuse.errors import UsageError
@@ -23,8 +24,31 @@ EXACT = "exact:"
 _MOST_WORKERS = 1024
 #: Minimum number of points for meaningful distances.
 _FEWEST_POINTS = 50
+#: Number of samples if none is given, except to repeat an image.
+DEFAULT_NUM = 16
 #: Minimum number of samples per set in the one-class study.
 FEWEST_OF_A_CLASS = 2
+
+
+def required_model(model: Any) -> Any:
+    """The model of a request without a recorded image.
+
+    Raises:
+        UsageError: if there is none.
+    """
+    if model is None:
+        raise UsageError("no model is given; give a run folder, a model folder or a bundled name, or --from IMAGE")
+    return model
+
+
+def check_unrecorded(allow_other_model: bool) -> None:
+    """Check the arguments of a request without a recorded image.
+
+    Raises:
+        UsageError: if other weights than recorded are allowed.
+    """
+    if allow_other_model:
+        raise UsageError("--allow-other-model applies to the image of --from, which is not given; add --from IMAGE")
 
 
 def check_student_steps(steps: int) -> None:

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from undiffuse.api.arguments import DEFAULT_NUM, check_unrecorded, required_model
 from undiffuse.api.loading import opened
 from undiffuse.api.outputs import SAMPLES, check_results
+from undiffuse.api.repeating.request import repeated
 from undiffuse.cancellation import Cancel
 from undiffuse.errors import RERUN, UsageError
 from undiffuse.images import fill_png, image_of
@@ -42,20 +44,22 @@ _MOST_HISTORY = 2**29
 @known_keywords
 @takes_options
 def sample(
-    model: str | Path | Model,
-    num: int = 16,
+    model: str | Path | Model | None = None,
+    num: int | None = None,
     *,
     options: SamplingOptions,
-    seed: int = 0,
+    seed: int | None = None,
     class_name: Classes = None,
     image: Any = None,
+    from_image: str | Path | None = None,
+    allow_other_model: bool = False,
     out: str | Path | None = None,
     progressive: bool = False,
     shown: int = SHOWN,
     overwrite: bool = False,
     record: bool = True,
     batch_size: int = 64,
-    weights: str = "ema",
+    weights: str | None = None,
     device: str = "auto",
     observer: Observing | None = None,
     cancel: Cancel | None = None,
@@ -63,21 +67,24 @@ def sample(
     """Draw ``num`` samples from a model; with ``out`` they are also written there, as numbered PNGs with a record.
 
     Args:
-        model: a run folder, a model folder, a bundled name, or a ``Model``.
-        num: at least 1.
+        model: a run folder, a model folder, a bundled name, or a ``Model``; with ``from_image`` the recorded one by
+            default.
+        num: at least 1; 16 by default, 1 with ``from_image``.
         options: sampling options, see ``models.options``.
-        seed: of the first sample; sample i depends on ``seed`` + i alone.
+        seed: of the first sample, 0 by default; sample i depends on ``seed`` + i alone.
         class_name: one class for all samples, or several that are cycled through; all classes by default, ``[None]``
             for unconditional samples.
         image: initial image or images, used with a ``strength`` below 1: a file, a folder or other data, or arrays as
             ``Model.sample`` takes them.
+        from_image: an image file with a record, which is repeated; other arguments replace those of the record.
+        allow_other_model: whether to repeat ``from_image`` with other weights than recorded.
         out: a folder. A set that was interrupted there is completed.
         progressive: also write the predicted x_0 of every step to ``out``.
         shown: number of images in ``grid.png``.
         overwrite: replace samples in ``out``.
         record: whether each image file in ``out`` contains its record, see ``undiffuse.read_record``.
         batch_size: images at a time; changes no bit of any.
-        weights: ``ema`` or ``raw``.
+        weights: ``ema`` or ``raw``; ``ema`` by default, with ``from_image`` the recorded ones.
         device: ``cpu``, ``cuda`` or ``auto``.
         observer: receives progress in images.
         cancel: cancels the work from any thread; samples in ``out`` that are complete are kept for the next call.
@@ -102,7 +109,21 @@ def sample(
     if where is not None:
         check_results(where, SAMPLES, overwrite)
     with observing(observer, cancel):
-        loaded = opened(model, device, weights)
+        repetition = None
+        if from_image is None:
+            check_unrecorded(allow_other_model)
+            loaded = opened(required_model(model), device, weights or "ema")
+        else:
+            loaded, repetition = repeated(
+                *(from_image, model, options, num, seed, class_name),
+                image=image,
+                weights=weights,
+                device=device,
+                allow_other_model=allow_other_model,
+            )
+            options, class_name = repetition.options, repetition.class_name
+            num, seed = repetition.num, repetition.seed
+        num, seed = DEFAULT_NUM if num is None else num, seed or 0
         if where is not None:
             written = sample_to_folder(
                 loaded,
@@ -118,11 +139,15 @@ def sample(
                 overwrite=overwrite,
                 record=record,
             )
-            return written.samples()
-        images, _ = _load_init_images(loaded, image, num)
-        return loaded.sample(
-            num, seed=seed, class_name=class_name, image=images, batch_size=batch_size, **options.given()
-        )
+            samples = written.samples()
+        else:
+            images, _ = _load_init_images(loaded, image, num)
+            samples = loaded.sample(
+                num, seed=seed, class_name=class_name, image=images, batch_size=batch_size, **options.given()
+            )
+        if repetition is not None:
+            repetition.compare(samples.numpy()[0], samples.record)
+        return samples
 
 
 @dataclass(frozen=True)
@@ -144,6 +169,11 @@ class WrittenSamples:
     seeds: range
     names: Sequence[str | None]
     points: bool
+
+    def first(self) -> np.ndarray[Any, Any]:
+        """Read the first one."""
+        first: np.ndarray[Any, Any] = read_samples(self.folder, 1, self.points)[0]
+        return first
 
     def samples(self) -> Samples:
         """Read them."""

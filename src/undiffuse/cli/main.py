@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from undiffuse.api import catalogue
+from undiffuse.api.arguments import DEFAULT_NUM, required_model
 from undiffuse.api.configuration.parsing import parse_duration
 from undiffuse.cli.checks import completion
 from undiffuse.cli.checks.commands import checked
@@ -24,7 +25,6 @@ from undiffuse.cli.options import (
     DryRunOption,
     ModelArgument,
     ResumeOption,
-    SeedOption,
     StopAfterOption,
     WeightsOption,
     list_rows,
@@ -144,11 +144,21 @@ app.command()(seal)
 @checked("sample")
 @sampling_flags
 def sample(
-    model: ModelArgument,
-    num: Annotated[int, typer.Option("-n", "--num", help="number of samples")] = 16,
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="MODEL",
+            help="a run folder, a model folder or a bundled name; with --from the recorded one by default",
+            autocompletion=completion.models,
+        ),
+    ] = None,
+    num: Annotated[int | None, typer.Option("-n", "--num", help="number of samples; 16, with --from 1")] = None,
     *,
     options: SamplingOptions,
-    seed: SeedOption = 0,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="seed of the first image; image i has seed + i; 0, with --from the recorded seed"),
+    ] = None,
     batch_size: Annotated[int, typer.Option(help="images per batch; does not change the samples")] = 64,
     class_name: Annotated[
         list[str] | None,
@@ -166,6 +176,13 @@ def sample(
             autocompletion=completion.data,
         ),
     ] = None,
+    from_image: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="IMAGE", help="repeat this image from its record; other options vary it"),
+    ] = None,
+    allow_other_model: Annotated[
+        bool, typer.Option("--allow-other-model", help="repeat --from with other weights than recorded")
+    ] = False,
     progressive: Annotated[bool, typer.Option("--progressive", help="save x_0-hat over time")] = False,
     shown: Annotated[int, typer.Option("--shown", help="number of images in grid.png")] = 256,
     out: Annotated[Path | None, typer.Option(help="folder; samples/MODEL-NNN by default")] = None,
@@ -173,28 +190,49 @@ def sample(
     no_record: Annotated[
         bool, typer.Option("--no-record", help="write images without their record; samples.json still has all")
     ] = False,
-    weights: WeightsOption = "ema",
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            help="ema: the averaged weights, the default without --from; raw: the weights of the last step",
+            autocompletion=completion.weights,
+        ),
+    ] = None,
     device: DeviceOption = "auto",
 ) -> None:
     """Generate samples: numbered PNGs, grid.png, and samples.json with seed, sampler and model hash of each."""
     from undiffuse.api import loading, sampling
+    from undiffuse.api.repeating.request import repeated
 
-    loaded = loading.load(model, device, weights)
+    classes = [*(class_name or []), *([None] if no_class else [])] or None
+    repetition = None
+    if from_image is None:
+        loaded = loading.load(required_model(model), device, weights or "ema")
+    else:
+        loaded, repetition = repeated(
+            *(from_image, model, options, num, seed, classes),
+            image=image,
+            weights=weights,
+            device=device,
+            allow_other_model=allow_other_model,
+        )
+        options, classes, num, seed = repetition.options, repetition.class_name, repetition.num, repetition.seed
     with output_folder(out, Path("samples"), loaded.path.resolve().name) as folder:
-        sampling.sample_to_folder(
+        written = sampling.sample_to_folder(
             loaded,
             folder,
-            num=num,
+            num=DEFAULT_NUM if num is None else num,
             options=options,
-            seed=seed,
+            seed=seed or 0,
             batch_size=batch_size,
-            class_name=[*(class_name or []), *([None] if no_class else [])] or None,
+            class_name=classes,
             progressive=progressive,
             image=image,
             shown=shown,
             overwrite=overwrite,
             record=not no_record,
         )
+    if repetition is not None:
+        repetition.compare(written.first(), written.shared)
 
 
 app.command()(evaluate)

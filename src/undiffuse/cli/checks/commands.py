@@ -11,10 +11,11 @@ from functools import wraps
 from inspect import signature
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from undiffuse.api.arguments import (
     ADAPTIVE,
+    DEFAULT_NUM,
     FEWEST_OF_A_CLASS,
     check_counts,
     check_examination,
@@ -26,7 +27,9 @@ from undiffuse.api.arguments import (
     check_student_steps,
     check_trainings,
     check_tuning,
+    check_unrecorded,
     check_workers,
+    required_model,
 )
 from undiffuse.api.configuration.parsing import named_metrics, parse_counts, parse_duration, parse_steps
 from undiffuse.api.configuration.starts import check_beginning, check_resumed
@@ -67,6 +70,9 @@ from undiffuse.models.seeds import check_seeds
 from undiffuse.studies import MODEL_STUDIES, RENAMED_STUDIES
 from undiffuse.studies.study_file import study_file
 from undiffuse.training.widths import check_width
+
+if TYPE_CHECKING:
+    from undiffuse.api.repeating.recorded_image import RecordedImage
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -206,22 +212,31 @@ def _seal(model: str) -> None:
 
 
 def _sample(
-    model: str,
-    num: int = 16,
+    model: str | None = None,
+    num: int | None = None,
     flags: Mapping[str, Any] = NO_FLAGS,
-    seed: int = 0,
+    seed: int | None = None,
     batch_size: int = 64,
     class_name: Words = None,
     shown: int = 1,
     image: str | None = None,
+    from_image: str | Path | None = None,
+    allow_other_model: bool = False,
     out: str | Path | None = None,
     overwrite: bool = False,
-    weights: str = "ema",
+    weights: str | None = None,
     device: str = "auto",
 ) -> None:
-    folder = names.check_model(model, device, weights)
+    recorded = None if from_image is None else _recorded(Path(from_image))
+    if recorded is None:
+        check_unrecorded(allow_other_model)
+        folder = names.check_model(required_model(model), device, weights or "ema")
+    else:
+        folder = names.check_model(recorded.folders(model)[0], device, weights or "ema")
+        recorded.check_image(image)
     check_options(flags)
-    check_seeds(seed, num)
+    seed = seed if seed is not None or recorded is None else recorded.record["seed"]
+    check_seeds(seed or 0, DEFAULT_NUM if num is None else num)
     check_at_least("batch_size", batch_size)
     check_grid(shown)
     names.check_generates(folder)
@@ -230,7 +245,7 @@ def _sample(
         raise UsageError(
             f"strength {flags['strength']:g} is of an image to begin from, and there is none; name one or leave it out"
         )
-    if image is not None and flags.get("strength") is None:
+    if image is not None and flags.get("strength") is None and not (recorded and recorded.has_image):
         raise UsageError("an initial image needs a strength from 0 (the image) to 1 (noise), such as a strength of 0.6")
     if image is not None and not (path := Path(image).expanduser()).is_file():
         if path.suffix and not path.exists():
@@ -238,6 +253,12 @@ def _sample(
         check_data(image)
     names.check_guided(folder, flags)
     check_results(out, SAMPLES, overwrite)
+
+
+def _recorded(path: Path) -> RecordedImage:
+    from undiffuse.api.repeating.recorded_image import RecordedImage  # imports pydantic
+
+    return RecordedImage(path.expanduser())
 
 
 def _evaluate(

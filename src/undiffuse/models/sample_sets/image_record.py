@@ -28,6 +28,7 @@ _OF_IMAGE = ("sha256", "data_fingerprint")
 #: Entries of ``samples.json`` that depend on the other samples of the set, or on its files.
 _OF_SET = ("file", "row", "nfe", "partial_nfe")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_MAX_SETTING = 1000
 _HASH_DIGITS = 10  # as other programs shorten it
 #: Type of the value by key; options of sampling are checked as such.
 _TYPES: dict[str, tuple[type, ...]] = {
@@ -175,9 +176,16 @@ def _check(path: Path, record: Any) -> None:
         "model_sha256": _SHA256.fullmatch(record["model_sha256"]) is not None,
         "seed": 0 <= record["seed"] < 2**IMAGE_SEED_BITS,
         "format": record["format"] >= 1,
+        "computed_with": _is_setting(record["computed_with"]),
     }
     for key in (key for key, is_valid in valid.items() if not is_valid):
         raise UsageError(f"{problem}: {key!r} is {short_repr(record[key])}; use an intact copy")
+
+
+def _is_setting(values: Mapping[str, Any]) -> bool:
+    """Whether these are short texts and numbers, as ``compute_environment`` returns."""
+    plain = all(value is None or isinstance(value, str | int) for value in values.values())
+    return plain and len(str(values)) <= _MAX_SETTING and isinstance(values.get("threads", 1), int)
 
 
 def _json(record: Mapping[str, Any]) -> str:

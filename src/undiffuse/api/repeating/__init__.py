@@ -1,0 +1,1 @@
+"""Repeating an image from the record in its file."""
