@@ -139,6 +139,19 @@ class RecordedImage:
             raise UsageError(f"the record in {self.path} is invalid: {error}") from None
         return SamplingOptions.of(**checked.given() | given.given())
 
+    def check_prompt(self) -> None:
+        """Check that the image was sampled without a prompt, which ``sample`` does not take yet.
+
+        Raises:
+            UsageError: if it was sampled with one.
+        """
+        for key in ("prompt", "negative"):
+            if self.record.get(key) is not None:
+                raise UsageError(
+                    f"{self.path} was sampled with a text ({key!r} in its record), which this version cannot repeat; "
+                    "update undiffuse"
+                )
+
     def check_image(self, image: Any) -> None:
         """Check that an initial image is given if the recorded image started from one.
 

@@ -105,6 +105,7 @@ def repeated(
         UsageError: if the file has no valid record, or its model is not found.
     """
     recorded = RecordedImage(Path(from_image).expanduser())
+    recorded.check_prompt()
     recorded.check_image(image)
     recorded.note_unknown()
     if model is None or isinstance(model, str | PathLike):

@@ -109,12 +109,6 @@ def read_record(image: str | Path) -> dict[str, Any]:
         and ``undiffuse``, the version, ``size``, (height, width), and ``computed_with``.
     Raises:
         UsageError: if the file is not such an image, or its record is absent, damaged, changed or of a newer version.
-    Example:
-        >>> import undiffuse
-        >>> undiffuse.sample("mnist-1step", 1, seed=7, out="digits").record["images"][0]["seed"]
-        7
-        >>> undiffuse.read_record("digits/000000.png")["seed"]
-        7
     """
     path = Path(image).expanduser()
     if path.is_dir():
