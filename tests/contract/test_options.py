@@ -36,6 +36,7 @@ MESSAGES: dict[str, Any] = {
     "process": "vp",
     "cache_interval": 2,
     "strength": 0.4,
+    "classifier_through": "x_0",
 }
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from command_line import CommandLine, assert_same_run, run_until, trainer_of
+from PIL import Image
 from torch import nn
 
 import undiffuse
@@ -148,3 +149,73 @@ def test_data_without_classes_are_rejected(names: tuple[str, ...], count: int) -
         ClassifierModelConfig(network=UNetConfig(channels=8, multipliers=(1,))).build((1, 8, 8), names)
     with pytest.raises(UsageError, match=r"augment\.condition=true conditions the network"):
         ClassifierModelConfig().build((1, 8, 8), ("a", "b"), 3)
+
+
+@pytest.fixture(scope="module")
+def of_digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A classifier of the 8x8 digits, barely trained."""
+    tiny = ["system.network.channels=8", "system.network.multipliers=[1,2]", "system.network.patch_size=1"]
+    tiny += ["num_images=640", "batch_images=32", "data.name=digits", "validate_every_images=0"]
+    folder = tmp_path_factory.mktemp("digits")
+    assert trainer_of(configure("classifier-mnist", tiny, "digits", None, False), folder / "clf").run()
+    return folder / "clf"
+
+
+def pixels(path: Path) -> bytes:
+    with Image.open(path) as image:
+        return image.tobytes()
+
+
+@pytest.mark.parametrize("through", ["x_t", "x_0"])
+def test_a_model_without_classes_is_sampled_by_class(
+    trained_bf16: Path,
+    of_digits: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    through: str,
+) -> None:
+    guided = ["--classifier", of_digits, "--class", "3", "--class", "7", "--classifier-through", through]
+    arguments = ["sample", trained_bf16, "-n", 3, "--steps", 2, *guided, "--classifier-scale", 2]
+    CommandLine(capsys).fine(*arguments, "--out", tmp_path / "samples")
+    record = json.loads((tmp_path / "samples" / "samples.json").read_text())
+    assert record["classifier"] == "clf" and record["classifier_scale"] == 2
+    assert record["classifier_sha256"] == load(of_digits).weights_sha256
+    assert [row["class"] for row in record["images"]] == ["3", "7", "3"]
+    image, again = tmp_path / "samples" / "000001.png", tmp_path / "again"
+    line = CommandLine(capsys).rejected("sample", trained_bf16, "--from", image, "--out", again)
+    assert "not here or in runs; give its folder with --classifier" in line
+    CommandLine(capsys).fine("sample", trained_bf16, "--from", image, "--classifier", of_digits, "--out", again)
+    assert pixels(again / "000000.png") == pixels(image)
+    monkeypatch.chdir(of_digits.parent)
+    shown = CommandLine(capsys).fine("sample", trained_bf16, "--from", image, "--out", tmp_path / "third")
+    assert "bit for bit" in shown.out + shown.err
+    model = undiffuse.load(trained_bf16)
+    assert model.class_names == ()
+    options = {"steps": 2, "classifier": of_digits, "classifier_through": through}
+    drawn = model.sample(3, class_name=["3", "7"], classifier_scale=2, **options)
+    images = [
+        undiffuse.load(trained_bf16).sample(1, seed=i, class_name=c, classifier_scale=2, **options)
+        for i, c in ((0, 3), (1, 7))
+    ]
+    assert torch.equal(drawn[:2], torch.cat([image.as_subclass(torch.Tensor) for image in images]))
+    assert not torch.equal(drawn, model.sample(3, steps=2)) and drawn.classes == ["3", "7", "3"]
+
+
+def test_a_wrong_classifier_is_one_line_before_anything_is_sampled(
+    trained: Path, trained_bf16: Path, of_digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command, sample = CommandLine(capsys), ["sample", trained_bf16, "-n", 2, "--out", tmp_path / "out"]
+    for arguments, message in (
+        (["--classifier", tmp_path / "none"], "no model"),
+        (["--classifier", trained_bf16], "not a classifier; train one with"),
+        (["--classifier", trained], r"shape (2,)"),
+        (["--classifier", of_digits, "--class", "eleven"], "unknown class 'eleven'"),
+        (["--classifier", of_digits, "--classifier-scale", -1], "classifier_scale must be at least 0 and finite"),
+        (["--classifier", of_digits, "--classifier-through", "x"], "classifier_through must be x_t or x_0, got 'x'"),
+        (["--classifier-through", "x_0"], "classifier_through x_0 needs a classifier; add --classifier FOLDER"),
+    ):
+        assert message in command.rejected(*sample, *arguments)
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(UsageError, match="not a classifier"):
+        undiffuse.load(trained_bf16).sample(1, classifier=str(trained_bf16))

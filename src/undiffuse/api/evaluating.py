@@ -106,6 +106,7 @@ def evaluate_to_file(
     """
     check_data_named(data, options)
     check_metrics(metrics)
+    model = model.guided(protocol.options)
     _check_sampling(protocol)
     note_identical_starts(model, protocol.options, protocol.num)
     check_file(out, "evaluation.json")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,7 +35,7 @@ def load(model: str | Path, device: str = "auto", weights: str = "ema", denoiser
     limit_threads()
     from undiffuse.models import saved  # seconds of importing, for what names a model
 
-    return saved.load(folder, pick_device(device), weights, denoiser)
+    return replace(saved.load(folder, pick_device(device), weights, denoiser), find=find_model)
 
 
 def opened(model: str | Path | Model, device: str = "auto", weights: str = "ema") -> Model:

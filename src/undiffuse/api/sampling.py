@@ -219,10 +219,11 @@ def sample_to_folder(
     """
     check_results(out, SAMPLES, overwrite)
     seeds = check_seeds(seed, num)
+    model = model.guided(options)
     names = model.classes_of(class_name, num)
     given, about = _load_init_images(model, image, num)
     images = initial_images(given, model.module.space, num)
-    request = SampleRequest(seeds, options, batch_size=batch_size, images=images)
+    request = SampleRequest(seeds, options, batch_size=batch_size, images=images, classifier=model.noisy_classifier)
     made_by = f"undiffuse {__version__} {model.module.device.type}{' progressive' if progressive else ''}"
     shared = shared_record(model, request) | ({"image": about} if about is not None else {})
     if image is None:

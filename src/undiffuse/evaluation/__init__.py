@@ -39,6 +39,7 @@ from undiffuse.evaluation.pair import Pair
 from undiffuse.evaluation.point_metrics import sliced
 from undiffuse.evaluation.provenance import averaging, hardware, software
 from undiffuse.models.base import DenoisingModel
+from undiffuse.models.sample_sets.record import classifier_record
 from undiffuse.registry import lookup
 from undiffuse.version import __version__
 
@@ -200,7 +201,7 @@ def _cache_key(context: EvaluationContext, name: str) -> dict[str, Any]:
     """Everything that determines a metric's value, which the batch size does not."""
     model, protocol = context.model, asdict(context.protocol)
     del protocol["batch_size"]
-    protocol["options"] = context.protocol.options.given_as_json()
+    protocol["options"] = {**context.protocol.options.given_as_json(), **classifier_record(model.classifier)}
     return {
         "metric": name,
         "protocol": protocol,

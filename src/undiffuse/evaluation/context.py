@@ -23,6 +23,7 @@ from undiffuse.metrics.features import pick_features
 from undiffuse.metrics.reservoir import ReservoirSample
 from undiffuse.metrics.summary import PIXEL_BYTES, PIXEL_CAPACITY, ImageSetStatistics
 from undiffuse.models.request import SampleRequest
+from undiffuse.models.sample_sets.record import classifier_record
 from undiffuse.models.saved import Model, check_seeds
 from undiffuse.observer import SILENT, Observer
 from undiffuse.samplers.base import Progress
@@ -135,6 +136,7 @@ class EvaluationContext:
                 prompts=self.model.prompts([names[number % len(names)] for number in rows] if names else []),
                 batch_size=protocol.batch_size,
                 callback=partial(self._report, start, len(numbers)),
+                classifier=self.model.noisy_classifier,
             )
             started = time.monotonic()
             sampled = self.model.module.sample(request)
@@ -191,6 +193,7 @@ class EvaluationContext:
             "seed": self.protocol.seed,
             **self.model.module.sampling_record(),
             **self.protocol.options.given_as_json(),
+            **classifier_record(self.model.classifier),
             "nfe": self.nfe,
             "weights": self.model.weights,
             "classes": "in turn" if self.model.class_names else "none",

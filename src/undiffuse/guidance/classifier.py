@@ -19,6 +19,7 @@ from undiffuse.core.condition import Condition, Evaluation
 from undiffuse.core.denoiser import Denoised, Denoiser, matched_level
 from undiffuse.core.limits import check_classifier_scale, check_classifier_through
 from undiffuse.core.per_sample import PerSample
+from undiffuse.core.process import Process
 from undiffuse.core.rows import per_row
 from undiffuse.samplers.grids import WIDEST_LOG_SNR
 
@@ -33,6 +34,41 @@ class LogProbability(Protocol):
             x_t: (N, ...) noisy data, or x_0-hat with times 0.
             t: (N,) times of the process of the denoiser.
             rows: (N,) int64 indices of the samples in the batch that the guidance was built for.
+        """
+        ...
+
+
+class NoisyClassifier(Protocol):
+    """A classifier p(y | x_t) of noisy data."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one sample, (C, H, W) or (D,)."""
+        ...
+
+    @property
+    def log_snr_range(self) -> tuple[float, float]:
+        """(smallest, largest) log-SNR of training."""
+        ...
+
+    @property
+    def batch_size(self) -> int:
+        """Fixed size of its evaluations."""
+        ...
+
+    def log_prob(self, x_t: Tensor, t: Tensor, labels: Tensor, process: Process) -> Tensor:
+        """log p(y | x_t), (B,) in nats.
+
+        Args:
+            x_t: (B, *shape) noisy data under ``process``.
+            t: (B,) times of ``process``.
+            labels: (B,) int64 classes y.
+            process: the process of x_t, which may differ from that of training.
         """
         ...
 
@@ -187,6 +223,27 @@ class ClassifierGuided(Denoiser):
 
     def _blocks(self, rows: Tensor) -> tuple[Tensor, ...]:
         return torch.split(rows, self.batch_size or max(len(rows), 1))
+
+
+def guided_by_classifier(
+    denoiser: Denoiser, classifier: NoisyClassifier, weights: ClassifierWeights, through: str = "x_t"
+) -> Denoiser:
+    """``denoiser`` guided to the class of each sample; samples without a class are not guided.
+
+    Args:
+        denoiser: see ``ClassifierGuided``; its process may differ from that of the classifier.
+        classifier: its classes are those that ``weights.label`` numbers.
+        weights: class and scale of each sample.
+        through: ``x_t`` or ``x_0``.
+    """
+    label, scale, process = weights.label, weights.scale, denoiser.process
+    assert label is not None and scale is not None
+
+    def log_prob(x_t: Tensor, t: Tensor, rows: Tensor) -> Tensor:
+        return classifier.log_prob(x_t, t, label[rows], process)
+
+    scale = torch.where(label >= 0, scale, 0.0)
+    return ClassifierGuided(denoiser, log_prob, scale, through, classifier.log_snr_range, classifier.batch_size)
 
 
 def _on(rows: Tensor, like: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from undiffuse.core.denoiser import Denoiser
 from undiffuse.core.process import Process
 from undiffuse.core.space import Space
 from undiffuse.errors import UsageError
+from undiffuse.models.classifier_guidance import with_classifier
 from undiffuse.models.options import NO_OPTIONS, SamplingOptions
 from undiffuse.models.part import Part
 from undiffuse.models.request import SampleRequest, sampled
@@ -79,7 +80,10 @@ class GenerativeModel(nn.Module):
             UsageError: if the model does not support the request.
             RunError: if a sample is not finite.
         """
-        plan, was_training = self.plan(request.options), self.training
+        plan, was_training = (
+            with_classifier(self.plan(request.options), request, self.class_names, self.shape),
+            self.training,
+        )
         self.eval()
         try:
             output = run(

@@ -7,18 +7,21 @@ torch.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, ClassVar, NamedTuple
 
-from pydantic import AfterValidator, ConfigDict, ValidationError
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, ValidationError
 
 from undiffuse.config import FrozenModel, short_repr
 from undiffuse.core.limits import (
     ALL_LOG_SNRS,
     check_autoguidance_weight,
     check_cache_interval,
+    check_classifier_scale,
+    check_classifier_through,
     check_guidance_weight,
     check_interval,
     check_num_steps,
@@ -144,6 +147,10 @@ class SamplingConfig(FrozenModel):
         return GuidanceWeight(self.autoguidance, self.autoguidance_interval or ALL_LOG_SNRS)
 
 
+def _path_as_text(value: Any) -> Any:
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
 class SamplingOptions(SamplingConfig):
     """The options of a request; the model's defaults are used for those that are not given.
 
@@ -152,6 +159,9 @@ class SamplingOptions(SamplingConfig):
         strength: noise level at which sampling starts from an image, from 0 (the image) to 1 (noise): the fraction of
             the grid's steps that is taken.
         cache_interval: interval in steps between full evaluations of the network, see ``samplers.feature_caching``.
+        classifier: folder of a classifier of noisy data that guides to the class, see ``guidance.classifier``.
+        classifier_scale: weight of its gradient, 0 for none.
+        classifier_through: where the gradient comes from, ``x_t`` or ``x_0``.
     """
 
     model_config = ConfigDict(allow_inf_nan=True)  # intervals may be infinite; the validators check other values
@@ -178,6 +188,21 @@ class SamplingOptions(SamplingConfig):
         AfterValidator(check_cache_interval),
         Option("evaluate a U-Net's coarse levels every N steps only: faster, but approximate", earlier="reuse"),
     ] = 1
+    classifier: Annotated[
+        str | None,
+        BeforeValidator(_path_as_text),
+        Option("folder of a classifier of noisy data that guides to the class; for models without classes too"),
+    ] = None
+    classifier_scale: Annotated[
+        float,
+        AfterValidator(check_classifier_scale),
+        Option("weight of the guidance by --classifier, such as 2; 0 for none"),
+    ] = 1.0
+    classifier_through: Annotated[
+        str,
+        AfterValidator(check_classifier_through),
+        Option("input of --classifier: x_t, or x_0 for x_0-hat with the gradient through the model"),
+    ] = "x_t"
     renamed_keys: ClassVar = {"reuse": "cache_interval"}  # data
 
     @classmethod

@@ -11,6 +11,7 @@ from torch import Tensor
 from undiffuse.conditioning.prompt import Prompt
 from undiffuse.core.condition import Condition
 from undiffuse.errors import UsageError
+from undiffuse.guidance.classifier import NoisyClassifier
 from undiffuse.limits import check_at_least, check_int
 from undiffuse.models.options import NO_OPTIONS, SamplingOptions
 from undiffuse.samplers.base import Progress, Sampled, max_nfe
@@ -31,6 +32,7 @@ class SampleRequest:
             returned result is empty.
         prompts: one prompt per seed; instead of ``cond``.
         images: initial images x_0 (B, C, H, W) in [-1, 1], see ``strength``; None to start from noise.
+        classifier: the loaded classifier of the option ``classifier``; None for none.
     """
 
     seeds: Sequence[int]
@@ -41,6 +43,7 @@ class SampleRequest:
     take: Callable[[int, Sampled], None] | None = None
     images: Tensor | None = None
     prompts: Sequence[Prompt] | None = None
+    classifier: NoisyClassifier | None = None
 
     def __post_init__(self) -> None:
         check_at_least("batch_size", check_int("batch_size", self.batch_size))

@@ -7,7 +7,7 @@ modules.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from undiffuse.core.process_limits import check_parameterization
@@ -132,3 +132,43 @@ def not_a_generator(kind: str) -> UsageError:
         f"this model is a {kind}, which generates no samples; guide another model with it: undiffuse sample MODEL "
         f"--{kind} FOLDER"
     )
+
+
+def check_classifier_options(classifier: str | None, given: Mapping[str, Any], cache_interval: int = 1) -> None:
+    """Check that options of classifier guidance come with a classifier, and are compatible with feature caching.
+
+    Args:
+        classifier: folder of the classifier; None for no guidance.
+        given: options that were specified explicitly, by name.
+        cache_interval: interval of feature caching.
+    Raises:
+        UsageError: if they do not, or are not.
+    """
+    for name in ("classifier_scale", "classifier_through"):
+        if classifier is None and given.get(name) is not None:
+            raise UsageError(f"{name} {given[name]} needs a classifier; add --classifier FOLDER or leave it out")
+    if classifier is not None and given.get("classifier_through") == "x_0" and cache_interval != 1:
+        raise UsageError(
+            f"cache_interval={cache_interval} cannot be combined with classifier_through x_0; use x_t or leave "
+            "cache_interval out"
+        )
+
+
+def check_same_classes(classifier: Sequence[str], model: Sequence[str]) -> None:
+    """Check that a classifier knows the classes of the model that it guides.
+
+    Args:
+        classifier: class names of the classifier.
+        model: class names of the model; empty for an unconditional model, which any classifier may guide.
+    Raises:
+        UsageError: if the names differ.
+    """
+    if model and set(model) != set(classifier):
+        raise UsageError(
+            f"the classifier knows the classes {_shown(classifier)}, the model {_shown(model)}; use a classifier that "
+            "was trained on the classes of the model"
+        )
+
+
+def _shown(names: Sequence[str]) -> str:
+    return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from undiffuse.files import sha256_of
 from undiffuse.models import MODEL_CONFIGS
 from undiffuse.models.base import DenoisingModel, GenerativeModel, to_uint8
 from undiffuse.models.classes import Classes, requested_classes
+from undiffuse.models.classifier import ClassifierModel
 from undiffuse.models.config import ModelConfig
 from undiffuse.models.files import record as records
 from undiffuse.models.files.components import MAIN, ComponentEntry, components_of, weights_of_format_1
@@ -39,6 +40,7 @@ from undiffuse.models.keywords import takes_options
 from undiffuse.models.options import SamplingOptions
 from undiffuse.models.parts import load_model_state, model_state
 from undiffuse.models.request import SampleRequest
+from undiffuse.models.rules import check_classifier_options, check_same_classes
 from undiffuse.models.sample_sets.record import shared_record
 from undiffuse.models.samples import Samples
 from undiffuse.models.seeds import check_seeds as check_seeds
@@ -62,6 +64,8 @@ class Model:
         path: the folder it was loaded from.
         weights: ``ema`` or ``raw``.
         weights_sha256: SHA-256 of the weights file, ``model.safetensors`` for the averaged weights.
+        find: folder of another model that an option names.
+        classifier: the classifier that guides it, see ``guided``; None for none.
     """
 
     module: GenerativeModel
@@ -69,11 +73,40 @@ class Model:
     path: Path
     weights_sha256: str
     weights: str = "ema"
+    find: Callable[[str], Path] = Path
+    classifier: Model | None = None
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Names of the classes that the model is conditioned on; empty for none."""
-        return self.module.class_names
+        """Names of the classes that the model is conditioned on, or else those of its classifier; empty for none."""
+        own = self.module.class_names
+        return own if own or self.classifier is None else self.classifier.class_names
+
+    @property
+    def noisy_classifier(self) -> ClassifierModel | None:
+        """The module of ``classifier``, for a ``SampleRequest``."""
+        module = None if self.classifier is None else self.classifier.module
+        return module if isinstance(module, ClassifierModel) else None
+
+    def guided(self, options: SamplingOptions) -> Model:
+        """This model with the classifier that the options name, loaded; the model itself if they name none.
+
+        Args:
+            options: sampling options.
+        Raises:
+            UsageError: if there is no such classifier, or options of a classifier are given without one.
+        """
+        check_classifier_options(options.classifier, options.given(), options.cache_interval)
+        if options.classifier is None:
+            return self
+        classifier = replace(load(self.find(options.classifier), self.module.device), find=self.find)
+        if not isinstance(classifier.module, ClassifierModel):
+            raise UsageError(
+                f"{options.classifier} is a {type(classifier.module).__name__} and not a classifier; train one with: "
+                f"{command('train', 'classifier-mnist')}"
+            )
+        check_same_classes(classifier.class_names, self.module.class_names)
+        return replace(self, classifier=classifier)
 
     @property
     def origin(self) -> str:
@@ -122,13 +155,23 @@ class Model:
         Raises:
             UsageError: if a sampler, grid or class is unknown, or a number is out of range.
         """
-        seeds, names = check_seeds(seed, num), self.classes_of(class_name, num)
+        model = self.guided(options)
+        seeds, names = check_seeds(seed, num), model.classes_of(class_name, num)
 
         def report(first: int, step: Progress) -> None:
             counter.progress(first * step.count + len(step.x) * (step.index + 1), num * step.count)
 
         images = initial_images(image, self.module.space, num)
-        request = SampleRequest(seeds, options, None, batch_size, report, images=images, prompts=self.prompts(names))
+        request = SampleRequest(
+            seeds,
+            options,
+            None,
+            batch_size,
+            report,
+            images=images,
+            prompts=self.prompts(names),
+            classifier=model.noisy_classifier,
+        )
         with ProgressLine("sampling", progress) as counter:
             sampled = self.module.sample(request)
         if sampled.note:
@@ -137,7 +180,7 @@ class Model:
         image_hash = (
             {} if images is None else {"image": {"sha256": hashlib.sha256(images.numpy().tobytes()).hexdigest()}}
         )
-        shared = {**shared_record(self, request), **image_hash, **costs}
+        shared = {**shared_record(model, request), **image_hash, **costs}
         return Samples.of(self.finish(sampled.x), shared, seeds, names)
 
     def finish(self, x: Tensor) -> Tensor:

@@ -19,7 +19,9 @@ from undiffuse.core.rows import per_row
 from undiffuse.core.space import Space
 from undiffuse.errors import RunError, UsageError
 from undiffuse.guidance.autoguidance import AutoguidanceWeights, Autoguided
+from undiffuse.guidance.classifier import ClassifierWeights, NoisyClassifier, guided_by_classifier
 from undiffuse.guidance.guided import ConditionedDenoiser, Guidance, Guided, build_guidance
+from undiffuse.models.classifier_requests import CLASSIFIER, classifier_guidance, without_unknown_classes
 from undiffuse.models.options import GuidanceWeight, SamplingOptions
 from undiffuse.samplers.base import Sampler, stall_message
 from undiffuse.samplers.grids import time_grid
@@ -28,10 +30,10 @@ from undiffuse.samplers.plan import Request, with_previous
 from undiffuse.samplers.rows import Rows, advance, begin
 from undiffuse.wording import count_noun
 
-#: Keys of the two kinds of guidance in ``Rows.guidance``.
+#: Keys of two kinds of guidance in ``Rows.guidance``; that of classifier guidance is ``CLASSIFIER``.
 CLASSIFIER_FREE, AUTO = "classifier_free", "auto"
 #: Options that must be equal for all samples of a plan, since the sampler and the denoiser depend on them.
-SHARED_OPTIONS = ("sampler", "process", "cache_interval")
+SHARED_OPTIONS = ("sampler", "process", "cache_interval", "classifier", "classifier_through")
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,8 @@ class DenoisingStage:
         check: raises UsageError for options that the model does not support.
         device: device of the network.
         stream: random stream of the noise, the index of the stage.
+        gradients: whether a step needs gradients through the network.
+        classifier: the classifier of classifier guidance; None if there is none.
     """
 
     space: Space
@@ -64,6 +68,7 @@ class DenoisingStage:
     device: torch.device | str = "cpu"
     stream: int = 0
     gradients: bool = False
+    classifier: NoisyClassifier | None = None
 
     def bind(self, rows: Rows) -> Denoiser:
         """The denoiser with per-sample conditions and guidance, clipped x_0-hat, and the stage's process.
@@ -79,6 +84,9 @@ class DenoisingStage:
             denoiser = Guided(denoiser, free)
         elif not rows.condition.empty:
             denoiser = ConditionedDenoiser(denoiser, rows.condition)
+        weights = rows.guidance.get(CLASSIFIER)
+        if isinstance(weights, ClassifierWeights) and self.classifier is not None:
+            denoiser = guided_by_classifier(denoiser, self.classifier, weights, self.options.classifier_through)
         return self._wrapped(denoiser)
 
     def _wrapped(self, denoiser: Denoiser) -> Denoiser:
@@ -98,7 +106,9 @@ class DenoisingStage:
             len(grid) - 1 - _steps_taken(request, options)
             for request, grid, options in zip(requests, grids, merged, strict=True)
         ]
-        encoded = conditions_of(requests, self.conditioner).to(self.device)
+        by_class = classifier_guidance(self.classifier, self.conditioner, merged, requests)
+        known = requests if self.classifier is None else without_unknown_classes(requests, self.conditioner)
+        encoded = conditions_of(known, self.conditioner).to(self.device)
         return begin(
             self._initial_x(requests, merged, grids, index, denoiser.process),
             grids,
@@ -108,7 +118,7 @@ class DenoisingStage:
             requests=requests,
             index=index,
             condition=encoded.condition,
-            guidance=self._guidance(merged, encoded),
+            guidance={**self._guidance(merged, encoded), **by_class},
         )
 
     def advance(self, rows: Rows) -> Rows:

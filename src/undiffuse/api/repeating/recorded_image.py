@@ -132,6 +132,8 @@ class RecordedImage:
                 name: parse_interval(name, str(values[name])) if row.type is LogSNRInterval else values[name]
                 for name, row in rows.items()
             }
+            if recorded.get("classifier") is not None and given.classifier is None:
+                recorded["classifier"] = self._classifier(str(recorded["classifier"]))
             if self.has_image:
                 recorded["strength"] = self.record.get("strength", 1.0)
             checked = SamplingOptions.of(**recorded)
@@ -151,6 +153,22 @@ class RecordedImage:
                     f"{self.path} was sampled with a text ({key!r} in its record), which this version cannot repeat; "
                     "update undiffuse"
                 )
+
+    def _classifier(self, name: str) -> str:
+        """Folder of the classifier with the recorded name and weights, here or in ``runs``.
+
+        Raises:
+            UsageError: if there is none.
+        """
+        sha256 = self.record.get("classifier_sha256")
+        for folder in (Path(name), Path("runs") / name):
+            weights = folder / "model.safetensors"
+            if Path(name).name == name and weights.is_file() and sha256_of(weights) == sha256:
+                return str(folder)
+        raise UsageError(
+            f"the classifier {name[:100]!r} with weights of SHA-256 {str(sha256)[:_SHOWN_DIGITS]}... is not here or in "
+            "runs; give its folder with --classifier"
+        )
 
     def check_image(self, image: Any) -> None:
         """Check that an initial image is given if the recorded image started from one.

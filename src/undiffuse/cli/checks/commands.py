@@ -240,7 +240,7 @@ def _sample(
     check_at_least("batch_size", batch_size)
     check_grid(shown)
     names.check_generates(folder)
-    names.check_classes(folder, class_name or [])
+    names.check_classes(folder, class_name or [], names.check_classifier(folder, flags))
     if image is None and flags.get("strength") is not None:
         raise UsageError(
             f"strength {flags['strength']:g} is of an image to begin from, and there is none; name one or leave it out"
@@ -285,6 +285,7 @@ def _evaluate(
     check_counts({"bound_random_images": bound_random_images, "likelihood_images": likelihood_images})
     check_counts({"likelihood_probes": likelihood_probes})
     check_seeds(seed, num)
+    names.check_classifier(folder, flags)
     names.check_guided(folder, flags)
     names.check_features(features)
     for name in named_metrics(metrics):

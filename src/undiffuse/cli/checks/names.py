@@ -33,7 +33,14 @@ from undiffuse.cli.checks.outline import (
 from undiffuse.cli.checks.values import check_value
 from undiffuse.errors import UsageError
 from undiffuse.models.classes import requested_classes
-from undiffuse.models.rules import GUIDING_ONLY, check_guidance, missing_guide_error, not_a_generator
+from undiffuse.models.rules import (
+    GUIDING_ONLY,
+    check_classifier_options,
+    check_guidance,
+    check_same_classes,
+    missing_guide_error,
+    not_a_generator,
+)
 from undiffuse.observer import SILENT, observing
 from undiffuse.registry import nearest, parse_options
 from undiffuse.studies.option_parsing import sampler_words
@@ -123,13 +130,48 @@ def check_features(name: str) -> None:
         check_name("features", name)
 
 
-def check_classes(folder: Path, requested: Iterable[str]) -> None:
-    """Check that the model in ``folder`` has the requested classes, if its configuration can be read."""
+def check_classes(folder: Path, requested: Iterable[str], classifier: Path | None = None) -> None:
+    """Check that a model, or the classifier of one without classes, has the requested classes.
+
+    A configuration that cannot be read is not checked.
+
+    Args:
+        folder: the folder of the model.
+        requested: names of classes.
+        classifier: the folder of the classifier that guides it; None for none.
+    """
     names = class_names(folder)
+    if names == () and classifier is not None:
+        names = class_names(classifier)
     if names is None or not (given := list(requested)):
         return
     with observing(SILENT):  # notes are shown when the model is sampled
         requested_classes(given, names)
+
+
+def check_classifier(folder: Path, requested: Mapping[str, Any]) -> Path | None:
+    """The folder of the classifier in the sampling options; checks that it is one, and knows the model's classes.
+
+    Args:
+        folder: the folder of the guided model.
+        requested: sampling options by name, as on the command line.
+    Raises:
+        UsageError: no such classifier, other classes, or options of a classifier without one.
+    """
+    name = requested.get("classifier")
+    check_classifier_options(name, requested, requested.get("cache_interval") or 1)
+    if name is None:
+        return None
+    classifier = find_model(name)
+    check_run(classifier)
+    system, known, own = _system_in(classifier), class_names(classifier), class_names(folder)
+    if system is not None and system.get("name") not in GUIDING_ONLY:
+        raise UsageError(
+            f"{name} is a {system.get('name')} model and not a classifier; train one with classifier-mnist"
+        )
+    if known is not None and own is not None:
+        check_same_classes(known, own)
+    return classifier
 
 
 def check_generates(folder: Path) -> None:
@@ -441,7 +483,8 @@ def class_names(folder: Path) -> Sequence[str] | None:
     """The class names in a model's configuration; None if it cannot be read."""
     try:
         record = read_json(folder / "config.json")
-        conditional = record["config"]["system"].get("class_conditional", False)
+        system = record["config"]["system"]
+        conditional = system.get("class_conditional", False) or system.get("name") in GUIDING_ONLY
         return tuple(map(str, record["model"]["class_names"])) if conditional else ()
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

@@ -34,6 +34,9 @@ class SampledModel(Protocol):
     @property
     def weights_sha256(self) -> str: ...
 
+    @property
+    def classifier(self) -> SampledModel | None: ...
+
 
 def shared_record(model: SampledModel, request: SampleRequest) -> dict[str, Any]:
     """The part of the record that all samples of a request share, without costs, which are known after sampling.
@@ -47,10 +50,22 @@ def shared_record(model: SampledModel, request: SampleRequest) -> dict[str, Any]
         "model_sha256": model.weights_sha256,
         "recipe": model.config["config"].get("recipe", ""),
         **request.options.record(model.module.sampling_record()),
+        **classifier_record(model.classifier),
         _SETTING: compute_environment(
             model.config["config"].get("system", {}).get("precision", "fp32"), model.module.device
         ),
     }
+
+
+def classifier_record(classifier: SampledModel | None) -> dict[str, str]:
+    """The entries about the classifier of classifier guidance; empty for none.
+
+    Args:
+        classifier: the loaded classifier.
+    """
+    if classifier is None:
+        return {}
+    return {"classifier": classifier.path.resolve().name, "classifier_sha256": classifier.weights_sha256}
 
 
 def full_record(
