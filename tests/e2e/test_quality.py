@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,11 +20,12 @@ from undiffuse.api.training import split_data
 from undiffuse.data.dataset import ArrayDataset
 from undiffuse.errors import RunError, UsageError
 from undiffuse.evaluation.quality import ImageQuality, PointQuality, quality_measure
+from undiffuse.experiments.parameterization import _image_quality
 from undiffuse.metrics import load_features
 from undiffuse.metrics.kernel import kernel_distance
 from undiffuse.metrics.set_distance import KernelSetDistance
 from undiffuse.metrics.sliced import sliced_wasserstein
-from undiffuse.observer import Silent
+from undiffuse.observer import Silent, observing
 from undiffuse.training.quality import draw_samples
 from undiffuse.training.trainer import Trainer
 
@@ -134,10 +136,43 @@ def test_the_last_row_is_what_evaluate_reports(tmp_path: Path, undiffuse: Comman
 
 def test_too_little_is_rejected_before_training(tmp_path: Path, undiffuse: CommandLine) -> None:
     line = undiffuse.rejected(
-        "train", "ddpm-digits", *TINY, "quality_every_images=64", "quality_samples=50", "--out", tmp_path / "run"
+        "train", "ddpm-digits", *TINY, "quality_every_images=64", "quality_samples=9", "--out", tmp_path / "run"
     )
-    assert "quality_samples=50" in line and "at least 97" in line and "quality_every_images=0" in line
+    assert "quality_samples=9" in line and "at least 10" in line and "quality_every_images=0" in line
     assert not (tmp_path / "run").exists()
+
+
+class Notes(Silent):
+    """Keeps the notes."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def message(self, text: str) -> None:
+        self.texts.append(text)
+
+
+@pytest.mark.parametrize(("count", "metric", "notes"), [(97, "frechet", 0), (96, "kernel", 1)])
+def test_the_kernel_distance_is_measured_where_images_are_few(count: int, metric: str, notes: int) -> None:
+    """The classifier of digits has 96 features, so a Fréchet distance needs 97 images."""
+    rng = np.random.default_rng(0)
+    array = rng.integers(0, 256, (400, 1, 8, 8), dtype=np.uint8)
+    data = ArrayDataset("digits", array, hashes=[bytes([k % 256, k // 256]) * 8 for k in range(400)])
+    model: Any = SimpleNamespace(module=SimpleNamespace(shape=data.shape), origin="digits")
+    seen = Notes()
+    with observing(seen):
+        measure = quality_measure(model, data, count, "handwriting")
+    assert isinstance(measure, ImageQuality) and measure.distance.name == metric and len(seen.texts) == notes
+    assert measure([torch.from_numpy(array[:count])])["metric"] == f"{metric}_handwriting"
+    with observing(Silent()), pytest.raises(UsageError, match="at least 97"):
+        quality_measure(model, data, 96, "handwriting", "frechet")
+
+
+def test_the_study_of_parameterizations_measures_few_images_by_the_kernel_distance() -> None:
+    config = configure("ddpm-digits", [], None, None, False)
+    with observing(Silent()):
+        assert _image_quality(config, 500) == ("frechet", "Fréchet distance")
+        assert _image_quality(config, 60) == ("kernel", "kernel distance")
 
 
 def test_other_data_is_measured_only_on_request(tmp_path: Path) -> None:

@@ -1,10 +1,10 @@
 """Quality during training: samples of the same few seeds are repeatedly compared with the training data.
 
-Images: the squared Fréchet distance over the default features for the data, or a given distance and features, with its
-standard error, equal to that of ``evaluate`` for as many samples from the same seeds. Points: the sliced Wasserstein
-distance. The mean of each channel (coordinate) and the contrast (the standard deviation over all values) of samples and
-of data are reported too, since a drift of colour or contrast is measurable before it is visible. The data's statistics
-are computed once.
+Images: the squared Fréchet distance over the default features for the data (the kernel distance where there are too few
+images for it), or a given distance and features, with its standard error, equal to that of ``evaluate`` for as many
+samples from the same seeds. Points: the sliced Wasserstein distance. The mean of each channel (coordinate) and the
+contrast (the standard deviation over all values) of samples and of data are reported too, since a drift of colour or
+contrast is measurable before it is visible. The data's statistics are computed once.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from undiffuse.evaluation.base import CHUNK, evenly_spaced_subset
 from undiffuse.metrics.colour import ColourAccumulator
 from undiffuse.metrics.extractor import FeatureExtractor
 from undiffuse.metrics.features import pick_features
-from undiffuse.metrics.set_distance import FrechetSetDistance, SetDistance, set_distance
+from undiffuse.metrics.set_distance import FrechetSetDistance, SetDistance, fitting_distance, set_distance
 from undiffuse.metrics.sliced import sliced_wasserstein, sliced_wasserstein_error
 from undiffuse.models.saved import Model
 
@@ -101,13 +101,14 @@ class PointQuality:
 
 
 def quality_measure(
-    model: Model, train: Dataset, num: int, features: str = "auto", metric: str = "frechet"
+    model: Model, train: Dataset, num: int, features: str = "auto", metric: str = "auto"
 ) -> ImageQuality | PointQuality:
     """A measure of ``num`` samples of a model against its training data, to be used during training.
 
     Args:
         features: of images, a row of ``metrics.FEATURES``; ``auto`` picks by the data.
-        metric: the distance over them, a row of ``SET_DISTANCES``.
+        metric: the distance over them, a row of ``SET_DISTANCES``; ``auto`` is the Fréchet distance, or the kernel
+            distance where there are too few images for it.
     Raises:
         UsageError: too few samples or training images, with the number needed and how to disable the measurement.
     """
@@ -115,7 +116,9 @@ def quality_measure(
         return PointQuality(train, num)
     try:
         extractor = pick_features(features, model.module.shape, model.origin)
-        return ImageQuality(extractor, train, num, set_distance(metric))
+        dim, count = extractor.dim or math.prod(train.shape), min(num, len(train))
+        distance = fitting_distance(count, dim) if metric == "auto" else set_distance(metric)
+        return ImageQuality(extractor, train, num, distance)
     except UsageError as error:
         raise UsageError(
             f"quality_samples={num} with {len(train)} real images cannot be measured ({error}); or set "

@@ -20,9 +20,11 @@ from undiffuse.evaluation import EvaluationContext, Protocol, evaluate
 from undiffuse.experiments.trainings import Parts, check_study, trained
 from undiffuse.files import write_json, write_text
 from undiffuse.locking import locks
+from undiffuse.metrics.features import pick_features
+from undiffuse.metrics.set_distance import fitting_distance
 from undiffuse.models.base import denoising
 from undiffuse.models.options import SamplingOptions
-from undiffuse.models.saved import Model
+from undiffuse.models.saved import Model, origin_of
 from undiffuse.observer import note, stage
 from undiffuse.recipes import get_recipe
 from undiffuse.samplers.base import FixedBatchDenoiser
@@ -42,6 +44,10 @@ from undiffuse.wording import Table
 
 _BOUND_IMAGES, _BOUND_POINTS, _POINT_SAMPLES = 64, 500, 1000
 _IMAGES = {"images": 30_000, "points": 500_000}
+#: Metric of the samples of points, and its label.
+_POINT_QUALITY = ("sliced_wasserstein", "sliced Wasserstein")
+#: Metric of results without one, which are of earlier versions, by the metric of today.
+_EARLIER_METRIC = {"kernel": "frechet"}
 
 
 @locks("out")
@@ -74,10 +80,11 @@ def parameterization(
     images = images if images is not None else _IMAGES["points" if points else "images"]
     rows = []
     configure = partial(_configuration, source, points, images, seed)
+    quality, label = _POINT_QUALITY if points else _image_quality(configure(cells()[0]), samples)
     parts = Parts("cell", len(cells()))
     for cell in cells():
         parts.begin(cell.name)
-        rows.append(_cell(cell, configure(cell), out, samples, device, points))
+        rows.append(_cell(cell, configure(cell), out, samples, device, quality))
         write_json(out / "cells" / f"{cell.name}.json", with_checksum(rows[-1]))
     record = {
         "study": "parameterization",
@@ -86,7 +93,7 @@ def parameterization(
         "seed": seed,
         "samples": samples,
         "num_steps": NUM_STEPS,
-        "quality": "sliced Wasserstein" if points else "Fréchet distance",
+        "quality": label,
         "bound": "bound, nats" if points else "bound, bits/dim",
         "undiffuse": __version__,
     }
@@ -101,6 +108,15 @@ def summary(result: Mapping[str, Any]) -> Table:
     head = ("predicts", "loss", "variance", str(result["quality"]), str(result["bound"]))
     title = f"{result['data']}, {result['images']:,} images per training"
     return Table(title, head, [row_texts(row) for row in result["cells"]])
+
+
+def _image_quality(config: RunConfig, samples: int) -> tuple[str, str]:
+    """The metric of the samples of images, and its label: a Fréchet distance if there are enough images."""
+    training, _ = split_data(config)
+    origin = origin_of(config.data.model_dump(), training.class_names)
+    extractor = pick_features("auto", training.shape, origin)
+    distance = fitting_distance(min(samples, len(training)), extractor.dim or math.prod(training.shape))
+    return distance.name, distance.label
 
 
 def _configuration(source: SourceConfig, points: bool, images: int, seed: int, cell: Cell) -> RunConfig:
@@ -123,7 +139,7 @@ def _configuration(source: SourceConfig, points: bool, images: int, seed: int, c
     return config.model_copy(update={"recipe": f"study-{cell.training}"})
 
 
-def _cell(cell: Cell, config: RunConfig, out: Path, samples: int, device: str, points: bool) -> dict[str, Any]:
+def _cell(cell: Cell, config: RunConfig, out: Path, samples: int, device: str, quality: str) -> dict[str, Any]:
     """Measure one cell; a failed training or sampling is a result and recorded as such."""
     path, run = out / "cells" / f"{cell.name}.json", out / "runs" / cell.training
     row: dict[str, Any] = {
@@ -135,13 +151,14 @@ def _cell(cell: Cell, config: RunConfig, out: Path, samples: int, device: str, p
         "seed": config.seed,
         "num_images": config.num_images,
         "samples": samples,
+        "metric": quality,
         "quality": None,
         "bound": None,
     }
     if (done := _measured(path, row)) is not None:
         return done
     try:
-        row.update(_measure(cell, trained(config, run, device), samples, points))
+        row.update(_measure(cell, trained(config, run, device), samples, quality))
     except RunError as error:
         row["failed"] = f"failed: {error}"
         note(f"{cell.name} {row['failed']}")
@@ -156,11 +173,12 @@ def _measured(path: Path, row: dict[str, Any]) -> dict[str, Any] | None:
         earlier = read_checked(path, "it is measured again")
     except UsageError:
         return None
-    same = all(earlier.get(key) == row[key] for key in ("training", "data", "seed", "num_images", "samples"))
+    earlier = {"metric": _EARLIER_METRIC.get(row["metric"], row["metric"]), **earlier}
+    same = all(earlier.get(key) == row[key] for key in ("training", "data", "seed", "num_images", "samples", "metric"))
     return without_checksum(earlier) if same and "failed" not in earlier else None
 
 
-def _measure(cell: Cell, model: Model, samples: int, points: bool) -> dict[str, Any]:
+def _measure(cell: Cell, model: Model, samples: int, quality: str) -> dict[str, Any]:
     config = RunConfig.model_validate(model.config["config"])
     training, held_out = split_data(config)
     protocol = Protocol(
@@ -169,7 +187,8 @@ def _measure(cell: Cell, model: Model, samples: int, points: bool) -> dict[str, 
         bound_images=_BOUND_IMAGES,
         bound_variance=cell.variance,
     )
-    names = ["sliced_wasserstein"] if points else ["frechet", "vlb"]
+    points = quality == _POINT_QUALITY[0]
+    names = [quality] if points else [quality, "vlb"]
     with stage("evaluating") as observer:
         results = evaluate(EvaluationContext(model, lambda: training, held_out, protocol, observer), names)["results"]
     bound = _points_bound(model, held_out, cell.variance) if points else _pair(results[1])

@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from undiffuse.errors import UsageError
+from undiffuse.observer import note
 from undiffuse.registry import lookup
 
 if TYPE_CHECKING:
@@ -164,6 +165,24 @@ class KernelSetDistance(SetDistance):
 
         found = kernel_distance(a.all, b.all)
         return DistanceEstimate(found.value, found.standard_error, found.num_a, found.num_b)
+
+
+def fitting_distance(count: int, dim: int) -> SetDistance:
+    """The Fréchet distance, or the kernel distance where there are too few images for it, with a note.
+
+    Args:
+        count: number of images of the smaller side.
+        dim: number of features.
+    """
+    frechet, kernel = FrechetSetDistance(), KernelSetDistance()
+    if count >= (needed := frechet.min_images(dim)):
+        return frechet
+    if count >= kernel.min_images(dim):
+        note(
+            f"a Fréchet distance over {dim:,} features needs {needed:,} images on each side, there are {count:,}: the "
+            "kernel distance is measured instead, whose values cannot be compared with it"
+        )
+    return kernel
 
 
 def set_distance(name: str) -> SetDistance:
