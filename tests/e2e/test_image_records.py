@@ -77,6 +77,9 @@ def test_no_file_contains_a_path(samples: Path) -> None:
         with Image.open(path) as image:
             texts = " ".join(image.info.values())
         assert str(samples.parent) not in texts and "by me" not in texts and str(Path.home()) not in texts
+    for path in ("/home/me/guide", "~me/guide"):
+        assert image_record({**ROW, "guide": path, "prompt": path}, (8, 8), {})["guide"] == "guide"
+    assert image_record({**ROW, "prompt": "/imagine a fox"}, (8, 8), {})["prompt"] == "/imagine a fox"
     record = image_record({**ROW, "image": {"source": "/home/me/cat.png", "sha256": "0" * 64}}, (8, 8), {})
     assert record["image"] == {"sha256": "0" * 64}
 

@@ -184,14 +184,16 @@ class RecordedImage:
                 "--image"
             )
 
-    def compare_image(self, used: Any) -> None:
-        """Note if the initial image is not the recorded one.
+    def compare_inputs(self, shared: Mapping[str, Any]) -> None:
+        """Note if the classifier of classifier guidance or the initial image is not the recorded one.
 
         Args:
-            used: record of the initial image.
+            shared: record of the samples.
         """
-        recorded = self.record.get("image") or {}
-        for key in recorded.keys() & (used or {}).keys():
+        if shared.get("classifier_sha256", (own := self.record.get("classifier_sha256"))) != own:
+            note(f"the classifier is not the one that guided {self.path}: the result will differ")
+        recorded, used = self.record.get("image") or {}, shared.get("image") or {}
+        for key in recorded.keys() & used.keys():
             if recorded[key] != used[key]:
                 note(f"the initial image is not the one that {self.path} started from: the result will differ")
 

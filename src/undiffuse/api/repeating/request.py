@@ -46,7 +46,7 @@ class Repetition:
             first: the sample, uint8 (C, H, W).
             shared: record of the samples.
         """
-        self.recorded.compare_image(shared.get("image"))
+        self.recorded.compare_inputs(shared)
         pixels = None if self.is_varied else _pixels(self.recorded.path)
         if pixels is None:
             return

@@ -22,7 +22,7 @@ from undiffuse.core.space import Space
 from undiffuse.files import finalize_folder, translate_os_errors
 from undiffuse.images import SHOWN_SIDE, fill_png, image_of
 from undiffuse.models.sample_sets.files import check_grid
-from undiffuse.models.sample_sets.image_record import image_record, texts_of
+from undiffuse.models.sample_sets.image_record import PER_SAMPLE, image_record, texts_of
 from undiffuse.models.sample_sets.record import row_of, setting_of, write_record
 
 #: Default number of images in ``grid.png``; larger grids are hard to view.
@@ -148,10 +148,9 @@ class SampleSet:
         """
         if not self.record:
             return {}
-        name = self.names[number] if self.names else None
-        row = row_of(self.shared, self.seeds[number], name, bool(self.names), self.points)
+        row = row_of(number, self.shared, self.seeds, self.names, self.points)
         if in_grid is not None:
-            row = {key: value for key, value in row.items() if key != "class"} | {"num": in_grid}
+            row = {key: value for key, value in row.items() if key not in PER_SAMPLE} | {"num": in_grid}
         size = None if self.points else (int(self.shape[-2]), int(self.shape[-1]))
         return texts_of(image_record(row, size, setting_of(self.shared)))
 

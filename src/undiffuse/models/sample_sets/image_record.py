@@ -27,6 +27,8 @@ KEY, VIEWER_KEY, FORMAT = "undiffuse", "parameters", 1
 _OF_IMAGE = ("sha256", "data_fingerprint")
 #: Entries of ``samples.json`` that depend on the other samples of the set, or on its files.
 _OF_SET = ("file", "row", "nfe", "partial_nfe")
+#: Entries that may differ between the samples of a grid, whose record has the first seed only.
+PER_SAMPLE = ("class", "prompt", "negative")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MAX_SETTING = 1000
 _HASH_DIGITS = 10  # as other programs shorten it
@@ -41,6 +43,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "class": (str, type(None)),
     "prompt": (str, type(None)),
     "negative": (str, type(None)),
+    "classifier_sha256": (str,),
     "image": (dict,),
     "size": (list,),
     "num": (int,),
@@ -58,12 +61,19 @@ def image_record(row: Mapping[str, Any], size: tuple[int, int] | None, setting: 
         size: (height, width) of one sample in pixels; None for points.
         setting: arithmetic settings, see ``compute_environment``.
     """
-    entries = {key: value for key, value in row.items() if key not in _OF_SET}
+    entries = {key: _without_path(key, value) for key, value in row.items() if key not in _OF_SET}
     if isinstance(image := entries.get("image"), Mapping):
         entries["image"] = {key: image[key] for key in _OF_IMAGE if key in image}
     about = {"format": FORMAT, "undiffuse": __version__}
     of_size = {} if size is None else {"size": list(size)}
     return with_checksum({**about, **of_size, **entries, "computed_with": dict(setting)})
+
+
+def _without_path(key: str, value: Any) -> Any:
+    """The name of a file or folder instead of its path; other values unchanged."""
+    if isinstance(value, str) and key not in PER_SAMPLE and (value.startswith("~") or Path(value).is_absolute()):
+        return Path(value).name
+    return value
 
 
 def texts_of(record: Mapping[str, Any]) -> dict[str, str]:

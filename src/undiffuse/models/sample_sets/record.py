@@ -112,17 +112,20 @@ def write_record(
         file.write(f"\n  ]{tail}")
 
 
-def row_of(shared: Mapping[str, Any], seed: int, name: str | None, has_classes: bool, points: bool) -> dict[str, Any]:
-    """The entry of one sample in ``samples.json``, without its place in the set.
+def row_of(
+    index: int, shared: Mapping[str, Any], seeds: Sequence[int], names: Sequence[str | None], points: bool
+) -> dict[str, Any]:
+    """The entry of one sample in ``samples.json``, except for its file and row.
 
     Args:
+        index: of the sample.
         shared: the shared part of the record.
-        seed: of the sample.
-        name: of its class; None for none.
-        has_classes: whether the model has classes.
-        points: whether it is a point instead of an image.
+        seeds: one seed per sample.
+        names: class names of the samples; empty for a model without classes.
+        points: whether the samples are points instead of images.
     """
-    return next(_rows(shared, [seed], [name] if has_classes else [], points))
+    one = slice(index, index + 1)
+    return next(_rows(shared, seeds[one], names[one], points))
 
 
 def setting_of(shared: Mapping[str, Any]) -> dict[str, Any]:
