@@ -48,7 +48,6 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "size": (list,),
     "num": (int,),
     "computed_with": (dict,),
-    "classifier_sha256": (str,),
 }
 _REQUIRED = ("format", "undiffuse", "model", "model_sha256", "seed", "computed_with")
 
