@@ -16,9 +16,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import undiffuse
+from undiffuse.api.repeating.recorded_image import RecordedImage
 from undiffuse.checksums import with_checksum
 from undiffuse.errors import UsageError
 from undiffuse.images import fill_png
+from undiffuse.models.options import NO_OPTIONS
 from undiffuse.models.sample_sets.image_record import KEY, VIEWER_KEY, image_record, texts_of, viewer_text
 from undiffuse.models.sample_sets.text_chunks import MAX_TEXT_BYTES, read_texts
 
@@ -26,6 +28,13 @@ ROW: dict[str, Any] = {
     **{"file": "000003.png", "seed": 3, "class": "3", "model": "mnist", "model_sha256": "ab" * 32, "recipe": ""},
     **{"sampler": "heun", "steps": 10, "grid": "karras:rho=5", "guidance": 2.5, "nfe": 19, "partial_nfe": 0},
 }
+#: As a file of the first version has it; later versions have to read it.
+FORMAT_1 = (
+    '{"format": 1, "undiffuse": "0.1.0", "size": [8, 8], "seed": 3, "class": null, "model": "mnist", "model_sha256": '
+    f'"{"ab" * 32}", "sampler": "heun", "steps": 10, "guidance": 2.5, "guidance_interval": "-3,inf", "computed_with": '
+    '{"device": "cpu", "threads": 2, "compiler": null}, "checksum": '
+    '"caabccdece58ed56d091eccddcf6f49c0e44d49a57e51a3cc5ac21548f436a57"}'
+)
 PIXELS = np.arange(64, dtype=np.uint8).reshape(1, 8, 8)
 
 
@@ -127,6 +136,14 @@ def test_what_has_no_record(tmp_path: Path, samples: Path) -> None:
     assert "cannot read" in rejected(tmp_path / "absent.png")
     (tmp_path / "empty.png").touch()
     assert "is not a PNG" in rejected(tmp_path / "empty.png")
+
+
+def test_a_record_of_the_first_version_is_read(tmp_path: Path) -> None:
+    fill_png(tmp_path / "a.png", PIXELS, {KEY: FORMAT_1})
+    options = RecordedImage(tmp_path / "a.png").options(NO_OPTIONS, {"sampler": "heun", "guidance": 1.0})
+    assert options.given() == {"steps": 10, "guidance": 2.5, "guidance_interval": (-3.0, float("inf"))}
+    fill_png(tmp_path / "b.png", PIXELS, {KEY: FORMAT_1.replace('"seed": 3', '"seed": 4')})
+    assert "was changed after it was written" in rejected(tmp_path / "b.png")
 
 
 @pytest.mark.parametrize(
