@@ -19,6 +19,7 @@ import torch
 
 import undiffuse
 from undiffuse.api.configuration.overrides import apply_overrides
+from undiffuse.api.configuration.runs import configure
 from undiffuse.api.sealing import accept_edits
 from undiffuse.cli.main import main
 from undiffuse.core.condition import Condition
@@ -31,6 +32,7 @@ from undiffuse.training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = ("step", "start", "learning", "evaluations", "scaling", "church48", "guidance", "errors", "norms")
+PROGRAMS += ("classifier_guidance",)
 TINY = UNetConfig(channels=8, multipliers=(1, 2), num_blocks=1, time_injection="add", norm_groups=2)
 Run = Callable[..., dict[str, Any]]
 
@@ -399,6 +401,21 @@ def test_church48(run: Run) -> None:
 def test_guidance(run: Run, reported: Path, tmp_path: Path) -> None:
     record = run("guidance", str(reported), "--features", "pixels", "--work", str(tmp_path / "work"))
     assert [(row["weight"], row["nfe"]) for row in record["rows"]] == [(1.0, 2), (2.0, 4)]
+
+
+def test_classifier_guidance(run: Run, reported: Path, tmp_path: Path) -> None:
+    tiny = ["system.network.channels=8", "system.network.multipliers=[1]", "data.name=digits", "num_images=64"]
+    config = configure("classifier-mnist", [*tiny, "system.network.patch_size=1"], "digits", None, False)
+    classifier = tmp_path / "classifier"
+    assert Trainer(config, *split_by_content(load_dataset(DigitsConfig()), 0.1), classifier).run()
+    folders = ["--classifier", str(classifier), "--work", str(tmp_path / "work")]
+    record = run("classifier_guidance", str(reported), "--features", "pixels", "--through", "x_t", "x_0", *folders)
+    assert [(row["kind"], row["weight"], row["through"], row["nfe"]) for row in record["rows"]] == [
+        *(("free", weight, "x_t", 4) for weight in (1.0, 2.0)),
+        *((kind, 1.0, through, 4) for through in ("x_t", "x_0") for kind in ("classifier", "both")),
+    ]
+    assert len({row["kernel"] for row in record["rows"]}) == 3  # the network does not know its classes yet
+    assert (tmp_path / "classifier_guidance-found.png").stat().st_size > 0
 
 
 def test_the_guidance_to_ship_is_the_best_that_still_covers() -> None:

@@ -26,7 +26,7 @@ def check_kind(context: EvaluationContext, metric: str) -> None:
         UsageError: if it does not.
     """
     if metric != NOISY_ACCURACY and not context.model.module.generates:
-        raise not_a_generator("classifier")
+        raise not_a_generator()
 
 
 def check_classifier(context: EvaluationContext) -> ClassifierModel:

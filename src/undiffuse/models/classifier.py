@@ -132,4 +132,4 @@ class ClassifierModel(GenerativeModel):
 
     def plan(self, options: SamplingOptions = NO_OPTIONS, batching: Batching | None = None) -> Plan:
         """Always raises UsageError, since a classifier generates no samples."""
-        raise not_a_generator("classifier")
+        raise not_a_generator()

@@ -122,15 +122,11 @@ def check_augment_condition(num_augment_labels: int) -> None:
         )
 
 
-def not_a_generator(kind: str) -> UsageError:
-    """The error for sampling from a model that generates nothing.
-
-    Args:
-        kind: kind of the model, such as ``classifier``.
-    """
+def not_a_generator() -> UsageError:
+    """The error for sampling from a classifier."""
     return UsageError(
-        f"this model is a {kind}, which generates no samples; guide another model with it: undiffuse sample MODEL "
-        f"--{kind} FOLDER"
+        "this model is a classifier, which generates no samples; guide another model with it: undiffuse sample MODEL "
+        "--classifier FOLDER"
     )
 
 

@@ -178,7 +178,7 @@ def check_generates(folder: Path) -> None:
     """Check that the model in ``folder`` generates samples, if its configuration can be read."""
     system = _system_in(folder)
     if system is not None and system.get("name") in GUIDING_ONLY:
-        raise not_a_generator(str(system["name"]))
+        raise not_a_generator()
 
 
 def check_guided(folder: Path, requested: Mapping[str, Any]) -> None:
