@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from command_line import TINY, CommandLine, no_leftovers
+from PIL import Image
 from safetensors.torch import load_file
 
 import undiffuse as package
@@ -45,7 +46,8 @@ def exported(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def images_in(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.glob("0*.png"))}
+    """Pixels by file name; the files also contain their records."""
+    return {path.name: Image.open(path).tobytes() for path in sorted(folder.glob("0*.png"))}
 
 
 def sampling_of(folder: Path) -> dict[str, object]:

@@ -21,7 +21,8 @@ from undiffuse.recipes import get_recipe
 
 
 def images(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.glob("0*.png"))}
+    """Pixels by file name; the files also contain their records."""
+    return {path.name: Image.open(path).tobytes() for path in sorted(folder.glob("0*.png"))}
 
 
 @pytest.fixture
