@@ -80,7 +80,8 @@ def ways(arguments: argparse.Namespace) -> list[Way]:
     """All ways; weight 1 of classifier-free guidance first."""
     free = [Way("free", weight) for weight in dict.fromkeys([1.0, *arguments.weights])]
     by_classifier = [(kind, through) for through in arguments.through for kind in ("classifier", "both")]
-    return [*free, *(Way(kind, scale, through) for kind, through in by_classifier for scale in arguments.scales)]
+    guided = [Way(kind, scale, through) for kind, through in by_classifier for scale in arguments.scales]
+    return [*free, *(way for way in guided if way.guided or way == Way("classifier", 0))]  # other zeros are repeats
 
 
 def drawn(model: Model, way: Way, arguments: argparse.Namespace) -> tuple[Tensor, Tensor, int]:
@@ -163,7 +164,8 @@ def page(record: dict[str, Any]) -> str:
     distance = "frechet" if all("frechet" in row for row in record["rows"]) else "kernel"
     keys = [*((distance,) if distance == "frechet" else ()), "kernel", "right", "precision", "recall", "coverage"]
     keys = [key for key in keys if all(key in row for row in record["rows"])]
-    for row in record["rows"]:
+    kinds = list(dict.fromkeys((row["kind"], row["through"]) for row in record["rows"]))
+    for row in sorted(record["rows"], key=lambda row: (kinds.index((row["kind"], row["through"])), row["weight"])):
         numbers = [f"{row[key]:.3f} ± {row[f'{key}_error']:.3f}" for key in keys]
         way = row["kind"] if row["kind"] == "free" else f"{row['kind']}, {row['through']}"
         rows.append([way, f"{row['weight']:g}", row["nfe"], *numbers])
@@ -199,7 +201,7 @@ def main() -> None:
     )
     parser.add_argument("--data", help="where the data of the model lies, if not where the run found it")
     parser.add_argument("--weights", type=float, nargs="+", default=[1, 1.5, 2, 3], help="of classifier-free guidance")
-    parser.add_argument("--scales", type=float, nargs="+", default=[1, 2, 4], help="of the classifier")
+    parser.add_argument("--scales", type=float, nargs="+", default=[0, 1, 2, 4], help="of the classifier")
     parser.add_argument("--through", nargs="+", choices=("x_t", "x_0"), default=["x_t"])
     parser.add_argument("--sampler", default="unipc")
     parser.add_argument("--steps", type=int, default=10, help="with guidance; twice as many without")
@@ -229,6 +231,7 @@ def main() -> None:
     for key in (*setting, "weights_sha256", "classifier_sha256"):
         if record[key] != new_record[key]:
             raise SystemExit(f"the rows of {path} have {key} {record[key]}, not {new_record[key]}; name another --out")
+    record["command"] = new_record["command"]
     path.parent.mkdir(parents=True, exist_ok=True)
     fill(model, arguments, record, path)
     draw(record, out.with_name(out.name + ".png"))

@@ -14,6 +14,7 @@ from torch import nn
 
 import undiffuse
 from undiffuse.api.configuration.runs import configure
+from undiffuse.api.loading import next_command
 from undiffuse.core.processes import make_process
 from undiffuse.core.rows import per_row
 from undiffuse.errors import UsageError
@@ -121,6 +122,11 @@ def test_it_is_evaluated_by_noise_level(trained: Path) -> None:
     assert shares["8"] > 0.95 > 0.6 > shares["-8"] and list(shares) == [f"{level}" for level in range(-8, 9, 2)]
     assert results[0]["value"] == pytest.approx(sum(shares.values()) / 9, abs=1e-6)
     assert undiffuse.evaluate(trained)["results"][0]["value"] == results[0]["value"]
+
+
+def test_the_next_command_is_one_that_works(trained: Path, trained_points: Path) -> None:
+    assert next_command(trained) == f"undiffuse evaluate {trained}"
+    assert next_command(trained_points) == f"undiffuse sample {trained_points} -n 64"
 
 
 MESSAGE = "this model is a classifier, which generates no samples; guide another model"

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from undiffuse.api.arguments import check_tuning
-from undiffuse.api.loading import opened
+from undiffuse.api.loading import next_command, opened
 from undiffuse.api.outputs import check_export
 from undiffuse.cancellation import Cancel
 from undiffuse.core.limits import check_temperature
@@ -34,7 +34,7 @@ from undiffuse.samplers.base import Sampler
 from undiffuse.samplers.tuned_grids import Trial, TunedGrid, check_tunable, tune_grid
 from undiffuse.seen import images_seen
 from undiffuse.training.metrics_log import read_metrics
-from undiffuse.wording import command, count_noun
+from undiffuse.wording import count_noun
 
 #: Number of seeds for tuning a grid, and as many others for measuring its error; both far from usual seeds.
 NUM_SEEDS = 64
@@ -115,7 +115,7 @@ def export(
             (folder / "model_card.md").write_text(
                 _card(loaded, tuned, seeds, _storage_description(bf16, int8), kept), encoding="utf-8"
             )
-        announce(f"exported: {where}; next: {command('sample', where, '-n', 64)}")
+        announce(f"exported: {where}; next: {next_command(where)}")
         return where
 
 

@@ -7,9 +7,12 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from undiffuse.checksums import read_json
 from undiffuse.cores import limit_threads
 from undiffuse.errors import UsageError
+from undiffuse.models.rules import GUIDING_ONLY
 from undiffuse.registry import known_keywords, nearest
+from undiffuse.wording import command
 from undiffuse.zoo import bundled_models
 
 if TYPE_CHECKING:
@@ -80,6 +83,17 @@ def results_folder(model: Path) -> Path:
 def display_name(model: Path) -> str:
     """Name of a loaded model on a command line: its bundled name, else its folder."""
     return model.name if model in bundled_models().values() else str(model)
+
+
+def next_command(model: Path) -> str:
+    """The command to continue with: sampling, or evaluation of a model that generates no samples.
+
+    Args:
+        model: folder of a model or a run.
+    """
+    system = read_json(model / "config.json")["config"]["system"]
+    guides = system.get("name") in GUIDING_ONLY
+    return command("evaluate", model) if guides else command("sample", model, "-n", 64)
 
 
 def pick_device(device: str) -> str:

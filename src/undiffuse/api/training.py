@@ -13,7 +13,7 @@ from undiffuse.api.configuration.overrides import apply_overrides
 from undiffuse.api.configuration.runs import configure, placed, saved_config
 from undiffuse.api.extension import check_same_end, extend, is_extension
 from undiffuse.api.interrupting import GuardedObserver, stopping_on_interrupt
-from undiffuse.api.loading import load, pick_device
+from undiffuse.api.loading import load, next_command, pick_device
 from undiffuse.api.outputs import check_empty_or_run, run_exists_error
 from undiffuse.api.residual_signal import note_residual_signal
 from undiffuse.api.short_runs import note_noisy_preview, note_short_run
@@ -82,6 +82,11 @@ class TrainedRun:
     finished: bool
     cause: str = ""
     signal: int = 0
+
+    @property
+    def next_command(self) -> str:
+        """The command to continue with: sampling, or evaluation of a model that generates no samples."""
+        return next_command(self.folder)
 
     def load(self, device: str = "auto", weights: str = "ema") -> Model:
         """The trained model.

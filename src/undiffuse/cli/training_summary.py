@@ -16,7 +16,7 @@ def print_summary(run: TrainedRun) -> None:
         StoppedError: a signal stopped the run; the exit code is 128 + the signal's number.
     """
     if run.finished:
-        typer.echo(f"done: {run.folder}; next: {command('sample', run.folder, '-n', 64)}")
+        typer.echo(f"done: {run.folder}; next: {run.next_command}")
         return
     cause = f" ({run.cause})" if run.cause else ""
     resume = command("train", "--resume", "--out", run.folder)
