@@ -26,9 +26,9 @@ _LOOKED_AT = 256
 def note_short_run(config: RunConfig) -> bool:
     """Note if a run ends during warm-up or before its average is meaningful; returns whether it did.
 
-    Students start from their teacher's weights and are exempt.
+    Students and fine-tuned models start from trained weights and are exempt.
     """
-    if getattr(config.system, "teacher", None) is not None:
+    if getattr(config.system, "teacher", None) is not None or config.start is not None:
         return False
     reason = _reason_too_short(config)
     if reason:

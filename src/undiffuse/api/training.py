@@ -107,6 +107,8 @@ def train(
     out: str | Path | None = None,
     resume: bool = False,
     config: str | Path | None = None,
+    start: str | Path | None = None,
+    start_weights: str = "ema",
     stop_after_seconds: float | None = None,
     device: str = "auto",
     observer: Observing | None = None,
@@ -121,6 +123,9 @@ def train(
         out: folder of the run; ``runs/RECIPE-NNN`` by default.
         resume: from the newest valid checkpoint in ``out``, bit for bit equal to an uninterrupted run.
         config: a run's ``config.json``, whose configuration is trained again.
+        start: a model to fine-tune on ``data``: a run folder, a model folder or a bundled name. Its configuration is
+            used with a smaller learning rate and fewer images.
+        start_weights: ``ema`` for its averaged weights, ``raw`` for those of its last step.
         stop_after_seconds: stop with a checkpoint after this time.
         device: ``cpu``, ``cuda`` or ``auto``.
         observer: receives steps and rows of the metrics log; a function of (done, total, part), or an ``Observer``.
@@ -145,7 +150,7 @@ def train(
         raise UsageError("resuming needs the folder of the run, out")
     where = Path(out).expanduser() if out is not None else None
     with observing(observer, cancel):
-        requested_run = _requested(recipe, overrides, data, where, resume, device, config)
+        requested_run = _requested(recipe, overrides, data, where, resume, device, config, start, start_weights)
         with output_folder(where, Path("runs"), requested_run.recipe) as folder:
             return train_to_end(requested_run, folder, resume, stop_after_seconds, device)
 
@@ -158,12 +163,18 @@ def _requested(
     resume: bool,
     device: str,
     config: str | Path | None,
+    start: str | Path | None,
+    start_weights: str,
 ) -> RunConfig:
     if isinstance(recipe, RunConfig):
+        if start is not None:
+            raise UsageError(
+                "start uses the configuration of the model, and recipe gives another; leave one of them out"
+            )
         source = source_config_for(str(data)) if data is not None else None
         return placed(apply_overrides(recipe, overrides, source))
     named, file = str(data) if data is not None else None, Path(config) if config is not None else None
-    return configure(recipe, overrides, named, out, resume, device, file)
+    return configure(recipe, overrides, named, out, resume, device, file, start, start_weights)
 
 
 def train_to_end(

@@ -104,6 +104,18 @@ def train(
         Path | None,
         typer.Option("--config", help="train with the configuration in a run's config.json, with overrides if any"),
     ] = None,
+    start: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="MODEL",
+            help="fine-tune this model on --data: a run folder, a model folder or a bundled name",
+            autocompletion=completion.models,
+        ),
+    ] = None,
+    start_weights: Annotated[
+        str, typer.Option("--from-weights", help="ema, the averaged weights of --from, or raw, those of its last step")
+    ] = "ema",
     out: Annotated[Path | None, typer.Option(help="folder of the run; runs/RECIPE-NNN by default")] = None,
     resume: ResumeOption = False,
     stop_after: StopAfterOption = None,
@@ -119,7 +131,7 @@ def train(
     from undiffuse.api.training import train as train_model
     from undiffuse.cli.training_summary import print_summary
 
-    config = configure(recipe, overrides or [], data, out, resume, device, file)
+    config = configure(recipe, overrides or [], data, out, resume, device, file, start, start_weights)
     if dry_run:
         from undiffuse.cli.tables import show_plan
 

@@ -30,7 +30,7 @@ A {system["name"]} model trained with undiffuse.
 | shape | {" x ".join(map(str, model["shape"]))} |
 | classes | {classes or "none"} |
 | trained for | {images} images, seed {config["seed"]} |
-{_kind(system)}
+{_origin(config.get("start"))}{_kind(system)}
 | weights | exponential moving average, half-life {config["ema"]["halflife_images"]} images |
 
 In this folder:
@@ -38,6 +38,13 @@ In this folder:
     {_USES.get(system["name"], "undiffuse sample . -n 16")}
 """,
     )
+
+
+def _origin(start: Mapping[str, Any] | None) -> str:
+    """A line about the model that the training started from, if any."""
+    if start is None:
+        return ""
+    return f"| fine-tuned from | {start['name']}, {start['weights']} weights {start['sha256']} |\n"
 
 
 def _kind(system: Mapping[str, Any]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from undiffuse.augment.config import AUGMENTATIONS, AugmentConfig, NoAugmentConfig
 from undiffuse.config import Component, ComponentConfig, FrozenModel
@@ -25,6 +25,7 @@ class OptimizerConfig(FrozenModel):
         name: ``adam``, ``adamw`` or ``muon`` (orthogonalised momentum for matrices, Adam for other parameters).
         learning_rate: learning rate after warm-up.
         phase_learning_rates: different learning rates of single phases, such as ``{"discriminator": 4e-4}``.
+        rates: factors of the learning rate by parameter pattern, see ``training.selection``; the last match counts.
         warmup_images: length of the linear warm-up from 0, in images.
         decay: schedule after warm-up: ``constant``, ``cosine`` or ``linear`` decay to ``final_fraction`` at the last
             image of the run, or ``inverse_sqrt``, 1 / sqrt(images / warmup_images).
@@ -37,6 +38,7 @@ class OptimizerConfig(FrozenModel):
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
     eps: Annotated[float, Field(gt=0)] = 1e-8
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    rates: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
     warmup_images: NotNegative = 0
     decay: Literal["constant", "cosine", "linear", "inverse_sqrt"] = "constant"
     final_fraction: Annotated[float, Field(ge=0, le=1)] = 0.0
@@ -73,6 +75,27 @@ class EMAConfig(FrozenModel):
     posthoc: PosthocConfig | None = None
 
 
+class StartConfig(FrozenModel):
+    """The model that a run is fine-tuned from. Its weights are read before the first step only.
+
+    Args:
+        name: its name.
+        path: its folder.
+        sha256: SHA-256 of its weights file; empty to skip the check.
+        weights: ``ema`` for its averaged weights, ``raw`` for the weights without averaging.
+    """
+
+    name: str
+    path: Annotated[str, Field(min_length=1)]
+    sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
+    weights: Literal["ema", "raw"] = "ema"
+
+
+def _patterns(value: object) -> object:
+    """A tuple of patterns, also from one text with commas."""
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
 class RunConfig(FrozenModel):
     """Configuration of a training run, which fully determines its result.
 
@@ -81,6 +104,9 @@ class RunConfig(FrozenModel):
         seed: seed of weights, data order, noise and dropout.
         data: a data source with its options.
         system: objective and model to train.
+        start: model whose weights the run starts from; ``null`` for new weights.
+        freeze: parameters that are not trained, as patterns, see ``training.selection``; ``!`` excepts from earlier
+            ones. Also written ``all,!attention``.
         optimizer, ema: see ``OptimizerConfig`` and ``EMAConfig``.
         num_images: total number of training images.
         batch_images: images per optimizer step.
@@ -107,6 +133,8 @@ class RunConfig(FrozenModel):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     data: Annotated[ComponentConfig, Component(SOURCE_CONFIGS, "data source")] = DigitsConfig()
     system: Annotated[ComponentConfig, Component(OBJECTIVE_CONFIGS, "system")]
+    start: StartConfig | None = None
+    freeze: Annotated[tuple[str, ...], BeforeValidator(_patterns)] = ()
     optimizer: OptimizerConfig = OptimizerConfig()
     ema: EMAConfig = EMAConfig()
     num_images: Positive = 100_000
@@ -162,7 +190,7 @@ class RunConfig(FrozenModel):
 PART_OF_THE_RESULT = frozenset(
     {
         *("recipe", "seed", "system", "optimizer", "ema", "num_images", "batch_images", "micro_batch_images"),
-        *("compile", "random_flip", "augment", "train_items"),
+        *("compile", "random_flip", "augment", "train_items", "start", "freeze"),
     }
 )
 #: Keys that affect only duration, logging and checkpoints; they may change when a run is resumed.

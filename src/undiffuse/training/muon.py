@@ -57,7 +57,7 @@ class Muon(torch.optim.Optimizer):
     """Muon for matrices and Adam for vectors, with one learning rate on the scale of Adam's.
 
     Args:
-        parameters: parameters of a network.
+        parameters: parameters of a network, or groups of them, as for all optimizers of torch.
         lr: learning rate; the update of a matrix is scaled by ``0.2 sqrt(max(rows, columns))`` to match Adam's.
         momentum: momentum of the matrices (Nesterov).
         betas, eps: of Adam for the other parameters.
@@ -66,7 +66,7 @@ class Muon(torch.optim.Optimizer):
 
     def __init__(
         self,
-        parameters: Iterable[nn.Parameter],
+        parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
         lr: float,
         *,
         momentum: float = 0.95,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -16,15 +17,25 @@ from undiffuse.training.schedule import learning_rate
 
 
 class Optimizers:
-    """Adam, AdamW or Muon over the parameters of each phase."""
+    """Adam, AdamW or Muon over the parameters of each phase.
 
-    def __init__(self, phases: Sequence[Phase], config: OptimizerConfig) -> None:
+    Args:
+        phases: the phases of the objective.
+        config: the options.
+        factors: factor of the learning rate by ``id`` of the parameter; 1 by default.
+    """
+
+    def __init__(
+        self, phases: Sequence[Phase], config: OptimizerConfig, factors: Mapping[int, float] = MappingProxyType({})
+    ) -> None:
         for phase in config.phase_learning_rates:
             lookup({known.name: known for known in phases}, phase, "phase in optimizer.phase_learning_rates")
         self.config = config
         self.learning_rate = 0.0
         self._parameters = {phase.name: phase.parameters() for phase in phases}
-        self._optimizers = {phase: _build(config, parameters) for phase, parameters in self._parameters.items()}
+        groups = {phase: _by_factor(parameters, factors) for phase, parameters in self._parameters.items()}
+        self._factors = {phase: list(by_factor) for phase, by_factor in groups.items()}
+        self._optimizers = {phase: _build(config, list(group.values())) for phase, group in groups.items()}
 
     def product_dtype(self, device: torch.device) -> torch.dtype | None:
         """Dtype of Muon's matrix products; None for other optimizers."""
@@ -49,8 +60,8 @@ class Optimizers:
         self.learning_rate = learning_rate(self.config, images, num_images)
         optimizer, config = self._optimizers[phase], self.config
         ratio = config.phase_learning_rates.get(phase, config.learning_rate) / config.learning_rate
-        for group in optimizer.param_groups:
-            group["lr"] = self.learning_rate * ratio
+        for group, factor in zip(optimizer.param_groups, self._factors[phase], strict=True):
+            group["lr"] = self.learning_rate * ratio * factor
         optimizer.step()
         torch.autograd.graph.increment_version(self._parameters[phase])  # fused kernels do not increment it
 
@@ -74,7 +85,18 @@ class Optimizers:
             optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def _build(config: OptimizerConfig, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+def _by_factor(
+    parameters: Sequence[torch.nn.Parameter], factors: Mapping[int, float]
+) -> dict[float, list[torch.nn.Parameter]]:
+    """The parameters grouped by the factor of their learning rate."""
+    groups: dict[float, list[torch.nn.Parameter]] = {}
+    for parameter in parameters:
+        groups.setdefault(factors.get(id(parameter), 1.0), []).append(parameter)
+    return groups
+
+
+def _build(config: OptimizerConfig, groups: list[list[torch.nn.Parameter]]) -> torch.optim.Optimizer:
+    parameters = [{"params": group} for group in groups]
     shared: dict[str, Any] = {"lr": config.learning_rate, "betas": config.betas, "eps": config.eps}
     if config.name == "muon":
         return Muon(parameters, **shared, weight_decay=config.weight_decay)

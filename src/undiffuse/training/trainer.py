@@ -49,6 +49,8 @@ from undiffuse.training.optimizer import Optimizers
 from undiffuse.training.posthoc import save_snapshot
 from undiffuse.training.quality import Measure, draw_samples, example_prompts, save_preview
 from undiffuse.training.record import run_record
+from undiffuse.training.selection import freeze, rate_factors
+from undiffuse.training.start import load_start, with_new_words
 from undiffuse.training.validation import validation_row
 
 
@@ -88,7 +90,7 @@ class Trainer:
         measure: Measure | None = None,
     ) -> None:
         check_tensorboard(config.tensorboard)
-        config = finalized(config, train.class_names, train.captions)
+        config = finalized(with_new_words(config, train.captions), train.class_names, train.captions)
         self.augmenter = Augmenter(config, train)
         self.config, self.folder, self.device = config, folder, torch.device(device)
         self.observer = observer
@@ -101,9 +103,13 @@ class Trainer:
             keep_freed_memory()
         self.objective = self._build_objective()
         freeze_parts(self.objective.model)
+        self._start_notes = self._load_start()
+        freeze(self.objective.model, config.freeze)
         self.objective.begin(self.device)
         self.ema = EMA(self.objective.model, config.ema)
-        self.optimizers = Optimizers(self.objective.phases, config.optimizer)
+        self.optimizers = Optimizers(
+            self.objective.phases, config.optimizer, rate_factors(self.objective.model, config.optimizer.rates)
+        )
         self.step = 0
         self._accumulator = MetricAccumulator()
         self._seconds = 0.0
@@ -217,8 +223,8 @@ class Trainer:
         if self.step == 0:
             self.record["components"] |= save_parts(self.folder, self.objective.model)
             self._written = write_record(self.folder, self.record)
-            if self.augmenter.note:
-                self.observer.message(self.augmenter.note)
+            for text in filter(None, [self.augmenter.note, *self._start_notes]):
+                self.observer.message(text)
         log = MetricsLog(self.folder, self.images, self.config.tensorboard)
         if log.note:
             self.observer.message(log.note)
@@ -250,6 +256,12 @@ class Trainer:
             torch.manual_seed(self.config.seed)
             objective = config.build(tuple(section["shape"]), section["class_names"], len(section["augment_labels"]))
         return objective.to(self.device)
+
+    def _load_start(self) -> list[str]:
+        """Load the weights of the start model, unless there are checkpoints; returns lines for the user."""
+        if self.config.start is None or any(self.folder.glob("checkpoints/images_*")):
+            return []
+        return load_start(self.objective.model, self.config.start, self.record)
 
     def trial_step(self) -> None:
         """Run one training step without writing any files."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from undiffuse.api.configuration.fine_tuning import fine_tuned
 from undiffuse.api.configuration.overrides import apply_overrides
 from undiffuse.api.configuration.recipe_choice import proposed
 from undiffuse.api.configuration.starts import check_beginning, config_file, record_in
@@ -29,6 +30,8 @@ def configure(
     resume: bool,
     device: str = "auto",
     file: Path | None = None,
+    start: str | Path | None = None,
+    start_weights: str = "ema",
 ) -> RunConfig:
     """The requested configuration; without a recipe that of a file, of the run to be resumed, or of
     the recipe proposed for the data, which is announced.
@@ -44,8 +47,12 @@ def configure(
         resume: use the configuration of the run in ``out``.
         device: ``cpu``, ``cuda`` or ``auto``; the choice of a recipe depends on it.
         file: holds a configuration, such as a run's ``config.json``.
+        start: model that the run starts from, whose configuration is used.
+        start_weights: ``ema`` or ``raw``.
     """
-    check_beginning(recipe, data, file, resume, out)
+    check_beginning(recipe, data, file, resume, out, start)
+    if start is not None and data is not None:
+        return placed(fine_tuned(start, overrides, data, start_weights))
     return placed(_configured(recipe, overrides, data, out, resume, device, file))
 
 

@@ -14,7 +14,14 @@ from undiffuse.recipes import RECIPES
 from undiffuse.wording import command
 
 
-def check_beginning(recipe: str | None, data: str | None, file: Path | None, resume: bool, out: Path | None) -> None:
+def check_beginning(
+    recipe: str | None,
+    data: str | None,
+    file: Path | None,
+    resume: bool,
+    out: Path | None,
+    start: str | Path | None = None,
+) -> None:
     """Check that the starting point of a training is specified exactly once.
 
     Args:
@@ -23,9 +30,13 @@ def check_beginning(recipe: str | None, data: str | None, file: Path | None, res
         file: value of ``--config``, if given.
         resume: whether a run is resumed.
         out: folder of the run, if given.
+        start: model to fine-tune, if given.
     Raises:
         UsageError: with what to add or to leave out.
     """
+    if start is not None:
+        _check_fine_tuning(recipe, data, file, resume)
+        return
     if file is not None and (recipe is not None or resume):
         other = f"the recipe {recipe!r}" if recipe is not None else "--resume"
         raise UsageError(f"--config gives the whole configuration, and so does {other}; leave one of them out")
@@ -36,6 +47,19 @@ def check_beginning(recipe: str | None, data: str | None, file: Path | None, res
             "name your images with --data FOLDER, and a suitable recipe is chosen; or name a recipe "
             "('undiffuse recipes' lists them), or a run to resume: --resume --out DIR"
         )
+
+
+def _check_fine_tuning(recipe: str | None, data: str | None, file: Path | None, resume: bool) -> None:
+    """Check that a model to fine-tune is given with data, and without another configuration."""
+    if resume:
+        raise UsageError("a run that started from a model is resumed without it: --resume --out DIR; leave --from out")
+    if recipe is not None or file is not None:
+        other = f"the recipe {recipe!r}" if recipe is not None else "--config"
+        raise UsageError(
+            f"--from uses the configuration of the model, and {other} gives another; leave one of them out"
+        )
+    if data is None:
+        raise UsageError("--from needs the images to fine-tune on; name them with --data FOLDER")
 
 
 def _check_not_data(recipe: str, data: str | None) -> None:

@@ -49,7 +49,7 @@ from undiffuse.api.outputs import (
     study_folder,
 )
 from undiffuse.cli.checks import names
-from undiffuse.cli.checks.configuration import check_file_with, check_proposed, check_resumed_with
+from undiffuse.cli.checks.configuration import check_file_with, check_fine_tuning, check_proposed, check_resumed_with
 from undiffuse.cli.checks.data import (
     check_augmentation,
     check_augmentation_grid,
@@ -125,6 +125,8 @@ def _train(
     overrides: Words = None,
     data: str | None = None,
     file: str | Path | None = None,
+    start: str | None = None,
+    start_weights: str = "ema",
     out: str | Path | None = None,
     resume: bool = False,
     stop_after: str | None = None,
@@ -139,8 +141,10 @@ def _train(
     names.check_recipe(recipe)
     check_data(data)
     names.check_overrides(overrides or [], recipe, data)
-    check_beginning(recipe, data, _path(file), resume, _path(out))
-    if file is not None:
+    check_beginning(recipe, data, _path(file), resume, _path(out), start)
+    if start is not None:
+        check_fine_tuning(names.check_model(start, device, start_weights), start, overrides or [], data)
+    elif file is not None:
         check_file_with(Path(file), overrides or [], data)
     elif recipe is None and data is not None and not resume:
         check_proposed(overrides or [], data)

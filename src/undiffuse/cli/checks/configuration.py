@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from undiffuse.api.configuration.start_rules import check_start, check_start_overrides
 from undiffuse.api.configuration.starts import config_file, record_in
 from undiffuse.checksums import read_json
 from undiffuse.errors import UsageError
@@ -135,6 +136,29 @@ def check_file_with(file: Path, overrides: Sequence[str], data: str | None) -> N
 
         check_format(record["format_version"], str(file))
     check_configuration(record.get("config", record), overrides, data, f"--config {file}")
+
+
+def check_fine_tuning(folder: Path, name: str, overrides: Sequence[str], data: str | None) -> None:
+    """Check that a model can be fine-tuned with these overrides, if its configuration can be read.
+
+    Args:
+        folder: of the model.
+        name: of the model, for messages.
+        overrides: ``key=value`` strings.
+        data: value of ``--data``.
+    """
+    try:
+        values = read_json(folder / "config.json")["config"]
+        system = values["system"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return  # loading the model raises the error
+    check_start(name, system)
+    check_start_overrides(overrides)
+    try:
+        check_configuration(values, ())
+    except UsageError:
+        return
+    check_configuration(values, overrides, data)
 
 
 def check_resumed_with(run: Path, overrides: Sequence[str], data: str | None) -> None:

@@ -30,7 +30,12 @@ REPLACES = "replaces"
 _LARGEST_SAMPLE, _MOST_NAMES = 2**28, 1_000_000
 _SHOWN_CHANGES = 4
 #: Keys of ``config`` that depend on the machine and do not affect the result, and their replacements in copies.
-_MACHINE_KEYS = {("loader",): None, ("data", "cache"): None, ("data", "path"): "data"}
+_MACHINE_KEYS = {
+    ("loader",): None,
+    ("data", "cache"): None,
+    ("data", "path"): "data",
+    ("start", "path"): "start",
+}
 
 
 class NewerFormatError(UsageError):

@@ -1,0 +1,206 @@
+"""Start a run from the weights of another model: fine-tuning on other data.
+
+Weights are copied by name. Where classes, words or augmentations differ, rows are copied by their names: known classes
+and words keep theirs, new ones start at the mean of all. A condition that the start model lacks begins at zero, so that
+the model samples as before until it is trained. Afterwards the run does not need the start model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from undiffuse.errors import UsageError
+from undiffuse.models.base import GenerativeModel
+from undiffuse.models.parts import load_model_state, model_state, present_parts
+from undiffuse.models.saved import Model, load
+from undiffuse.training.config import RunConfig, StartConfig
+
+_EMBEDDING = "network.embedding"
+_CLASSES, _AUGMENT = f"{_EMBEDDING}.classes.weight", f"{_EMBEDDING}.augment.weight"
+_BIAS = f"{_EMBEDDING}.second.bias"
+_WORDS, _POSITIONS = "conditioner.encoder.embedding.weight", "conditioner.encoder.transformer.positions"
+#: Prefix of an earlier state of the network, which is stored anew by the run.
+_GUIDE = "guide"
+#: Names listed in a note.
+_SHOWN = 6
+
+
+class Names(NamedTuple):
+    """Names of the rows of a model's tables.
+
+    Attributes:
+        classes: names of the classes; empty for none.
+        augmentations: names of the augmentation labels.
+        words: vocabulary of the text encoder, with the reserved ids; empty for none.
+    """
+
+    classes: tuple[str, ...]
+    augmentations: tuple[str, ...]
+    words: tuple[str, ...]
+
+
+def load_start(model: GenerativeModel, config: StartConfig, record: Mapping[str, Any]) -> list[str]:
+    """Load the weights of the start model into a new one.
+
+    Args:
+        model: the new model, for the new data.
+        config: the start model.
+        record: ``config.json`` of the run.
+    Returns:
+        Lines about what was not copied as it is.
+    Raises:
+        UsageError: no such model, other weights than expected, or a network that they do not fit.
+    """
+    source = load(config.path, model.device, config.weights)
+    if config.sha256 and source.weights_sha256 != config.sha256:
+        raise UsageError(
+            f"the start model {config.path} has weights {source.weights_sha256[:12]}..., this run expects "
+            f"{config.sha256[:12]}...; restore them, or start a new run with --from"
+        )
+    _check_shape(source, model, config)
+    old, new = _names(source.module, source.config), _names(model, record)
+    tensors = _adapted(source.module, model, old, new, config)
+    load_model_state(model, tensors)
+    _copy_parts(source.module, model)
+    guide = getattr(model, _GUIDE, None)
+    if guide is not None:
+        guide.load_state_dict(model.network.state_dict())  # type: ignore[union-attr]
+    same = source.config["data"]["fingerprint"] == record["data"]["fingerprint"]
+    known = [f"the data are those that {config.name} was trained on; its training continues"] if same else []
+    return known + _notes(old, new, record)
+
+
+def with_new_words(config: RunConfig, captions: Sequence[str] | None) -> RunConfig:
+    """The configuration with the words of new captions added to the vocabulary of the start model.
+
+    Args:
+        config: of a run with a start model.
+        captions: of the training data.
+    Raises:
+        UsageError: a model with text, and data without captions.
+    """
+    text = getattr(config.system, "text", None)
+    if config.start is None or text is None:
+        return config
+    if captions is None:
+        raise UsageError(
+            f"{config.start.name} is conditioned on captions, and this data has none; add captions to the data"
+        )
+    if getattr(text, "vocabulary", None) != "words":
+        return config
+    found = text.model_copy(update={"entries": ()}).fitted(captions)
+    entries = (*text.entries, *(word for word in found.entries if word not in set(text.entries)))
+    system = config.system.model_copy(update={"text": text.model_copy(update={"entries": entries})})
+    return config.model_copy(update={"system": system})
+
+
+def _check_shape(source: Model, model: GenerativeModel, config: StartConfig) -> None:
+    """Check that the samples have as many channels (or coordinates)."""
+    old, new = source.module.shape, model.shape
+    if len(old) != len(new) or old[0] != new[0]:
+        instead = f"add data.channels={old[0]}" if len(old) == len(new) == 3 else "give data of that shape"
+        raise UsageError(f"{config.name} generates samples of shape {old}, this data has {new}; {instead}")
+
+
+def _names(model: GenerativeModel, record: Mapping[str, Any]) -> Names:
+    text = getattr(getattr(model, "config", None), "text", None)
+    entries = getattr(text, "entries", ()) if getattr(text, "vocabulary", None) == "words" else ()
+    words = ("<padding>", "<start>", "<unknown>", *entries) if entries else ()
+    return Names(model.class_names, tuple(record["model"].get("augment_labels", ())), words)
+
+
+def _adapted(
+    source: GenerativeModel, model: GenerativeModel, old: Names, new: Names, config: StartConfig
+) -> dict[str, Tensor]:
+    """The state of the new model: the weights of the start model, with the rows of its tables by name."""
+    given = {name: value for name, value in model_state(source).items() if not name.startswith(_GUIDE)}
+    tables: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+        # the last row is that of "no class"
+        _CLASSES: lambda value, like: _rows_by_name(value, (*old.classes, ""), (*new.classes, "")),
+        _WORDS: lambda value, like: _rows_by_name(value, old.words, new.words) if old.words else value,
+        _POSITIONS: _first_rows,
+        _AUGMENT: lambda value, like: _columns_by_name(value, old.augmentations, new.augmentations),
+    }
+    tensors = {}
+    for name, target in model_state(model).items():
+        value = given.get(name)
+        if value is not None:
+            value = tables[name](value, target) if name in tables else value
+        elif name in (_CLASSES, _AUGMENT):
+            value = torch.zeros_like(target)
+        elif name.startswith(_GUIDE):
+            value = target
+        if value is None or value.shape != target.shape:
+            had = "lacks it" if value is None else f"has {tuple(value.shape)}"
+            raise UsageError(
+                f"the network of {config.name} does not fit this run: {name} should be {tuple(target.shape)}, the "
+                f"model {had}; leave out overrides of system.network"
+            )
+        tensors[name] = value
+    if _CLASSES in given and _CLASSES not in tensors and not getattr(model, "by_tokens", False):
+        tensors[_BIAS] = tensors[_BIAS] + given[_CLASSES][-1]  # "no class" is added to every embedding
+    return tensors
+
+
+def _rows_by_name(rows: Tensor, old: Sequence[str], new: Sequence[str]) -> Tensor:
+    """Rows (N, D) for new names: those of the same name, or the mean of all but the last."""
+    known = {name: number for number, name in enumerate(old)}
+    mean = rows[:-1].mean(0) if len(rows) > 1 else rows[0]
+    return torch.stack([rows[known[name]] if name in known else mean for name in new])
+
+
+def _columns_by_name(columns: Tensor, old: Sequence[str], new: Sequence[str]) -> Tensor:
+    """Columns (D, N) for new names: those of the same name, or zero."""
+    known = {name: number for number, name in enumerate(old)}
+    zero = torch.zeros_like(columns[:, 0])
+    return torch.stack([columns[:, known[name]] if name in known else zero for name in new], dim=1)
+
+
+def _first_rows(rows: Tensor, like: Tensor) -> Tensor:
+    """Positions of a text of another length: the common ones, and the initial ones after them."""
+    common = min(len(rows), len(like))
+    return torch.cat([rows[:common], like[common:]])
+
+
+def _copy_parts(source: GenerativeModel, model: GenerativeModel) -> None:
+    parts = {name: part for name, _, part in present_parts(source)}
+    for name, _, part in present_parts(model):
+        if name in parts:
+            part.load_state_dict(parts[name].state_dict())
+
+
+def _notes(old: Names, new: Names, record: Mapping[str, Any]) -> list[str]:
+    """Lines about classes and words that differ."""
+    lines = []
+    if new.classes and not old.classes:
+        lines.append(f"the start model has no classes: the {len(new.classes)} of the data start at zero")
+    elif new.classes:
+        lines += _differences("class", old.classes, new.classes)
+    elif old.classes:
+        lines.append("the data have no classes: the model goes on with that of no class")
+    elif found := record["model"]["class_names"]:
+        lines.append(
+            f"the data have {len(found)} classes, on which the start model is not conditioned; "
+            "system.class_conditional=true adds them"
+        )
+    return lines + _differences("word", old.words, new.words)
+
+
+def _differences(kind: str, old: Sequence[str], new: Sequence[str]) -> list[str]:
+    """A line about the names that were added and left out; none if they are the same."""
+    added, dropped = [name for name in new if name not in old], [name for name in old if name not in new]
+    if not added and not dropped:
+        return []
+    kept, plural = len(new) - len(added), "classes" if kind == "class" else f"{kind}s"
+    parts = [f"{kept} {plural if kept != 1 else kind} of the start model kept"]
+    parts += [f"new, from the mean of all: {_listed(added)}"] if added else []
+    parts += [f"left out: {_listed(dropped)}"] if dropped else []
+    return ["; ".join(parts)]
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
