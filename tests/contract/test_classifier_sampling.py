@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -10,12 +11,16 @@ import torch
 from torch import Tensor
 
 from undiffuse.conditioning.prompt import Prompt
+from undiffuse.config import validate
 from undiffuse.core.condition import Condition
 from undiffuse.core.gaussian import GaussianMixture
 from undiffuse.core.process import Process
 from undiffuse.core.processes import PROCESSES, FlowProcess, make_process
+from undiffuse.core.random import StepRandom
 from undiffuse.core.rows import per_row
 from undiffuse.core.space import Space
+from undiffuse.data.dataset import Batch
+from undiffuse.data.given import Given
 from undiffuse.errors import UsageError
 from undiffuse.guidance.classifier import ClassifierWeights, guided_by_classifier
 from undiffuse.models.classifier import ClassifierModel, ClassifierModelConfig
@@ -25,7 +30,8 @@ from undiffuse.models.gan import GanModelConfig
 from undiffuse.models.options import SamplingOptions
 from undiffuse.models.request import SampleRequest
 from undiffuse.models.wrapped import WrappedModel
-from undiffuse.networks import MLPConfig, UNetConfig
+from undiffuse.networks import NETWORK_CONFIGS, MLPConfig, UNetConfig
+from undiffuse.objectives.classifier import ClassifierConfig
 from undiffuse.recipes.parts import row
 from undiffuse.samplers.plan import Request, run
 from undiffuse.samplers.rows import Rows
@@ -204,3 +210,36 @@ def test_the_process_of_the_classifier_is_its_own() -> None:
     assert bool(shifts[0].abs().amax(1).min() > 1e-4)
     for other in shifts[1:]:
         assert torch.allclose(other, shifts[0], rtol=1e-3, atol=1e-5)
+
+
+SMALL: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
+    "unet": ({"channels": 8, "multipliers": (1, 2), "num_blocks": 1, "dropout": 0.1}, (1, 8, 8)),
+    "transformer": ({"channels": 16, "num_heads": 2, "num_blocks": 2, "patch_size": 2}, (1, 8, 8)),
+    "mlp": ({"width": 16, "num_blocks": 2}, (2,)),
+}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("name", NETWORK_CONFIGS)
+def test_any_network_classifies_starting_from_equal_probabilities(name: str, precision: str) -> None:
+    options, shape = SMALL[name]
+    network = validate(NETWORK_CONFIGS[name], {"name": name, **options})  # type: ignore[type-var,arg-type]
+    config = validate(ClassifierConfig, {"network": network, "precision": precision, "label_smoothing": 0.1})
+    torch.manual_seed(0)
+    objective = config.build(shape, ("a", "b", "c"))
+    x_0 = torch.randn(16, *shape, generator=torch.Generator().manual_seed(1)).clamp(-1, 1)
+    batch = Batch(x_0, Given(label=torch.arange(16) % 3), torch.arange(16))
+    report = objective(batch, "main", StepRandom(0, 0))
+    assert torch.allclose(report.per_sample, torch.full((16,), math.log(3.0)), atol=1e-6)
+    report.loss.backward()
+    assert objective.model.network.head.weight.grad is not None
+    again = objective(batch, "main", StepRandom(0, 0))
+    assert torch.equal(again.per_sample, report.per_sample) and torch.equal(again.t, report.t)
+    head = objective.model.network.head
+    with torch.no_grad():
+        head.weight.normal_(generator=torch.Generator().manual_seed(2))
+    model = objective.model.eval().requires_grad_(False)
+    t = torch.linspace(0.1, 0.9, 16, dtype=torch.float64)
+    x = x_0.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(model.log_prob(x, t, torch.arange(16) % 3, FlowProcess())[3], x)
+    assert bool(slope[3].abs().max() > 0) and not bool(slope[:3].any()) and not bool(slope[4:].any())

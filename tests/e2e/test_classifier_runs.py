@@ -129,6 +129,12 @@ def test_the_next_command_is_one_that_works(trained: Path, trained_points: Path)
     assert next_command(trained_points) == f"undiffuse sample {trained_points} -n 64"
 
 
+def test_its_report_has_the_accuracy_and_no_samples(trained: Path, tmp_path: Path) -> None:
+    page = undiffuse.report(trained, tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "There are no samples to show" in page and "Accuracy on held-out data" in page
+    assert f"undiffuse sample MODEL --classifier {trained}" in page and "Accuracy, log-SNR above 4" in page
+
+
 MESSAGE = "this model is a classifier, which generates no samples; guide another model"
 
 
@@ -140,7 +146,7 @@ def test_nothing_is_sampled_from_it(trained: Path, capsys: pytest.CaptureFixture
         loaded.module.sample(SampleRequest.of([0]))
     with pytest.raises(UsageError, match=MESSAGE):
         undiffuse.evaluate(trained, ["sliced_wasserstein"])
-    for arguments in (["sample", str(trained)], ["sample", str(trained), "--class", "1"], ["report", str(trained)]):
+    for arguments in (["sample", str(trained)], ["sample", str(trained), "--class", "1"]):
         assert MESSAGE in CommandLine(capsys).rejected(*arguments)
 
 

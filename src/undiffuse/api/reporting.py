@@ -206,7 +206,10 @@ def _augmentation(model: Model, data: Any) -> tuple[Any, list[str]]:
 
 
 def _sample_with_frames(model: Model, count: int, on_progress: Callable[[float], None]) -> tuple[Any, Any, list[str]]:
-    """Samples, predicted x_0 of a subset at K steps (K, n, ...), and a label per step."""
+    """Samples, predicted x_0 of a subset at K steps (K, n, ...), and a label per step; none from a classifier."""
+    if not model.module.generates:
+        kind = np.uint8 if model.module.space.is_image else np.float32
+        return np.empty((0, *model.module.shape), kind), None, []
     rows = count if not model.module.space.is_image else _FILMSTRIP_ROWS
     frames: list[torch.Tensor] = []
 
@@ -244,6 +247,9 @@ def _findings(path: Path) -> Any:
 def _commands(model: Model) -> dict[str, str]:
     run = display_name(model.path)
     points = not model.module.space.is_image
+    if not model.module.generates:
+        guided = ["sample", "MODEL", "--classifier", run, "--class", model.class_names[-1], "-n", 16]
+        return {"measure again": command("evaluate", run), "guide the sampling of another model": command(*guided)}
     commands = {
         f"sample 64 {'points' if points else 'images'}": command("sample", run, "-n", 64),
         "measure again, with more samples": command("evaluate", run, "--num", 5000),

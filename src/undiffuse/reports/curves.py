@@ -41,6 +41,17 @@ def loss_curves(rows: Rows) -> list[Curve]:
     return [line for line in curves if len(line.x)]
 
 
+#: Charts of a classifier of noisy data: title -> key of the validation rows.
+_ACCURACIES = {
+    "Accuracy on held-out data": "accuracy",
+    "Accuracy, log-SNR below −4": "accuracy_below_-4",
+    "Accuracy, log-SNR −4 to 0": "accuracy_-4_to_0",
+    "Accuracy, log-SNR 0 to 4": "accuracy_0_to_4",
+    "Accuracy, log-SNR above 4": "accuracy_above_4",
+    "Accuracy, training minus held-out data": "accuracy_gap",
+}
+
+
 def side_curves(rows: Rows) -> dict[str, Curve]:
     """Further curves of the metrics log, by title."""
     keys = {"Learning rate": "learning_rate", "Gradient norm": "grad_norm", "Items per second": "images_per_second"}
@@ -53,6 +64,8 @@ def side_curves(rows: Rows) -> dict[str, Curve]:
     curves = {title: curve(rows, "train", key, title, TRAIN, smooth=key not in plain) for title, key in keys.items()}
     gap = "Discriminator logit, training minus held-out data"
     curves[gap] = curve(rows, "validation", "d_real_gap", gap, RAW)
+    for title, key in _ACCURACIES.items():
+        curves[title] = curve(rows, "validation", key, title, RAW)
     return {title: line for title, line in curves.items() if len(line.x)}
 
 
