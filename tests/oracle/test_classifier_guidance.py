@@ -114,6 +114,22 @@ def test_where_alpha_is_0_the_shift_is_that_at_sigma_over_alpha_80(process: Any)
     assert torch.allclose(expected, torch.full_like(expected, MEAN), atol=0.06)
 
 
+def test_a_classifier_trained_with_less_noise_is_evaluated_at_its_noisiest_level() -> None:
+    """Beyond it, the shift is that at its smallest log-SNR, at equal x / sigma; through x_0-hat nothing changes."""
+    x, t, lowest = torch.linspace(-1, 1, 5).double()[:, None], torch.full((5,), 0.97).double(), -4.0
+    denoiser = MIXTURE.denoiser(FLOW)
+    there = FLOW.time_of_log_snr(torch.full((5,), lowest).double())
+    x_there = (FLOW.sigma(there) / FLOW.sigma(t))[:, None] * x
+    guided, whole = (
+        ClassifierGuided(denoiser, Exact(FLOW), 2.0, log_snr_range=(low, 9.0)) for low in (lowest, -math.inf)
+    )
+    shift = guided(x, t).x_0 - denoiser(x, t).x_0
+    assert torch.allclose(shift, whole(x_there, there).x_0 - denoiser(x_there, there).x_0, rtol=1e-6)
+    assert not torch.allclose(shift, whole(x, t).x_0 - denoiser(x, t).x_0, rtol=1e-3)
+    through = [ClassifierGuided(denoiser, Exact(FLOW), 2.0, "x_0", (low, 9.0))(x, t).x_0 for low in (lowest, -math.inf)]
+    assert torch.equal(*through)
+
+
 def test_through_x_0_the_slope_of_the_denoiser_is_a_factor() -> None:
     """x_0 ~ N(0, v), log p(y | x_0) = -(x_0 - y)^2 / 2: x_0-hat = g x_t, shift (sigma^2 / alpha) g (y - x_0-hat)."""
     v, y, scale = 0.5, 1.3, 0.7

@@ -99,7 +99,7 @@ class ClassifierGuided(Denoiser):
         log_prob: see ``LogProbability``.
         scale: w, one for all samples or ``(B,)``; 0 leaves a sample unchanged, at no cost.
         through: ``x_t`` or ``x_0``.
-        log_snr_range: (smallest, largest) log-SNR of the classifier.
+        log_snr_range: (smallest, largest) log-SNR of the classifier; has no effect through ``x_0``.
         batch_size: fixed, padded size of the evaluations of ``log_prob``; None for all samples at once.
         rows: (B,) int64, indices of the samples in ``log_prob``; 0, 1, ... by default.
     Raises:
@@ -127,7 +127,8 @@ class ClassifierGuided(Denoiser):
         self.scale = torch.as_tensor(scale, dtype=torch.float64)
         for value in self.scale.flatten().tolist():
             check_classifier_scale(value)
-        self.lowest_log_snr = max(log_snr_range[0], WIDEST_LOG_SNR[0])
+        # at x_0-hat the classifier is evaluated without noise, whatever the noise of x_t
+        self.lowest_log_snr = max(log_snr_range[0], WIDEST_LOG_SNR[0]) if through == "x_t" else WIDEST_LOG_SNR[0]
 
     def of_rows(self, rows: Tensor) -> Denoiser:
         scale = self.scale[rows] if self.scale.ndim else self.scale

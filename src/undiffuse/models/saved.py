@@ -205,7 +205,12 @@ class Model:
         """
         names = requested_classes(requested, self.class_names)
         denoises = isinstance(self.module, DenoisingModel)  # other models raise an error when sampling
-        if None in names and denoises and not getattr(getattr(self.module, "config", None), "label_dropout", 0):
+        if (
+            None in names
+            and self.module.class_names
+            and denoises
+            and not getattr(getattr(self.module, "config", None), "label_dropout", 0)
+        ):
             note("this model was trained without label dropout: its unconditional samples are unreliable")
         return [names[index % len(names)] for index in range(num)] if self.class_names else []
 
