@@ -129,6 +129,17 @@ def test_the_next_command_is_one_that_works(trained: Path, trained_points: Path)
     assert next_command(trained_points) == f"undiffuse sample {trained_points} -n 64"
 
 
+def test_a_guided_model_is_evaluated_and_its_classifier_is_in_the_protocol(trained: Path, trained_points: Path) -> None:
+    found = []
+    for options in ({}, {"classifier": trained}, {"classifier": trained, "classifier_scale": 3.0}):
+        (row,) = undiffuse.evaluate(trained_points, ["sliced_wasserstein"], num=64, steps=2, **options)["results"]
+        found.append(row["value"])
+        sampling = row["protocol"]["samples"]
+        assert sampling.get("classifier") == (trained.name if options else None)
+        assert sampling.get("classifier_sha256") == (load(trained).weights_sha256 if options else None)
+    assert len(set(found)) == 3
+
+
 def test_its_report_has_the_accuracy_and_no_samples(trained: Path, tmp_path: Path) -> None:
     page = undiffuse.report(trained, tmp_path / "report.html").read_text(encoding="utf-8")
     assert "There are no samples to show" in page and "Accuracy on held-out data" in page
