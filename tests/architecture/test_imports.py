@@ -39,6 +39,8 @@ GROUND_FLOOR = (
 #: ``metrics`` and ``report`` of the latter.
 #: Of another room's registry of names and configurations (``objectives``, ``networks.config``) a recipe may speak.
 RULE: dict[str, tuple[str, ...]] = {
+    # reads properties back from images; data draws what it describes
+    "annotators": (),
     "core": (),
     "compute": ("core.operators",),
     "losses": ("core",),
@@ -46,9 +48,9 @@ RULE: dict[str, tuple[str, ...]] = {
     "guidance": ("core", "samplers"),
     "networks": ("core.condition", "core.condition_spec", "core.operators", "core.space"),
     "augment": ("core.random", "core.space"),
-    "data": ("core.per_sample", "core.space"),
-    "metrics": ("core.space",),
-    "conditioning": ("core",),
+    "data": ("annotators", "core.per_sample", "core.space"),
+    "metrics": ("annotators", "core.space"),
+    "conditioning": ("annotators", "core"),
     "models": ("core", "losses.density", "samplers", "guidance", "networks", "conditioning", "compute"),
     "objectives": ("core", "losses", "samplers", "networks", "conditioning", "augment", "compute", "models"),
     "training": (

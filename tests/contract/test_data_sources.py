@@ -83,7 +83,8 @@ def example(name: str, folder: Path) -> SourceConfig:
     if name in PUBLISHED:
         folder = PUBLISHED[name](folder)
     needs_path = "path" in SOURCE_CONFIGS[name].model_fields
-    return validate(SOURCE_CONFIGS[name], {"name": name, **({"path": str(folder)} if needs_path else {})})
+    few = {"num_scenes": 400} if name == "scenes" else {}
+    return validate(SOURCE_CONFIGS[name], {"name": name, **few, **({"path": str(folder)} if needs_path else {})})
 
 
 @pytest.fixture(params=sorted(SOURCE_CONFIGS))

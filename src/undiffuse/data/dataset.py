@@ -22,7 +22,7 @@ from undiffuse.core.per_sample import PerRow
 from undiffuse.core.space import Space
 from undiffuse.data.given import Given
 from undiffuse.data.readers.text import composed
-from undiffuse.data.storage.string_array import StringArray
+from undiffuse.data.storage.computed_texts import Strings, digest_of, stored, texts_at
 from undiffuse.errors import UsageError
 from undiffuse.registry import nearest
 
@@ -108,6 +108,10 @@ class Dataset(ABC):
     def hashes(self) -> Hashes:
         """(N, 16) uint8: a content hash of each item, taken before resizing and so the same for every training size."""
 
+    def split_hashes(self) -> Hashes:
+        """(N, 16) uint8: the hash of each item that decides its split; items with equal ones are in the same split."""
+        return self.hashes()
+
     @abstractmethod
     def items(self, indices: Indices) -> npt.NDArray[Any]:
         """Items as a new (B, *shape) uint8 or float32 array; ``indices`` must be in range."""
@@ -140,7 +144,7 @@ class Dataset(ABC):
         labels = self.labels
         label = None if labels is None else torch.from_numpy(labels[rows])
         captions = self.captions
-        texts = None if captions is None else PerRow(captions[row] for row in rows)
+        texts = None if captions is None else PerRow(texts_at(captions, rows))
         return Batch(items, Given(label=label, captions=texts), torch.from_numpy(rows))
 
     def subset(self, indices: npt.ArrayLike) -> Dataset:
@@ -156,7 +160,7 @@ class Dataset(ABC):
         if self.labels is not None:
             digest.update(np.ascontiguousarray(self.labels, dtype="<i8").data)
         if self.captions is not None:
-            digest.update(b"captions" + StringArray.of(self.captions).joined())
+            digest.update(b"captions" + digest_of(self.captions))
         return digest.hexdigest()
 
     def _checked(self, indices: npt.ArrayLike) -> Indices:
@@ -195,7 +199,7 @@ class ArrayDataset(Dataset):
         self._labels = None if labels is None else np.asarray(labels, dtype=np.int64)
         self._hashes = hashes
         self._item_names = item_names
-        self._captions = None if captions is None else StringArray.of(captions)
+        self._captions = None if captions is None else stored(captions)
 
     def __len__(self) -> int:
         return len(self._array)
@@ -230,9 +234,9 @@ class _Subset(Dataset):
         return self._subset_labels
 
     @cached_property
-    def _subset_captions(self) -> StringArray | None:
+    def _subset_captions(self) -> Strings | None:
         captions = self._base.captions
-        return None if captions is None else StringArray.of(captions).select(self._rows)
+        return None if captions is None else stored(captions).select(self._rows)
 
     @property
     def captions(self) -> Sequence[str] | None:
@@ -244,6 +248,9 @@ class _Subset(Dataset):
 
     def hashes(self) -> Hashes:
         return self._base.hashes()[self._rows]
+
+    def split_hashes(self) -> Hashes:
+        return self._base.split_hashes()[self._rows]
 
     def items(self, indices: Indices) -> npt.NDArray[Any]:
         return self._base.items(self._rows[indices])

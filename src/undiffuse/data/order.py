@@ -107,9 +107,9 @@ def _network(values: Words, keys: Words, a: int, b: int) -> Words:
     left, right = np.divmod(values, np.uint64(b))
     for number, key in enumerate(keys):
         if number % 2 == 0:
-            left = _add_mod(left, _mix(right + key), a)
+            left = _add_mod(left, mix(right + key), a)
         else:
-            right = _add_mod(right, _mix(left + key), b)
+            right = _add_mod(right, mix(left + key), b)
     return np.asarray(left * np.uint64(b) + right)
 
 
@@ -120,14 +120,20 @@ def _add_mod(half: Words, word: Words, modulus: int) -> Words:
 
 def _round_keys(epochs: Words, seed: int) -> Words:
     """(R, E) uint64 keys of the rounds for each epoch."""
-    seeded = _mix(np.array([(seed + _GAMMA) & _MASK], dtype=np.uint64))
-    state = _mix(seeded + _mix(epochs + np.uint64(_GAMMA)))
+    seeded = mix(np.array([(seed + _GAMMA) & _MASK], dtype=np.uint64))
+    state = mix(seeded + mix(epochs + np.uint64(_GAMMA)))
     steps = np.array([(number + 1) * _GAMMA & _MASK for number in range(NUM_ROUNDS)], dtype=np.uint64)
-    return _mix(state[None, :] + steps[:, None])
+    return mix(state[None, :] + steps[:, None])
 
 
-def _mix(words: Words) -> Words:
-    """Finalizer of SplitMix64, a permutation of the 64-bit words."""
+def mix(words: Words) -> Words:
+    """Finalizer of SplitMix64, a permutation of the 64-bit words.
+
+    Args:
+        words: uint64, any shape.
+
+    Source: Steele, Lea & Flood 2014.
+    """
     words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return np.asarray(words ^ (words >> np.uint64(31)))

@@ -22,6 +22,7 @@ from undiffuse.data.config import (
     LmdbConfig,
     ParquetConfig,
     RingsConfig,
+    ScenesConfig,
     SourceConfig,
     StackedMnistConfig,
     SwissrollConfig,
@@ -61,6 +62,7 @@ SOURCES: dict[str, Source] = {
     "celeba": Source(CelebaConfig, "undiffuse.data.sources.celeba:load"),
     "ffhq": Source(FfhqConfig, "undiffuse.data.sources.ffhq:load"),
     "emoji": Source(EmojiConfig, "undiffuse.data.sources.emoji:load"),
+    "scenes": Source(ScenesConfig, "undiffuse.data.sources.scenes.source:load"),
 }
 
 #: Configuration models by source name.

@@ -31,7 +31,7 @@ def split_by_content(dataset: Dataset, validation_fraction: float) -> tuple[Data
     Raises:
         UsageError: if the fraction is outside [0, 1).
     """
-    held_out = held_out_rows(dataset.hashes(), validation_fraction)
+    held_out = held_out_rows(dataset.split_hashes(), validation_fraction)
     return dataset.subset(np.flatnonzero(~held_out)), dataset.subset(np.flatnonzero(held_out))
 
 

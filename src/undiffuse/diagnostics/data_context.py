@@ -177,7 +177,7 @@ class DataContext:
     @cached_property
     def held_out(self) -> npt.NDArray[np.bool_]:
         """(N,) whether each item belongs to the validation split."""
-        return held_out_rows(self.hashes, self.config.validation_fraction)
+        return held_out_rows(self.dataset.split_hashes(), self.config.validation_fraction)
 
     @cached_property
     def _examined(self) -> tuple[Values, Tensor]:

@@ -107,7 +107,7 @@ class LearnedTextConfig(TextConfig):
 def _alternatives(captions: Sequence[str]) -> Iterable[str]:
     """Distinct captions of at most ``_MOST_CAPTIONS`` items, in order."""
     step = -(-len(captions) // _MOST_CAPTIONS)
-    return dict.fromkeys(text for index in range(0, len(captions), step) for text in captions[index].split("\n"))
+    return dict.fromkeys(text for caption in captions[:: max(step, 1)] for text in caption.split("\n"))
 
 
 def _fitting_length(vocabulary: Vocabulary, texts: Iterable[str]) -> int:

@@ -19,6 +19,7 @@ from undiffuse.data.config.published import (
     LmdbConfig,
     ParquetConfig,
 )
+from undiffuse.data.config.scenes import ScenesConfig
 
 __all__ = [
     "MAX_SIDE",
@@ -40,6 +41,7 @@ __all__ = [
     "LocationText",
     "ParquetConfig",
     "RingsConfig",
+    "ScenesConfig",
     "SourceConfig",
     "StackedMnistConfig",
     "SwissrollConfig",

@@ -11,7 +11,7 @@ import torch
 from undiffuse.core.per_sample import PerRow
 from undiffuse.data.dataset import Batch, Dataset, Indices
 from undiffuse.data.given import Given
-from undiffuse.data.storage.string_array import StringArray
+from undiffuse.data.storage.computed_texts import stored, texts_at
 from undiffuse.errors import UsageError
 
 SHARE = 0.25  # maximum fraction of the device's free memory that a set takes with resident=auto
@@ -32,7 +32,7 @@ class Resident:
         labels = dataset.labels
         self._labels = None if labels is None else torch.from_numpy(np.array(labels)).to(device)
         captions = dataset.captions
-        self._captions = None if captions is None else StringArray.of(captions)
+        self._captions = None if captions is None else stored(captions)
 
     def fetch(self, rows: Indices) -> Batch:
         """The items at these indices, on the device, in this order."""
@@ -40,7 +40,7 @@ class Resident:
         if self.device.type == "cuda":
             indices = indices.pin_memory().to(self.device, non_blocking=True)
         label = None if self._labels is None else self._labels[indices]
-        texts = None if self._captions is None else PerRow(self._captions[row] for row in rows.tolist())
+        texts = None if self._captions is None else PerRow(texts_at(self._captions, rows))
         return Batch(self._items.index_select(0, indices), Given(label=label, captions=texts), indices)
 
 

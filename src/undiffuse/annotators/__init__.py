@@ -1,0 +1,1 @@
+"""Reading properties back from images: what was drawn, as numbers. Needs numpy and scipy, not torch."""

@@ -1,0 +1,1 @@
+"""Computed scenes of coloured shapes with captions: words, layout, rendering, annotations and prompts."""
