@@ -6,13 +6,15 @@ import json
 import math
 import shutil
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from command_line import TINY, CommandLine, log_rows_of, state_of
 from torch import Tensor
 
-from undiffuse.api.configuration.runs import configure
+from undiffuse.api.configuration.runs import configure, saved_config
 from undiffuse.api.loading import load
 from undiffuse.api.training import split_data
 from undiffuse.api.training import train as train_model
@@ -27,6 +29,7 @@ from undiffuse.training.trainer import Trainer
 FEW, OTHER = "data.classes=3,7,9", "data.classes=7,1,4"
 SHORT = ("batch_images=16", "num_images=64", "validate_every_images=0", "preview_every_images=0")
 ADAM = ("optimizer.name=adam", "optimizer.learning_rate=1e-3")
+WORDS = "conditioner.encoder.embedding.weight"
 CLASSES = "network.embedding.classes.weight"
 
 
@@ -254,3 +257,111 @@ def test_other_weights_than_expected_are_rejected(few: Path, plain: Path, tmp_pa
     moved = config.model_copy(update={"start": config.start.model_copy(update={"path": str(plain)})})
     with pytest.raises(UsageError, match="this run expects"):
         Trainer(moved, *split_data(moved), tmp_path)
+
+
+def captioned(count: int, text: str) -> ArrayDataset:
+    """Random images with one caption."""
+    rng = np.random.default_rng(len(text))
+    array = rng.integers(0, 256, (count, 1, 8, 8), dtype=np.uint8)
+    return ArrayDataset("digits", array, hashes=[bytes([k]) * 16 for k in range(count)], captions=[text] * count)
+
+
+@pytest.fixture(scope="module")
+def speaking(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model with text that knows the words "a small circle"."""
+    folder = tmp_path_factory.mktemp("start") / "speaking"
+    text = 'system.text={"name": "learned", "width": 16, "num_layers": 1, "num_heads": 2}'
+    plain = ("system.class_conditional=false", "system.sampling.num_steps=2")
+    config = configure("ddpm-digits", [*TINY, *SHORT, "num_images=32", *plain, text], None, None, False)
+    assert Trainer(config, captioned(32, "a small circle"), captioned(4, "a circle"), folder).run()
+    return folder
+
+
+def with_words(start: Path, folder: Path, text: str, *overrides: str) -> Trainer:
+    config = configure(None, [*SHORT, *ADAM, *overrides], "digits", folder, False, "cpu", None, start)
+    return Trainer(config, captioned(32, text), captioned(4, text), folder)
+
+
+def test_new_words_are_appended_and_start_at_the_mean_or_like_a_known_one(speaking: Path, tmp_path: Path) -> None:
+    old = load(speaking, "cpu").module.state_dict()[WORDS]
+    trainer = with_words(speaking, tmp_path, "a sks circle")
+    text: Any = trainer.config.system.text
+    assert text.entries == ("a", "circle", "small", "sks")
+    rows = trainer.objective.model.state_dict()[WORDS]
+    assert torch.equal(rows[:6], old) and torch.equal(rows[6], old[3:].mean(0))
+    assert trainer._start_notes == ["3 words of the start model kept; new, from the mean of all: sks"]
+    alike = with_words(speaking, tmp_path, "a sks circle", 'start.like={"sks": "circle"}')
+    assert torch.equal(alike.objective.model.state_dict()[WORDS][6], old[4])
+    with pytest.raises(UsageError, match="has no 'dog', which 'sks' would start from"):
+        with_words(speaking, tmp_path, "a sks circle", 'start.like={"sks": "dog"}')
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "muon"])
+def test_textual_inversion_changes_the_embedding_of_the_new_word_alone(
+    speaking: Path, tmp_path: Path, optimizer: str
+) -> None:
+    inversion = ("freeze=all,!new_words", f"optimizer.name={optimizer}", "optimizer.warmup_images=0")
+    trainer = with_words(speaking, tmp_path, "a sks circle", *inversion)
+    before = copied(trainer)
+    for _ in range(2):
+        trainer.trial_step()
+    after, average = copied(trainer), trainer.ema.average.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before if name != WORDS)
+    assert torch.equal(before[WORDS][:6], after[WORDS][:6]) and torch.equal(before[WORDS][:6], average[WORDS][:6])
+    assert not torch.equal(before[WORDS][6], after[WORDS][6])
+    with pytest.raises(UsageError, match=r"needs optimizer\.weight_decay=0"):
+        with_words(speaking, tmp_path, "a sks circle", *inversion, "optimizer.weight_decay=0.1")
+    with pytest.raises(UsageError, match="the data have no new words"):
+        with_words(speaking, tmp_path, "a circle", *inversion)
+
+
+def test_prior_images_have_their_share_and_weight_in_the_loss(few: Path, tmp_path: Path) -> None:
+    """L = mean of the losses of the data + weight x mean of those of the prior images, in the last rows."""
+    prior = ("prior.class_name=9", "prior.num=6", "prior.share=0.25", "prior.weight=0.5")
+    trainer = begun(few, tmp_path, OTHER, *prior)
+    assert trainer.objective.model.class_names == ("1", "4", "7", "9") and trainer.prior is not None
+    trainer._prepare_prior(trainer.prior)
+    batch, rng = trainer._micro_batch(0)
+    report = trainer.objective(batch, "main", rng)
+    expected = report.per_sample[:12].mean() + 0.5 * report.per_sample[12:].mean()
+    assert float(report.loss) == pytest.approx(float(expected), rel=1e-5)
+    assert batch.given.label is not None and batch.given.label[12:].tolist() == [3] * 4
+    samples = load(few, "cpu").sample(6, class_name="9")
+    drawn = {tuple(image.flatten().tolist()) for image in batch.items[12:]}
+    assert drawn <= {tuple(image.flatten().tolist()) for image in samples}
+
+
+def test_prior_images_are_kept_with_the_run(speaking: Path, tmp_path: Path) -> None:
+    start = shutil.copytree(speaking, tmp_path / "start")
+    prior = ("prior.prompt=a circle", "prior.num=4", "num_images=48", "checkpoint_every_images=16")
+    assert with_words(start, tmp_path / "whole", "a sks circle", *prior).run()
+    assert not with_words(start, tmp_path / "stopped", "a sks circle", *prior).run(0)
+    shutil.rmtree(start)
+    data = captioned(32, "a sks circle"), captioned(4, "a sks circle")
+    resumed = Trainer(saved_config(tmp_path / "stopped"), *data, tmp_path / "stopped")
+    assert resumed.resume() and resumed.run()
+    a, b = state_of(tmp_path / "whole"), state_of(tmp_path / "stopped")
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    (tmp_path / "stopped" / "prior.safetensors").write_bytes(b"")
+    with pytest.raises(UsageError, match="missing or damaged"):
+        resumed.run()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["prior.class_name=eleven"], "has no class 'eleven'"),
+        (["prior.prompt=a circle"], "is not conditioned on captions"),
+        (["prior.share=1"], "prior.share"),
+        (["freeze=all,!new_words"], "no parameter of this model matches 'new_words'"),
+    ],
+)
+def test_prior_and_new_words_must_fit_the_model(
+    few: Path, tmp_path: Path, undiffuse: CommandLine, overrides: list[str], words: str
+) -> None:
+    line = undiffuse.rejected("train", "--from", few, "--data", "digits", "--out", tmp_path / "run", *SHORT, *overrides)
+    assert words in line and not (tmp_path / "run").exists()
+
+
+def test_prior_images_need_a_start_model(undiffuse: CommandLine) -> None:
+    assert "name one with --from" in undiffuse.rejected("train", "flow-mnist", "prior.num=4")

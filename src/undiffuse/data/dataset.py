@@ -40,18 +40,21 @@ class Batch:
         items: uint8 (B, C, H, W) images or float32 (B, D) points.
         given: labels and captions, if the set has them.
         indices: (B,) int64 positions of the items in the data set.
+        row_weights: (B,) float32, weights of the items in the mean of their losses; None for equal weights.
     """
 
     items: Tensor
     given: Given
     indices: Tensor
+    row_weights: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.items)
 
     def to(self, device: torch.device | str) -> Batch:
         """Move the batch to another device; images stay uint8."""
-        return Batch(self.items.to(device), self.given.to(device), self.indices.to(device))
+        weights = None if self.row_weights is None else self.row_weights.to(device)
+        return Batch(self.items.to(device), self.given.to(device), self.indices.to(device), weights)
 
     @property
     def captions(self) -> Sequence[str]:

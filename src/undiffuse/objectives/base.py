@@ -24,13 +24,16 @@ M = TypeVar("M", bound=GenerativeModel)
 
 
 class TrainingBatch(Protocol):
-    """Input of an objective: clean data in [-1, 1] and the conditioning information of each sample."""
+    """Input of an objective: clean data in [-1, 1], the conditioning information and the weight of each sample."""
 
     @property
     def x_0(self) -> Tensor: ...
 
     @property
     def given(self) -> Given: ...
+
+    @property
+    def row_weights(self) -> Tensor | None: ...
 
 
 class LossReport(NamedTuple):

@@ -132,11 +132,14 @@ class DiffusionObjective(Objective[NetworkModel]):
         eps = rng.normal(x_0, "eps")
         with rng.layers():
             losses = self._objective(x_0, eps, t, cond)
+        per_sample = losses.detach()
+        if batch.row_weights is not None:
+            losses = losses * batch.row_weights.to(losses.dtype)
         if weight is None:
-            return LossReport(losses.mean(), losses.detach(), t)
-        records = {"t": t, "losses": losses.detach()}
-        losses = losses * weight.to(losses.dtype)
-        return LossReport(losses.mean(), losses.detach(), t, records=records)
+            return LossReport(losses.mean(), per_sample, t)
+        records = {"t": t, "losses": per_sample}
+        weight = weight.to(losses.dtype)
+        return LossReport((losses * weight).mean(), per_sample * weight, t, records=records)
 
     def _objective(self, x_0: Tensor, eps: Tensor, t: Tensor, cond: Condition) -> Tensor:
         """Losses per sample, (B,)."""

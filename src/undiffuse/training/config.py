@@ -83,12 +83,43 @@ class StartConfig(FrozenModel):
         path: its folder.
         sha256: SHA-256 of its weights file; empty to skip the check.
         weights: ``ema`` for its averaged weights, ``raw`` for the weights without averaging.
+        classes: names of its classes.
+        num_words: number of words in its vocabulary.
+        like: known class or word whose embedding a new one starts from, by the new name; the mean of all by default.
+        keep_classes: keep the classes of the start model that the data do not have, after those of the data.
     """
 
     name: str
     path: Annotated[str, Field(min_length=1)]
     sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
     weights: Literal["ema", "raw"] = "ema"
+    classes: tuple[str, ...] = ()
+    num_words: NotNegative = 0
+    like: dict[str, str] = Field(default_factory=dict)
+    keep_classes: bool = False
+
+
+def _text(value: object) -> object:
+    """A class named by a number, as on the command line, as text."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+class PriorConfig(FrozenModel):
+    """Prior preservation: the loss of samples of the start model is added to that of the data (Ruiz et al. 2022).
+
+    Args:
+        prompt: caption of the samples, for a start model with text.
+        class_name: class of the samples, for a start model with classes; unconditional samples by default.
+        num: number of samples, drawn once before the first step.
+        share: share of each batch.
+        weight: weight of their loss; that of the data has 1.
+    """
+
+    prompt: Annotated[str | None, BeforeValidator(_text)] = None
+    class_name: Annotated[str | None, BeforeValidator(_text)] = None
+    num: Positive = 200
+    share: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    weight: Annotated[float, Field(ge=0)] = 1.0
 
 
 def _patterns(value: object) -> object:
@@ -105,6 +136,7 @@ class RunConfig(FrozenModel):
         data: a data source with its options.
         system: objective and model to train.
         start: model whose weights the run starts from; ``null`` for new weights.
+        prior: samples of the start model that are trained on too; ``null`` for none.
         freeze: parameters that are not trained, as patterns, see ``training.selection``; ``!`` excepts from earlier
             ones. Also written ``all,!attention``.
         optimizer, ema: see ``OptimizerConfig`` and ``EMAConfig``.
@@ -134,6 +166,7 @@ class RunConfig(FrozenModel):
     data: Annotated[ComponentConfig, Component(SOURCE_CONFIGS, "data source")] = DigitsConfig()
     system: Annotated[ComponentConfig, Component(OBJECTIVE_CONFIGS, "system")]
     start: StartConfig | None = None
+    prior: PriorConfig | None = None
     freeze: Annotated[tuple[str, ...], BeforeValidator(_patterns)] = ()
     optimizer: OptimizerConfig = OptimizerConfig()
     ema: EMAConfig = EMAConfig()
@@ -175,6 +208,14 @@ class RunConfig(FrozenModel):
             )
         return self
 
+    @model_validator(mode="after")
+    def _check_prior(self) -> Self:
+        if self.prior is not None and self.start is None:
+            raise UsageError("prior images are samples of a start model; name one with --from, or set prior=null")
+        if self.prior is not None and (self.micro_batch_images or self.batch_images) < 2:
+            raise UsageError("prior images share a batch with the data; set batch_images to at least 2")
+        return self
+
     @property
     def num_micro_batches(self) -> int:
         """Forward passes per optimizer step."""
@@ -190,7 +231,7 @@ class RunConfig(FrozenModel):
 PART_OF_THE_RESULT = frozenset(
     {
         *("recipe", "seed", "system", "optimizer", "ema", "num_images", "batch_images", "micro_batch_images"),
-        *("compile", "random_flip", "augment", "train_items", "start", "freeze"),
+        *("compile", "random_flip", "augment", "train_items", "start", "prior", "freeze"),
     }
 )
 #: Keys that affect only duration, logging and checkpoints; they may change when a run is resumed.

@@ -13,7 +13,8 @@ from undiffuse.models.saved import read_config
 
 CHECKPOINTS, SNAPSHOTS, PREVIEWS, BOARD = "checkpoints", "snapshots", "previews", "tensorboard"
 _EVIDENCE = re.compile(r"nonfinite_step_\d+")
-_BEGINS_WITH = ("config.json", "metrics.jsonl", BOARD)
+PRIOR = "prior.safetensors"
+_BEGINS_WITH = ("config.json", "metrics.jsonl", BOARD, PRIOR)
 
 
 def not_started(run: Path) -> bool:

@@ -2,7 +2,7 @@
 
 A pattern is the name of a group in ``GROUPS``, the name of a parameter or of a module (``network.down.0``), or a name
 with the wildcards ``*`` and ``?``. In a list, later patterns take precedence; ``!pattern`` excepts parameters from
-earlier patterns.
+earlier patterns. ``!new_words`` and ``!new_classes`` except the rows of an embedding that the start model lacks.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ GROUPS = {
     "attention": r".*\.attention\.",
     "embedding": r"network\.embedding\.",
     "classes": r"network\.embedding\.classes\.",
+    "new_classes": r"network\.embedding\.classes\.",
+    "new_words": r"conditioner\.encoder\.embedding\.",
     "text": r"conditioner\.|network\.(text|text_tokens|embedding\.pooled)\.|network\..*\.(text|cross)\.",
 }
 

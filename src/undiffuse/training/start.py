@@ -17,6 +17,7 @@ from undiffuse.errors import UsageError
 from undiffuse.models.base import GenerativeModel
 from undiffuse.models.parts import load_model_state, model_state, present_parts
 from undiffuse.models.saved import Model, load
+from undiffuse.registry import nearest
 from undiffuse.training.config import RunConfig, StartConfig
 
 _EMBEDDING = "network.embedding"
@@ -25,6 +26,8 @@ _BIAS = f"{_EMBEDDING}.second.bias"
 _WORDS, _POSITIONS = "conditioner.encoder.embedding.weight", "conditioner.encoder.transformer.positions"
 #: Prefix of an earlier state of the network, which is stored anew by the run.
 _GUIDE = "guide"
+#: Names of the first rows of a vocabulary.
+_RESERVED = ("<padding>", "<start>", "<unknown>")
 #: Names listed in a note.
 _SHOWN = 6
 
@@ -63,6 +66,7 @@ def load_start(model: GenerativeModel, config: StartConfig, record: Mapping[str,
         )
     _check_shape(source, model, config)
     old, new = _names(source.module, source.config), _names(model, record)
+    _check_like(old, new, config)
     tensors = _adapted(source.module, model, old, new, config)
     load_model_state(model, tensors)
     _copy_parts(source.module, model)
@@ -72,6 +76,58 @@ def load_start(model: GenerativeModel, config: StartConfig, record: Mapping[str,
     same = source.config["data"]["fingerprint"] == record["data"]["fingerprint"]
     known = [f"the data are those that {config.name} was trained on; its training continues"] if same else []
     return known + _notes(old, new, record)
+
+
+def kept_classes(config: RunConfig, class_names: Sequence[str]) -> list[str]:
+    """Classes of the start model that the run keeps although the data do not have them.
+
+    Args:
+        config: of the run.
+        class_names: classes of the data.
+    """
+    if config.start is None or not class_names:
+        return []
+    wanted = config.start.classes if config.start.keep_classes else ()
+    prior = config.prior.class_name if config.prior is not None else None
+    return [name for name in config.start.classes if name not in class_names and (name in wanted or name == prior)]
+
+
+def train_new_rows(model: GenerativeModel, config: RunConfig) -> None:
+    """Disable gradients of the embeddings that the start model has, for ``!new_words`` and ``!new_classes``.
+
+    Textual inversion (Gal et al. 2022, arXiv:2208.01618) is ``freeze=all,!new_words``.
+
+    Args:
+        model: the model to train.
+        config: of the run.
+    Raises:
+        UsageError: there are no new rows, or weight decay would change the others.
+    """
+    for name, key in (("new_words", _WORDS), ("new_classes", _CLASSES)):
+        if f"!{name}" not in config.freeze:
+            continue
+        parameter = dict(model.named_parameters())[key]
+        rows = _new_rows(model, config, name).to(parameter.device)
+        if not bool(rows.any()):
+            raise UsageError(f"freeze=...,!{name}: the data have no {name.replace('_', ' ')}; leave !{name} out")
+        if config.optimizer.weight_decay:
+            raise UsageError(f"freeze=...,!{name} needs optimizer.weight_decay=0, which would change the other rows")
+        parameter.register_hook(_only(rows.to(parameter.dtype)[:, None]))  # type: ignore[no-untyped-call]
+
+
+def _new_rows(model: GenerativeModel, config: RunConfig, name: str) -> Tensor:
+    """Which rows of an embedding (N,) the start model lacks."""
+    if config.start is None:
+        raise UsageError(f"freeze=...,!{name} is for a run with a start model; name one with --from")
+    if name == "new_classes":
+        return torch.tensor([*(one not in config.start.classes for one in model.class_names), False])
+    words = getattr(getattr(model, "config", None), "text", None)
+    first = len(_RESERVED) + config.start.num_words
+    return torch.arange(len(_RESERVED) + len(getattr(words, "entries", ()))) >= first
+
+
+def _only(rows: Tensor) -> Callable[[Tensor], Tensor]:
+    return lambda gradient: gradient * rows
 
 
 def with_new_words(config: RunConfig, captions: Sequence[str] | None) -> RunConfig:
@@ -109,7 +165,7 @@ def _check_shape(source: Model, model: GenerativeModel, config: StartConfig) -> 
 def _names(model: GenerativeModel, record: Mapping[str, Any]) -> Names:
     text = getattr(getattr(model, "config", None), "text", None)
     entries = getattr(text, "entries", ()) if getattr(text, "vocabulary", None) == "words" else ()
-    words = ("<padding>", "<start>", "<unknown>", *entries) if entries else ()
+    words = (*_RESERVED, *entries) if entries else ()
     return Names(model.class_names, tuple(record["model"].get("augment_labels", ())), words)
 
 
@@ -119,9 +175,8 @@ def _adapted(
     """The state of the new model: the weights of the start model, with the rows of its tables by name."""
     given = {name: value for name, value in model_state(source).items() if not name.startswith(_GUIDE)}
     tables: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-        # the last row is that of "no class"
-        _CLASSES: lambda value, like: _rows_by_name(value, (*old.classes, ""), (*new.classes, "")),
-        _WORDS: lambda value, like: _rows_by_name(value, old.words, new.words) if old.words else value,
+        _CLASSES: lambda value, like: _class_rows(value, old.classes, new.classes, config.like),
+        _WORDS: lambda value, like: _word_rows(value, old.words, new.words, config.like),
         _POSITIONS: _first_rows,
         _AUGMENT: lambda value, like: _columns_by_name(value, old.augmentations, new.augmentations),
     }
@@ -146,11 +201,36 @@ def _adapted(
     return tensors
 
 
-def _rows_by_name(rows: Tensor, old: Sequence[str], new: Sequence[str]) -> Tensor:
-    """Rows (N, D) for new names: those of the same name, or the mean of all but the last."""
+def _class_rows(rows: Tensor, old: Sequence[str], new: Sequence[str], like: Mapping[str, str]) -> Tensor:
+    """Embeddings (N + 1, D) of classes and, last, of "no class"."""
+    return _rows_by_name(rows, (*old, ""), (*new, ""), like, rows[:-1].mean(0))
+
+
+def _word_rows(rows: Tensor, old: Sequence[str], new: Sequence[str], like: Mapping[str, str]) -> Tensor:
+    """Embeddings (N, D) of words, after the reserved ones; those of bytes are not changed."""
+    return _rows_by_name(rows, old, new, like, rows[len(_RESERVED) :].mean(0)) if old else rows
+
+
+def _rows_by_name(
+    rows: Tensor, old: Sequence[str], new: Sequence[str], like: Mapping[str, str], mean: Tensor
+) -> Tensor:
+    """Rows for new names: those of the same name or of the one that they are like, or the mean."""
     known = {name: number for number, name in enumerate(old)}
-    mean = rows[:-1].mean(0) if len(rows) > 1 else rows[0]
-    return torch.stack([rows[known[name]] if name in known else mean for name in new])
+    origins = [name if name in known else like.get(name, name) for name in new]
+    return torch.stack([rows[known[name]] if name in known else mean for name in origins])
+
+
+def _check_like(old: Names, new: Names, config: StartConfig) -> None:
+    """Check that ``start.like`` names new classes or words, and known ones that they start from."""
+    for name, known in config.like.items():
+        tables = [
+            (ours, theirs) for ours, theirs in ((new.classes, old.classes), (new.words, old.words)) if name in ours
+        ]
+        if not tables:
+            raise UsageError(f"start.like: no class or word of the data is {name!r}; name one of them")
+        if not any(known in theirs for _, theirs in tables):
+            names = nearest(known, tables[0][1])
+            raise UsageError(f"start.like: {config.name} has no {known!r}, which {name!r} would start from; {names}")
 
 
 def _columns_by_name(columns: Tensor, old: Sequence[str], new: Sequence[str]) -> Tensor:
@@ -175,7 +255,7 @@ def _copy_parts(source: GenerativeModel, model: GenerativeModel) -> None:
 
 def _notes(old: Names, new: Names, record: Mapping[str, Any]) -> list[str]:
     """Lines about classes and words that differ."""
-    lines = []
+    lines = list[str]()
     if new.classes and not old.classes:
         lines.append(f"the start model has no classes: the {len(new.classes)} of the data start at zero")
     elif new.classes:
@@ -187,7 +267,7 @@ def _notes(old: Names, new: Names, record: Mapping[str, Any]) -> list[str]:
             f"the data have {len(found)} classes, on which the start model is not conditioned; "
             "system.class_conditional=true adds them"
         )
-    return lines + _differences("word", old.words, new.words)
+    return lines + _differences("word", old.words[len(_RESERVED) :], new.words[len(_RESERVED) :])
 
 
 def _differences(kind: str, old: Sequence[str], new: Sequence[str]) -> list[str]:

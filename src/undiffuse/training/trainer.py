@@ -47,10 +47,11 @@ from undiffuse.training.metric_accumulator import MetricAccumulator
 from undiffuse.training.metrics_log import MetricsLog, check_tensorboard
 from undiffuse.training.optimizer import Optimizers
 from undiffuse.training.posthoc import save_snapshot
+from undiffuse.training.prior import Prior
 from undiffuse.training.quality import Measure, draw_samples, example_prompts, save_preview
 from undiffuse.training.record import run_record
 from undiffuse.training.selection import freeze, rate_factors
-from undiffuse.training.start import load_start, with_new_words
+from undiffuse.training.start import kept_classes, load_start, train_new_rows, with_new_words
 from undiffuse.training.validation import validation_row
 
 
@@ -99,12 +100,15 @@ class Trainer:
         self._prompts = example_prompts(validation if len(validation) else train)
         self.loader = Loader(train, config.seed, config.loader, device=self.device, kept=config.num_micro_batches)
         self.record = run_record(config, train, validation, self.augmenter.label_names)
+        self.record["model"]["class_names"] += kept_classes(config, train.class_names)
+        self.prior = Prior(config, self.record["model"]["class_names"]) if config.prior is not None else None
         if self.device.type == "cpu":
             keep_freed_memory()
         self.objective = self._build_objective()
         freeze_parts(self.objective.model)
         self._start_notes = self._load_start()
         freeze(self.objective.model, config.freeze)
+        train_new_rows(self.objective.model, config)
         self.objective.begin(self.device)
         self.ema = EMA(self.objective.model, config.ema)
         self.optimizers = Optimizers(
@@ -220,6 +224,8 @@ class Trainer:
             return self._run(stop_after_seconds)
 
     def _run(self, stop_after_seconds: float | None) -> bool:
+        if self.prior is not None:
+            self._prepare_prior(self.prior)
         if self.step == 0:
             self.record["components"] |= save_parts(self.folder, self.objective.model)
             self._written = write_record(self.folder, self.record)
@@ -262,6 +268,13 @@ class Trainer:
         if self.config.start is None or any(self.folder.glob("checkpoints/images_*")):
             return []
         return load_start(self.objective.model, self.config.start, self.record)
+
+    def _prepare_prior(self, prior: Prior) -> None:
+        """Sample the prior images before the first step; later, read them from the run's folder."""
+        if self.step:
+            prior.read(self.folder, self._written)
+        else:
+            self.record["prior"] = prior.sample_into(self.folder, self.device)
 
     def trial_step(self) -> None:
         """Run one training step without writing any files."""
@@ -324,6 +337,8 @@ class Trainer:
         size = size or self.config.batch_images // self.config.num_micro_batches
         rng = StepRandom(self.config.seed, self.step, number, device=self.device)
         batch = self.loader.batch(self.images + number * size, size).to(self.device)
+        if self.prior is not None:
+            batch = self.prior.mixed(batch, rng)
         return self.augmenter(batch, rng, self.step, number), rng
 
     def _check_loss(self, report: LossReport, batch: Batch, phase: str, rng: StepRandom) -> None:

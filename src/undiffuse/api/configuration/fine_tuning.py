@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,17 +42,23 @@ def fine_tuned(start: str | Path, overrides: Sequence[str], data: str, weights: 
     check_start(str(start), record["config"]["system"])
     check_start_overrides(overrides)
     base = validate(RunConfig, record["config"], f"{folder / 'config.json'}: config")
-    begun = _gentle(base).model_copy(update={"start": _reference(str(start), folder, weights)})
+    reference = _reference(str(start), folder, weights, record)
+    begun = _gentle(base).model_copy(update={"start": reference, "prior": None})
     source = _of_shape(source_config_for(data), record["model"]["shape"])
     return apply_overrides(begun, overrides, source)
 
 
-def _reference(name: str, folder: Path, weights: str) -> StartConfig:
+def _reference(name: str, folder: Path, weights: str, record: Mapping[str, Any]) -> StartConfig:
     file = folder / WEIGHTS[weights]
     if not file.is_file():
         on = command("train", "--resume", "--out", folder)
         raise UsageError(f"{folder} has no {file.name}; train it on until a checkpoint is written: {on}")
-    values = {"name": Path(name).name, "path": str(folder), "sha256": sha256_of(file), "weights": weights}
+    system = record["config"]["system"]
+    known = {
+        "classes": record["model"]["class_names"] if system.get("class_conditional") else [],
+        "num_words": len((system.get("text") or {}).get("entries", ())),
+    }
+    values = {"name": Path(name).name, "path": str(folder), "sha256": sha256_of(file), "weights": weights, **known}
     return validate(StartConfig, values, "start")
 
 

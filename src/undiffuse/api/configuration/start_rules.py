@@ -12,6 +12,8 @@ _FIXED = ("system.name", "system.process", "system.parameterization", "system.ne
 _FIXED_TEXT = "system.text"
 #: Keys in these sections that may be changed.
 _FREE = ("system.network.dropout", "system.text.length")
+#: Keys of ``start`` that may be set.
+_FREE_OF_START = ("start.like", "start.keep_classes")
 
 
 def check_start(name: str, system: Mapping[str, Any]) -> None:
@@ -44,7 +46,7 @@ def check_start_overrides(overrides: Sequence[str]) -> None:
     for override in overrides:
         key = override.partition("=")[0]
         fixed = key == "system" or any(key == one or key.startswith(f"{one}.") for one in (*_FIXED, _FIXED_TEXT))
-        if key.startswith("start"):
+        if key.partition(".")[0] == "start" and not key.startswith(_FREE_OF_START):
             raise UsageError(f"{key} is set by --from; leave it out")
         if fixed and key not in _FREE:
             raise UsageError(

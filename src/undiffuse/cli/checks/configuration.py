@@ -158,7 +158,7 @@ def check_fine_tuning(folder: Path, name: str, overrides: Sequence[str], data: s
         check_configuration(values, ())
     except UsageError:
         return
-    check_configuration(values, overrides, data)
+    check_configuration({**values, "start": {"name": name, "path": name}}, overrides, data)
 
 
 def check_resumed_with(run: Path, overrides: Sequence[str], data: str | None) -> None:
