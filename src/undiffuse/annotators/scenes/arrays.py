@@ -45,6 +45,10 @@ class SceneArrays:
         """(B,) 2 or 3."""
         return 2 + (self.count[:, 2] > 0).astype(np.int64)
 
+    def select(self, rows: Numbers) -> SceneArrays:
+        """The scenes at these positions."""
+        return SceneArrays(self.count[rows], self.size[rows], self.colour[rows], self.shape[rows], self.relation[rows])
+
     def caption_numbers(self) -> Numbers:
         """(B,) non-negative, equal for equal captions only."""
         code = self._group_numbers(0)

@@ -127,8 +127,9 @@ def coverages(shape: str, side: float, window: int) -> Floats:
         (STEPS, STEPS, window, window) in [0, 1]: the upper left corner of the bounding box is at (y, x) / STEPS.
     """
     fine, scale = window * _POINTS, _POINTS // STEPS
-    at = (np.arange(fine) + 0.5) / _POINTS * (2 / side) - 1
-    mask = (np.abs(at)[:, None] <= 1) & (np.abs(at)[None, :] <= 1) & INSIDE[shape](at[None, :], at[:, None])
+    at = (np.arange(round(side * _POINTS)) + 0.5) / _POINTS * (2 / side) - 1
+    mask = np.zeros((fine, fine), dtype=bool)
+    mask[: len(at), : len(at)] = INSIDE[shape](at[None, :], at[:, None])
     moved = [[_averaged(_shifted(mask, y * scale, x * scale), window) for x in range(STEPS)] for y in range(STEPS)]
     found = np.array(moved, dtype=np.float32)
     found.setflags(write=False)
