@@ -64,7 +64,7 @@ RULE: dict[str, tuple[str, ...]] = {
         "objectives.base",
     ),
     "evaluation": (
-        *("core", "compute", "losses", "samplers", "data", "metrics", "models"),
+        *("core", "compute", "conditioning.prompt", "losses", "samplers", "data", "metrics", "models"),
         *("objectives.base", "objectives.from_model"),
     ),
     "studies": ("core", "losses", "samplers", "data", "metrics", "models"),

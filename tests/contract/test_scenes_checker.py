@@ -10,7 +10,7 @@ import pytest
 
 from undiffuse.annotators.scenes.agreement import AGREEMENTS, Agreement, mean_agreement, score
 from undiffuse.annotators.scenes.paraphrases import PARAPHRASES, paraphrased
-from undiffuse.annotators.scenes.reading import read_scene
+from undiffuse.annotators.scenes.reading import FoundThing, read_scene
 from undiffuse.annotators.scenes.spec import SceneSpec, parse, swapped
 from undiffuse.annotators.scenes.vocabulary import BACKGROUND, COLOURS
 from undiffuse.data import ScenesConfig, load_dataset, split_by_content
@@ -181,3 +181,13 @@ def test_paraphrases_have_other_words_and_the_same_form() -> None:
     assert not set(PARAPHRASES.values()) & set(PARAPHRASES)
     with pytest.raises(UsageError, match="no paraphrase of 'two'"):
         paraphrased(text, ["two"])
+
+
+@pytest.mark.parametrize(("x", "y", "holds"), [(12, 0, True), (12, 11, True), (12, 13, False), (-12, 0, False)])
+def test_a_relation_compares_both_axes(x: int, y: int, holds: bool) -> None:
+    subject = FoundThing("circle", "red", "small", (2, 2, 9, 9), 1.0)
+    other = FoundThing("square", "blue", "small", (2 + x, 2 + y, 9 + x, 9 + y), 1.0)
+    spec = parse("a small red circle left of a small blue square")
+    assert score(spec, [subject, other]).relations == score(spec, [subject, other]).all == holds
+    above = replace(spec, relations=("above",))
+    assert score(above, [subject, other]).relations == (y > abs(x))

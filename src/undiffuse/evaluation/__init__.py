@@ -16,6 +16,7 @@ from typing import Any
 from undiffuse.evaluation.accuracy import accuracy, check_accuracy
 from undiffuse.evaluation.base import Protocol, Result, evenly_spaced_subset, with_protocol
 from undiffuse.evaluation.cache import Cache
+from undiffuse.evaluation.caption_agreement import CAPTION_AGREEMENT, caption_agreement, check_scenes, has_scenes
 from undiffuse.evaluation.compare import PAIR_METRICS, compare_sets, default_pair_metrics
 from undiffuse.evaluation.context import EvaluationContext, need_held_out, need_images
 from undiffuse.evaluation.image_metrics import (
@@ -77,6 +78,7 @@ METRICS: dict[str, Callable[[EvaluationContext], list[Result]]] = {
     "copying": memorisation,
     "sliced_wasserstein": sliced,
     "noisy_accuracy": noisy_accuracy,
+    CAPTION_AGREEMENT: caption_agreement,
 }
 
 
@@ -88,6 +90,7 @@ def default_metrics(context: EvaluationContext) -> tuple[list[str], str]:
         return ["sliced_wasserstein", *(["modes"] if has_modes(context) else [])], ""
     names, skipped = _over_features(context)
     names += ["modes"] if has_modes(context) else []
+    names += [CAPTION_AGREEMENT] if has_scenes(context) else []
     denoises = isinstance(context.model.module, DenoisingModel)
     minimum = {"copying": 2, **({"vlb": 1} if denoises else {})}
     on_held_out = [name for name, needed in minimum.items() if len(context.held_out) >= needed]
@@ -163,6 +166,7 @@ _CHECKS: dict[str, Callable[[EvaluationContext], object]] = {
     "copying": check_memorisation,
     "modes": check_modes,
     NOISY_ACCURACY: check_classifier,
+    CAPTION_AGREEMENT: check_scenes,
     **{name: partial(need_held_out, metric=name) for name in ("nll", "vlb", "vlb_random", "continuous_bound")},
 }
 

@@ -46,6 +46,27 @@ def prompts(
     Raises:
         UsageError: if there are too few such captions.
     """
+    found = some_prompts(config, kind, num, seed, objects)
+    if len(found) < num:
+        raise UsageError(
+            f"expected {num} {_described(kind, objects)}, found {len(found)}; request fewer, or change the options of "
+            "the data"
+        )
+    return found
+
+
+def some_prompts(
+    config: ScenesConfig, kind: PromptKind, most: int, seed: int = 0, objects: Literal[2, 3] | None = None
+) -> list[str]:
+    """Draw distinct captions, fewer than ``most`` if there are not as many; see ``prompts``.
+
+    Args:
+        config, kind, seed, objects: as of ``prompts``.
+        most: largest number of captions.
+
+    Raises:
+        UsageError: if there are none.
+    """
     if kind == "unseen_pairs":
         config = validate(ScenesConfig, {**config.model_dump(), "pairs": "unseen"})
     found: dict[str, None] = {}
@@ -53,10 +74,15 @@ def prompts(
         scenes = _block(config, kind, seed, block)
         rows = np.flatnonzero(_chosen(config, kind, scenes, objects))
         found.update(dict.fromkeys(scenes.select(rows).captions()))
-        if len(found) >= num:
-            return list(found)[:num]
-    what = _MEANING[kind] + ("" if objects is None else f" with {objects} groups")
-    raise UsageError(f"expected {num} {what}, found {len(found)}; request fewer, or change the options of the data")
+        if len(found) >= most:
+            break
+    if not found:
+        raise UsageError(f"there are no {_described(kind, objects)}; change the options of the data")
+    return list(found)[:most]
+
+
+def _described(kind: PromptKind, objects: int | None) -> str:
+    return _MEANING[kind] + ("" if objects is None else f" with {objects} groups")
 
 
 def available_kinds(config: ScenesConfig) -> list[PromptKind]:
