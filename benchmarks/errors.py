@@ -35,6 +35,8 @@ NAMES = {
     "a key as an option": "train flow-mnist --num-images 3",
     "a model": "sample mnits",
     "a model to measure": "evaluate mnits",
+    "a model to fine-tune": "train --from mnits --data digits",
+    "a key that a model fixes": "train --from mnist --data digits system.process=vp",
     "a recipe": "train flow-mnits",
     "a sampler": "sample mnist --sampler hun",
     "a sampler's option": "sample mnist --sampler ddim:et=1",
