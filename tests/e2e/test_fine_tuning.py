@@ -292,6 +292,7 @@ def test_new_words_are_appended_and_start_at_the_mean_or_like_a_known_one(speaki
     assert trainer._start_notes == ["3 words of the start model kept; new, from the mean of all: sks"]
     alike = with_words(speaking, tmp_path, "a sks circle", 'start.like={"sks": "circle"}')
     assert torch.equal(alike.objective.model.state_dict()[WORDS][6], old[4])
+    assert alike._start_notes == ["3 words of the start model kept; new: sks from circle"]
     with pytest.raises(UsageError, match="has no 'dog', which 'sks' would start from"):
         with_words(speaking, tmp_path, "a sks circle", 'start.like={"sks": "dog"}')
 

@@ -75,7 +75,7 @@ def load_start(model: GenerativeModel, config: StartConfig, record: Mapping[str,
         guide.load_state_dict(model.network.state_dict())  # type: ignore[union-attr]
     same = source.config["data"]["fingerprint"] == record["data"]["fingerprint"]
     known = [f"the data are those that {config.name} was trained on; its training continues"] if same else []
-    return known + _notes(old, new, record)
+    return known + _notes(old, new, record, config.like)
 
 
 def kept_classes(config: RunConfig, class_names: Sequence[str]) -> list[str]:
@@ -253,13 +253,13 @@ def _copy_parts(source: GenerativeModel, model: GenerativeModel) -> None:
             part.load_state_dict(parts[name].state_dict())
 
 
-def _notes(old: Names, new: Names, record: Mapping[str, Any]) -> list[str]:
+def _notes(old: Names, new: Names, record: Mapping[str, Any], like: Mapping[str, str]) -> list[str]:
     """Lines about classes and words that differ."""
     lines = list[str]()
     if new.classes and not old.classes:
         lines.append(f"the start model has no classes: the {len(new.classes)} of the data start at zero")
     elif new.classes:
-        lines += _differences("class", old.classes, new.classes)
+        lines += _differences("class", old.classes, new.classes, like)
     elif old.classes:
         lines.append("the data have no classes: the model goes on with that of no class")
     elif found := record["model"]["class_names"]:
@@ -267,17 +267,20 @@ def _notes(old: Names, new: Names, record: Mapping[str, Any]) -> list[str]:
             f"the data have {len(found)} classes, on which the start model is not conditioned; "
             "system.class_conditional=true adds them"
         )
-    return lines + _differences("word", old.words[len(_RESERVED) :], new.words[len(_RESERVED) :])
+    return lines + _differences("word", old.words[len(_RESERVED) :], new.words[len(_RESERVED) :], like)
 
 
-def _differences(kind: str, old: Sequence[str], new: Sequence[str]) -> list[str]:
+def _differences(kind: str, old: Sequence[str], new: Sequence[str], like: Mapping[str, str]) -> list[str]:
     """A line about the names that were added and left out; none if they are the same."""
     added, dropped = [name for name in new if name not in old], [name for name in old if name not in new]
     if not added and not dropped:
         return []
     kept, plural = len(new) - len(added), "classes" if kind == "class" else f"{kind}s"
     parts = [f"{kept} {plural if kept != 1 else kind} of the start model kept"]
-    parts += [f"new, from the mean of all: {_listed(added)}"] if added else []
+    alike = [f"{name} from {like[name]}" for name in added if name in like]
+    parts += [f"new: {_listed(alike)}"] if alike else []
+    others = [name for name in added if name not in like]
+    parts += [f"new, from the mean of all: {_listed(others)}"] if others else []
     parts += [f"left out: {_listed(dropped)}"] if dropped else []
     return ["; ".join(parts)]
 
