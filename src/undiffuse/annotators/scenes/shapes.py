@@ -21,8 +21,9 @@ Inside = Callable[[Plane, Plane], npt.NDArray[np.bool_]]
 #: Positions are multiples of 1 / STEPS pixels.
 STEPS = 4
 _POINTS = 8  # per pixel, a multiple of STEPS
-_RING_HOLE = 0.5  # radius of the hole over that of the ring
-_STAR_INNER = 0.45  # radius of the inner corners over that of the tips
+RING_HOLE = 0.5  # radius of the hole over that of the ring
+STAR_INNER = 0.45  # radius of the inner corners over that of the tips
+STAR_RADIUS = float(1 / np.sin(2 * np.pi / 5))  # of the tips: the outer ones touch the sides of the square
 _STROKE = 0.2  # half of the width of a digit's strokes
 
 
@@ -32,7 +33,7 @@ def _circle(x: Plane, y: Plane) -> npt.NDArray[np.bool_]:
 
 def _ring(x: Plane, y: Plane) -> npt.NDArray[np.bool_]:
     square = x**2 + y**2
-    return (square <= 1) & (square >= _RING_HOLE**2)
+    return (square <= 1) & (square >= RING_HOLE**2)
 
 
 def _square(x: Plane, y: Plane) -> npt.NDArray[np.bool_]:
@@ -44,12 +45,12 @@ def _triangle(x: Plane, y: Plane) -> npt.NDArray[np.bool_]:
 
 
 def _star(x: Plane, y: Plane) -> npt.NDArray[np.bool_]:
-    radius = 1 / np.sin(2 * np.pi / 5)  # the outer tips touch the sides of the square
+    radius = STAR_RADIUS
     y = y - (radius - radius * np.cos(np.pi / 5)) / 2  # tips at -radius, feet at radius cos(pi/5): centre them
     angle = np.arctan2(x, -y) % (2 * np.pi / 5)
     angle = np.minimum(angle, 2 * np.pi / 5 - angle)  # from the nearest tip, in [0, pi/5]
     along, across = np.hypot(x, y) * np.cos(angle), np.hypot(x, y) * np.sin(angle)
-    inner = radius * _STAR_INNER * np.array([np.cos(np.pi / 5), np.sin(np.pi / 5)])
+    inner = radius * STAR_INNER * np.array([np.cos(np.pi / 5), np.sin(np.pi / 5)])
     inside: npt.NDArray[np.bool_] = (along - radius) * inner[1] <= across * (inner[0] - radius)
     return inside
 
@@ -81,24 +82,40 @@ _STROKES: Mapping[str, list[list[tuple[float, float]]]] = MappingProxyType(
 )
 
 
+def stroke_lines(name: str) -> list[Plane]:
+    """Polylines (M, 2) along the middle of the strokes of a digit."""
+    return [np.array(line) * (1 - _STROKE) for line in _STROKES[name]]
+
+
 def _strokes(name: str) -> Inside:
     def inside(x: Plane, y: Plane) -> npt.NDArray[np.bool_]:
-        distance = np.full(np.broadcast(x, y).shape, np.inf)
-        for line in _STROKES[name]:
-            points = np.array(line) * (1 - _STROKE)
-            for a, b in pairwise(points):
-                distance = np.minimum(distance, _to_segment(x, y, a, b))
-        return distance <= _STROKE
+        found = np.zeros(np.broadcast(x, y).shape, dtype=bool)
+        for line in stroke_lines(name):
+            for a, b in pairwise(line):
+                found |= _near_segment(x, y, a, b)
+        return found
 
     return inside
 
 
-def _to_segment(x: Plane, y: Plane, a: Plane, b: Plane) -> Plane:
-    """Distance of points from the segment between a and b."""
+def _near_segment(x: Plane, y: Plane, a: Plane, b: Plane) -> npt.NDArray[np.bool_]:
+    """Whether points are at most half of a stroke's width from the segment between a and b.
+
+    Args:
+        x: (1, W) coordinates.
+        y: (H, 1) coordinates.
+        a, b: (2,) ends of the segment.
+    """
+    low, high = np.minimum(a, b) - _STROKE, np.maximum(a, b) + _STROKE
+    columns, rows = (
+        (at.ravel() >= least) & (at.ravel() <= most) for at, least, most in zip((x, y), low, high, strict=True)
+    )
+    x, y = x[:, columns] - a[0], y[rows] - a[1]
     step = b - a
-    along = np.clip(((x - a[0]) * step[0] + (y - a[1]) * step[1]) / max(float(step @ step), 1e-12), 0, 1)
-    distance: Plane = np.hypot(x - a[0] - along * step[0], y - a[1] - along * step[1])
-    return distance
+    along = np.clip((x * step[0] + y * step[1]) / max(float(step @ step), 1e-12), 0, 1)
+    near = np.zeros((len(rows), len(columns)), dtype=bool)
+    near[np.ix_(rows, columns)] = (x - along * step[0]) ** 2 + (y - along * step[1]) ** 2 <= _STROKE**2
+    return near
 
 
 #: Whether points of the square are inside a shape, by its name.
