@@ -325,7 +325,7 @@ def test_prior_images_have_their_share_and_weight_in_the_loss(few: Path, tmp_pat
     batch, rng = trainer._micro_batch(0)
     report = trainer.objective(batch, "main", rng)
     expected = report.per_sample[:12].mean() + 0.5 * report.per_sample[12:].mean()
-    assert float(report.loss) == pytest.approx(float(expected), rel=1e-5)
+    assert float(report.loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
     assert batch.given.label is not None and batch.given.label[12:].tolist() == [3] * 4
     samples = load(few, "cpu").sample(6, class_name="9")
     drawn = {tuple(image.flatten().tolist()) for image in batch.items[12:]}
@@ -366,3 +366,26 @@ def test_prior_and_new_words_must_fit_the_model(
 
 def test_prior_images_need_a_start_model(undiffuse: CommandLine) -> None:
     assert "name one with --from" in undiffuse.rejected("train", "flow-mnist", "prior.num=4")
+
+
+def test_a_guide_is_stored_anew_from_the_fine_tuned_weights(with_guide: Path, tmp_path: Path) -> None:
+    trainer = begun(with_guide, tmp_path)
+    model, source = trainer.objective.model, load(with_guide, "cpu").module
+    assert source.guide_stored and not model.guide_stored  # type: ignore[attr-defined]
+    assert trainer.config.system.guide_images <= trainer.config.num_images // 5
+    guide = model.guide.state_dict()
+    assert all(torch.equal(guide[name], value) for name, value in model.network.state_dict().items())
+
+
+def test_augmentations_keep_their_columns_by_name_and_new_ones_start_at_zero(tmp_path: Path) -> None:
+    start, key = tmp_path / "start", "network.embedding.augment.weight"
+    train_model("ddpm-digits", [*TINY, "num_images=32", "augment.scale=0.5", "augment.rotate=0.5"], out=start)
+    old = load(start, "cpu").module.state_dict()[key]
+    trainer = begun(start, tmp_path / "run", "augment.scale=0", "augment.translate=0.5")
+    labels = trainer.augmenter.label_names
+    known = json.loads((start / "config.json").read_text())["model"]["augment_labels"]
+    new = trainer.objective.model.state_dict()[key]
+    assert set(labels) - set(known) and set(labels) & set(known)
+    for column, name in enumerate(labels):
+        expected = old[:, known.index(name)] if name in known else torch.zeros(len(old))
+        assert torch.equal(new[:, column], expected), name
