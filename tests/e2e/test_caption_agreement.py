@@ -72,6 +72,7 @@ def test_an_untrained_model_does_not_agree(model: Model) -> None:
     for result in results:
         assert result["value"] == 0 and result["details"]["shares"]["bindings"] < 0.5
         assert set(result["details"]["real_scenes"]["shares"].values()) == {1.0}
+        assert result["details"]["chance"]["all"] == 0 and 0 < result["details"]["chance"]["objects"] < 0.8
         assert result["protocol"]["samples"]["num"] == 12 and result["protocol"]["distinct_captions"] == 12
         low, high = result["details"]["intervals"]["all"]
         assert low == 0 and 0.2 < high < 0.3

@@ -2,7 +2,7 @@
 
 A sample of each caption is read back by the checker of scenes. Captions are of three kinds: of training scenes, held
 out by the split, and with a pair of colour and shape that no training scene has. The checker's own results on as many
-real scenes are in ``details``.
+real scenes, with their captions and with those of other scenes, are in ``details``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from undiffuse.errors import UsageError
 from undiffuse.evaluation.base import Result
 from undiffuse.evaluation.context import EvaluationContext
 from undiffuse.evaluation.modes import source_of
-from undiffuse.metrics.caption_agreement import agreements, by_groups, shares, to_details
+from undiffuse.metrics.caption_agreement import agreements, by_groups, read_scene, scores, shares, to_details
 from undiffuse.models.base import GenerativeModel, to_uint8
 from undiffuse.models.options import NO_OPTIONS, SamplingOptions
 from undiffuse.models.request import SampleRequest
@@ -96,7 +96,7 @@ def _result(context: EvaluationContext, config: ScenesConfig, kind: PromptKind) 
     details = {
         **to_details(total),
         "by_groups": {str(number): to_details(part) for number, part in by_groups(found, captions).items()},
-        "real_scenes": _ceiling(config, kind, protocol.num),
+        **_real_scenes(config, kind, protocol.num),
     }
     entries = {
         "samples": context.sampling(),
@@ -134,12 +134,17 @@ def _draw(context: EvaluationContext, captions: Sequence[str]) -> Images:
     return np.concatenate(parts)
 
 
-def _ceiling(config: ScenesConfig, kind: PromptKind, num: int) -> dict[str, Any]:
-    """The checker's shares on real scenes with their own captions."""
+def _real_scenes(config: ScenesConfig, kind: PromptKind, num: int) -> dict[str, Any]:
+    """The checker's shares on real scenes: with their own captions, and with those of other scenes (chance)."""
     pairs = "unseen" if kind == "unseen_pairs" else "seen"
-    real = load_dataset(validate(ScenesConfig, {**config.model_dump(), "pairs": pairs, "num_scenes": num}))
-    batch = real.fetch(np.arange(num))
-    return to_details(shares(agreements(batch.items.numpy(), batch.captions, config.vocabulary)))
+    real = load_dataset(validate(ScenesConfig, {**config.model_dump(), "pairs": pairs, "num_scenes": num + 1}))
+    batch, vocabulary = real.fetch(np.arange(num)), config.vocabulary
+    captions, others = batch.captions, real.fetch(np.arange(1, num + 1)).captions
+    readings = [read_scene(image, vocabulary) for image in batch.items.numpy()]
+    return {
+        "real_scenes": to_details(shares(scores(readings, captions))),
+        "chance": to_details(shares(scores(readings, others)))["shares"],
+    }
 
 
 def _prompts(captions: Sequence[str]) -> list[Prompt]:

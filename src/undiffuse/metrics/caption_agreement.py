@@ -15,10 +15,21 @@ import numpy as np
 import numpy.typing as npt
 
 from undiffuse.annotators.scenes.agreement import AGREEMENTS, Agreement, score
-from undiffuse.annotators.scenes.reading import read_scene
+from undiffuse.annotators.scenes.reading import FoundThing, read_scene
 from undiffuse.annotators.scenes.spec import parse
 from undiffuse.annotators.scenes.vocabulary import Vocabulary
 from undiffuse.errors import UsageError
+
+__all__ = [
+    "Share",
+    "agreements",
+    "by_groups",
+    "read_scene",
+    "scores",
+    "shares",
+    "to_details",
+    "wilson_interval",
+]
 
 #: Standard deviations of the intervals: 95 %.
 _NORMAL = 1.959964
@@ -59,9 +70,21 @@ def agreements(images: npt.NDArray[np.uint8], captions: Sequence[str], vocabular
     """
     if len(images) != len(captions):
         raise UsageError(f"{len(images)} images for {len(captions)} captions; give one for each")
+    return scores([read_scene(image, vocabulary) for image in images], captions)
+
+
+def scores(readings: Sequence[Sequence[FoundThing]], captions: Sequence[str]) -> list[Agreement]:
+    """Agreement of the things found in each image with its caption.
+
+    Args:
+        readings: things found in N images.
+        captions: N captions of scenes.
+
+    Raises:
+        UsageError: if a text is not a caption.
+    """
     specs = {caption: parse(caption) for caption in dict.fromkeys(captions)}
-    pairs = zip(images, captions, strict=True)
-    return [score(specs[caption], read_scene(image, vocabulary)) for image, caption in pairs]
+    return [score(specs[caption], found) for found, caption in zip(readings, captions, strict=True)]
 
 
 def shares(found: Sequence[Agreement]) -> dict[str, Share]:
