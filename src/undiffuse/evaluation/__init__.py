@@ -78,7 +78,7 @@ METRICS: dict[str, Callable[[EvaluationContext], list[Result]]] = {
     "copying": memorisation,
     "sliced_wasserstein": sliced,
     "noisy_accuracy": noisy_accuracy,
-    CAPTION_AGREEMENT: caption_agreement,
+    "caption_agreement": caption_agreement,
 }
 
 
