@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from undiffuse.annotators.scenes.arrays import arrays_of
 from undiffuse.annotators.scenes.spec import parse, swapped
 from undiffuse.annotators.scenes.vocabulary import ALL_SHAPES, COLOURS, RELATIONS, held_out_pairs
+from undiffuse.api.datasets.preparing import prepare
 from undiffuse.config import validate
 from undiffuse.data import ScenesConfig, load_dataset, split_by_content
 from undiffuse.data.sources.scenes.layout import lay_out
@@ -182,6 +184,11 @@ def test_swapping_exchanges_the_two_things() -> None:
     assert swapped(text) == "two small blue stars left of a small red ring and above an orange nine"
     assert swapped(swapped(text)) == text
     assert parse(text).groups[1].shape in ALL_SHAPES
+
+
+def test_scenes_are_not_prepared(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="'scenes' has images that are computed and not stored"):
+        prepare("scenes", tmp_path / "out.zip")
 
 
 def test_a_million_scenes_take_little_time_and_memory() -> None:

@@ -114,7 +114,7 @@ def one_class(
     check_study(out, images=images, samples=samples, seed=seed, fewest_samples=FEWEST_OF_A_CLASS)
     source = source_config_for(data)
     if not isinstance(source, ImageConfig):
-        raise UsageError(f"the study 'one-class' is for images with classes, {source.name!r} has points")
+        raise UsageError(f"the study 'one-class' is for images with classes, {source.name!r} has {source.contents}")
     measure = features, set_distance(metric)
     study = _study(source, out, class_name, (recipe, overrides), images, samples, measure, seed, device)
     rows, shown = study.measured()

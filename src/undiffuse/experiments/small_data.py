@@ -90,7 +90,9 @@ def small_data(
     check_passes(images, epochs, every)
     source = source_config_for(data)
     if not isinstance(source, ImageConfig):
-        raise UsageError(f"the study 'small-data' is for images, {source.model_dump()['name']!r} makes points")
+        raise UsageError(
+            f"the study 'small-data' is for images, {source.model_dump()['name']!r} makes {source.contents}"
+        )
     base = _configuration(recipe, overrides, source, images, epochs, seed)
     chosen = list(augmentation) or default_augmentation(base)
     training, held_out = split_data(base)

@@ -69,7 +69,7 @@ def prepare(
 def _source_of_images(source: str) -> ImageConfig:
     config = source_config_for(source)
     if not isinstance(config, ImageConfig):
-        raise UsageError(f"the source {config.name!r} has points; expected one of images")
+        raise UsageError(f"the source {config.name!r} has {config.contents}; expected one of images")
     return config
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
@@ -71,9 +71,14 @@ LocationText = Annotated[str, Field(min_length=1)]
 class SourceConfig(ComponentConfig):
     """Options of all sources.
 
+    Attributes:
+        contents: what a source without images of its own has, for messages.
+
     Args:
         validation_fraction: expected fraction of items held out for validation, chosen by content hash, in [0, 1).
     """
+
+    contents: ClassVar[str] = "points"
 
     validation_fraction: float = Field(default=0.1, ge=0, lt=1)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -35,6 +35,8 @@ class ScenesConfig(SourceConfig):
             remains in some pair.
         pairs: ``seen`` for scenes without the held-out pairs, ``unseen`` for scenes with at least one of them.
     """
+
+    contents: ClassVar[str] = "images that are computed and not stored"
 
     name: Literal["scenes"] = "scenes"
     size: int = Field(default=32, ge=16, le=64)

@@ -145,7 +145,7 @@ def open_originals(config: SourceConfig) -> Originals:
         UsageError: the source has points, or is empty, missing or corrupt; or a class is unknown.
     """
     if not isinstance(config, ImageConfig):
-        raise UsageError(f"the source {config.name!r} has points; expected one of images")
+        raise UsageError(f"the source {config.name!r} has {config.contents}; expected one of images")
     found = list_source(config)
     if len(found) == 0:
         raise UsageError(f"the data source {config.name!r} is empty; expected at least one image")
