@@ -28,10 +28,11 @@ from undiffuse.errors import UsageError
 
 #: Smallest share of a pixel's area that a thing covers for the pixel to count, and least similarity to a shape.
 _COVERED, _SIMILAR = 0.4, 0.7
-#: Smaller areas, in squared units (1/32 of the image), are ignored.
+#: Areas of fewer pixels are ignored; in images above 32 pixels of fewer squared units (1/32 of the image).
 _SPECK = 3.0
-#: A connected area is divided by colour if a second colour has this share of it.
-_SECOND_COLOUR = 0.25
+#: A connected area is divided by colour. A colour is in it if it has this share and this number (per squared unit) of
+#: its core, the pixels whose coverage is at least the third number times the largest.
+_COLOUR_SHARE, _COLOUR_PIXELS, _CORE = 0.1, 8.0, 0.75
 #: Sides that are compared, relative to those of the vocabulary.
 _SCALES = (0.8, 0.9, 1.0, 1.1, 1.2)
 _MOST_COVERAGE = 1.15  # of a pixel brighter than the colour
@@ -91,8 +92,8 @@ def read_scene(image: npt.NDArray[np.uint8], vocabulary: Vocabulary) -> list[Fou
         raise UsageError(
             f"expected an image of shape (3, {size}, {size}), got {image.shape}; set the vocabulary's size"
         )
-    colour, coverage = _colours(image, vocabulary)
-    return [_read_thing(area, coverage, vocabulary) for area in _areas(colour, coverage, vocabulary)]
+    residual, coverage = _colours(image, vocabulary)
+    return [_read_thing(area, coverage, vocabulary) for area in _areas(residual, coverage, vocabulary)]
 
 
 @dataclass(frozen=True)
@@ -104,35 +105,43 @@ class _Area:
     colour: int
 
 
-def _colours(image: npt.NDArray[np.uint8], vocabulary: Vocabulary) -> tuple[npt.NDArray[np.int64], Floats]:
-    """(H, W) position of each pixel's colour in the vocabulary, and the share of the pixel that it covers."""
+def _colours(image: npt.NDArray[np.uint8], vocabulary: Vocabulary) -> tuple[Floats, Floats]:
+    """(H, W, K) squared residual of each colour up to a term of the pixel, and (H, W) covered share by the best one."""
     background = np.array(BACKGROUND, dtype=np.float32)
     steps = np.array([COLOURS[name] for name in vocabulary.colours], dtype=np.float32) - background
     pixels = image.reshape(3, -1).T - background
-    shares = np.clip(pixels @ steps.T / (steps**2).sum(1), 0, _MOST_COVERAGE)
-    # |pixel - share step|^2 without the term that all colours have in common
-    residual = shares**2 * (steps**2).sum(1) - 2 * shares * (pixels @ steps.T)
-    nearest = residual.argmin(1)
-    share = np.minimum(np.take_along_axis(shares, nearest[:, None], 1)[:, 0], 1)
-    return nearest.reshape(image.shape[1:]), share.reshape(image.shape[1:]).astype(np.float32)
+    squares, products = (steps**2).sum(1), pixels @ steps.T
+    shares = np.clip(products / squares, 0, _MOST_COVERAGE)
+    residual = shares**2 * squares - 2 * shares * products  # |pixel - share step|^2 - |pixel|^2
+    share = np.take_along_axis(shares, residual.argmin(1)[:, None], 1)
+    size = image.shape[1:]
+    return residual.reshape(*size, -1), np.minimum(share, 1).reshape(size).astype(np.float32)
 
 
-def _areas(colour: npt.NDArray[np.int64], coverage: Floats, vocabulary: Vocabulary) -> list[_Area]:
+def _areas(residual: Floats, coverage: Floats, vocabulary: Vocabulary) -> list[_Area]:
     """Connected areas; touching things of different colours are separated."""
-    speck = _SPECK * vocabulary.unit**2
+    speck = _SPECK * max(1.0, vocabulary.unit**2)
     areas = []
     for mask, (x, y) in _components(coverage > _COVERED, speck):
         part = np.s_[y : y + mask.shape[0], x : x + mask.shape[1]]
-        weights = coverage[part][mask]
-        shares = np.bincount(colour[part][mask], weights=weights, minlength=len(vocabulary.colours))
-        main, total = int(shares.argmax()), shares.sum()
-        if np.sort(shares)[-2] < max(_SECOND_COLOUR * total, speck):
-            areas.append(_Area(mask, (x, y), main))
+        present = _present_colours(residual[part][mask], coverage[part][mask], vocabulary)
+        if len(present) == 1:
+            areas.append(_Area(mask, (x, y), present[0]))
             continue
-        for number in np.flatnonzero(shares >= speck).tolist():
-            parts = _components(mask & (colour[part] == number), speck)
+        colour = np.array(present)[residual[part][..., present].argmin(-1)]
+        for number in present:
+            parts = _components(mask & (colour == number), speck)
             areas += [_Area(inner, (x + left, y + top), number) for inner, (left, top) in parts]
     return areas
+
+
+def _present_colours(residual: Floats, coverage: Floats, vocabulary: Vocabulary) -> list[int]:
+    """Positions of the colours in the core of a connected area of P pixels: residual (P, K), coverage (P,)."""
+    core = residual[coverage >= _CORE * coverage.max()].argmin(1)
+    counts = np.bincount(core, minlength=len(vocabulary.colours))
+    least = max(_COLOUR_SHARE * len(core), _COLOUR_PIXELS * vocabulary.unit**2)
+    found: list[int] = np.flatnonzero(counts >= least).tolist()
+    return found or [int(counts.argmax())]
 
 
 def _components(mask: npt.NDArray[np.bool_], least: float) -> list[tuple[npt.NDArray[np.bool_], tuple[int, int]]]:
