@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import product
 from math import ceil
 
 import numpy as np
@@ -174,15 +175,19 @@ def _read_thing(area: _Area, coverage: Floats, vocabulary: Vocabulary) -> FoundT
 
 def _padded(area: _Area, coverage: Floats, margin: int) -> Floats:
     """Coverage of an area and of the pixels next to it, with ``margin`` free pixels around the area."""
-    own = np.pad(area.mask, margin)
-    near = ndimage.binary_dilation(own, structure=_NEIGHBOURS)
     (x, y), (height, width) = area.corner, area.mask.shape
-    x_from, y_from = max(x - 1, 0), max(y - 1, 0)
-    around = coverage[y_from : y + height + 1, x_from : x + width + 1]
-    padded = np.zeros(own.shape, dtype=np.float32)
-    top, left = margin - (y - y_from), margin - (x - x_from)
-    padded[top : top + around.shape[0], left : left + around.shape[1]] = around
-    padded[~own & ((padded > _COVERED) | ~near)] = 0  # of other things
+    own = np.zeros((height + 2, width + 2), dtype=bool)
+    own[1:-1, 1:-1] = area.mask
+    near = np.zeros_like(own)
+    for down, right in product(range(3), repeat=2):
+        near[down : down + height, right : right + width] |= area.mask
+    around = np.zeros(own.shape, dtype=np.float32)
+    top, left = max(1 - y, 0), max(1 - x, 0)  # the image ends there
+    inside = coverage[max(y - 1, 0) : y + height + 1, max(x - 1, 0) : x + width + 1]
+    around[top : top + inside.shape[0], left : left + inside.shape[1]] = inside
+    around[~own & ((around > _COVERED) | ~near)] = 0  # of other things
+    padded = np.zeros((height + 2 * margin, width + 2 * margin), dtype=np.float32)
+    padded[margin - 1 : margin + height + 1, margin - 1 : margin + width + 1] = around
     return padded
 
 
