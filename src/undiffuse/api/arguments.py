@@ -24,8 +24,6 @@ EXACT = "exact:"
 _MOST_WORKERS = 1024
 #: Minimum number of points for meaningful distances.
 _FEWEST_POINTS = 50
-#: Number of samples if none is given, except to repeat an image.
-DEFAULT_NUM = 16
 #: Minimum number of samples per set in the one-class study.
 FEWEST_OF_A_CLASS = 2
 

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from undiffuse.api.arguments import DEFAULT_NUM, check_unrecorded, required_model
+from undiffuse.api.arguments import check_unrecorded, required_model
 from undiffuse.api.loading import opened
 from undiffuse.api.outputs import SAMPLES, check_results
 from undiffuse.api.repeating.request import repeated
 from undiffuse.cancellation import Cancel
+from undiffuse.conditioning.prompt import Prompt
 from undiffuse.errors import RERUN, UsageError
 from undiffuse.images import fill_png, image_of
 from undiffuse.locking import locks
@@ -23,6 +24,7 @@ from undiffuse.models.classes import Classes
 from undiffuse.models.initial_images import initial_images
 from undiffuse.models.keywords import takes_options
 from undiffuse.models.options import SamplingOptions
+from undiffuse.models.prompts import TextRequest, literal, number_of_samples, requested_texts
 from undiffuse.models.request import SampleRequest
 from undiffuse.models.sample_sets.folder import SHOWN, SampleSet, read_samples
 from undiffuse.models.sample_sets.record import shared_record
@@ -50,6 +52,8 @@ def sample(
     options: SamplingOptions,
     seed: int | None = None,
     class_name: Classes = None,
+    prompt: TextRequest = None,
+    negative: TextRequest = None,
     image: Any = None,
     from_image: str | Path | None = None,
     allow_other_model: bool = False,
@@ -69,11 +73,13 @@ def sample(
     Args:
         model: a run folder, a model folder, a bundled name, or a ``Model``; with ``from_image`` the recorded one by
             default.
-        num: at least 1; 16 by default, 1 with ``from_image``.
+        num: at least 1; by default one for each of several prompts, otherwise 16, or 1 with ``from_image``.
         options: sampling options, see ``models.options``.
         seed: of the first sample, 0 by default; sample i depends on ``seed`` + i alone.
         class_name: one class for all samples, or several that are cycled through; all classes by default, ``[None]``
             for unconditional samples.
+        prompt: one text for all samples, or several that are cycled through, see ``Model.sample``.
+        negative: one negative prompt for guidance, or several that are cycled through.
         image: initial image or images, used with a ``strength`` below 1: a file, a folder or other data, or arrays as
             ``Model.sample`` takes them.
         from_image: an image file with a record, which is repeated; other arguments replace those of the record.
@@ -116,14 +122,17 @@ def sample(
         else:
             loaded, repetition = repeated(
                 *(from_image, model, options, num, seed, class_name),
+                prompt=prompt,
+                negative=negative,
                 image=image,
                 weights=weights,
                 device=device,
                 allow_other_model=allow_other_model,
             )
             options, class_name = repetition.options, repetition.class_name
-            num, seed = repetition.num, repetition.seed
-        num, seed = DEFAULT_NUM if num is None else num, seed or 0
+            num, seed, prompt, negative = repetition.num, repetition.seed, repetition.prompt, repetition.negative
+        texts, seed = literal(requested_texts(prompt)), seed or 0
+        num = number_of_samples(num, texts)
         if where is not None:
             written = sample_to_folder(
                 loaded,
@@ -133,6 +142,8 @@ def sample(
                 seed=seed,
                 batch_size=batch_size,
                 class_name=class_name,
+                prompt=texts,
+                negative=negative,
                 progressive=progressive,
                 image=image,
                 shown=shown,
@@ -143,7 +154,14 @@ def sample(
         else:
             images, _ = _load_init_images(loaded, image, num)
             samples = loaded.sample(
-                num, seed=seed, class_name=class_name, image=images, batch_size=batch_size, **options.given()
+                num,
+                seed=seed,
+                class_name=class_name,
+                prompt=texts,
+                negative=negative,
+                image=images,
+                batch_size=batch_size,
+                **options.given(),
             )
         if repetition is not None:
             repetition.compare(samples.numpy()[0], samples.record)
@@ -159,7 +177,7 @@ class WrittenSamples:
         num: of its samples.
         shared: record of all of them, costs included.
         seeds: one per sample.
-        names: of their classes; empty for a model without classes.
+        prompts: one per sample; empty for a model with neither classes nor text.
         points: whether they are points rather than images.
     """
 
@@ -167,7 +185,7 @@ class WrittenSamples:
     num: int
     shared: Mapping[str, Any]
     seeds: range
-    names: Sequence[str | None]
+    prompts: Sequence[Prompt]
     points: bool
 
     def first(self) -> np.ndarray[Any, Any]:
@@ -178,7 +196,7 @@ class WrittenSamples:
     def samples(self) -> Samples:
         """Read them."""
         x = torch.from_numpy(read_samples(self.folder, self.num, self.points))
-        return Samples.of(x, self.shared, self.seeds, self.names)
+        return Samples.of(x, self.shared, self.seeds, self.prompts)
 
 
 @locks("out")
@@ -186,11 +204,13 @@ def sample_to_folder(
     model: Model,
     out: Path,
     *,
-    num: int,
+    num: int | None,
     options: SamplingOptions,
     seed: int,
     batch_size: int,
     class_name: Classes = None,
+    prompt: TextRequest = None,
+    negative: TextRequest = None,
     progressive: bool = False,
     image: Any = None,
     shown: int = SHOWN,
@@ -202,11 +222,11 @@ def sample_to_folder(
     Args:
         model: to sample from.
         out: the folder.
-        num: at least 1.
+        num: at least 1; None for one for each of several prompts, otherwise 16.
         options: of sampling; the model's defaults where unset.
         seed: of the first sample.
         batch_size: images at a time; changes no bit of any.
-        class_name: see ``sample``.
+        class_name, prompt, negative: see ``sample``.
         progressive: also write the predicted x_0 of every step.
         image: see ``sample``.
         shown: number of images in ``grid.png``.
@@ -218,9 +238,11 @@ def sample_to_folder(
         UsageError: ``out`` is not empty, or the model cannot serve the request.
     """
     check_results(out, SAMPLES, overwrite)
+    texts = literal(requested_texts(prompt))
+    num = number_of_samples(num, texts)
     seeds = check_seeds(seed, num)
     model = model.guided(options)
-    names = model.classes_of(class_name, num)
+    prompts = model.prompts(num, class_name, texts, negative)
     given, about = _load_init_images(model, image, num)
     images = initial_images(given, model.module.space, num)
     request = SampleRequest(seeds, options, batch_size=batch_size, images=images, classifier=model.noisy_classifier)
@@ -228,7 +250,7 @@ def sample_to_folder(
     shared = shared_record(model, request) | ({"image": about} if about is not None else {})
     if image is None:
         note_identical_starts(model, options, num)
-    sample_set = SampleSet(out, shared, seeds, names, model.module.shape, shown, made_by, record)
+    sample_set = SampleSet(out, shared, seeds, prompts, model.module.shape, shown, made_by, record)
     history = _History(model, num, sample_set.texts(0, in_grid=min(num, _SHOWN_ROWS))) if progressive else None
     if history is not None:
         sample_set.discard()  # predictions of earlier steps were not kept
@@ -238,7 +260,7 @@ def sample_to_folder(
         note(text)
     announce(f"{count_noun(num, 'sample')} in {out} ({_cost(sample_set)} each)")
     costs = {"nfe": sample_set.nfe, "partial_nfe": sample_set.partial_nfe}
-    return WrittenSamples(out, num, {**shared, **costs}, seeds, names, sample_set.points)
+    return WrittenSamples(out, num, {**shared, **costs}, seeds, prompts, sample_set.points)
 
 
 def note_identical_starts(model: Model, options: SamplingOptions, num: int) -> None:
@@ -252,8 +274,8 @@ def note_identical_starts(model: Model, options: SamplingOptions, num: int) -> N
     own = model.module.sampling_record().get("temperature", 1.0)
     if num > 1 and (options.temperature if "temperature" in options.model_fields_set else own) == 0:
         note(
-            "at temperature 0 all seeds start from the same latent: samples differ only by class and by the noise of a "
-            "stochastic sampler"
+            "at temperature 0 all seeds start from the same latent: samples differ only by class or prompt and by the "
+            "noise of a stochastic sampler"
         )
 
 
@@ -290,7 +312,7 @@ def _generate_missing(model: Model, sample_set: SampleSet, request: SampleReques
                 sample_set.take(numbers, model.finish(sampled.x).numpy(), sampled.nfe, sampled.partial_nfe)
 
             seeds = [sample_set.seeds[number] for number in missing]
-            prompts = model.prompts([sample_set.names[number] for number in missing] if sample_set.names else [])
+            prompts = [sample_set.prompts[number] for number in missing] if sample_set.prompts else None
             images = request.images[missing] if request.images is not None else None
             requested = replace(request, seeds=seeds, prompts=prompts, callback=callback, take=take, images=images)
             return model.module.sample(requested).note if missing else ""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from undiffuse.api import catalogue
-from undiffuse.api.arguments import DEFAULT_NUM, required_model
+from undiffuse.api.arguments import required_model
 from undiffuse.api.configuration.parsing import parse_duration
 from undiffuse.cli.checks import completion
 from undiffuse.cli.checks.commands import checked
@@ -164,7 +164,10 @@ def sample(
             autocompletion=completion.models,
         ),
     ] = None,
-    num: Annotated[int | None, typer.Option("-n", "--num", help="number of samples; 16, with --from 1")] = None,
+    num: Annotated[
+        int | None,
+        typer.Option("-n", "--num", help="number of samples; 16, of several prompts one each, with --from 1"),
+    ] = None,
     *,
     options: SamplingOptions,
     seed: Annotated[
@@ -181,6 +184,20 @@ def sample(
     no_class: Annotated[
         bool, typer.Option("--no-class", help="sample without a class; with --class, alternate with it")
     ] = False,
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--prompt",
+            help="text to sample for, such as 'a (red:1.3) {circle|ring}'; repeat to alternate",
+        ),
+    ] = None,
+    negative: Annotated[
+        list[str] | None, typer.Option("--negative", help="text that guidance leads away from; repeat to alternate")
+    ] = None,
+    prompt_file: Annotated[
+        Path | None,
+        typer.Option("--prompt-file", help="file of prompts: one per line, or JSON lines with prompt and negative"),
+    ] = None,
     image: Annotated[
         str | None,
         typer.Option(
@@ -213,30 +230,37 @@ def sample(
 ) -> None:
     """Generate samples: numbered PNGs, grid.png, and samples.json with seed, sampler and model hash of each."""
     from undiffuse.api import loading, sampling
+    from undiffuse.api.prompt_file import requested_prompts
     from undiffuse.api.repeating.request import repeated
 
     classes = [*(class_name or []), *([None] if no_class else [])] or None
+    texts, negatives = requested_prompts(prompt, negative, prompt_file)
     repetition = None
     if from_image is None:
         loaded = loading.load(required_model(model), device, weights or "ema")
     else:
         loaded, repetition = repeated(
             *(from_image, model, options, num, seed, classes),
+            prompt=texts,
+            negative=negatives,
             image=image,
             weights=weights,
             device=device,
             allow_other_model=allow_other_model,
         )
         options, classes, num, seed = repetition.options, repetition.class_name, repetition.num, repetition.seed
+        texts, negatives = repetition.prompt, repetition.negative
     with output_folder(out, Path("samples"), loaded.path.resolve().name) as folder:
         written = sampling.sample_to_folder(
             loaded,
             folder,
-            num=DEFAULT_NUM if num is None else num,
+            num=num,
             options=options,
             seed=seed or 0,
             batch_size=batch_size,
             class_name=classes,
+            prompt=texts,
+            negative=negatives,
             progressive=progressive,
             image=image,
             shown=shown,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from undiffuse.conditioning.base import Conditioner, EncodedPrompts, Given
-from undiffuse.conditioning.prompt import Prompt
+from undiffuse.conditioning.prompt import Prompt, no_text
 from undiffuse.core.condition import Condition
 from undiffuse.core.condition_spec import ConditionSpec
 from undiffuse.core.random import StepRandom
@@ -80,15 +80,3 @@ class LabelConditioner(Conditioner):
         if name not in self.spec.class_names:
             raise UsageError(f"unknown class {name!r}; {nearest(name, self.spec.class_names)}")
         return self.spec.class_names.index(name)
-
-
-def no_text(text: str, class_names: Sequence[str]) -> str:
-    """Message for a text prompt to a model without text.
-
-    Args:
-        text: the prompt.
-        class_names: names of the model's classes.
-    """
-    shown = ", ".join(class_names[:4]) + (", ..." if len(class_names) > 4 else "")
-    instead = f"it takes classes ({shown})" if class_names else "leave the prompt out"
-    return f"this model was trained without captions, got prompt {text!r}; {instead}"

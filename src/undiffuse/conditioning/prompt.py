@@ -1,7 +1,8 @@
-"""The prompt of one sample."""
+"""The prompt of one sample. Does not import torch."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -18,3 +19,15 @@ class Prompt:
     class_name: str | None = None
     text: str | None = None
     negative: Prompt | None = None
+
+
+def no_text(text: str, class_names: Sequence[str]) -> str:
+    """Message for a text prompt to a model without text.
+
+    Args:
+        text: the prompt.
+        class_names: names of the model's classes.
+    """
+    shown = ", ".join(class_names[:4]) + (", ..." if len(class_names) > 4 else "")
+    instead = f"it takes classes ({shown})" if class_names else "leave the prompt out"
+    return f"this model was trained without captions, got prompt {text!r}; {instead}"

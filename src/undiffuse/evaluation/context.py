@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from undiffuse.conditioning.prompt import Prompt
+from undiffuse.data.audit import evenly_spaced
 from undiffuse.data.dataset import Dataset
 from undiffuse.errors import UsageError
 from undiffuse.evaluation.base import Protocol, evenly_spaced_subset
@@ -30,6 +32,8 @@ from undiffuse.samplers.base import Progress
 
 #: Minimum number of real images to compare samples with, if the data has as many.
 REFERENCE_IMAGES = 5000
+#: Largest number of captions that are prompts of the samples.
+_MOST_TEXTS = 4096
 
 
 @dataclass
@@ -123,17 +127,34 @@ class EvaluationContext:
         """The class (B,) that each of the samples with these numbers is conditioned on."""
         return numbers % len(self.model.class_names)
 
+    @cached_property
+    def _texts(self) -> list[str]:
+        """Prompts of the samples: captions of training images, evenly spaced; empty for a model without text."""
+        captions = self.train.captions if self.model.has_text else None
+        if captions is None:
+            return []
+        return [captions[row].split("\n")[0] for row in evenly_spaced(len(captions), min(_MOST_TEXTS, len(captions)))]
+
+    def _prompts(self, numbers: Sequence[int]) -> list[Prompt] | None:
+        """The prompts of the samples with these numbers, cycling through classes and captions; None for none."""
+        names, texts = self.model.class_names, self._texts
+        if not names and not texts:
+            return None
+        return [
+            Prompt(names[number % len(names)] if names else None, texts[number % len(texts)] if texts else None)
+            for number in numbers
+        ]
+
     def _batches(self, numbers: Sequence[int]) -> Iterator[Tensor]:
         """uint8 images (B, C, H, W) or float32 points (B, D), batch by batch."""
         protocol = self.protocol
         check_seeds(protocol.seed, protocol.num)
-        names = self.model.class_names
         for start in range(0, len(numbers), protocol.batch_size):
             rows = numbers[start : start + protocol.batch_size]
             request = SampleRequest(
                 [protocol.seed + number for number in rows],
                 protocol.options,
-                prompts=self.model.prompts([names[number % len(names)] for number in rows] if names else []),
+                prompts=self._prompts(rows),
                 batch_size=protocol.batch_size,
                 callback=partial(self._report, start, len(numbers)),
                 classifier=self.model.noisy_classifier,
@@ -197,6 +218,7 @@ class EvaluationContext:
             "nfe": self.nfe,
             "weights": self.model.weights,
             "classes": "in turn" if self.model.class_names else "none",
+            **({"prompts": "captions of the training images, evenly spaced"} if self.model.has_text else {}),
         }
 
 

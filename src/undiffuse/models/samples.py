@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from undiffuse.conditioning.prompt import Prompt
 from undiffuse.errors import UsageError
 from undiffuse.files import check_replaceable_folder
 from undiffuse.images import SHOWN_SIDE, image_of, to_image
@@ -32,26 +33,34 @@ class Samples(Tensor):
     Attributes:
         seeds: seed of each sample.
         classes: class of each sample, ``None`` for unconditional ones; empty for a model without classes.
+        prompts: text that each sample was drawn for, ``None`` for none; empty for a model without text.
     """
 
     seeds: range
     classes: list[str | None]
+    prompts: list[str | None]
+    _given: list[Prompt]
     _shared: dict[str, Any]
 
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @classmethod
-    def of(cls, x: Tensor, shared: Mapping[str, Any], seeds: range, classes: Sequence[str | None]) -> Samples:
+    def of(cls, x: Tensor, shared: Mapping[str, Any], seeds: range, prompts: Sequence[Prompt]) -> Samples:
         """Create samples from a tensor and its record.
 
         Args:
             x: uint8 images (N, C, H, W) or float32 points (N, D), on the CPU.
             shared: the entries of ``samples.json`` that all samples have in common, including costs.
             seeds: N seeds.
-            classes: class of each sample, ``None`` for unconditional ones; empty for a model without classes.
+            prompts: prompt of each sample; empty for a model with neither classes nor text.
         """
         samples = x.detach().as_subclass(cls)
-        samples.seeds, samples.classes, samples._shared = seeds, list(classes), dict(shared)
+        samples.seeds, samples._given, samples._shared = seeds, list(prompts), dict(shared)
+        has_classes, has_texts = (
+            any(getattr(prompt, name) is not None for prompt in prompts) for name in ("class_name", "text")
+        )
+        samples.classes = [prompt.class_name for prompt in prompts] if has_classes or not has_texts else []
+        samples.prompts = [prompt.text for prompt in prompts] if has_texts else []
         return samples
 
     def __getitem__(self, index: Any) -> Tensor:
@@ -59,12 +68,12 @@ class Samples(Tensor):
         picked = super().__getitem__(index)
         if not isinstance(index, slice) or not self._is_sampled:
             return picked
-        return type(self).of(picked, self._shared, self.seeds[index], self.classes[index])
+        return type(self).of(picked, self._shared, self.seeds[index], self._given[index])
 
     @property
     def record(self) -> dict[str, Any]:
         """The content of ``samples.json``: model, sampler, costs, and an entry per sample."""
-        return full_record(self._shared, self.seeds, self.classes, not self._are_images)
+        return full_record(self._shared, self.seeds, self._given, not self._are_images)
 
     @property
     def images(self) -> list[Image]:
@@ -97,7 +106,7 @@ class Samples(Tensor):
             check_replaceable_folder(out, "samples", "samples.json", OWN_FILES, overwrite=True)
             shared = {key: value for key, value in self._shared.items() if key not in ("nfe", "partial_nfe")}
             shape = tuple(self.shape[1:])
-            sample_set = SampleSet(out, shared, self.seeds, self.classes, shape, environment="Python", record=record)
+            sample_set = SampleSet(out, shared, self.seeds, self._given, shape, environment="Python", record=record)
             sample_set.discard()
             sample_set.take(range(len(self)), self.numpy(), self._shared["nfe"], self._shared["partial_nfe"])
             sample_set.finish()

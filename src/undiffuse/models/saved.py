@@ -18,7 +18,7 @@ from torch import Tensor
 
 from undiffuse.checksums import is_modified, read_checked
 from undiffuse.compute.memory import keep_freed_memory
-from undiffuse.conditioning.prompt import Prompt
+from undiffuse.conditioning.prompt import Prompt, no_text
 from undiffuse.config import Component
 from undiffuse.core.condition import Condition
 from undiffuse.core.denoiser import Denoiser
@@ -39,6 +39,7 @@ from undiffuse.models.initial_images import initial_images
 from undiffuse.models.keywords import takes_options
 from undiffuse.models.options import SamplingOptions
 from undiffuse.models.parts import load_model_state, model_state
+from undiffuse.models.prompts import TextRequest, literal, number_of_samples, prompts_of, requested_texts
 from undiffuse.models.request import SampleRequest
 from undiffuse.models.rules import check_classifier_options, check_same_classes
 from undiffuse.models.sample_sets.record import shared_record
@@ -127,11 +128,13 @@ class Model:
     @takes_options
     def sample(
         self,
-        num: int = 16,
+        num: int | None = None,
         *,
         options: SamplingOptions,
         seed: int = 0,
         class_name: Classes = None,
+        prompt: TextRequest = None,
+        negative: TextRequest = None,
         image: Any = None,
         batch_size: int = 64,
         progress: bool | None = None,
@@ -139,11 +142,14 @@ class Model:
         """``num`` samples with seeds ``seed``, ``seed + 1``, ...
 
         Args:
-            num: number of samples, at least 1.
+            num: number of samples, at least 1; by default one for each of several prompts, otherwise 16.
             options: one keyword per option, see ``models.options``.
             seed: seed of the first sample, at least 0; sample i depends only on ``seed + i``.
             class_name: one class for all samples, such as ``3`` or ``"cat"``, or several classes, used cyclically;
                 ``[None]`` for unconditional samples. All classes cyclically by default.
+            prompt: one text for all samples, or several, used cyclically. ``(red:1.3)`` weights a part, ``AND``
+                composes texts, ``{red|blue}`` stands for several prompts.
+            negative: one negative prompt for guidance, or several, used cyclically.
             image: initial image, with a ``strength`` below 1, of the model's image size: a uint8 tensor or array (C, H,
                 W), a Pillow image, or several, used cyclically.
             batch_size: samples in memory at a time; does not affect the result.
@@ -151,12 +157,16 @@ class Model:
                 ``UNDIFFUSE_PROGRESS=off``.
         Returns:
             uint8 (num, C, H, W) for images, float32 (num, D) for points, on the CPU: a tensor with ``.images``,
-            ``.save(folder)``, ``.seeds``, ``.classes`` and ``.record``, which a notebook shows as a grid.
+            ``.save(folder)``, ``.seeds``, ``.prompts``, ``.classes`` and ``.record``, which a notebook shows as a grid.
         Raises:
-            UsageError: if a sampler, grid or class is unknown, or a number is out of range.
+            UsageError: if a sampler, grid or class is unknown, a number is out of range, or a prompt is given to a
+                model without text.
         """
         model = self.guided(options)
-        seeds, names = check_seeds(seed, num), model.classes_of(class_name, num)
+        texts = literal(requested_texts(prompt))
+        num = number_of_samples(num, texts)
+        seeds = check_seeds(seed, num)
+        prompts = model.prompts(num, class_name, texts, negative)
 
         def report(first: int, step: Progress) -> None:
             counter.progress(first * step.count + len(step.x) * (step.index + 1), num * step.count)
@@ -169,7 +179,7 @@ class Model:
             batch_size,
             report,
             images=images,
-            prompts=self.prompts(names),
+            prompts=prompts or None,
             classifier=model.noisy_classifier,
         )
         with ProgressLine("sampling", progress) as counter:
@@ -181,7 +191,7 @@ class Model:
             {} if images is None else {"image": {"sha256": hashlib.sha256(images.numpy().tobytes()).hexdigest()}}
         )
         shared = {**shared_record(model, request), **image_hash, **costs}
-        return Samples.of(self.finish(sampled.x), shared, seeds, names)
+        return Samples.of(self.finish(sampled.x), shared, seeds, prompts)
 
     def finish(self, x: Tensor) -> Tensor:
         """Convert samples to their output format: uint8 images or float32 points, on the CPU.
@@ -214,9 +224,31 @@ class Model:
             note("this model was trained without label dropout: its unconditional samples are unreliable")
         return [names[index % len(names)] for index in range(num)] if self.class_names else []
 
-    def prompts(self, names: Sequence[str | None]) -> list[Prompt] | None:
-        """Prompts for these classes, ``None`` for no class; returns None for an empty list."""
-        return [Prompt(name) for name in names] or None
+    @property
+    def has_text(self) -> bool:
+        """Whether the model is conditioned on texts."""
+        return self.module.conditioner.spec.text is not None
+
+    def prompts(
+        self, num: int, class_name: Classes = None, prompt: TextRequest = None, negative: TextRequest = None
+    ) -> list[Prompt]:
+        """The prompt of each of ``num`` samples; an empty list for a model with neither classes nor text.
+
+        Args:
+            num: number of samples.
+            class_name, prompt, negative: see ``sample``.
+        Raises:
+            UsageError: if a class is unknown, a text cannot be parsed, or the model has no classes or no text.
+        """
+        names, texts = self.classes_of(class_name, num), requested_texts(prompt)
+        negatives = requested_texts(negative, "negative")
+        if (texts or negatives) and not self.has_text:
+            raise UsageError(no_text((texts or negatives)[0], self.class_names))
+        prompts = prompts_of(names, texts, negatives, num)
+        distinct = dict.fromkeys(prompts if self.module.class_names else map(_without_class, prompts))
+        for message in self.module.conditioner.check_prompts(list(distinct)):
+            note(message)
+        return prompts
 
     def condition(self, names: Sequence[str | None]) -> Condition | None:
         """Labels of these classes, ``None`` for no class; returns None for an empty list."""
@@ -224,6 +256,11 @@ class Model:
             return None
         labels = [-1 if name is None else self.class_names.index(name) for name in names]
         return Condition(label=torch.tensor(labels)).to(self.module.device)
+
+
+def _without_class(prompt: Prompt) -> Prompt:
+    """The prompt of a model without classes, whose classifier knows them."""
+    return replace(prompt, class_name=None)
 
 
 def origin_of(data: Mapping[str, Any], class_names: Iterable[str]) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from undiffuse.api.configuration.parsing import parse_interval
 from undiffuse.api.loading import display_name, find_model
+from undiffuse.conditioning.text.wildcards import escape
 from undiffuse.errors import UsageError
 from undiffuse.files import sha256_of
 from undiffuse.models.options import NO_OPTIONS, LogSNRInterval, SamplingOptions, option_rows
@@ -48,6 +49,20 @@ class RecordedImage:
     def class_name(self) -> list[str] | None:
         """Its class as ``sample`` takes it; None for no class."""
         return [self.record["class"]] if self.record.get("class") is not None else None
+
+    @property
+    def prompt(self) -> list[str] | None:
+        """Its prompt as ``sample`` takes it; None for none."""
+        return self._text("prompt")
+
+    @property
+    def negative(self) -> list[str] | None:
+        """Its negative prompt; None for none."""
+        return self._text("negative")
+
+    def _text(self, key: str) -> list[str] | None:
+        text = self.record.get(key)
+        return None if text is None else [escape(text)]
 
     def note_unknown(self) -> None:
         """Note entries that this version does not know."""
@@ -140,19 +155,6 @@ class RecordedImage:
         except UsageError as error:
             raise UsageError(f"the record in {self.path} is invalid: {error}") from None
         return SamplingOptions.of(**checked.given() | given.given())
-
-    def check_prompt(self) -> None:
-        """Check that the image was sampled without a prompt, which ``sample`` does not take yet.
-
-        Raises:
-            UsageError: if it was sampled with one.
-        """
-        for key in ("prompt", "negative"):
-            if self.record.get(key) is not None:
-                raise UsageError(
-                    f"{self.path} was sampled with a text ({key!r} in its record), which this version cannot repeat; "
-                    "update undiffuse"
-                )
 
     def _classifier(self, name: str) -> str:
         """Folder of the classifier with the recorded name and weights, here or in ``runs``.

@@ -26,17 +26,19 @@ class Repetition:
     Attributes:
         recorded: the image.
         options: of sampling.
-        num: number of samples.
+        num: number of samples; None for one for each of the prompts.
         seed: of the first one.
-        class_name: see ``undiffuse.sample``.
+        class_name, prompt, negative: see ``undiffuse.sample``.
         is_varied: whether the request differs from the record, so that the samples should differ.
     """
 
     recorded: RecordedImage
     options: SamplingOptions
-    num: int
+    num: int | None
     seed: int
     class_name: Any
+    prompt: Any
+    negative: Any
     is_varied: bool
 
     def compare(self, first: np.ndarray[Any, Any], shared: Mapping[str, Any]) -> None:
@@ -83,6 +85,8 @@ def repeated(
     seed: int | None,
     class_name: Any,
     *,
+    prompt: Any,
+    negative: Any,
     image: Any,
     weights: str | None,
     device: str,
@@ -96,7 +100,7 @@ def repeated(
         options: options that replace recorded ones.
         num: number of samples; None for 1.
         seed: of the first sample; None for the recorded one.
-        class_name: None for the recorded class.
+        class_name, prompt, negative: None for the recorded ones.
         image: the initial image, which the record does not contain.
         weights: ``ema`` or ``raw``; None for those with the recorded SHA-256.
         device: ``cpu``, ``cuda`` or ``auto``.
@@ -105,7 +109,6 @@ def repeated(
         UsageError: if the file has no valid record, or its model is not found.
     """
     recorded = RecordedImage(Path(from_image).expanduser())
-    recorded.check_prompt()
     recorded.check_image(image)
     recorded.note_unknown()
     if model is None or isinstance(model, str | PathLike):
@@ -117,12 +120,15 @@ def repeated(
     is_same_model = loaded.weights_sha256 == recorded.record["model_sha256"]
     is_varied = not is_same_model or bool(options.given()) or num not in (None, 1)
     is_varied = is_varied or seed not in (None, recorded.record["seed"]) or class_name is not None
+    is_varied = is_varied or prompt is not None or negative is not None
     classes = class_name if class_name is not None else recorded.class_name
     if classes is None and loaded.class_names:
         classes = [None]
     merged = recorded.options(options, loaded.module.sampling_record())
+    texts, negatives = prompt or recorded.prompt, negative or recorded.negative
+    num = 1 if num is None and (prompt is None or isinstance(prompt, str)) else num
     first = recorded.record["seed"] if seed is None else seed
-    return loaded, Repetition(recorded, merged, 1 if num is None else num, first, classes, is_varied)
+    return loaded, Repetition(recorded, merged, num, first, classes, texts, negatives, is_varied)
 
 
 def _pixels(path: Path) -> np.ndarray[Any, Any] | None:

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from undiffuse.api.arguments import (
     ADAPTIVE,
-    DEFAULT_NUM,
     FEWEST_OF_A_CLASS,
     check_counts,
     check_examination,
@@ -48,6 +47,7 @@ from undiffuse.api.outputs import (
     check_study_folder,
     study_folder,
 )
+from undiffuse.api.prompt_file import requested_prompts
 from undiffuse.cli.checks import names
 from undiffuse.cli.checks.configuration import check_file_with, check_fine_tuning, check_proposed, check_resumed_with
 from undiffuse.cli.checks.data import (
@@ -65,6 +65,7 @@ from undiffuse.core.limits import check_temperature
 from undiffuse.data.prepare.checks import check_archive
 from undiffuse.errors import UsageError
 from undiffuse.limits import check_at_least, check_seed
+from undiffuse.models.prompts import number_of_samples, requested_texts
 from undiffuse.models.sample_sets.files import check_grid
 from undiffuse.models.seeds import check_seeds
 from undiffuse.studies import MODEL_STUDIES, RENAMED_STUDIES
@@ -222,6 +223,9 @@ def _sample(
     seed: int | None = None,
     batch_size: int = 64,
     class_name: Words = None,
+    prompt: Words = None,
+    negative: Words = None,
+    prompt_file: str | Path | None = None,
     shown: int = 1,
     image: str | None = None,
     from_image: str | Path | None = None,
@@ -240,11 +244,14 @@ def _sample(
         recorded.check_image(image)
     check_options(flags)
     seed = seed if seed is not None or recorded is None else recorded.record["seed"]
-    check_seeds(seed or 0, DEFAULT_NUM if num is None else num)
+    texts, negatives = requested_prompts(prompt, negative, None if prompt_file is None else Path(prompt_file))
+    expanded = requested_texts(texts)
+    check_seeds(seed or 0, number_of_samples(num, expanded))
     check_at_least("batch_size", batch_size)
     check_grid(shown)
     names.check_generates(folder)
     names.check_classes(folder, class_name or [], names.check_classifier(folder, flags))
+    names.check_prompts(folder, [*expanded, *requested_texts(negatives, "negative")])
     if image is None and flags.get("strength") is not None:
         raise UsageError(
             f"strength {flags['strength']:g} is of an image to begin from, and there is none; name one or leave it out"

@@ -31,6 +31,8 @@ from undiffuse.cli.checks.outline import (
     rows_at,
 )
 from undiffuse.cli.checks.values import check_value
+from undiffuse.conditioning.prompt import no_text
+from undiffuse.conditioning.text.prompt_syntax import parse_prompt
 from undiffuse.errors import UsageError
 from undiffuse.models.classes import requested_classes
 from undiffuse.models.rules import (
@@ -147,6 +149,20 @@ def check_classes(folder: Path, requested: Iterable[str], classifier: Path | Non
         return
     with observing(SILENT):  # notes are shown when the model is sampled
         requested_classes(given, names)
+
+
+def check_prompts(folder: Path, texts: Sequence[str]) -> None:
+    """Check the syntax of prompts, and that the model in ``folder`` takes texts, if its configuration can be read.
+
+    Args:
+        folder: the folder of the model.
+        texts: prompts and negative prompts.
+    """
+    for text in texts:
+        parse_prompt(text)
+    system = _system_in(folder)
+    if texts and system is not None and system.get("text") is None:
+        raise UsageError(no_text(texts[0], class_names(folder) or ()))
 
 
 def check_classifier(folder: Path, requested: Mapping[str, Any]) -> Path | None:

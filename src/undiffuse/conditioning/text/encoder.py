@@ -98,12 +98,12 @@ class TextEncoder(nn.Module):
         Args:
             texts: B texts.
         """
-        distinct = list(dict.fromkeys(texts))
-        padded = [*distinct, *[""] * (-len(distinct) % BLOCK)]
+        row_of = {text: row for row, text in enumerate(dict.fromkeys(texts))}
+        padded = [*row_of, *[""] * (-len(row_of) % BLOCK)]
         blocks = [self.encode(padded[start : start + BLOCK]) for start in range(0, len(padded), BLOCK)]
         if not blocks:
             return self.encode([""]).select(slice(0, 0))
-        rows = torch.tensor([distinct.index(text) for text in texts])
+        rows = torch.tensor([row_of[text] for text in texts])
         return TextFeatures.join(blocks).select(rows)
 
     def batch(self, texts: Sequence[TokenizedText]) -> Tokens:

@@ -13,6 +13,7 @@ from undiffuse.errors import UsageError
 _AND = re.compile(r"\sAND\s")
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)"
 _WEIGHT = re.compile(rf":\s*({_NUMBER})\s*$")
+_OPEN_WEIGHT = re.compile(rf":\s*{_NUMBER}(?:\s|$)")
 _TERM_WEIGHT = re.compile(rf"\s:({_NUMBER})\s*$")
 #: Largest weight of a part of a text or of a term.
 _LARGEST = 100.0
@@ -88,7 +89,7 @@ def _weighted(part: str, prompt: str) -> WeightedText:
         else:
             text += letter
     for start in opened:
-        if _WEIGHT.search(text[start:]):
+        if _OPEN_WEIGHT.search(text[start:]):
             raise _unbalanced(prompt)
     return WeightedText(text, tuple(weights))
 

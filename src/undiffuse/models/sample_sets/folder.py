@@ -18,9 +18,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from undiffuse.conditioning.prompt import Prompt
 from undiffuse.core.space import Space
 from undiffuse.files import finalize_folder, translate_os_errors
 from undiffuse.images import SHOWN_SIDE, fill_png, image_of
+from undiffuse.models.prompts import text_record
 from undiffuse.models.sample_sets.files import check_grid
 from undiffuse.models.sample_sets.image_record import PER_SAMPLE, image_record, texts_of
 from undiffuse.models.sample_sets.record import row_of, setting_of, write_record
@@ -38,7 +40,7 @@ class SampleSet:
     Args:
         out: output folder.
         shared: the shared part of the record, without costs.
-        seeds, names: seed and class name of each sample; no names for a model without classes.
+        seeds, prompts: seed and prompt of each sample; no prompts for a model with neither classes nor text.
         shape: shape of one sample.
         shown: number of images in the grid.
         environment: what else affects the exact values, such as the version and the kind of device; not recorded.
@@ -50,17 +52,18 @@ class SampleSet:
         out: Path,
         shared: Mapping[str, Any],
         seeds: range,
-        names: Sequence[str | None],
+        prompts: Sequence[Prompt],
         shape: tuple[int, ...],
         shown: int = SHOWN,
         environment: str = "",
         record: bool = True,
     ) -> None:
         check_grid(shown)
-        self.out, self.shared, self.seeds, self.names, self.shape = out, dict(shared), seeds, names, shape
+        self.out, self.shared, self.seeds, self.prompts, self.shape = out, dict(shared), seeds, prompts, shape
         self.shown, self.points, self.record = shown, not Space.of_data(shape).is_image, record
         requested = json.dumps(
-            [environment, self.shared, seeds.start, len(seeds), list(names), list(shape), record], sort_keys=True
+            [environment, self.shared, seeds.start, len(seeds), _requested(prompts), list(shape), record],
+            sort_keys=True,
         )
         target = out.resolve()
         self.folder = target.with_name(f".{target.name}.{hashlib.sha256(requested.encode()).hexdigest()[:12]}.partial")
@@ -133,7 +136,7 @@ class SampleSet:
             for file, write in (more or {}).items():
                 write(self.folder / file)
             record = self.folder / "samples.json"
-            write_record(record, {**self.shared, **costs}, self.seeds, self.names, self.points)
+            write_record(record, {**self.shared, **costs}, self.seeds, self.prompts, self.points)
             if len(self) > _SYNC_THRESHOLD:
                 os.sync()
         finalize_folder(self.folder, self.out)
@@ -148,7 +151,7 @@ class SampleSet:
         """
         if not self.record:
             return {}
-        row = row_of(number, self.shared, self.seeds, self.names, self.points)
+        row = row_of(number, self.shared, self.seeds, self.prompts, self.points)
         if in_grid is not None:
             row = {key: value for key, value in row.items() if key not in PER_SAMPLE} | {"num": in_grid}
         size = None if self.points else (int(self.shape[-2]), int(self.shape[-1]))
@@ -191,6 +194,11 @@ class SampleSet:
         rows = np.memmap(path, dtype="<f4", mode="r", shape=(len(self), *self.shape))
         np.save(self.folder / "samples.npy", rows)
         path.unlink()
+
+
+def _requested(prompts: Sequence[Prompt]) -> list[Any]:
+    """What identifies the prompts: class names, with the texts of those that have any."""
+    return [[prompt.class_name, texts] if (texts := text_record(prompt)) else prompt.class_name for prompt in prompts]
 
 
 def in_fixed_batches(numbers: Sequence[int], size: int) -> Iterator[Sequence[int]]:

@@ -11,8 +11,10 @@ from typing import Any, Protocol
 
 from undiffuse.checksums import CHECKSUM
 from undiffuse.compute.environment import compute_environment
+from undiffuse.conditioning.prompt import Prompt
 from undiffuse.files import json_text
 from undiffuse.models.base import GenerativeModel
+from undiffuse.models.prompts import text_record
 from undiffuse.models.request import SampleRequest
 
 _NO_ROWS = '"images": []'
@@ -69,21 +71,21 @@ def classifier_record(classifier: SampledModel | None) -> dict[str, str]:
 
 
 def full_record(
-    shared: Mapping[str, Any], seeds: Sequence[int], names: Sequence[str | None], points: bool
+    shared: Mapping[str, Any], seeds: Sequence[int], prompts: Sequence[Prompt], points: bool
 ) -> dict[str, Any]:
     """The content of ``samples.json``, with an entry per sample.
 
     Args:
         shared: the shared part of the record, including costs.
         seeds: one seed per sample.
-        names: class names of the samples; empty for a model without classes.
+        prompts: prompts of the samples; empty for a model with neither classes nor text.
         points: whether the samples are rows of ``samples.npy`` instead of image files.
     """
-    return {**shared, "images": list(_rows(shared, seeds, names, points))}
+    return {**shared, "images": list(_rows(shared, seeds, prompts, points))}
 
 
 def write_record(
-    path: Path, shared: Mapping[str, Any], seeds: Sequence[int], names: Sequence[str | None], points: bool
+    path: Path, shared: Mapping[str, Any], seeds: Sequence[int], prompts: Sequence[Prompt], points: bool
 ) -> None:
     """Write ``full_record`` as JSON with a checksum, entry by entry to save memory.
 
@@ -91,12 +93,12 @@ def write_record(
         path: path of the file.
         shared: the shared part of the record, including costs.
         seeds: one seed per sample.
-        names: class names of the samples; empty for a model without classes.
+        prompts: prompts of the samples; empty for a model with neither classes nor text.
         points: whether the samples are rows of ``samples.npy`` instead of image files.
     """
 
     def rows() -> Iterator[dict[str, Any]]:
-        return _rows(shared, seeds, names, points)
+        return _rows(shared, seeds, prompts, points)
 
     bare = {**shared, "images": []}
     head, tail = json.dumps(bare, sort_keys=True).split(_NO_ROWS)
@@ -113,7 +115,7 @@ def write_record(
 
 
 def row_of(
-    index: int, shared: Mapping[str, Any], seeds: Sequence[int], names: Sequence[str | None], points: bool
+    index: int, shared: Mapping[str, Any], seeds: Sequence[int], prompts: Sequence[Prompt], points: bool
 ) -> dict[str, Any]:
     """The entry of one sample in ``samples.json``, except for its file and row.
 
@@ -121,11 +123,11 @@ def row_of(
         index: of the sample.
         shared: the shared part of the record.
         seeds: one seed per sample.
-        names: class names of the samples; empty for a model without classes.
+        prompts: prompts of the samples; empty for a model with neither classes nor text.
         points: whether the samples are points instead of images.
     """
     one = slice(index, index + 1)
-    return next(_rows(shared, seeds[one], names[one], points))
+    return next(_rows(shared, seeds[one], prompts[one], points))
 
 
 def setting_of(shared: Mapping[str, Any]) -> dict[str, Any]:
@@ -134,10 +136,11 @@ def setting_of(shared: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _rows(
-    shared: Mapping[str, Any], seeds: Sequence[int], names: Sequence[str | None], points: bool
+    shared: Mapping[str, Any], seeds: Sequence[int], prompts: Sequence[Prompt], points: bool
 ) -> Iterator[dict[str, Any]]:
     for index, seed in enumerate(seeds):
         repeated = {key: value for key, value in shared.items() if key != _SETTING}
-        entry = {"seed": seed, "class": names[index] if names else None, **repeated}
+        prompt = prompts[index] if prompts else Prompt()
+        entry = {"seed": seed, "class": prompt.class_name, **text_record(prompt), **repeated}
         file = "samples.npy" if points else f"{index:06d}.png"
         yield {"file": file, **entry, **({"row": index} if points else {})}

@@ -1,0 +1,92 @@
+"""The prompts of a request: classes and texts, each one for all samples or several used cyclically."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from undiffuse.conditioning.prompt import Prompt
+from undiffuse.conditioning.text.wildcards import escape, expand
+from undiffuse.errors import UsageError
+
+#: Requested texts: one for all samples, several used cyclically, None for no text.
+TextRequest = str | Iterable[str] | None
+#: Number of samples if none is given, except to repeat an image.
+DEFAULT_NUM = 16
+
+
+def requested_texts(requested: TextRequest, what: str = "prompt") -> list[str]:
+    """The requested texts in the order of sampling, with alternatives ``{a|b}`` expanded.
+
+    Args:
+        requested: one text, several, or None.
+        what: name of the argument, for messages.
+    Raises:
+        UsageError: values that are not texts, or alternatives without an end.
+    Example:
+        >>> requested_texts("a {red|blue} circle")
+        ['a red circle', 'a blue circle']
+    """
+    if requested is None:
+        return []
+    given = [requested] if isinstance(requested, str) else _listed(requested, what)
+    return [text for template in given for text in expand(template)]
+
+
+def _listed(requested: Iterable[str], what: str) -> list[str]:
+    given = list(requested) if isinstance(requested, Iterable) else [requested]
+    for text in given:
+        if not isinstance(text, str):
+            raise UsageError(f"{what} must be a text or several, got {text!r}")
+    return given
+
+
+def literal(texts: Sequence[str]) -> list[str]:
+    """TextRequest of which ``requested_texts`` returns the given ones.
+
+    Args:
+        texts: texts without alternatives.
+    """
+    return [escape(text) for text in texts]
+
+
+def prompts_of(names: Sequence[str | None], texts: Sequence[str], negatives: Sequence[str], num: int) -> list[Prompt]:
+    """The prompt of each of ``num`` samples; an empty list if nothing is given.
+
+    Args:
+        names: class names, used cyclically; empty for none.
+        texts: prompts, used cyclically; empty for none.
+        negatives: negative prompts, used cyclically; empty for none.
+        num: number of samples.
+    Example:
+        >>> [prompt.text for prompt in prompts_of([], ["a", "b"], [], 3)]
+        ['a', 'b', 'a']
+    """
+    if not names and not texts and not negatives:
+        return []
+    return [
+        Prompt(
+            names[index % len(names)] if names else None,
+            texts[index % len(texts)] if texts else None,
+            Prompt(text=negatives[index % len(negatives)]) if negatives else None,
+        )
+        for index in range(num)
+    ]
+
+
+def number_of_samples(num: int | None, texts: Sequence[str], default: int = DEFAULT_NUM) -> int:
+    """Number of samples of a request: by default one for each of several prompts.
+
+    Args:
+        num: the requested number; None if there is none.
+        texts: prompts.
+        default: number for at most one prompt.
+    """
+    if num is not None:
+        return num
+    return len(texts) if len(texts) > 1 else default
+
+
+def text_record(prompt: Prompt) -> dict[str, str]:
+    """The entries of a record about the texts of a prompt; empty for a prompt without text."""
+    texts = {"prompt": prompt.text, "negative": None if prompt.negative is None else prompt.negative.text}
+    return {key: text for key, text in texts.items() if text is not None}
