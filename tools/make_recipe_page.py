@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from undiffuse.conditioning.text import build_text_encoder
 from undiffuse.core.condition_spec import ConditionSpec
 from undiffuse.networks import build_network
 from undiffuse.objectives.classifier import ClassifierConfig
@@ -55,6 +56,11 @@ GROUPS = {
         "Classifiers of noisy data; they generate nothing, but guide other models, see "
         "[classifier guidance](../guides/sampling.md#classifier-guidance).",
     ),
+    "text": (
+        "Text to image",
+        "Computed scenes with captions, whose samples are checked word by word, see [evaluation]"
+        "(../guides/evaluation.md).",
+    ),
     "plane": ("2-D points", "Small networks on computed data, whose exact scores are known."),
     "large": ("Paper size", "Published settings, for a GPU."),
 }
@@ -62,7 +68,7 @@ GROUPS = {
 SHAPES: dict[str, tuple[int, ...]] = {
     **{"digits": (1, 8, 8), "mnist": (1, 28, 28), "fashion": (1, 28, 28), "emnist": (1, 28, 28)},
     **{"church48": (3, 48, 48), "cifar10": (3, 32, 32), "ffhq256": (3, 256, 256), "bedroom64": (3, 64, 64)},
-    **{"swissroll": (2,), "rings": (2,)},
+    **{"swissroll": (2,), "rings": (2,), "scenes": (3, 32, 32), "16": (3, 16, 16)},
     **{str(side): (3, side, side) for side in IMAGES_PER_HOUR},  # photos-64, photos-48, photos-32
 }
 #: number of classes of recipes that are class-conditional by default
@@ -86,9 +92,16 @@ def count_parameters(recipe: str) -> int:
             network = config.build(shape, ())
         else:
             num_classes = num_classes if config.class_conditional else 0
-            spec = ConditionSpec.of_classes(num_classes, target_time=config.needs_target_time)
-            network = build_network(config.network, shape, spec, 2 if config.predicts_variance else 1)
+            network = _network_of(config, shape, num_classes)
     return sum(parameter.numel() for parameter in network.parameters())
+
+
+def _network_of(config: Any, shape: tuple[int, ...], num_classes: int) -> torch.nn.Module:
+    """The network of a diffusion recipe, with its text encoder for a caption of 16 words and no other words."""
+    text = config.text and config.text.fitted(["word " * 15])
+    spec = ConditionSpec.of_classes(num_classes, target_time=config.needs_target_time, text=text and text.spec)
+    network = build_network(config.network, shape, spec, 2 if config.predicts_variance else 1)
+    return torch.nn.ModuleList([network, *([build_text_encoder(text)] if text else [])])
 
 
 def row(name: str) -> str:

@@ -53,6 +53,14 @@ RECIPES = {
     ),
     "flow-fashion": Recipe("flow matching on Fashion-MNIST", "families:flow_fashion"),
     "edm-fashion": Recipe("EDM on Fashion-MNIST", "families:edm_fashion"),
+    "text-scenes": Recipe(
+        "flow matching on captioned scenes of coloured shapes at 32x32, with sizes and counts: an hour on two cores",
+        "text:text_scenes",
+    ),
+    "text-scenes-16": Recipe(
+        "flow matching on captioned scenes of two coloured shapes at 16x16: ten minutes on two cores",
+        "text:text_scenes_16",
+    ),
     "ddpm-emnist": Recipe(
         "DDPM on letters and digits: EMNIST files, or any folder of grey characters", "families:ddpm_emnist"
     ),
