@@ -121,7 +121,7 @@ def test_edited_pixels_and_unknown_entries_are_reported(tmp_path: Path, undiffus
         ({"model": "../secret"}, "is not a model's name"),
         ({"model": "absent"}, "neither a bundled model nor a folder here"),
         ({"sampler": "heunn"}, "heunn"),
-        ({"prompt": "a fox"}, "was sampled with a text"),
+        ({"prompt": "a fox"}, "trained without captions, got prompt .a fox."),
         ({"class": "x"}, "unknown class 'x'"),
     ],
 )

@@ -18,6 +18,7 @@ from PIL import Image
 from undiffuse import files as files_of_ours
 from undiffuse.api import sampling
 from undiffuse.checksums import is_modified, read_checked, with_checksum
+from undiffuse.conditioning.prompt import Prompt
 from undiffuse.data import FolderConfig, load_dataset, source_config_for
 from undiffuse.diagnostics.survey import survey_folder
 from undiffuse.files import json_text
@@ -190,7 +191,7 @@ def test_progressive_of_more_than_memory_should_hold_is_rejected(
 @pytest.mark.parametrize("points", [False, True])
 def test_a_record_written_row_by_row_is_the_whole_one(points: bool, tmp_path: Path) -> None:
     shared = {"model": 'a "images": [] ä\n', "guidance": 1.5, "interval": None, "zoom": [1, 2.0]}
-    requested = shared, range(7, 10), ["none", None, 'x"y'], points
+    requested = shared, range(7, 10), [Prompt("none"), Prompt(), Prompt('x"y', "a")], points
     write_record(tmp_path / "samples.json", *requested)
     written = (tmp_path / "samples.json").read_text(encoding="utf-8")
     assert written == json_text(with_checksum(full_record(*requested)))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from undiffuse.conditioning.prompt import Prompt
+from undiffuse.conditioning.prompt import Prompt, no_text
+from undiffuse.conditioning.text.prompt_syntax import parse_prompt
 from undiffuse.conditioning.text.wildcards import escape, expand
 from undiffuse.errors import UsageError
 
@@ -47,6 +48,22 @@ def literal(texts: Sequence[str]) -> list[str]:
         texts: texts without alternatives.
     """
     return [escape(text) for text in texts]
+
+
+def check_prompts(texts: Sequence[str], has_text: bool, class_names: Sequence[str]) -> None:
+    """Check the syntax of prompts, and that the model takes texts.
+
+    Args:
+        texts: prompts and negative prompts.
+        has_text: whether the model is conditioned on texts.
+        class_names: names of the model's classes.
+    Raises:
+        UsageError: unbalanced brackets, an empty term, or a model without text.
+    """
+    for text in texts:
+        parse_prompt(text)
+    if texts and not has_text:
+        raise UsageError(no_text(texts[0], class_names))
 
 
 def prompts_of(names: Sequence[str | None], texts: Sequence[str], negatives: Sequence[str], num: int) -> list[Prompt]:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from undiffuse.checksums import is_modified, read_checked
 from undiffuse.compute.memory import keep_freed_memory
-from undiffuse.conditioning.prompt import Prompt, no_text
+from undiffuse.conditioning.prompt import Prompt
 from undiffuse.config import Component
 from undiffuse.core.condition import Condition
 from undiffuse.core.denoiser import Denoiser
@@ -39,7 +39,7 @@ from undiffuse.models.initial_images import initial_images
 from undiffuse.models.keywords import takes_options
 from undiffuse.models.options import SamplingOptions
 from undiffuse.models.parts import load_model_state, model_state
-from undiffuse.models.prompts import TextRequest, literal, number_of_samples, prompts_of, requested_texts
+from undiffuse.models.prompts import TextRequest, check_prompts, literal, number_of_samples, prompts_of, requested_texts
 from undiffuse.models.request import SampleRequest
 from undiffuse.models.rules import check_classifier_options, check_same_classes
 from undiffuse.models.sample_sets.record import shared_record
@@ -242,8 +242,7 @@ class Model:
         """
         names, texts = self.classes_of(class_name, num), requested_texts(prompt)
         negatives = requested_texts(negative, "negative")
-        if (texts or negatives) and not self.has_text:
-            raise UsageError(no_text((texts or negatives)[0], self.class_names))
+        check_prompts([*texts, *negatives], self.has_text, self.class_names)
         prompts = prompts_of(names, texts, negatives, num)
         distinct = dict.fromkeys(prompts if self.module.class_names else map(_without_class, prompts))
         for message in self.module.conditioner.check_prompts(list(distinct)):

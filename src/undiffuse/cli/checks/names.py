@@ -31,10 +31,9 @@ from undiffuse.cli.checks.outline import (
     rows_at,
 )
 from undiffuse.cli.checks.values import check_value
-from undiffuse.conditioning.prompt import no_text
-from undiffuse.conditioning.text.prompt_syntax import parse_prompt
 from undiffuse.errors import UsageError
 from undiffuse.models.classes import requested_classes
+from undiffuse.models.prompts import check_prompts as check_requested
 from undiffuse.models.rules import (
     GUIDING_ONLY,
     check_classifier_options,
@@ -158,11 +157,8 @@ def check_prompts(folder: Path, texts: Sequence[str]) -> None:
         folder: the folder of the model.
         texts: prompts and negative prompts.
     """
-    for text in texts:
-        parse_prompt(text)
     system = _system_in(folder)
-    if texts and system is not None and system.get("text") is None:
-        raise UsageError(no_text(texts[0], class_names(folder) or ()))
+    check_requested(texts, system is None or system.get("text") is not None, class_names(folder) or ())
 
 
 def check_classifier(folder: Path, requested: Mapping[str, Any]) -> Path | None:
