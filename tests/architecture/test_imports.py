@@ -30,7 +30,7 @@ GROUND_FLOOR = (
         "checksums",
         "version",
     ),
-    *("advice", "limits", "observer", "progress", "seen", "wording"),
+    *("advice", "captions", "limits", "observer", "progress", "seen", "wording"),
 )
 
 #: room -> what it may import next to the ground floor and itself, as prefixes of module names.
@@ -68,7 +68,10 @@ RULE: dict[str, tuple[str, ...]] = {
         *("objectives.base", "objectives.from_model"),
     ),
     "studies": ("core", "losses", "samplers", "data", "metrics", "models"),
-    "diagnostics": ("core", "losses", "samplers", "data", "metrics", "models"),
+    "diagnostics": (
+        *("core", "losses", "samplers", "data", "metrics", "models"),
+        *("conditioning.text.config", "conditioning.text.vocabulary"),
+    ),
     "reports": ("models.options", "core.space", "evaluation", "studies", "diagnostics"),
     "recipes": (
         *(

@@ -41,8 +41,8 @@ def test_text_files_next_to_images_are_captions(load: Load) -> None:
     found = load(
         {**IMAGES, "a.txt": "a red\n rose ", "b.txt": "\ufeffzwei Blüten", "c.TXT": "three", "README.txt": "x"}
     )
-    assert found.captions == ["a red rose", "zwei Blüten", "three"] and found.labels is None
-    assert found.fetch([2, 0]).captions == ("three", "a red rose")
+    assert found.captions == ["a red\nrose", "zwei Blüten", "three"] and found.labels is None
+    assert found.fetch([2, 0]).captions == ("three", "a red\nrose")
     assert load({**IMAGES, "a.txt": "x"}, captions="none").captions is None
 
 
@@ -150,16 +150,15 @@ def test_a_name_without_a_number_is_rejected_or_skipped(load: Load) -> None:
 
 
 BAD: dict[str, tuple[dict[str, Content], str]] = {
-    "no caption": ({"a.txt": "x", "b.txt": "y"}, r"has no caption though others have one \(data\.captions=none"),
     "no label": ({"metadata.jsonl": jsonl({"file_name": "a.png", "label": 1}, {"file_name": "b.png", "label": 1})},
                  r"c\.png: has no label though others have one"),
-    "empty caption": ({"a.txt": "x", "b.txt": "y", "c.txt": " \n"}, r"c\.txt: empty; expected a caption"),
     "no text": ({"a.txt": "x", "b.txt": "y", "c.txt": b"\xff\xfe\xff"}, r"c\.txt: not UTF-8"),
     "no JSON": ({"a.json": "{}", "b.json": "{}", "c.json": "{'x': 1}"}, r"c\.json: not valid JSON"),
     "deep JSON": ({"c.json": "[" * 100_000}, r"c\.json: its JSON is nested too deep"),
     "half a character": ({"c.json": '{"caption": "\\ud83d"}'}, r"c\.json: not UTF-8 text, or with an unpaired"),
     "half a class": ({"c.json": '{"label": "\\uDC00"}'}, r"c\.json: not UTF-8 text, or with an unpaired surrogate"),
     "a list": ({"c.json": "[1]"}, r"c\.json: holds a list; expected an object"),
+    "list with a number": ({"c.json": '{"captions": ["x", 3]}'}, r"c\.json: a caption in its list is a number"),
     "caption of numbers": ({"c.json": '{"caption": 3}'}, r"c\.json: its caption is a number"),
     "vector": ({"c.json": '{"label": [0.1, 0.9]}'}, r"c\.json: its label \[0.1, 0.9\] is not a class"),
     "negative": ({"c.json": '{"label": -1}'}, r"c\.json: its label -1 is not a class"),

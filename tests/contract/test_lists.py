@@ -68,13 +68,12 @@ def test_one_key_with_two_values_is_rejected(load: Load) -> None:
         load({**IMAGES, "metadata.jsonl": '{"file_name": "a.png", "label": 1, "label": 2}'})
 
 
-def test_of_two_captions_of_a_list_the_last_is_taken_and_the_other_counted(load: Load) -> None:
+def test_captions_on_several_lines_of_a_list_are_alternatives(load: Load) -> None:
     lines = jsonl(*({"file_name": f"{name}.png", "text": f"{name} {n}"} for n in range(2) for name in "abc"))
     found = load({**IMAGES, "metadata.jsonl": lines})
-    assert found.captions == ["a 1", "b 1", "c 1"]
-    assert found.provenance["left_out"].startswith(
-        "3 captions of images that have a later one: a.png (lines 1 and 4 of "
-    )
+    assert found.captions == ["a 0\na 1", "b 0\nb 1", "c 0\nc 1"] and "left_out" not in found.provenance
+    nearer = load({**IMAGES, "metadata.jsonl": lines, "a.txt": "a 2"})
+    assert nearer.captions == ["a 2", "b 0\nb 1", "c 0\nc 1"]
 
 
 ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32"]

@@ -163,8 +163,6 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "no label": ({"label": [n % 3 if n != 5 else None for n in range(COUNT)]}, "has no label though others have"),
     "label -1": ({"label": [n % 3 if n != 5 else -1 for n in range(COUNT)]}, "has no label though others have"),
-    "no caption": ({"caption": ["x" if n != 5 else None for n in range(COUNT)]}, "has no caption though others have"),
-    "blank caption": ({"caption": ["x" if n != 5 else "  " for n in range(COUNT)]}, "has no caption though others"),
 }
 
 
@@ -339,7 +337,15 @@ def test_columns_of_dictionaries_views_and_large_types(tmp_path: Path, name: str
         assert found.fingerprint == expected.fingerprint, what
 
 
-def test_of_a_list_of_captions_one_is_taken_and_the_others_are_counted(tmp_path: Path) -> None:
+@pytest.mark.parametrize("lacking", [None, "  "])
+def test_a_row_without_a_caption_has_an_empty_one(tmp_path: Path, lacking: str | None) -> None:
+    path = written(tmp_path / "set.parquet", table(caption=["x" if n != 5 else lacking for n in range(COUNT)]))
+    found = load(path)
+    assert found.captions == ["x" if n != 5 else "" for n in range(COUNT)]
+    assert found.provenance["captions_missing"].startswith(f"1 of {COUNT} images have no caption")
+
+
+def test_a_list_of_captions_are_alternatives_and_one_can_be_selected(tmp_path: Path) -> None:
     content = {
         "image": images(),
         "captions": [["a0", "a1"], ["b0"], ["c0", "c1"]],
@@ -348,10 +354,7 @@ def test_of_a_list_of_captions_one_is_taken_and_the_others_are_counted(tmp_path:
     }
     path = written(tmp_path / "set.parquet", pyarrow.table(content))
     found = load(path, caption_column="captions")
-    assert found.captions == ["a0", "b0", "c0"]
-    assert found.provenance["left_out"].startswith(
-        "2 images with further captions: set.parquet row 0, set.parquet row 2"
-    )
+    assert found.captions == ["a0\na1", "b0", "c0\nc1"] and "left_out" not in found.provenance
     assert found.provenance["columns_not_read"] == "url, id"
     assert load(path, caption_column="captions", caption_index=1).captions == ["a1", "b0", "c1"]
     only = written(tmp_path / "only.parquet", pyarrow.table({"image": images(), "captions": [["a"], ["b"], ["c"]]}))

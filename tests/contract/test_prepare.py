@@ -106,9 +106,9 @@ def test_arrays_are_prepared_as_they_are_trained_on(tmp_path: Path) -> None:
 
 
 def test_captions_go_along(tmp_path: Path) -> None:
-    captions = ["a cat", 'says "hello"', "ein Hündchen 🐶"]
-    lines = jsonl(*({"file_name": f"{i}.png", "text": text} for i, text in enumerate(captions)))
-    folder = write_tree(tmp_path / "in", {f"{i}.png": png(i, 16) for i in range(3)} | {"metadata.jsonl": lines})
+    captions = ["a cat", 'says "hello"', "ein Hündchen 🐶", "one of\nthree\nalternatives", ""]
+    lines = jsonl(*({"file_name": f"{i}.png", "text": text.split("\n")} for i, text in enumerate(captions)))
+    folder = write_tree(tmp_path / "in", {f"{i}.png": png(i, 16) for i in range(5)} | {"metadata.jsonl": lines})
     prepare(config_of(folder), tmp_path / "out.zip", workers=1)
     prepared = load_dataset(ZipConfig(path=str(tmp_path / "out.zip")))
     assert list(prepared.captions or ()) == captions and prepared.labels is None

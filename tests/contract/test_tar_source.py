@@ -174,7 +174,6 @@ BAD: dict[str, tuple[dict[str, Content], str]] = {
     "name again": ({"000001.png": png(1)}, r"x\.tar!000001: there are two samples of this key"),
     "key again": ({"000000.png": png(1), "000000.cls": "1"}, r"x\.tar!000000: there are two samples of this key"),
     "no class": ({"9.png": png(0), "9.txt": "x"}, r"x\.tar!9\.png: has no label though others have one"),
-    "no caption": ({"9.png": png(0), "9.cls": "1"}, r"x\.tar!9\.png: has no caption though others have one"),
     "empty class": ({"9.png": png(0), "9.cls": "", "9.txt": "x"}, r"x\.tar!9\.cls: empty"),
     "name among numbers": (
         {"9.png": png(0), "9.cls": "cat", "9.txt": "x"},

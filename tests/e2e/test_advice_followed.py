@@ -37,8 +37,8 @@ def broken(folder: Path) -> Path:
     return folder
 
 
-def captioned(folder: Path) -> Path:
-    (images(folder) / "03.txt").write_text("a caption")
+def labelled(folder: Path) -> Path:
+    (images(folder) / "03.json").write_text('{"caption": "a caption", "label": 1}')
     return folder
 
 
@@ -85,7 +85,7 @@ REJECTED: dict[str, tuple[Callable[[Path], Words], str]] = {
         r"(data.on_error=skip)",
     ),
     "compare broken": (lambda at: ("compare", images(at / "y"), broken(at / "x"), *PIXELS), r"(data\.on_error=skip)"),
-    "captions": (lambda at: ("data", "info", captioned(at / "x")), r"(data\.captions=none|data\.on_error=skip)"),
+    "labels": (lambda at: ("data", "info", labelled(at / "x")), r"(data\.labels=none|data\.on_error=skip)"),
     "too small": (
         lambda at: ("data", "info", images(at / "x"), "data.size=64"),
         r"(data\.size=\d+|data\.upscale=true)",

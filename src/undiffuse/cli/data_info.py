@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from undiffuse.api.datasets.describing import describe_data
+from undiffuse.captions import alternatives_of
 from undiffuse.cli.checks.data import check_augmentation_grid
 from undiffuse.cli.terminal import print_line, table
 from undiffuse.wording import count_noun
@@ -31,7 +32,10 @@ def show_data(
     rows = [
         ["items", f"{count_noun(summary['num_items'], summary['kind'][:-1])} of shape {tuple(summary['shape'])}"],
         ["classes", classes],
-        *[["captions, such as" if row == 0 else "", text] for row, text in enumerate(summary["captions"])],
+        *[
+            ["captions, such as" if row == 0 else "", " | ".join(alternatives_of(text)) or "none"]
+            for row, text in enumerate(summary["captions"])
+        ],
         ["split", _split(summary, found.validation_fraction, recipe)],
         ["duplicates", str(summary["num_duplicates"])],
         ["values", _values(summary)],

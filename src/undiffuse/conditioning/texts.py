@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from undiffuse.captions import draw_alternative
 from undiffuse.conditioning.base import EncodedPrompts, Given
 from undiffuse.conditioning.labels import LabelConditioner
 from undiffuse.conditioning.prompt import Prompt
@@ -107,6 +108,5 @@ def drawn_captions(given: Given, rng: StepRandom) -> list[str]:
     captions = given.captions
     if captions is None:
         raise UsageError("a model with system.text needs data with captions; this batch has none")
-    alternatives = [caption.split("\n") for caption in captions]
-    u = rng.uniform(len(alternatives), "caption").tolist()
-    return [texts[int(number * len(texts))] for texts, number in zip(alternatives, u, strict=True)]
+    u = rng.uniform(len(captions), "caption").tolist()
+    return [draw_alternative(caption, number) for caption, number in zip(captions, u, strict=True)]

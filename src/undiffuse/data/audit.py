@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
+from undiffuse.captions import alternatives_of
 from undiffuse.data.config import SourceConfig
 from undiffuse.data.dataset import Dataset, count_distinct
 from undiffuse.data.readers.decoding.image import from_array
@@ -86,7 +87,11 @@ def preview_grid(dataset: Dataset, num: int = 64) -> Image.Image:
         return _scatter(dataset.items(evenly_spaced(len(dataset), 100_000)))
     rows = evenly_spaced(len(dataset), num)
     grid = tile(dataset.items(rows))
-    return grid if dataset.captions is None else _with_captions(grid, [dataset.captions[row] for row in rows])
+    return (
+        grid
+        if dataset.captions is None
+        else _with_captions(grid, [alternatives_of(dataset.captions[row])[0] for row in rows])
+    )
 
 
 def _with_captions(grid: Image.Image, captions: list[str]) -> Image.Image:

@@ -80,6 +80,8 @@ class Dataset(ABC):
     #: Values of the properties ``labels`` and ``captions``, if the set has any.
     _labels: Indices | None = None
     _captions: Sequence[str] | None = None
+    #: In training, probability of the last alternative of a caption with several; ``None`` for that of the others.
+    last_caption_share: float | None = None
 
     def __init__(
         self, name: str, shape: Sequence[int], class_names: Sequence[str], provenance: Mapping[str, str]
@@ -104,7 +106,7 @@ class Dataset(ABC):
 
     @property
     def captions(self) -> Sequence[str] | None:
-        """One text per item, or ``None`` if the set has none."""
+        """One text per item, or ``None`` if the set has none; see ``undiffuse.captions`` for several captions."""
         return self._captions
 
     @abstractmethod
@@ -152,7 +154,7 @@ class Dataset(ABC):
 
     def subset(self, indices: npt.ArrayLike) -> Dataset:
         """View of the items at these positions, without copying."""
-        return _Subset(self, self._checked(indices))
+        return Subset(self, self._checked(indices))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -219,10 +221,18 @@ class ArrayDataset(Dataset):
         return self._item_names[index] if self._item_names is not None else super().item_name(index)
 
 
-class _Subset(Dataset):
+class Subset(Dataset):
+    """View of the items of another data set.
+
+    Args:
+        base: the data set.
+        rows: positions of the items.
+    """
+
     def __init__(self, base: Dataset, rows: Indices) -> None:
         super().__init__(base.name, base.shape, base.class_names, base.provenance)
         self._base, self._rows = base, rows
+        self.last_caption_share = base.last_caption_share
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -262,7 +272,7 @@ class _Subset(Dataset):
         return self._base.item_name(int(self._rows[index]))
 
 
-class _ClassSubset(_Subset):
+class _ClassSubset(Subset):
     """The items of selected classes, with labels renumbered from 0."""
 
     def __init__(self, base: Dataset, labels: Indices, selected: Indices) -> None:

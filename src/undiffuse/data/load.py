@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from undiffuse.data.class_captions import with_class_captions
 from undiffuse.data.config import EncodedConfig, ImageConfig, SourceConfig
 from undiffuse.data.dataset import Dataset, select_classes
 from undiffuse.data.registry import SOURCES
@@ -20,7 +21,9 @@ def load_dataset(config: SourceConfig) -> Dataset:
     dataset = _read_encoded(config) if isinstance(config, EncodedConfig) else _read(config)
     if len(dataset) == 0:
         raise UsageError(f"the data source {config.name!r} is empty; expected at least one item")
-    return select_classes(dataset, config.classes) if isinstance(config, ImageConfig) else dataset
+    if not isinstance(config, ImageConfig):
+        return dataset
+    return with_class_captions(select_classes(dataset, config.classes), config)
 
 
 def list_source(config: ImageConfig) -> Dataset:

@@ -17,6 +17,7 @@ DATA_CHECKS: dict[str, str] = {
     "left_out": "undiffuse.diagnostics.stored_files:left_out",
     "modes": "undiffuse.diagnostics.stored_files:modes",
     "sizes": "undiffuse.diagnostics.stored_files:sizes",
+    "captions": "undiffuse.diagnostics.captions:captions",
     "amount": "undiffuse.diagnostics.dataset_size:amount",
     "classes": "undiffuse.diagnostics.dataset_size:classes",
     "colour": "undiffuse.diagnostics.pixel_values:colour",

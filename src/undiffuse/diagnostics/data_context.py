@@ -86,7 +86,7 @@ class DataContext:
 
     @cached_property
     def dataset(self) -> Dataset:
-        """All readable items, including those without a label or caption that other items have."""
+        """All readable items, including those without a label that other items have."""
         without = dict.fromkeys(self.lacking, "none") if self.lacking else {}
         return load_dataset(self._skipping.model_copy(update=without))
 
@@ -98,7 +98,7 @@ class DataContext:
 
     @cached_property
     def lacking(self) -> dict[str, list[str]]:
-        """Maps ``captions`` or ``labels`` to the items that lack one although other items have it.
+        """Maps ``labels`` to the items that lack one although other items have it.
 
         Training raises an error for such a set, or skips these items.
         """
@@ -106,12 +106,8 @@ class DataContext:
         keys = _optional(config)
         if not keys or len(self._listed) == len(every := _listed(config, dict.fromkeys(keys, "none"))):
             return {}
-        lacking = {}
-        for key in keys:
-            complete = set(_item_names(_listed(config, {other: "none" for other in keys if other != key})))
-            if without := [name for name in _item_names(every) if name not in complete]:
-                lacking[key] = without
-        return lacking
+        complete = set(_item_names(self._listed))
+        return {key: [name for name in _item_names(every) if name not in complete] for key in keys}
 
     @cached_property
     def _listed(self) -> Dataset:
@@ -218,10 +214,9 @@ def as_items(hashes: Hashes) -> npt.NDArray[np.void]:
 
 
 def _optional(config: SourceConfig) -> list[str]:
-    """Enabled optional keys, ``captions`` and ``labels``; labels are required if classes are selected."""
-    keys = [key for key in ("captions", "labels") if isinstance(config, EncodedConfig) and hasattr(config, key)]
+    """Enabled optional keys, ``labels``; labels are required if classes are selected."""
     chosen = isinstance(config, ImageConfig) and bool(config.classes)
-    return [key for key in keys if getattr(config, key) != "none" and not (key == "labels" and chosen)]
+    return ["labels"] if isinstance(config, EncodedConfig) and config.labels != "none" and not chosen else []
 
 
 def _listed(config: SourceConfig, update: Mapping[str, str]) -> Dataset:

@@ -80,7 +80,7 @@ def left_out(context: DataContext) -> Iterable[Finding]:
 
 
 def incomplete(context: DataContext) -> Iterable[Finding]:
-    """Items without a label or caption that other items have: examined here, but not used for training."""
+    """Items without a label that other items have: examined here, but not used for training."""
     total = len(context.dataset)
     for key, names in context.lacking.items():
         yield Finding(

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from undiffuse.captions import alternatives_of
 from undiffuse.conditioning.prompt import Prompt
 from undiffuse.data.audit import evenly_spaced
 from undiffuse.data.dataset import Dataset
@@ -49,7 +50,7 @@ def example_prompts(dataset: Dataset) -> list[str]:
     if captions is None or not len(captions):
         return []
     rows = dict.fromkeys(evenly_spaced(len(captions), min(_MOST_PROMPTS, len(captions))).tolist())
-    return list(dict.fromkeys(captions[row].split("\n")[0] for row in rows))
+    return list(dict.fromkeys(alternatives_of(captions[row])[0] for row in rows))
 
 
 def draw_samples(model: GenerativeModel, count: int, prompts: Sequence[str] = ()) -> Iterator[Tensor]:

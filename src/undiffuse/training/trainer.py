@@ -32,6 +32,7 @@ from undiffuse.objectives.base import AnyObjective, LossReport, ObjectiveConfig,
 from undiffuse.observer import SILENT, Observer
 from undiffuse.training import nonfinite
 from undiffuse.training.augment import Augmenter
+from undiffuse.training.captions import with_drawn_captions
 from undiffuse.training.card import write_model_card
 from undiffuse.training.checkpoint import (
     Checkpoint,
@@ -337,6 +338,8 @@ class Trainer:
         size = size or self.config.batch_images // self.config.num_micro_batches
         rng = StepRandom(self.config.seed, self.step, number, device=self.device)
         batch = self.loader.batch(self.images + number * size, size).to(self.device)
+        share = self.loader.dataset.last_caption_share
+        batch = with_drawn_captions(batch, self.config.seed, self.step, number * size, self.config.batch_images, share)
         if self.prior is not None:
             batch = self.prior.mixed(batch, rng)
         return self.augmenter(batch, rng, self.step, number), rng

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from undiffuse.captions import alternatives_of
 from undiffuse.conditioning.text.vocabulary import MOST_WORDS, Vocabulary, build_vocabulary, fit_vocabulary
 from undiffuse.config import ComponentConfig
 from undiffuse.core.condition_spec import TextSpec
@@ -107,7 +108,7 @@ class LearnedTextConfig(TextConfig):
 def _alternatives(captions: Sequence[str]) -> Iterable[str]:
     """Distinct captions of at most ``_MOST_CAPTIONS`` items, in order."""
     step = -(-len(captions) // _MOST_CAPTIONS)
-    return dict.fromkeys(text for caption in captions[:: max(step, 1)] for text in caption.split("\n"))
+    return dict.fromkeys(text for caption in captions[:: max(step, 1)] for text in alternatives_of(caption))
 
 
 def _fitting_length(vocabulary: Vocabulary, texts: Iterable[str]) -> int:

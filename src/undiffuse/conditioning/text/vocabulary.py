@@ -105,6 +105,11 @@ def normalized(word: str) -> str:
     return unicodedata.normalize("NFC", word.lower())
 
 
+def words_of(text: str) -> list[str]:
+    """The words and punctuation marks of a text, normalized."""
+    return [normalized(word) for word in _WORD.findall(text)]
+
+
 def build_vocabulary(kind: str, entries: Sequence[str]) -> Vocabulary:
     """The vocabulary of a kind with its words or merges.
 
@@ -136,7 +141,7 @@ def fit_vocabulary(kind: str, texts: Iterable[str], size: int) -> tuple[str, ...
 
 
 def _frequent_words(texts: Iterable[str], size: int) -> tuple[str, ...]:
-    counts = Counter(normalized(word) for text in texts for word in _WORD.findall(text))
+    counts = Counter(word for text in texts for word in words_of(text))
     return tuple(word for word, _ in sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))[:size])
 
 

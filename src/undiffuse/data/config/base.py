@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from undiffuse.checksums import parse_json
 from undiffuse.config import ComponentConfig
@@ -64,6 +64,13 @@ def _names_in(text: str) -> Any:
     return [name for part in text.split(",") if (name := part.strip())]
 
 
+def _checked_template(value: str | None) -> str | None:
+    """Check a caption of classes, which has one place for the name."""
+    if value is not None and (value.count("{}") != 1 or set(value.replace("{}", "")) & set("{}\n")):
+        raise ValueError(f"expected a caption with {{}} for the class, such as 'a photo of {{}}', got {value!r}")
+    return value
+
+
 Colour = Annotated[int | tuple[int, int, int], BeforeValidator(_checked_colour)]
 LocationText = Annotated[str, Field(min_length=1)]
 
@@ -96,6 +103,9 @@ class ImageConfig(SourceConfig):
         background: grey level or (red, green, blue), each 0..255, under transparent pixels and in the bars.
         classes: names of the classes whose images are used, also written ``3,5``; empty for all. The set then has
             only these classes, in their original order.
+        class_captions: caption of the images of a class, with ``{}`` for its name, such as ``a photo of {}``: of
+            images without a caption, and one more caption of those that have some. Requires classes.
+        class_share: share of the visits of an image with captions of its own that use that of its class, in [0, 1).
     """
 
     size: Annotated[int | tuple[int, int] | None, BeforeValidator(_checked_size)] = None
@@ -104,6 +114,8 @@ class ImageConfig(SourceConfig):
     upscale: bool = False
     background: Colour = 0
     classes: Annotated[tuple[str, ...], BeforeValidator(_checked_classes)] = ()
+    class_captions: Annotated[str | None, AfterValidator(_checked_template)] = None
+    class_share: float = Field(default=0.1, ge=0, lt=1)
 
     @property
     def target(self) -> tuple[int, int] | None:
@@ -123,9 +135,10 @@ class EncodedConfig(ImageConfig):
     Args:
         path: the file or folder.
         labels: where the classes come from; ``auto`` detects it and ``none`` reads none. Sources may have more choices.
-        captions: ``auto`` reads the captions of the images if there are any; ``none`` reads none.
-        on_error: whether a corrupt image, one smaller than ``size``, or one without the label or caption that other
-            images have raises an error (``fail``) or is skipped, counted and reported (``skip``).
+        captions: ``auto`` reads the captions of the images if there are any, also several of one image, of which each
+            visit in training uses one; images without a caption are trained on without one. ``none`` reads none.
+        on_error: whether a corrupt image, one smaller than ``size``, or one without the label that other images have
+            raises an error (``fail``) or is skipped, counted and reported (``skip``).
         cache: where decoded images are cached. ``auto``: in memory if they fit into 2 GiB, else on disk in the user's
             cache folder if they take at most half of its free space; ``none``: never on disk; a folder: always there.
             Does not affect the images.

@@ -22,8 +22,8 @@ class TreeConfig(EncodedConfig):
             ``prefix``: the file name before its final ``_`` or ``-`` and number, as in ``cat_001.png``. ``none``: no
             classes. ``auto`` takes ``metadata`` if it has labels, else ``folders`` if every image is exactly one level
             down, in at least two sub-folders whose names are not just numbers of five digits or more; else none.
-        captions: ``auto`` reads the ``.txt`` or ``.json`` next to each image, else ``metadata.jsonl`` or
-            ``metadata.csv``.
+        captions: ``auto`` reads the ``.txt`` (one caption per line) or ``.json`` next to each image, else
+            ``metadata.jsonl`` or ``metadata.csv``.
     """
 
     split: LocationText | None = None
@@ -59,7 +59,8 @@ class TarConfig(EncodedConfig):
         labels: ``auto`` reads each sample's ``.cls`` (an integer or a name), else ``label`` or ``class`` in its
             ``.json``; if no sample has either, it uses class folders as for a folder. ``folders`` and ``leaf`` as for
             a folder; ``none`` reads none.
-        captions: ``auto`` reads each sample's ``.txt``, else ``caption``, ``text`` or ``prompt`` in its ``.json``.
+        captions: ``auto`` reads each sample's ``.txt`` (one caption per line), else ``caption``, ``text`` or ``prompt``
+            in its ``.json``, a string or a list of strings.
         split: as for a folder, by the names of the shards (``train-000.tar``) or of the folders that contain them or
             are in them; a shard given as ``path`` is always read.
         image_column: which image of each sample to use, by the part after the key: ``left`` or ``left.png`` of

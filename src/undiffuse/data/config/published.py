@@ -58,7 +58,7 @@ class EmnistConfig(ImageConfig):
 
 
 class ArraysConfig(ImageConfig):
-    """NumPy files of images: .npy (memory-mapped, may be larger than memory) or .npz with labels.
+    """NumPy files of images: .npy (memory-mapped, may be larger than memory) or .npz with labels and captions.
 
     Args:
         path: the file.
@@ -68,6 +68,9 @@ class ArraysConfig(ImageConfig):
             or the only array of a suitable shape.
         labels: the name of the array of class indices; ``auto`` takes ``labels``, ``y`` or ``arr_1`` if present and
             ``none`` reads none.
+        captions: the name of the array of captions in a ``.npz``, strings of shape (N,), or (N, K) for K captions of
+            each image; ``auto`` takes ``captions``, ``caption``, ``texts``, ``text``, ``prompts`` or ``prompt`` if
+            present and ``none`` reads none.
         axes: ``NHW``, ``NHWC`` or ``NCHW``; ``auto`` looks for an axis of length 1 or 3 and reports its choice.
         levels: range of the values: ``0..255`` for bytes, or, for floating-point numbers, ``0..1`` or ``-1..1``.
     """
@@ -77,6 +80,7 @@ class ArraysConfig(ImageConfig):
     split: Split = "train"
     array: str = "auto"
     labels: str = "auto"
+    captions: str = "auto"
     axes: Literal["auto", "NHW", "NHWC", "NCHW"] = "auto"
     levels: Literal["0..255", "0..1", "-1..1"] = "0..255"
 
@@ -99,7 +103,8 @@ class ParquetConfig(EncodedConfig):
             ``label``, ``labels`` or ``class``.
         caption_column: the column of strings or of lists of strings; ``auto`` takes one named ``caption``, ``text`` or
             ``prompt``, also with an s, or ``sentences``, else the only column of strings.
-        caption_index: which caption of a list to use, from 0; the last one of a shorter list.
+        caption_index: use only this caption of a list, from 0, or the last one of a shorter list; ``None`` uses all,
+            one per visit of the image.
         labels: ``none`` reads no classes.
     """
 
@@ -108,7 +113,7 @@ class ParquetConfig(EncodedConfig):
     image_column: str = "auto"
     label_column: str = "auto"
     caption_column: str = "auto"
-    caption_index: Annotated[int, Field(ge=0, le=1000)] = 0
+    caption_index: Annotated[int, Field(ge=0, le=1000)] | None = None
     labels: Literal["auto", "none"] = "auto"
 
 

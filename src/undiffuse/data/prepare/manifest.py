@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, BinaryIO
 
+from undiffuse.captions import alternatives_of
 from undiffuse.data.prepare.originals import Originals
 from undiffuse.data.prepare.progress_log import Row
 from undiffuse.data.prepare.seen import SeenHashes
@@ -60,7 +61,8 @@ def write_captions(write: Write, originals: Originals, rows: Iterable[Row]) -> N
     """Write one line per image, in the format of Hugging Face's ``imagefolder``."""
     assert originals.captions is not None
     for number, index, _ in selected_rows(rows):
-        line = {"file_name": image_name(number), "text": originals.captions[index]}
+        captions = alternatives_of(originals.captions[index])
+        line = {"file_name": image_name(number), "text": captions if len(captions) > 1 else captions[0]}
         write(json.dumps(line, ensure_ascii=False).encode("utf-8", "surrogateescape") + b"\n")
 
 

@@ -16,7 +16,7 @@ from undiffuse.data.readers.decoding.image import Header, fit_image, to_array, w
 from undiffuse.data.storage.encoded import Preprocessing
 from undiffuse.errors import UsageError
 
-KEPT, UNREADABLE, TOO_SMALL, SHORT_SIDE, LONG_ASPECT, LOW_CONTRAST, DUPLICATE, NO_CAPTION = range(8)
+KEPT, UNREADABLE, TOO_SMALL, SHORT_SIDE, LONG_ASPECT, LOW_CONTRAST, DUPLICATE = range(7)
 #: Names of the reasons in the manifest.
 REASONS = {
     UNREADABLE: "unreadable",
@@ -25,10 +25,9 @@ REASONS = {
     LONG_ASPECT: "above max_aspect",
     LOW_CONTRAST: "below min_contrast",
     DUPLICATE: "duplicate",
-    NO_CAPTION: "empty caption",
 }
 #: Reasons that are errors unless ``on_error=skip``; the others are requested by the settings.
-FAULTS = (UNREADABLE, TOO_SMALL, NO_CAPTION)
+FAULTS = (UNREADABLE, TOO_SMALL)
 #: An image is compressed if that reduces it below this fraction of its size, otherwise stored, which is three times as
 #: fast to read. Photographs are stored, a tenth larger than compressed; drawings and digits are compressed.
 MIN_COMPRESSED_SIZE = 0.75
@@ -76,8 +75,6 @@ class PrepareBlocks:
             return [self._prepare(index) for index in range(start, end)]
 
     def _prepare(self, index: int) -> PreparedImage:
-        if self._originals.captions is not None and not self._originals.captions[index].strip():
-            return PreparedImage(NO_CAPTION, text=f"{self._originals.title(index)}: its caption is empty")
         try:
             image, source_hash, notes = self._originals.read(index)
         except UsageError as error:

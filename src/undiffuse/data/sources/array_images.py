@@ -21,6 +21,7 @@ def image_dataset(
     labels: npt.NDArray[Any] | None,
     class_names: Sequence[str],
     provenance: Mapping[str, str],
+    captions: Sequence[str] | None = None,
 ) -> Dataset:
     """Create the data set of these images (N, C, H, W), converted to the size and number of channels in ``config``.
 
@@ -39,6 +40,7 @@ def image_dataset(
         class_names=class_names,
         provenance={**provenance, "options": options},
         hashes=hash_rows(images),
+        captions=captions,
     )
 
 

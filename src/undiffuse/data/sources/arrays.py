@@ -1,7 +1,7 @@
 """Images in NumPy files: ``.npy``, which is memory-mapped and may be larger than memory, and ``.npz``.
 
 Arrays are recognized by the names that ``numpy.savez`` writes (``arr_0``, ``arr_1``) and by those of Keras
-(``x_train``, ``y_train``) and MedMNIST (``train_images``, ``train_labels``).
+(``x_train``, ``y_train``) and MedMNIST (``train_images``, ``train_labels``); captions by ``captions`` and the like.
 """
 
 from __future__ import annotations
@@ -13,11 +13,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from undiffuse.captions import join_alternatives
 from undiffuse.data.config import ArraysConfig
 from undiffuse.data.dataset import Dataset, Hashes, Indices, hash_item
 from undiffuse.data.readers.decoding.image import fit_image, from_array, to_array, with_channels
 from undiffuse.data.readers.npy import Array, Header, Npz, map_npy
 from undiffuse.data.sources.array_images import image_dataset
+from undiffuse.data.sources.layout.caption_column import CaptionColumn, caption_column
+from undiffuse.data.storage.cache import log_provenance
 from undiffuse.errors import UsageError
 from undiffuse.images import uint8_advice
 from undiffuse.registry import nearest
@@ -26,6 +29,7 @@ _CHUNK = 256  # images that are hashed or checked at once
 _MAX_CLASSES = 1_000_000
 _IMAGES = ("images", "x", "data", "samples", "arr_0")
 _LABELS = ("labels", "y", "label", "targets", "arr_1")
+_CAPTIONS = ("captions", "caption", "texts", "text", "prompts", "prompt")
 
 
 class _Mapped(Dataset):
@@ -96,8 +100,8 @@ def load(config: ArraysConfig) -> Dataset:
 
 
 def _load_npy(config: ArraysConfig, path: Path) -> Dataset:
-    if config.array != "auto" or config.labels not in ("auto", "none"):
-        raise UsageError(f"{path}: a .npy file holds one array without a name; leave array and labels out")
+    if config.array != "auto" or {config.labels, config.captions} - {"auto", "none"}:
+        raise UsageError(f"{path}: a .npy file holds one array without a name; leave array, labels and captions out")
     array = map_npy(path)
     check_levels(config, array.dtype, lambda: array, str(path))
     axes = infer_axes(config, Header(array.shape, array.dtype), str(path))
@@ -115,9 +119,12 @@ def _load_npz(config: ArraysConfig, path: Path) -> Dataset:
     labels = None if label_name is None else _labels(archive, label_name, len(images))
     names = [] if labels is None else [str(number) for number in range(int(labels.max()) + 1)]
     about = {**_provenance(title, axes), "labels": "none found" if label_name is None else archive.title(label_name)}
-    unused = [other for other in archive.headers if other not in (name, label_name)]
-    about |= {"arrays_not_read": ", ".join(unused)} if unused else {}
-    return image_dataset(config, images, labels, names, about)
+    caption_name = _captions_name(config, archive)
+    captions, about_captions = _captions(archive, caption_name, len(images))
+    unused = [other for other in archive.headers if other not in (name, label_name, caption_name)]
+    about |= {**about_captions, **({"arrays_not_read": ", ".join(unused)} if unused else {})}
+    log_provenance(path, about_captions)
+    return image_dataset(config, images, labels, names, about, captions)
 
 
 def _provenance(source: str, axes: str) -> dict[str, str]:
@@ -146,6 +153,33 @@ def _labels_name(config: ArraysConfig, archive: Npz, images: str) -> str | None:
     split = config.split
     likely = [f"y_{split}", f"{split}_labels", f"{split}_y", *_LABELS]
     return next((n for n in likely if n in archive.headers and n != images), None) if config.labels == "auto" else None
+
+
+def _captions_name(config: ArraysConfig, archive: Npz) -> str | None:
+    if config.captions not in ("auto", "none") or config.captions == "none" in archive.headers:
+        return _check_name(config.captions, archive, "captions")
+    split = config.split
+    likely = [name for kind in _CAPTIONS for name in (f"{kind}_{split}", f"{split}_{kind}", kind)]
+    return next((name for name in likely if name in archive.headers), None) if config.captions == "auto" else None
+
+
+def _captions(archive: Npz, name: str | None, count: int) -> CaptionColumn:
+    """Captions, one or several for each image; empty ones do not count."""
+    if name is None:
+        return CaptionColumn(None, {})
+    shape, dtype = archive.headers[name]
+    title = archive.title(name)
+    if dtype.kind not in "US" or len(shape) not in (1, 2):
+        what = f"{dtype} of {_format_shape(shape)}"
+        raise UsageError(f"{title}: {what}; expected strings, one or several for each image, or data.captions=none")
+    if shape[0] != count:
+        raise UsageError(f"{title}: captions of {shape[0]} images for {count} images; expected them for each image")
+    try:
+        rows = np.char.decode(found, "utf-8") if (found := archive.read(name)).dtype.kind == "S" else found
+    except UnicodeDecodeError:
+        raise UsageError(f"{title}: not UTF-8 text; expected captions") from None
+    texts = [join_alternatives(row) for row in rows.reshape(count, -1).tolist()]
+    return caption_column(texts, np.array([row if text else -1 for row, text in enumerate(texts)], dtype=np.int64))
 
 
 def _check_name(name: str, archive: Npz, option: str) -> str:

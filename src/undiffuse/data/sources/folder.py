@@ -78,8 +78,7 @@ def load(config: FolderConfig) -> Dataset:
 
     Raises:
         UsageError: if there are no images, the options do not fit, or (unless ``on_error=skip``) a file is damaged, too
-            large or smaller than the training size, or lacks a label or caption that others have; the message names
-            the file.
+            large or smaller than the training size, or lacks a label that others have; the message names the file.
     """
     root, skips = config.location, Skips(config.on_error)
     reader = FolderSidecars(root)

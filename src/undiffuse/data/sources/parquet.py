@@ -13,14 +13,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from undiffuse.captions import join_alternatives
 from undiffuse.data.config import ParquetConfig
 from undiffuse.data.dataset import Dataset, Indices
 from undiffuse.data.readers.tables import Tables, arrow, integer_column, is_string_list, is_text, plain_type
 from undiffuse.data.readers.text import readable
+from undiffuse.data.sources.layout.caption_column import caption_column
 from undiffuse.data.sources.layout.captions import complete_rows
 from undiffuse.data.sources.layout.classes import LabelColumn
 from undiffuse.data.sources.layout.folder_files import add_unused
-from undiffuse.data.sources.layout.ignored_items import IgnoredItems, Kind
+from undiffuse.data.sources.layout.ignored_items import IgnoredItems
 from undiffuse.data.sources.table_files import find_tables
 from undiffuse.data.storage.encoded import load_encoded
 from undiffuse.data.storage.encoded_files import EncodedFiles
@@ -35,9 +37,6 @@ _IMAGES, _LABELS, _CAPTIONS = (
     ("image", "img", "jpg", "png", "picture"),  # data
     ("label", "labels", "class"),
     ("caption", "text", "prompt", "captions", "texts", "prompts", "sentences"),
-)
-MULTIPLE_CAPTIONS = Kind(
-    "image with further captions", "images with further captions", "data.caption_index=N selects others"
 )
 
 
@@ -99,7 +98,7 @@ def load(config: ParquetConfig) -> Dataset:
     Raises:
         UsageError: if pyarrow is not installed; the table or a column of images is missing; the columns of shards
             differ; or (unless ``on_error=skip``) a shard is missing or damaged, an image is damaged, or a row lacks a
-            label or caption that others have; the message names the file and the row.
+            label that others have; the message names the file and the row.
     """
     arrow()
     skips, left_out = Skips(config.on_error), IgnoredItems()
@@ -111,16 +110,16 @@ def load(config: ParquetConfig) -> Dataset:
     if not len(tables):
         raise UsageError(f"{config.location}: the table has no rows; expected at least one image")
     codes, labels = _labels(config, tables, columns)
-    captions, caption_of = _captions(tables, columns, config.caption_index, left_out)
+    texts, caption_of = _captions(tables, columns, config.caption_index)
     rejected = np.zeros(len(tables), dtype=bool)
-    rows = complete_rows({"label": codes, "caption": caption_of}, rejected, lambda row: row_title(tables, row), skips)
+    rows = complete_rows({"label": codes}, rejected, lambda row: row_title(tables, row), skips)
     classes = labels.classes(codes, columns.class_names, str(config.location))
     selected_labels = None if classes.labels is None else classes.labels[rows]
-    texts = captions.select(caption_of[rows]) if len(captions) else None
+    captions, about_captions = caption_column(texts, caption_of[rows])
     about = {"source": str(config.location), "shards": str(len(tables.paths)), **columns.notes, **labels.notes}
-    about |= {**found.notes, **left_out.notes}
+    about |= {**about_captions, **found.notes, **left_out.notes}
     files = TableFiles(tables, columns.image, rows)
-    return load_encoded(config, files, selected_labels, classes.names, texts, about, skips)
+    return load_encoded(config, files, selected_labels, classes.names, captions, about, skips)
 
 
 def _valid(paths: Sequence[Any], skips: Skips) -> list[Any]:
@@ -247,18 +246,16 @@ def _codes(column: Any, found: LabelColumn, title: str) -> Indices:
     )
 
 
-def _captions(tables: Tables, columns: Columns, index: int, left_out: IgnoredItems) -> tuple[StringArray, Indices]:
-    """Captions, and (N,) each row's caption, -1 for none; of a list of captions, entry ``index`` or else the last."""
+def _captions(tables: Tables, columns: Columns, index: int | None) -> tuple[StringArray, Indices]:
+    """Captions, and (N,) each row's caption, -1 for none; of a list all, or entry ``index`` or else the last."""
     texts, caption_of, start = StringArray(), np.full(len(tables), -1, dtype=np.int64), 0
     for column in tables.each(columns.caption) if columns.caption is not None else ():
         for place, text in enumerate(column.to_pylist()):
-            if isinstance(text, list):
-                if len(text) > 1:
-                    left_out.add(MULTIPLE_CAPTIONS, row_title(tables, start + place).rpartition("/")[2])
-                text = text[min(index, len(text) - 1)] if text else None
-            line = " ".join(text.split()) if text else ""
-            if line:
+            captions = [one for one in (text if isinstance(text, list) else [text]) if one is not None]
+            if index is not None:
+                captions = captions[min(index, len(captions) - 1) :][:1]
+            if joined := join_alternatives(captions):
                 caption_of[start + place] = len(texts)
-                texts.append(line)
+                texts.append(joined)
         start += len(column)
     return texts, caption_of

@@ -19,6 +19,7 @@ from undiffuse.data.dataset import Dataset, Indices
 from undiffuse.data.readers.file_at import FileAt
 from undiffuse.data.readers.tar_index import Headers, Member, MemoryAt, RandomAccessFile, ReopenedFile
 from undiffuse.data.readers.text import readable
+from undiffuse.data.sources.layout.caption_column import caption_column
 from undiffuse.data.sources.layout.captions import complete_rows
 from undiffuse.data.sources.layout.classes import Classes, LabelColumn, depth_note, folder_classes
 from undiffuse.data.sources.layout.folder_files import add_unused
@@ -28,6 +29,7 @@ from undiffuse.data.sources.layout.metadata import (
     Annotation,
     annotation_in,
     caption_text,
+    class_text,
     parse_json,
 )
 from undiffuse.data.sources.layout.splits import Folders, select_shards
@@ -157,9 +159,10 @@ def _annotation(shard: RandomAccessFile, sidecars: Members) -> Annotation:
         title = base + readable(sidecars["json"][0].name)
         annotation = annotation_in(parse_json(texts["json"], title), title)
     if "txt" in texts:
-        annotation = annotation._replace(caption=caption_text(texts["txt"], base + readable(sidecars["txt"][0].name)))
+        caption = caption_text(texts["txt"], base + readable(sidecars["txt"][0].name))
+        annotation = annotation if caption is None else annotation._replace(caption=caption)
     if "cls" in texts:
-        label = caption_text(texts["cls"], base + readable(sidecars["cls"][0].name))
+        label = class_text(texts["cls"], base + readable(sidecars["cls"][0].name))
         annotation = annotation._replace(
             label=int(label) if label.isascii() and label.isdecimal() and len(label) < 20 else label
         )
@@ -171,8 +174,8 @@ def load(config: TarConfig) -> Dataset:
 
     Raises:
         UsageError: if a file is missing, no sample has an image, the options do not fit, or (unless ``on_error=skip``)
-            a shard or image is damaged, or a sample repeats a key, has no image or lacks a label or caption that
-            others have; the message names shard and member.
+            a shard or image is damaged, or a sample repeats a key, has no image or lacks a label that others have;
+            the message names shard and member.
     """
     skips = Skips(config.on_error)
     samples, shards = _Samples(config, skips), list[RandomAccessFile]()
@@ -194,11 +197,11 @@ def load(config: TarConfig) -> Dataset:
     absent = np.zeros(len(all_files), dtype=bool)
     if not split_folders.includes_all:
         absent = np.fromiter((not split_folders.includes(name) for name in samples.names), np.bool_)
-    rows = complete_rows({"label": codes, "caption": caption_of}, absent, all_files.title, skips)
+    rows = complete_rows({"label": codes}, absent, all_files.title, skips)
     classes, notes = _classes(config, samples, codes, rows, split_folders)
-    captions = samples.captions.select(caption_of[rows]) if len(samples.captions) else None
+    captions, about_captions = caption_column(samples.captions, caption_of[rows])
     files = TarFiles(config.location, shards, samples.names.select(rows), table[rows])
-    about |= {**split_folders.notes, **notes, **samples.column.notes, **samples.left_out.notes}
+    about |= {**split_folders.notes, **notes, **about_captions, **samples.column.notes, **samples.left_out.notes}
     return load_encoded(config, files, classes.labels, classes.names, captions, about, skips)
 
 

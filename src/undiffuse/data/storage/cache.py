@@ -48,8 +48,14 @@ from undiffuse.version import __version__
 #: Maximum fraction of the free disk space that a cache takes with ``cache=auto``.
 SHARE_OF_FREE = 0.5
 #: Version of the readers, incremented when they read the same files differently; it invalidates earlier caches.
-READING = 3
-_NOT_OF_THE_KEY = {"validation_fraction", "classes", "cache"}
+READING = 4
+_NOT_OF_THE_KEY = {"validation_fraction", "classes", "class_captions", "class_share", "cache"}
+
+#: Provenance that is logged when a set is opened.
+_LOGGED = (
+    *("skipped", "left_out", "splits", "masks", "classes_joined", "classes_called", "size_chosen"),
+    "captions_missing",
+)
 
 _STAMPED: ContextVar[tuple[Path, str] | None] = ContextVar("stamped", default=None)
 
@@ -126,7 +132,7 @@ def open_cached(config: EncodedConfig) -> Dataset | None:
 
 def log_provenance(location: Path, provenance: Mapping[str, str]) -> None:
     """Log what the user should know about a set when it is opened."""
-    for key in ("skipped", "left_out", "splits", "masks", "classes_joined", "classes_called", "size_chosen"):
+    for key in _LOGGED:
         if key in provenance:
             _log.warning("%s: %s", location, provenance[key])
 

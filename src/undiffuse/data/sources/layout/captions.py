@@ -3,7 +3,8 @@
 The most specific source takes precedence: the caption of an image is that of its ``.txt`` file (``x.txt`` or
 ``x.png.txt``), else of its ``.json`` file, else of its line in ``metadata.jsonl`` or ``metadata.csv``; its label is
 that of its ``.json`` file, else of its line in ``metadata.jsonl`` or ``metadata.csv``, else in ``dataset.json``. A list
-with two labels for an image is an error; of two captions in a list the last is used, and the others are counted.
+with two labels for an image is an error; the captions of several lines are alternatives, as are the lines of a
+``.txt`` file.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from undiffuse.captions import alternatives_of, join_alternatives
 from undiffuse.data.config import TreeConfig
 from undiffuse.data.dataset import Indices
 from undiffuse.data.readers.text import composed
+from undiffuse.data.sources.layout.caption_column import caption_column
 from undiffuse.data.sources.layout.classes import Classes, LabelColumn, depth_note, folder_classes, prefix_of
 from undiffuse.data.sources.layout.folder_files import Names, is_image_file
-from undiffuse.data.sources.layout.ignored_items import Kind
 from undiffuse.data.sources.layout.metadata import (
     DATASET,
     MAX_LIST_BYTES,
@@ -47,9 +49,6 @@ _DOCUMENTS = frozenset(
 )
 _LISTS = (DATASET, METADATA_CSV, METADATA)  # in ascending precedence
 _TABLES = frozenset({METADATA, DATASET, "metadata.json", "manifest.json", "package.json", "info.json", "config.json"})
-
-
-EARLIER_CAPTION = Kind("caption of an image that has a later one", "captions of images that have a later one")
 
 
 class SidecarReader(ABC):
@@ -83,8 +82,7 @@ class AnnotatedFiles(NamedTuple):
 def annotate(reader: SidecarReader, names: Names, config: TreeConfig, skips: Skips) -> AnnotatedFiles:
     """Read the labels and captions of listed images, as configured.
 
-    Images without the caption or label that others have, and captions or labels without an image, are reported to
-    ``skips``.
+    Images without the label that others have, and captions or labels without an image, are reported to ``skips``.
 
     Raises:
         UsageError: if ``skips`` raises; if requested labels are missing; if a list is damaged.
@@ -114,10 +112,10 @@ def annotate(reader: SidecarReader, names: Names, config: TreeConfig, skips: Ski
     if config.labels == "prefix":
         annotations.label_all(_prefixes(annotations.paths))
     rows = annotations.complete_rows()
-    captions = annotations.captions.select(annotations.caption_of[rows]) if annotations.captions else None
+    captions, about_captions = caption_column(annotations.captions, annotations.caption_of[rows])
     classes = annotations.column.classes(annotations.codes, annotations.class_names, reader.location)
     labels = classes.labels if classes.labels is None or len(rows) == len(names.images) else classes.labels[rows]
-    notes |= annotations.column.notes
+    notes |= {**annotations.column.notes, **about_captions}
     return AnnotatedFiles(rows, Classes(labels, classes.names), captions, notes, annotations.unused)
 
 
@@ -140,7 +138,7 @@ class _Annotations:
         skips: Skips,
         chosen: npt.NDArray[np.bool_] | None,
     ) -> None:
-        self._reader, self._images, self._skips, self._left_out = reader, names.images, skips, names.left_out
+        self._reader, self._images, self._skips = reader, names.images, skips
         count = len(names.images)
         self._absent = np.zeros(count, dtype=bool) if chosen is None else ~chosen
         self.captions, self.caption_of = StringArray(), np.full(count, -1, dtype=np.int32)
@@ -180,9 +178,8 @@ class _Annotations:
                 self.codes[index] = self.column.code(label, title)
 
     def complete_rows(self) -> Indices:
-        """Indices of the images that have a label and a caption if any image has one."""
-        columns = {"label": self.codes, "caption": self.caption_of}
-        return complete_rows(columns, self._rejected, self._title, self._skips)
+        """Indices of the images that have a label if any image has one."""
+        return complete_rows({"label": self.codes}, self._rejected, self._title, self._skips)
 
     def _title(self, index: int) -> str:
         return self._reader.title_of(self._images[index])
@@ -215,7 +212,8 @@ class _Annotations:
             if index is None:
                 self._skips.take(UsageError(f"{title}: lists {line.image}, but there is no such image"))
             elif not self._absent[index] and entries is not None and self._agrees(index, line, entries, title):
-                self._add_annotation(index, line.annotation, f"{title}: {line.image}")
+                annotation = self._with_earlier_captions(line.annotation, entries.of(index)[2])
+                self._add_annotation(index, annotation, f"{title}: {line.image}")
                 entries.add(index, line, int(self.codes[index]), int(self.caption_of[index]))
         return lines is not None
 
@@ -226,7 +224,7 @@ class _Annotations:
 
     def _agrees(self, index: int, line: Line, entries: _ListEntries, title: str) -> bool:
         """Whether no earlier line of the list gives another label; an image with two labels is rejected."""
-        earlier, code, caption = entries.of(index)
+        earlier, code, _ = entries.of(index)
         word = "entry" if title.endswith(DATASET) else "line"
         if self._use_labels and code >= 0 and line.annotation.label is not None:
             label = self.column.label_of(code)
@@ -234,9 +232,14 @@ class _Annotations:
                 where = f"{label!r} in {word} {earlier}, {line.annotation.label!r} in {word} {line.number}"
                 self._reject(index, UsageError(f"{title}: gives {line.image} two labels: {where}"))
                 return False
-        if self._use_captions and caption >= 0 and line.annotation.caption not in (None, self.captions[caption]):
-            self._left_out.add(EARLIER_CAPTION, f"{line.image} ({word}s {earlier} and {line.number} of {title})")
         return True
+
+    def _with_earlier_captions(self, annotation: Annotation, earlier: int) -> Annotation:
+        """The annotation of a line, with the captions of earlier lines of the same list for the image."""
+        if not self._use_captions or earlier < 0 or annotation.caption is None:
+            return annotation
+        captions = [*alternatives_of(self.captions[earlier]), *alternatives_of(annotation.caption)]
+        return annotation._replace(caption=join_alternatives(captions))
 
     def _lines(self, basename: str, content: bytes, folder: str, title: str) -> Iterable[Line] | None:
         if basename == METADATA:

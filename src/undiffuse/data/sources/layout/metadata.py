@@ -1,10 +1,14 @@
 """Parsers of annotation lists (labels and captions of many images) and of JSON records for one image.
 
 Supported are ``metadata.jsonl`` as in Hugging Face's ``imagefolder`` (one object per line: ``file_name``, relative to
-the folder of the file, and any of ``caption``/``text``/``prompt`` and ``label``/``class``), ``metadata.csv`` with the
-same columns (separated by commas, semicolons or tabs), and the ``dataset.json`` of the StyleGAN and EDM tools:
-``{"labels": [["00000/img00000000.png", 3], ...]}`` with ``null`` for no labels. Besides the labels, ``"class_names"``
-may list the class names, which those tools ignore. UTF-16 is read if there is a byte order mark.
+the folder of the file, and any of ``caption``/``text``/``prompt``, also with an s, and ``label``/``class``),
+``metadata.csv`` with the same columns (separated by commas, semicolons or tabs), and the ``dataset.json`` of the
+StyleGAN and EDM tools: ``{"labels": [["00000/img00000000.png", 3], ...]}`` with ``null`` for no labels. Besides the
+labels, ``"class_names"`` may list the class names, which those tools ignore. UTF-16 is read if there is a byte order
+mark.
+
+A caption is a string, or a list of strings, of which each visit of the image in training uses one; in a table such a
+list is written in JSON, ``["a dog", "a brown dog"]``.
 """
 
 from __future__ import annotations
@@ -17,19 +21,20 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
+from undiffuse.captions import join_alternatives
 from undiffuse.data.readers.text import as_utf8
 from undiffuse.errors import UsageError
 
 METADATA, METADATA_CSV, DATASET = "metadata.jsonl", "metadata.csv", "dataset.json"
 MAX_SIDECAR_BYTES = 2**20  # limit for the annotation file of one image
 MAX_LIST_BYTES = 2**29  # limit for a list of all images
-_CAPTION_KEYS = ("caption", "text", "prompt")
+_CAPTION_KEYS = ("caption", "text", "prompt", "captions", "texts", "prompts")
 _LABEL_KEYS = ("label", "class")
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # surrogates: valid in JSON, but encodable only in pairs
 
 
 class Annotation(NamedTuple):
-    """Caption and label of one image; ``None`` if missing."""
+    """Caption and label of one image; ``None`` if missing. A caption may have alternatives, one per line."""
 
     caption: str | None
     label: object | None
@@ -90,34 +95,50 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def caption_text(content: bytes, title: str) -> str:
-    """Decode a caption as one line.
+def caption_text(content: bytes, title: str) -> str | None:
+    """Decode a text file of captions, one per line; ``None`` if it is empty.
+
+    Raises:
+        UsageError: if it is not UTF-8.
+    """
+    return join_alternatives(_decoded(content, title, "a caption").splitlines()) or None
+
+
+def class_text(content: bytes, title: str) -> str:
+    """Decode a text file with the class of an image.
 
     Raises:
         UsageError: if it is not UTF-8, or empty.
     """
-    try:
-        text = " ".join(as_utf8(content).decode().split())
-    except UnicodeDecodeError:
-        raise UsageError(f"{title}: not UTF-8 text; expected a caption") from None
+    text = " ".join(_decoded(content, title, "a class").split())
     if not text:
-        raise UsageError(f"{title}: empty; expected a caption")
+        raise UsageError(f"{title}: empty; expected a class")
     return text
+
+
+def _decoded(content: bytes, title: str, expected: str) -> str:
+    try:
+        return as_utf8(content).decode()
+    except UnicodeDecodeError:
+        raise UsageError(f"{title}: not UTF-8 text; expected {expected}") from None
 
 
 def annotation_in(record: object, title: str) -> Annotation:
     """Get the caption and label from a JSON object.
 
     Raises:
-        UsageError: if it is not an object, or the caption is not a string.
+        UsageError: if it is not an object, or the caption is neither a string nor a list of strings.
     """
     if not isinstance(record, dict):
         raise UsageError(f"{title}: holds {_kind(record)}; expected an object with a caption or a label")
-    caption = next((record[key] for key in _CAPTION_KEYS if record.get(key) is not None), None)
-    if not isinstance(caption, str | None):
-        raise UsageError(f"{title}: its caption is {_kind(caption)}; expected a string")
-    caption = " ".join(caption.split()) if caption else None
-    return Annotation(caption or None, next((record[key] for key in _LABEL_KEYS if record.get(key) is not None), None))
+    caption = next((record[key] for key in _CAPTION_KEYS if record.get(key) not in (None, "", [])), None)
+    captions = caption if isinstance(caption, list) else [] if caption is None else [caption]
+    for text in captions:
+        if not isinstance(text, str):
+            which = "a caption in its list" if isinstance(caption, list) else "its caption"
+            raise UsageError(f"{title}: {which} is {_kind(text)}; expected a string or a list of strings")
+    label = next((record[key] for key in _LABEL_KEYS if record.get(key) is not None), None)
+    return Annotation(join_alternatives(captions) or None, label)
 
 
 def read_metadata(content: bytes, folder: str, title: str, take: Callable[[UsageError], None]) -> Iterator[Line]:
@@ -178,6 +199,7 @@ def _csv_lines(
             if len(row) != len(columns):
                 raise UsageError(f"{where}: {len(row)} values; expected {len(columns)}: {', '.join(columns)}")
             record: dict[str, object] = {key: value for key, value in zip(columns, row, strict=True) if value}
+            record |= {key: _listed(str(record[key])) for key in _CAPTION_KEYS if key in record}
             if numbers and label_of in record:
                 record[label_of] = int(str(record[label_of])[:20])
             yield Line(number, resolve_name(record.get("file_name"), folder, where), annotation_in(record, where))
@@ -185,6 +207,15 @@ def _csv_lines(
             take(UsageError(f"{where}: not a line of a table ({error})"))
         except UsageError as error:
             take(error)
+
+
+def _listed(cell: str) -> object:
+    """The captions in a cell: a list of strings in JSON, or one caption."""
+    try:
+        found = json.loads(cell) if cell.startswith("[") else cell
+    except (ValueError, RecursionError):
+        return cell
+    return found if isinstance(found, list) and all(isinstance(text, str) for text in found) else cell
 
 
 def _csv_column(text: str, delimiter: str, columns: list[str], name: str) -> Iterator[str]:
