@@ -74,7 +74,7 @@ def test_the_bound_of_a_latent_has_no_levels() -> None:
     }  # fmt: skip
 
     class Batch:
-        x_0, given = torch.full((64, 4, 8, 8), 0.25), Given()
+        x_0, given, row_weights = torch.full((64, 4, 8, 8), 0.25), Given(), None
 
     losses = [
         float(objective_of(space, **config)(Batch(), "main", StepRandom(0, 0, 0)).loss.detach())

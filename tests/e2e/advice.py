@@ -144,7 +144,7 @@ def _arguments(words: list[str]) -> Iterator[str]:
         yield word
 
 
-_NAMES = {"flow-mnist", "flow-swissroll", "ddpm-church48", "photos-32", "photos-48", "photos-64", "."}
+_NAMES = {"flow-mnist", "flow-swissroll", "ddpm-church48", "photos-32", "photos-48", "photos-64", "scenes", "."}
 
 
 def _kept_prose(found: re.Match[str]) -> str:

@@ -44,7 +44,7 @@ REACH: dict[str, set[str] | list[str]] = {
     "api/examining.py": {"doctor"},
     "cli/checks/data.py": ["data info", "evaluate"],
     "api/arguments.py": [
-        *("doctor", "invert", "export", "data prepare", "study parameterization", "study small-data"),
+        *("sample", "doctor", "invert", "export", "data prepare", "study parameterization", "study small-data"),
         "study theory",
     ],
     "api/inverting.py": {"invert"},
@@ -134,6 +134,9 @@ ECHOED = {
     ("evaluation/modes.py", "noise"),
     ("studies/theory/ground_truth.py", "noise"),
     ("networks/config.py", "progressive_combine"),
+    ("networks/config.py", "long_skips"),
+    ("networks/config.py", "conditioning"),
+    *(("data/config/scenes.py", key) for key in ("sizes", "digits", "objects", "pairs")),
     ("objectives/rules.py", "learned_variance"),
     ("objectives/rules.py", "objective"),
     ("objectives/rules.py", "time_draws"),

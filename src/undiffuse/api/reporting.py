@@ -248,8 +248,11 @@ def _commands(model: Model) -> dict[str, str]:
     run = display_name(model.path)
     points = not model.module.space.is_image
     if not model.module.generates:
-        guided = ["sample", "MODEL", "--classifier", run, "--class", model.class_names[-1], "-n", 16]
-        return {"measure again": command("evaluate", run), "guide the sampling of another model": command(*guided)}
+        name = model.class_names[-1]
+        return {
+            "measure again": command("evaluate", run),
+            "guide another model": command("sample", "MODEL", "--classifier", run, "--class", name, "-n", 16),
+        }
     commands = {
         f"sample 64 {'points' if points else 'images'}": command("sample", run, "-n", 64),
         "measure again, with more samples": command("evaluate", run, "--num", 5000),

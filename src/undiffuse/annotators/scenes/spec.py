@@ -126,4 +126,4 @@ def _position(words: tuple[str, ...], word: str, caption: str) -> int:
 
 
 def _not_a_caption(caption: str, why: str) -> UsageError:
-    return UsageError(f"{caption!r} is not a caption of a scene: {why}; see undiffuse data info scenes for examples")
+    return UsageError(f"{caption!r} is not a caption of a scene: {why}; examples: undiffuse data info scenes")

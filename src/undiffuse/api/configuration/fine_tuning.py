@@ -10,6 +10,7 @@ from undiffuse.api.configuration.overrides import apply_overrides
 from undiffuse.api.configuration.start_rules import check_start, check_start_overrides
 from undiffuse.api.loading import find_model
 from undiffuse.config import validate
+from undiffuse.core.space import Space
 from undiffuse.data import source_config_for
 from undiffuse.data.config import SourceConfig
 from undiffuse.errors import UsageError
@@ -111,7 +112,7 @@ def _general_options(data: Any) -> Any:
 
 def _of_shape(source: SourceConfig, shape: Sequence[int]) -> SourceConfig:
     """Data with the size and channels of the model's images, if the source has these options and they are not set."""
-    if len(shape) != 3:
+    if not Space.of_data(tuple(shape)).is_image:
         return source
     size = shape[1] if shape[1] == shape[2] else tuple(shape[1:])
     wanted = {"size": size, "channels": shape[0]}
