@@ -80,6 +80,9 @@ def example(name: str, folder: Path) -> SourceConfig:
     if name in ("zip", "tar"):
         folder /= f"set.{name}"
         archive_of_images(folder)
+    if name == "join":
+        for style in ("oil", "photo"):
+            archive_of_images(folder / f"{style}.zip")
     if name in PUBLISHED:
         folder = PUBLISHED[name](folder)
     needs_path = "path" in SOURCE_CONFIGS[name].model_fields

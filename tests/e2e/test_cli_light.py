@@ -32,6 +32,7 @@ PACKAGES_FOR_SAMPLING = (
     ),
     *(
         "cancellation",
+        "captions",
         "locking",
         "config",
         "cores",

@@ -61,6 +61,7 @@ __all__ = [
     "GaussiansConfig",
     "IdxConfig",
     "ImageConfig",
+    "JoinConfig",
     "LmdbConfig",
     "Loader",
     "LoaderConfig",

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from undiffuse.data.class_captions import with_class_captions
 from undiffuse.data.config import EncodedConfig, ImageConfig, SourceConfig
 from undiffuse.data.dataset import Dataset, select_classes
 from undiffuse.data.registry import SOURCES
+from undiffuse.data.spec import source_config_for
 from undiffuse.data.storage.cache import open_cached, stamped
 from undiffuse.data.storage.listing import listing
 from undiffuse.errors import UsageError
@@ -40,8 +43,18 @@ def list_source(config: ImageConfig) -> Dataset:
 
 
 def _read(config: SourceConfig) -> Dataset:
-    dataset: Dataset = resolve(SOURCES[config.name].load)(config)
+    source = SOURCES[config.name]
+    load = resolve(source.load)
+    dataset: Dataset = load(config, _list_part) if source.is_composite else load(config)
     return dataset
+
+
+def _list_part(location: Path, on_error: str) -> Dataset:
+    """List the images of a part of a composite source, without classes."""
+    config = source_config_for(str(location))
+    if not isinstance(config, EncodedConfig):
+        raise UsageError(f"{location}: a source {config.name!r}; expected a folder, archive or table of images")
+    return list_source(config.model_copy(update={"on_error": on_error, "labels": "none"}))
 
 
 def _read_encoded(config: EncodedConfig) -> Dataset:

@@ -19,6 +19,7 @@ from undiffuse.data.config import (
     GaussianRingConfig,
     GaussiansConfig,
     IdxConfig,
+    JoinConfig,
     LmdbConfig,
     ParquetConfig,
     RingsConfig,
@@ -37,10 +38,12 @@ class Source(NamedTuple):
     Attributes:
         config: configuration model.
         load: ``module:function`` that creates the ``Dataset`` from a configuration.
+        is_composite: whether the function also takes one that lists the images of another source.
     """
 
     config: type[SourceConfig]
     load: str
+    is_composite: bool = False
 
 
 SOURCES: dict[str, Source] = {
@@ -62,6 +65,7 @@ SOURCES: dict[str, Source] = {
     "celeba": Source(CelebaConfig, "undiffuse.data.sources.celeba:load"),
     "ffhq": Source(FfhqConfig, "undiffuse.data.sources.ffhq:load"),
     "emoji": Source(EmojiConfig, "undiffuse.data.sources.emoji:load"),
+    "join": Source(JoinConfig, "undiffuse.data.sources.join:load", is_composite=True),
     "scenes": Source(ScenesConfig, "undiffuse.data.sources.scenes.source:load"),
 }
 

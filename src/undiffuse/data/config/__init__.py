@@ -8,6 +8,7 @@ from __future__ import annotations
 from undiffuse.data.config.arrays import DigitsConfig, IdxConfig, StackedMnistConfig
 from undiffuse.data.config.base import MAX_SIDE, Colour, EncodedConfig, ImageConfig, LocationText, SourceConfig
 from undiffuse.data.config.encoded import FolderConfig, TarConfig, TreeConfig, ZipConfig
+from undiffuse.data.config.join import JoinConfig
 from undiffuse.data.config.points import GaussianRingConfig, GaussiansConfig, RingsConfig, SwissrollConfig
 from undiffuse.data.config.published import (
     ArraysConfig,
@@ -37,6 +38,7 @@ __all__ = [
     "GaussiansConfig",
     "IdxConfig",
     "ImageConfig",
+    "JoinConfig",
     "LmdbConfig",
     "LocationText",
     "ParquetConfig",
