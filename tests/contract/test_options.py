@@ -35,6 +35,7 @@ MESSAGES: dict[str, Any] = {
     "autoguidance_interval": (-float("inf"), 2.0),
     "process": "vp",
     "cache_interval": 2,
+    "threshold": "dynamic:0.99",
     "strength": 0.4,
     "classifier_through": "x_0",
 }

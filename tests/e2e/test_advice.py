@@ -136,6 +136,8 @@ ECHOED = {
     ("networks/config.py", "progressive_combine"),
     ("networks/config.py", "long_skips"),
     ("networks/config.py", "conditioning"),
+    ("data/config/join.py", "oil"),
+    ("data/config/join.py", "photo"),
     *(("data/config/scenes.py", key) for key in ("sizes", "digits", "objects", "pairs")),
     ("objectives/rules.py", "learned_variance"),
     ("objectives/rules.py", "objective"),

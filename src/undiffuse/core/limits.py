@@ -41,6 +41,57 @@ def check_autoguidance_weight(weight: float) -> float:
     return weight
 
 
+def check_guidance_rescale(rescale: float) -> float:
+    """Raise UsageError if the fraction of rescaling guided predictions is outside [0, 1]."""
+    if not 0 <= rescale <= 1:
+        raise UsageError(f"guidance_rescale must be a number from 0 (none) to 1, got {rescale:g}")
+    return rescale
+
+
+def check_guidance_parallel(factor: float) -> float:
+    """Raise UsageError if the factor of the parallel part of guidance is outside [0, 1]."""
+    if not 0 <= factor <= 1:
+        raise UsageError(f"guidance_parallel must be a number from 0 to 1 (unchanged), got {factor:g}")
+    return factor
+
+
+def check_guidance_norm(norm: float) -> float:
+    """Raise UsageError if the largest root mean square of a guidance difference is not above 0."""
+    if not norm > 0:
+        raise UsageError(f"guidance_norm must be above 0, got {norm:g}; inf is no limit")
+    return norm
+
+
+#: Kinds of thresholds of x_0-hat, and the default quantile of a dynamic one (Saharia et al. 2022, appendix).
+THRESHOLDS, DYNAMIC_QUANTILE = ("none", "static", "dynamic"), 0.995
+
+
+def parse_threshold(text: str) -> tuple[str, float]:
+    """The kind and the quantile of a threshold such as ``dynamic:0.99``; the quantile is 0 unless it is dynamic.
+
+    Args:
+        text: ``none``, ``static``, ``dynamic`` or ``dynamic:QUANTILE``.
+    Raises:
+        UsageError: another kind, or a quantile outside (0, 1].
+    """
+    kind, colon, number = str(text).strip().partition(":")
+    if kind not in THRESHOLDS or (colon and kind != "dynamic"):
+        raise UsageError(f"threshold must be none, static, dynamic or dynamic:QUANTILE, got {text!r}")
+    try:
+        quantile = float(number) if colon else DYNAMIC_QUANTILE
+    except ValueError:
+        quantile = math.nan
+    if not 0 < quantile <= 1:
+        raise UsageError(f"the quantile of a dynamic threshold must be above 0 and at most 1, got {text!r}")
+    return kind, quantile if kind == "dynamic" else 0.0
+
+
+def check_threshold(text: str) -> str:
+    """Raise UsageError if a threshold cannot be parsed."""
+    parse_threshold(text)
+    return text
+
+
 #: Where the gradient of classifier guidance comes from: the classifier at x_t, or denoiser and classifier at x_0-hat.
 CLASSIFIER_INPUTS = ("x_t", "x_0")
 

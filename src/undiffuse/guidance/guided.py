@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Self
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -13,7 +13,8 @@ from undiffuse.core.condition import DROP, Condition, DropPolicy, Evaluation
 from undiffuse.core.denoiser import Denoised, Denoiser
 from undiffuse.core.limits import ALL_LOG_SNRS, check_guidance_weight, check_interval
 from undiffuse.core.per_sample import PerSample
-from undiffuse.core.rows import per_row
+from undiffuse.core.rows import per_row, where_rows
+from undiffuse.guidance.refinement import Refinement
 
 
 @dataclass(frozen=True)
@@ -29,12 +30,14 @@ class Guidance(PerSample):
     """x_0-hat = x_0-hat(negative) + sum_k w_k (x_0-hat(c_k) - x_0-hat(negative)), within an interval of log-SNRs.
 
     One term is classifier-free guidance, several terms are the conjunction of their conditions. Outside of the
-    interval, and with a single weight of 1, the result is x_0-hat(c_0). Weights and intervals stay on the CPU.
+    interval, and with a single weight of 1, the result is x_0-hat(c_0). Weights and intervals stay on the CPU. A
+    refinement changes the guided result.
 
     Args:
         low, high: (B,) float64, the log-SNR interval of guidance, both included.
         negative: the negative condition; by default ``c_0`` with fields dropped by the drop policy.
         terms: at least one.
+        refinement: see ``Refinement``; absent for none.
     Source: Ho & Salimans 2022, arXiv:2207.12598, eq. 6, whose w + 1 is the one weight here; Liu et al. 2022,
         "Compositional Visual Generation with Composable Diffusion Models", arXiv:2206.01714, eq. 11, for several;
         Kynkaanniemi et al. 2024, arXiv:2404.07724, eq. 5, for the interval, whose sigma is exp(-log-SNR / 2).
@@ -44,6 +47,7 @@ class Guidance(PerSample):
     high: Tensor | None = None
     negative: Condition = field(default_factory=Condition)
     terms: tuple[Term, ...] = ()
+    refinement: Refinement = field(default_factory=Refinement)
 
     def __len__(self) -> int:
         return 0 if self.low is None else len(self.low)
@@ -57,12 +61,12 @@ class Guidance(PerSample):
     def padded(self, count: int) -> Self:
         """A copy padded to ``count`` terms with terms of weight 0."""
         padding = [Term(term.condition, torch.zeros_like(_weight(term))) for term in self.terms[:1]]
-        return type(self)(self.low, self.high, self.negative, (*self.terms, *padding * (count - len(self.terms))))
+        return replace(self, terms=(*self.terms, *padding * (count - len(self.terms))))
 
     def to(self, device: torch.device | str) -> Self:
         """A copy with the conditions on another device."""
         terms = tuple(Term(term.condition.to(device), term.weight) for term in self.terms)
-        return type(self)(self.low, self.high, self.negative.to(device), terms)
+        return replace(self, negative=self.negative.to(device), terms=terms)
 
     @property
     def weights(self) -> Tensor:
@@ -185,11 +189,39 @@ def apply_guidance(
     position = torch.full((len(x_t),), -1)  # of each sample among the guided ones
     position[guided_rows] = torch.arange(len(guided_rows))
     nfe = nfe.index_add(0, guided_rows.to(nfe.device), negative_nfe)
-    for weight, rows, (x_0, _, term_nfe) in zip(weights[1:], term_rows, other_terms, strict=True):
-        indices = position[rows].to(x_t.device)
-        guided_x_0 = guided_x_0.index_add(0, indices, per_row(weight[rows], x_t) * (x_0 - negative[indices]))
+    further = [
+        _FurtherTerm(weight[rows], position[rows].to(x_t.device), x_0)
+        for weight, rows, (x_0, _, _) in zip(weights[1:], term_rows, other_terms, strict=True)
+    ]
+    for term in further:
+        difference = term.x_0 - negative[term.indices]
+        guided_x_0 = guided_x_0.index_add(0, term.indices, per_row(term.weight, x_t) * difference)
+    for rows, (_, _, term_nfe) in zip(term_rows, other_terms, strict=True):
         nfe = nfe.index_add(0, rows.to(nfe.device), term_nfe)
+    refinement = guidance.refinement.select(guided_rows)
+    if (refined_rows := refinement.rows) is not None:
+        own, weight = conditional[guided_rows.to(x_t.device)], weights[0][guided_rows]
+        guided_x_0 = where_rows(refined_rows, _refined(refinement, weight, own, negative, further), guided_x_0)
     return Denoised(conditional.index_copy(0, guided_rows.to(x_t.device), guided_x_0), evaluated[0][1], nfe)
+
+
+class _FurtherTerm(NamedTuple):
+    """A term after the first: its weights, its samples among the guided ones, and their x_0-hat."""
+
+    weight: Tensor
+    indices: Tensor
+    x_0: Tensor
+
+
+def _refined(
+    refinement: Refinement, weight: Tensor, conditional: Tensor, negative: Tensor, further: Sequence[_FurtherTerm]
+) -> Tensor:
+    """The guided x_0-hat with a refinement; a neutral one gives the weighted sum of differences up to rounding."""
+    update = per_row(weight - 1, conditional) * refinement.limited(conditional - negative)
+    for term in further:
+        limited = refinement.select(term.indices).limited(term.x_0 - negative[term.indices])
+        update = update.index_add(0, term.indices, per_row(term.weight, update) * limited)
+    return refinement.refined(update, conditional)
 
 
 def _active_rows(denoiser: Denoiser, guidance: Guidance, t: Tensor) -> Tensor:

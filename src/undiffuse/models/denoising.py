@@ -39,6 +39,7 @@ from undiffuse.models.rules import (
     check_default_guidance,
     check_guidance,
     check_prediction,
+    check_refinement,
     is_conditional,
     missing_guide_error,
 )
@@ -338,6 +339,7 @@ class NetworkModel(DenoisingModel):
     def _check_guidance(self, options: SamplingOptions) -> None:
         """Check that the model was trained for the guidance, and that it is compatible with the other options."""
         check_guidance(options.guidance, is_conditional(self.config), self.config.label_dropout)
+        check_refinement(options.guidance, options.given())
         if options.autoguidance != 1 and not self.guide_stored:
             raise missing_guide_error(options.autoguidance)
         if options.cache_interval != 1:

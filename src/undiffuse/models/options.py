@@ -7,6 +7,7 @@ torch.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,11 +23,15 @@ from undiffuse.core.limits import (
     check_cache_interval,
     check_classifier_scale,
     check_classifier_through,
+    check_guidance_norm,
+    check_guidance_parallel,
+    check_guidance_rescale,
     check_guidance_weight,
     check_interval,
     check_num_steps,
     check_strength,
     check_temperature,
+    check_threshold,
 )
 from undiffuse.errors import KeywordError, UsageError
 from undiffuse.registry import nearest
@@ -159,6 +164,8 @@ class SamplingOptions(SamplingConfig):
         strength: noise level at which sampling starts from an image, from 0 (the image) to 1 (noise): the fraction of
             the grid's steps that is taken.
         cache_interval: interval in steps between full evaluations of the network, see ``samplers.feature_caching``.
+        guidance_rescale, guidance_parallel, guidance_norm: see ``guidance.refinement``.
+        threshold: of x_0-hat of images, see ``guidance.thresholding``; by default ``static`` if the model clips.
         classifier: folder of a classifier of noisy data that guides to the class, see ``guidance.classifier``.
         classifier_scale: weight of its gradient, 0 for none.
         classifier_through: where the gradient comes from, ``x_t`` or ``x_0``.
@@ -188,6 +195,25 @@ class SamplingOptions(SamplingConfig):
         AfterValidator(check_cache_interval),
         Option("evaluate a U-Net's coarse levels every N steps only: faster, but approximate", earlier="reuse"),
     ] = 1
+    guidance_rescale: Annotated[
+        float,
+        AfterValidator(check_guidance_rescale),
+        Option("how far guided x_0-hat returns to its contrast without guidance, such as 0.7; 0 for none"),
+    ] = 0.0
+    guidance_parallel: Annotated[
+        float,
+        AfterValidator(check_guidance_parallel),
+        Option("factor of the guidance parallel to x_0-hat, such as 0 against saturation; 1 for plain guidance"),
+    ] = 1.0
+    guidance_norm: Annotated[
+        float,
+        AfterValidator(check_guidance_norm),
+        Option("largest root mean square of a guidance difference, such as 0.1; no limit by default", default=None),
+    ] = math.inf
+    threshold: Annotated[
+        Annotated[str, AfterValidator(check_threshold)] | None,
+        Option("threshold of x_0-hat of images: none, static, dynamic or dynamic:0.99; the model's default if unset"),
+    ] = None
     classifier: Annotated[
         str | None,
         BeforeValidator(_path_as_text),

@@ -7,6 +7,7 @@ modules.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -65,6 +66,24 @@ def check_guidance(scale: float, conditional: bool, label_dropout: float, instea
             f"guidance {scale:g} needs a model that was also trained without labels, this one had label_dropout=0; "
             f"{instead}"
         )
+
+
+#: Options that change guided predictions, and their values without an effect.
+_REFINEMENTS = {"guidance_rescale": 0.0, "guidance_parallel": 1.0, "guidance_norm": math.inf}
+
+
+def check_refinement(scale: float, given: Mapping[str, Any]) -> None:
+    """Check that options that change guided predictions come with guidance.
+
+    Args:
+        scale: weight of classifier-free guidance; 1 for none.
+        given: options of the request by name.
+    Raises:
+        UsageError: such an option without guidance.
+    """
+    for name, neutral in _REFINEMENTS.items():
+        if scale == 1 and given.get(name, neutral) not in (None, neutral):
+            raise UsageError(f"{name}={given[name]:g} changes guided samples, and guidance is 1; add --guidance 3")
 
 
 def missing_guide_error(weight: float) -> UsageError:

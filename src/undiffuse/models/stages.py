@@ -13,6 +13,7 @@ from undiffuse.conditioning.base import Conditioner, EncodedPrompts
 from undiffuse.conditioning.prompt import Prompt
 from undiffuse.core.condition import DROP, Condition, DropPolicy
 from undiffuse.core.denoiser import ClippedDenoiser, Denoiser, TransferredDenoiser
+from undiffuse.core.limits import parse_threshold
 from undiffuse.core.per_sample import PerSample
 from undiffuse.core.process import Process
 from undiffuse.core.rows import per_row
@@ -21,6 +22,8 @@ from undiffuse.errors import RunError, UsageError
 from undiffuse.guidance.autoguidance import AutoguidanceWeights, Autoguided
 from undiffuse.guidance.classifier import ClassifierWeights, NoisyClassifier, guided_by_classifier
 from undiffuse.guidance.guided import ConditionedDenoiser, Guidance, Guided, build_guidance
+from undiffuse.guidance.refinement import Refinement
+from undiffuse.guidance.thresholding import ThresholdedDenoiser, Thresholds
 from undiffuse.models.classifier_requests import CLASSIFIER, classifier_guidance, without_unknown_classes
 from undiffuse.models.options import GuidanceWeight, SamplingOptions
 from undiffuse.samplers.base import Sampler, stall_message
@@ -32,6 +35,8 @@ from undiffuse.wording import count_noun
 
 #: Keys of two kinds of guidance in ``Rows.guidance``; that of classifier guidance is ``CLASSIFIER``.
 CLASSIFIER_FREE, AUTO = "classifier_free", "auto"
+#: Key of the thresholds of x_0-hat in ``Rows.guidance``.
+THRESHOLD = "threshold"
 #: Options that must be equal for all samples of a plan, since the sampler and the denoiser depend on them.
 SHARED_OPTIONS = ("sampler", "process", "cache_interval", "classifier", "classifier_through")
 
@@ -87,11 +92,19 @@ class DenoisingStage:
         weights = rows.guidance.get(CLASSIFIER)
         if isinstance(weights, ClassifierWeights) and self.classifier is not None:
             denoiser = guided_by_classifier(denoiser, self.classifier, weights, self.options.classifier_through)
-        return self._wrapped(denoiser)
+        return self._wrapped(self._thresholded(denoiser, rows.guidance.get(THRESHOLD)))
+
+    def _thresholded(self, denoiser: Denoiser, thresholds: PerSample | None) -> Denoiser:
+        """``denoiser`` with x_0-hat clipped after guidance."""
+        if self.space.value_range is None:
+            return denoiser
+        if not isinstance(thresholds, Thresholds):
+            return ClippedDenoiser(denoiser, *self.space.value_range) if self.clips else denoiser
+        if thresholds.is_static:
+            return ClippedDenoiser(denoiser, *self.space.value_range)
+        return denoiser if thresholds.is_none else ThresholdedDenoiser(denoiser, thresholds, *self.space.value_range)
 
     def _wrapped(self, denoiser: Denoiser) -> Denoiser:
-        if self.clips and self.space.value_range is not None:
-            denoiser = ClippedDenoiser(denoiser, *self.space.value_range)  # clips after guidance
         return denoiser if self.process is None else TransferredDenoiser(denoiser, self.process)
 
     def start(self, requests: Sequence[Request]) -> Rows:
@@ -208,7 +221,11 @@ class DenoisingStage:
             guidance[AUTO] = AutoguidanceWeights(*_stack_weights([options.auto() for options in merged]))
         if not encoded.condition.empty:
             weights = [options.classifier_free() for options in merged]
-            guidance[CLASSIFIER_FREE] = _classifier_free(weights, encoded)
+            guidance[CLASSIFIER_FREE] = replace(_classifier_free(weights, encoded), refinement=_refinement(merged))
+        if self.space.value_range is not None:
+            guidance[THRESHOLD] = _thresholds(merged, self.clips)
+        elif any(options.threshold is not None for options in merged):
+            raise UsageError("threshold is for images, and this model generates other data; leave it out")
         return guidance
 
 
@@ -317,6 +334,23 @@ def _classifier_free(weights: Sequence[GuidanceWeight], encoded: EncodedPrompts)
     first = torch.where(differs, terms[0][1], 1.0)
     terms[0] = (encoded.condition, first)
     return replace(build_guidance(terms, count, negative=encoded.negative), low=low, high=high)
+
+
+def _refinement(merged: Sequence[SamplingOptions]) -> Refinement:
+    """Refinement of each sample's guidance."""
+    rows = [(one.guidance_rescale, one.guidance_parallel, one.guidance_norm) for one in merged]
+    rescale, parallel, norm = torch.tensor(rows, dtype=torch.float64).reshape(-1, 3).unbind(1)
+    return Refinement(rescale, parallel, norm)
+
+
+def _thresholds(merged: Sequence[SamplingOptions], clips: bool) -> Thresholds:
+    """Threshold of each sample; a static one by default if the model clips."""
+    own = "static" if clips else "none"
+    rows = [parse_threshold(own if one.threshold is None else one.threshold) for one in merged]
+    return Thresholds(
+        torch.tensor([kind != "none" for kind, _ in rows], dtype=torch.bool),
+        torch.tensor([quantile for _, quantile in rows], dtype=torch.float64),
+    )
 
 
 def _term_scale(scale: Tensor, weight: Tensor, differs: Tensor) -> Tensor:

@@ -38,6 +38,7 @@ from undiffuse.models.rules import (
     GUIDING_ONLY,
     check_classifier_options,
     check_guidance,
+    check_refinement,
     check_same_classes,
     missing_guide_error,
     not_a_generator,
@@ -206,6 +207,8 @@ def check_guided(folder: Path, requested: Mapping[str, Any]) -> None:
     if weight is not None:
         conditional = bool(system.get("class_conditional", False)) or system.get("text") is not None
         check_guidance(weight, conditional, system.get("label_dropout", 0.1))
+    own = system["sampling"].get("guidance", 1.0)
+    check_refinement(own if weight is None else weight, requested)
     if auto is not None and auto != 1 and system.get("guide_images") is None:
         raise missing_guide_error(auto)
 
