@@ -4,7 +4,7 @@
     python benchmarks/guidance_refinements.py runs/scenes --weights 2 4 8 --num 96
 
 Each setting draws the same seeds for the same captions with a pair of colour and shape that the training data lack, the
-hardest kind. ``saturated`` is the share of values at 0 or 255, beside that of real scenes; ``contrast`` the mean
+hardest kind. ``saturated`` is the share of values at 0 or 255, with that of real scenes in the heading; ``contrast`` the mean
 standard deviation of a sample over that of real scenes.
 """
 
@@ -77,9 +77,9 @@ def page(record: dict[str, Any]) -> str:
     lines = interleaved.head(record, f"Large guidance weights of {record['model']}")
     real, num, steps = record["real_scenes"], record["num"], record["steps"]
     lines += [
-        f"{num} samples of {num} captions with pairs of colour and shape that were never seen, {steps} steps of `unipc`, "
-        "the same seeds. *agreement*: share that shows exactly its caption; *saturated*: share of values at 0 or 255 "
-        f"(real scenes: {real['saturated']:.3f}); *contrast*: of a sample over that of real scenes.",
+        f"{num} samples of {num} captions with pairs of colour and shape that were never seen, {steps} steps of "
+        "`unipc`, the same seeds. *agreement*: share that shows exactly its caption; *saturated*: share of values at "
+        f"0 or 255 (real scenes: {real['saturated']:.3f}); *contrast*: of a sample over that of real scenes.",
         "",
     ]
     rows = []
@@ -114,9 +114,7 @@ def main() -> None:
         "weights_sha256": model.weights_sha256,
         "num": given.num,
     }
-    record = interleaved.new_record(
-        "guidance-refinements", given, **setting, steps=given.steps, real_scenes=real, rows=[]
-    )
+    record = interleaved.new_record("guidance-refinements", given, **setting, rows=[])
     for weight, (name, changes) in itertools.product(given.weights, SETTINGS.items()):
         options = {**changes, "guidance": weight, "steps": given.steps}
         row = {"guidance": weight, "setting": name, **row_of(model, captions, config.vocabulary, real, options)}
