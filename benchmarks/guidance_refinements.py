@@ -4,7 +4,7 @@
     python benchmarks/guidance_refinements.py runs/scenes --weights 2 4 8 --num 96
 
 Each setting draws the same seeds for the same captions with a pair of colour and shape that the training data lack, the
-hardest kind. ``saturated`` is the share of values at 0 or 255, with that of real scenes in the heading; ``contrast`` the mean
+hardest kind. ``saturated`` is the share of values at 0 or 255, ``contrast`` the mean
 standard deviation of a sample over that of real scenes.
 """
 
