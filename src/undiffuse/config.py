@@ -46,7 +46,13 @@ class FrozenModel(BaseModel):
 
 
 class ComponentConfig(FrozenModel):
-    """Base class of the models in a registry of components."""
+    """Base class of the models in a registry of components.
+
+    Attributes:
+        main_option: option whose value may follow the name on the command line, as in ``frozen:minilm``.
+    """
+
+    main_option: ClassVar[str] = ""
 
     name: str
 

@@ -156,7 +156,8 @@ def check_replaceable_folder(out: Path, noun: str, marker: str, allowed: re.Patt
         out: the folder that ``replacing`` will replace.
         noun: the kind of results, in the plural or with its article.
         marker: the file that each such folder has.
-        allowed: matches the names of all files that such a folder may have.
+        allowed: matches the names of all files that such a folder may have, and ``NAME/`` and ``NAME/FILE`` if it may
+            have a folder.
         overwrite: whether earlier results may be replaced.
     Raises:
         UsageError: ``out`` is a file, or holds other files, or results that may not be replaced.
@@ -164,8 +165,10 @@ def check_replaceable_folder(out: Path, noun: str, marker: str, allowed: re.Patt
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out {out} is a file; name a folder")
     entries = sorted(path for path in out.iterdir() if not is_temporary_or_lock(path)) if out.is_dir() else []
-    foreign = [path.name for path in entries if path.is_dir() or not allowed.fullmatch(path.name)]
-    listed = f" ({', '.join(foreign[:3])}{', ...' if foreign[3:] else ''})" if foreign else ""
+    foreign = [name for path in entries for name in _names_in(path, allowed) if not allowed.fullmatch(name)]
+    listed = (
+        f" ({', '.join(name.rstrip('/') for name in foreign[:3])}{', ...' if foreign[3:] else ''})" if foreign else ""
+    )
     if entries and not (out / marker).is_file():
         raise UsageError(f"--out {out} holds something other than {noun}{listed}; name another folder")
     check_overwrite(out, noun, marker, overwrite=overwrite)
@@ -174,6 +177,15 @@ def check_replaceable_folder(out: Path, noun: str, marker: str, allowed: re.Patt
             f"--out {out} holds more than {noun}{listed}, which would be deleted; move it away or name another folder"
         )
     check_writable(out)
+
+
+def _names_in(path: Path, allowed: re.Pattern[str]) -> list[str]:
+    """The names that are matched for an entry; of an allowed folder, those of its entries."""
+    if not path.is_dir():
+        return [path.name]
+    if not allowed.fullmatch(f"{path.name}/"):
+        return [f"{path.name}/"]
+    return [f"{path.name}/{inner.name}{'/' if inner.is_dir() else ''}" for inner in sorted(path.iterdir())]
 
 
 def is_empty(folder: Path) -> bool:
@@ -253,7 +265,7 @@ def _move_entries(temporary: Path, folder: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    for entry in sorted(path.iterdir()) if path.is_dir() else [path]:
+    for entry in sorted(path.rglob("*")) if path.is_dir() else [path]:
         if entry.is_file():
             entry.chmod(0o666 & ~_umask())  # safetensors creates files that only their owner can read
             with entry.open("rb+") as file:

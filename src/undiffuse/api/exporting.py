@@ -15,14 +15,15 @@ from undiffuse.api.arguments import check_tuning
 from undiffuse.api.loading import next_command, opened
 from undiffuse.api.outputs import check_export
 from undiffuse.cancellation import Cancel
+from undiffuse.conditioning.text.frozen_folder import PACKAGES
 from undiffuse.core.limits import check_temperature
 from undiffuse.errors import UsageError
 from undiffuse.files import replacing
 from undiffuse.locking import locked
 from undiffuse.models.base import DenoisingModel, GenerativeModel, denoising
-from undiffuse.models.files.components import with_sampling
+from undiffuse.models.files.components import text_folder, with_sampling, with_text_folder
 from undiffuse.models.files.int8 import Int8Tensor, as_int8, dequantised
-from undiffuse.models.files.parts import save_parts
+from undiffuse.models.files.parts import copy_parts, save_parts
 from undiffuse.models.files.record import REPLACES, write_record
 from undiffuse.models.files.weights import WEIGHTS, save_weights
 from undiffuse.models.parts import load_model_state, model_state
@@ -56,6 +57,7 @@ def export(
     temperature: float | None = None,
     bf16: bool = False,
     int8: bool = False,
+    embed_parts: bool = False,
     overwrite: bool = False,
     weights: str = "ema",
     device: str = "auto",
@@ -77,6 +79,8 @@ def export(
         bf16: store parameters in bfloat16, half as large; a loaded ``Model`` is rounded as well.
         int8: store large weights as 8-bit integers with a scale per output channel, other parameters in bfloat16: a
             quarter as large; a loaded ``Model`` is rounded as well.
+        embed_parts: copy parts from elsewhere into the folder, such as a frozen text encoder, which is referred to by
+            its place and SHA-256 otherwise.
         overwrite: replace an existing exported model.
         weights: ``ema`` or ``raw``.
         device: ``cpu``, ``cuda`` or ``auto``.
@@ -111,12 +115,35 @@ def export(
             folder.mkdir()
             if parts := save_parts(folder, loaded.module, torch.bfloat16 if bf16 else None, int8):
                 record["components"] = {**record["components"], **parts}
+            record = _with_embedded_parts(record, folder, loaded, embed_parts)
             save_weights(folder / WEIGHTS["ema"], tensors, write_record(folder, record))
             (folder / "model_card.md").write_text(
                 _card(loaded, tuned, seeds, _storage_description(bf16, int8), kept), encoding="utf-8"
             )
         announce(f"exported: {where}; next: {next_command(where)}")
         return where
+
+
+def _with_embedded_parts(record: dict[str, Any], folder: Path, model: Model, requested: bool) -> dict[str, Any]:
+    """Copy the frozen text encoder if that is requested, or if the model's own folder contains it.
+
+    Args:
+        record: content of the exported ``config.json``.
+        folder: of the exported model.
+        model: the exported model.
+        requested: whether parts are embedded.
+    Returns:
+        The record with the place of the copy.
+    """
+    place = text_folder(record)
+    if place is None:
+        if requested:
+            note("this model has no parts from elsewhere; --embed-parts has no effect")
+        return record
+    if not requested and (place in PACKAGES or Path(place).is_absolute()):
+        return record
+    (name,) = copy_parts(folder, model.module)
+    return with_text_folder(record, name)
 
 
 def _weights(model: GenerativeModel, bf16: bool, int8: bool) -> dict[str, Tensor | Int8Tensor]:

@@ -40,7 +40,13 @@ class Results(NamedTuple):
 
 SAMPLES = Results("samples", "samples.json", OWN_FILES)
 LATENTS = Results("latents", "encode.json", re.compile(r"latents\.npy|encode\.json|roundtrip\.png"))
-EXPORTED = Results("an exported model", "config.json", re.compile(r"config\.json|[a-z]\w*\.safetensors|model_card\.md"))
+#: Files of an embedded text encoder, see ``conditioning.text.frozen_folder``.
+_EMBEDDED = r"text_encoder/([\w.-]+\.(json|txt|model|safetensors))?"
+EXPORTED = Results(
+    "an exported model",
+    "config.json",
+    re.compile(rf"config\.json|[a-z]\w*\.safetensors|model_card\.md|{_EMBEDDED}"),
+)
 STUDY = Results("a study", "study.json", re.compile(r"[a-z0-9_-]+\.png|study\.json|README\.md"))
 
 

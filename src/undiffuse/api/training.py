@@ -11,6 +11,7 @@ from pathlib import Path
 from undiffuse.api.arguments import check_texts
 from undiffuse.api.configuration.overrides import apply_overrides
 from undiffuse.api.configuration.runs import configure, placed, saved_config
+from undiffuse.api.configuration.text_folder import check_text_encoder
 from undiffuse.api.extension import check_same_end, extend, is_extension
 from undiffuse.api.interrupting import GuardedObserver, stopping_on_interrupt
 from undiffuse.api.loading import load, next_command, pick_device
@@ -243,6 +244,7 @@ def _train(
 ) -> bool:
     check_folder(config, out, resume)
     note_late_guide(config)
+    check_text_encoder(config)
     training, held_out = split_data(config)
     note_residual_signal(config.system, training)
     with _limit_model_size(out):
@@ -258,6 +260,7 @@ def _train(
             f"{config.recipe}: {len(training):,} training and {count_noun(len(held_out), 'held-out item')} into {out}"
         )
     cancel = current_cancel() or Cancel()
+    trainer.encode_captions()
     with (
         stopping_on_interrupt(cancel) as interrupt,
         stage("training", config.num_images, trainer.images) as observer,

@@ -31,6 +31,10 @@ def export(
         bool,
         typer.Option("--int8", help="store large weights as 8-bit integers, a quarter as large"),
     ] = False,
+    embed_parts: Annotated[
+        bool,
+        typer.Option("--embed-parts", help="copy a frozen text encoder into the folder, instead of naming its place"),
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an exported model in --out")] = False,
     weights: WeightsOption = "ema",
     device: DeviceOption = "auto",
@@ -49,6 +53,7 @@ def export(
         temperature=temperature,
         bf16=bf16,
         int8=int8,
+        embed_parts=embed_parts,
         overwrite=overwrite,
         weights=weights,
         device=device,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import torch
@@ -112,6 +113,30 @@ class Conditioner(nn.Module):
         Raises:
             UsageError: the model does not support a prompt.
         """
+
+    def locate(self, folder: Path | None) -> None:
+        """Find the files of a text encoder from elsewhere, and check that they are those of training.
+
+        Args:
+            folder: folder of the model, for relative paths.
+        Raises:
+            UsageError: they are missing or others.
+        """
+
+    def part_files(self) -> Mapping[str, Sequence[Path]]:
+        """Files of the parts that are not stored with the model, by the name of the part."""
+        return {}
+
+    def prepare(self, captions: Iterable[str], num: int) -> int:
+        """Encode captions in advance where that is done once, by an encoder that is not trained.
+
+        Args:
+            captions: of the training data, with alternatives separated by newlines.
+            num: number of captions that training draws.
+        Returns:
+            Number of distinct texts that were encoded; 0 for none.
+        """
+        return 0
 
     def check_prompts(self, prompts: Sequence[Prompt]) -> list[str]:
         """Messages for the user about prompts that are used in part only.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from undiffuse.captions import draw_alternative
+from undiffuse.captions import alternatives_of, draw_alternative
 from undiffuse.conditioning.base import EncodedPrompts, Given
 from undiffuse.conditioning.labels import LabelConditioner
 from undiffuse.conditioning.prompt import Prompt
@@ -53,6 +54,16 @@ class TextConditioner(LabelConditioner):
             condition = self._with_text(labels, self._encoded([row.text for row in rows]))
             terms.append((condition, torch.tensor([row.weight for row in rows], dtype=torch.float64)))
         return EncodedPrompts(tuple(terms), self._negative(prompts, labels))
+
+    def locate(self, folder: Path | None) -> None:
+        self.encoder.locate(folder)
+
+    def part_files(self) -> Mapping[str, Sequence[Path]]:
+        files = self.encoder.files()
+        return {self.encoder.part: files} if files else {}
+
+    def prepare(self, captions: Iterable[str], num: int) -> int:
+        return self.encoder.prepare((text for caption in captions for text in alternatives_of(caption)), num)
 
     def check_prompts(self, prompts: Sequence[Prompt]) -> list[str]:
         self._check_prompts(prompts)

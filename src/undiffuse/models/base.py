@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Self
 
@@ -56,6 +57,16 @@ class GenerativeModel(nn.Module):
             if (part := getattr(self, name, None)) is not None:
                 part.eval()
         return self
+
+    def locate_parts(self, folder: Path | None) -> None:
+        """Find the parts that are not stored with the model, and check that they are those of training.
+
+        Args:
+            folder: folder of the model, for relative paths; None while it is trained.
+        Raises:
+            UsageError: one is missing or another one.
+        """
+        self.conditioner.locate(folder)
 
     def plan(self, options: SamplingOptions = NO_OPTIONS, batching: Batching | None = None) -> Plan:
         """Create a sampling plan for these options.

@@ -51,9 +51,17 @@ def _kind(system: Mapping[str, Any]) -> str:
     """Lines about the components of the system."""
     parts = {
         "process": system.get("process", {}).get("name"),
+        "text encoder": _text_encoder(system.get("text")),
         "network predicts": system.get("parameterization"),
         "objective": system["objective"]["name"] if isinstance(system.get("objective"), Mapping) else None,
         "generator": system.get("generator", {}).get("name"),
         "discriminator": system.get("discriminator", {}).get("name"),
     }
     return "\n".join(f"| {name} | {value} |" for name, value in parts.items() if value)
+
+
+def _text_encoder(text: Mapping[str, Any] | None) -> str:
+    """Kind of text encoder, and which one if it comes from elsewhere."""
+    if text is None:
+        return ""
+    return f"{text['name']} {Path(text['folder']).name}, SHA-256 {text['sha256']}" if "folder" in text else text["name"]

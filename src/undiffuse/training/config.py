@@ -243,8 +243,8 @@ NO_PART_OF_THE_RESULT = frozenset(
         *("checkpoint_every_images", "checkpoint_every_seconds", "keep_checkpoints"),
     }
 )
-#: Keys of the location and loading of the data; their equality is decided by the data's fingerprint.
-DECIDED_BY_FINGERPRINT = frozenset({"data"})
+#: Keys of the location and loading of the data and of a text encoder; their equality is decided by hashes.
+DECIDED_BY_FINGERPRINT = frozenset({"data", "system.text.folder"})
 
 
 def differences(old: dict[str, object], new: dict[str, object], prefix: str = "") -> list[str]:

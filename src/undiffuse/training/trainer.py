@@ -23,6 +23,7 @@ from undiffuse.data.loader import Loader
 from undiffuse.errors import RunError, UsageError
 from undiffuse.leftovers import remove_leftovers
 from undiffuse.locking import locked
+from undiffuse.models.files.components import text_folder, with_text_folder
 from undiffuse.models.files.parts import load_parts, save_parts
 from undiffuse.models.files.record import check_belongs, differences, result_record, write_record
 from undiffuse.models.files.weights import WEIGHTS, save_weights
@@ -107,6 +108,7 @@ class Trainer:
             keep_freed_memory()
         self.objective = self._build_objective()
         freeze_parts(self.objective.model)
+        self.objective.model.locate_parts(None)
         self._start_notes = self._load_start()
         freeze(self.objective.model, config.freeze)
         train_new_rows(self.objective.model, config)
@@ -154,7 +156,7 @@ class Trainer:
         load_parts(self.objective.model, self._written, self.folder)
         with locked(self.folder):
             set_aside_damaged(self.folder / "checkpoints", checkpoint.counters["images"])
-            self._record_data_location()
+            self._record_locations()
         try:
             self._restore(checkpoint)
         except UsageError:
@@ -189,11 +191,15 @@ class Trainer:
         if text := "; ".join(differences(self._written, checkpoint.config) if checkpoint.config is not None else ()):
             self.observer.message(f"the configuration was changed since {name}: {text}")
 
-    def _record_data_location(self) -> None:
-        """Update the data's location in ``config.json``, which evaluation reads; it does not affect the result."""
-        config = {**self._written["config"], "data": self.record["config"]["data"]}
-        moved = {**self._written, "config": config}
-        if config != self._written["config"] and result_record(moved) == result_record(self._written):
+    def _record_locations(self) -> None:
+        """Update the locations of the data and of the text encoder in ``config.json``, which evaluation reads.
+
+        They do not affect the result.
+        """
+        moved = {**self._written, "config": {**self._written["config"], "data": self.record["config"]["data"]}}
+        if (folder := text_folder(self.record)) is not None:
+            moved = with_text_folder(moved, folder)
+        if moved != self._written and result_record(moved) == result_record(self._written):
             self._written = write_record(self.folder, moved)
 
     def _note_changed_environment(self, counters: Mapping[str, Any]) -> None:
@@ -276,6 +282,14 @@ class Trainer:
             prior.read(self.folder, self._written)
         else:
             self.record["prior"] = prior.sample_into(self.folder, self.device)
+
+    def encode_captions(self) -> int:
+        """Encode the training captions in advance if the text encoder is not trained; returns their number."""
+        captions = self.loader.dataset.captions
+        if captions is None:
+            return 0
+        count: int = self.objective.model.conditioner.prepare(captions, self.config.num_images)
+        return count
 
     def trial_step(self) -> None:
         """Run one training step without writing any files."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from undiffuse.api.configuration.overrides import apply_overrides
 from undiffuse.api.configuration.start_rules import check_start, check_start_overrides
+from undiffuse.api.configuration.text_folder import with_text_from
 from undiffuse.api.loading import find_model
 from undiffuse.config import validate
 from undiffuse.core.space import Space
@@ -44,7 +45,7 @@ def fine_tuned(start: str | Path, overrides: Sequence[str], data: str, weights: 
     check_start_overrides(overrides)
     base = validate(RunConfig, record["config"], f"{folder / 'config.json'}: config")
     reference = _reference(str(start), folder, weights, record)
-    begun = _gentle(base).model_copy(update={"start": reference, "prior": None})
+    begun = _gentle(with_text_from(base, folder)).model_copy(update={"start": reference, "prior": None})
     source = _of_shape(source_config_for(data), record["model"]["shape"])
     return apply_overrides(begun, overrides, source)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
@@ -55,24 +55,42 @@ def set_values(
     Raises:
         UsageError: no such section or row.
     """
-    requested = [one.named_now(model) for one in requested]
+    requested = [part for one in requested for part in _with_main_option(one.named_now(model), model)]
     for head in dict.fromkeys(one.path[0] for one in requested):
         own = [one for one in requested if one.path[0] == head]
         field = model.model_fields.get(head) if model is not None else None
-        if field is not None and any(len(one.path) > 1 for one in own):
-            _default_section(field, values, head)
+        if field is not None and any(len(one.path) > 1 or _component(field) for one in own):
+            _default_section(field, values, head, own)
         if isinstance(values.get(head), dict):
             _set_section(field, values, head, own, notes)
         else:
             _set_plain(values, head, own)
 
 
-def _default_section(field: FieldInfo, values: dict[str, Any], head: str) -> None:
-    """Initialise a section with its default; one that is None, with the defaults of its model."""
+def _default_section(field: FieldInfo, values: dict[str, Any], head: str, own: Sequence[Override]) -> None:
+    """Initialise a section with its default; one that is None, with the defaults of its model or of the named row."""
     if head not in values:
         values[head] = to_jsonable_python(field.get_default(call_default_factory=True))
-    if values[head] is None and inner_model(field) is not None:
+    if values[head] is not None:
+        return
+    names = [one.value for one in own if one.path[1:] in ((), ("name",)) and isinstance(one.value, str)]
+    if inner_model(field) is not None:
         values[head] = {}
+    elif _component(field) is not None and names:
+        values[head] = {"name": names[-1]}
+
+
+def _with_main_option(one: Override, model: type[BaseModel] | None) -> list[Override]:
+    """An override such as ``text=frozen:minilm`` as one of the name and one of the row's main option."""
+    field = model.model_fields.get(one.path[0]) if model is not None else None
+    component = _component(field)
+    if component is None or one.path[1:] not in ((), ("name",)) or not isinstance(one.value, str):
+        return [one]
+    name, colon, value = one.value.partition(":")
+    option = component.model(name).main_option if colon and name in component.registry else ""
+    if not option:
+        return [one]
+    return [one._replace(value=name), one._replace(path=(one.path[0], option), value=value)]
 
 
 def _set_plain(values: dict[str, Any], head: str, own: Sequence[Override]) -> None:
@@ -106,7 +124,10 @@ def _set_section(
 
 
 def _component(field: FieldInfo | None) -> Component | None:
-    marks = field.metadata if field is not None else ()
+    if field is None:
+        return None
+    optional = [mark for kind in get_args(field.annotation) for mark in getattr(kind, "__metadata__", ())]
+    marks = [*field.metadata, *optional]
     return next((mark for mark in marks if isinstance(mark, Component)), None)
 
 

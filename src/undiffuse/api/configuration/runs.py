@@ -9,6 +9,7 @@ from undiffuse.api.configuration.fine_tuning import fine_tuned
 from undiffuse.api.configuration.overrides import apply_overrides
 from undiffuse.api.configuration.recipe_choice import proposed
 from undiffuse.api.configuration.starts import check_beginning, config_file, record_in
+from undiffuse.api.configuration.text_folder import with_text_from
 from undiffuse.checksums import is_modified
 from undiffuse.config import validate
 from undiffuse.data import source_config_for
@@ -57,7 +58,8 @@ def configure(
 
 
 def placed(config: RunConfig) -> RunConfig:
-    """The same with an absolute path of the data, so that the run can be resumed from any working directory."""
+    """The same with absolute paths of the data and the text encoder, so that any working directory resumes the run."""
+    config = with_text_from(config, Path())
     path = getattr(config.data, "path", None)
     if path is None:
         return config
@@ -103,7 +105,7 @@ def config_in(file: Path) -> RunConfig:
     whole = "format_version" in record
     if whole:
         check_format(record["format_version"], str(file))
-    return validate(RunConfig, record["config"] if whole else record, f"--config {file}")
+    return with_text_from(validate(RunConfig, record["config"] if whole else record, f"--config {file}"), file.parent)
 
 
 def saved_config(out: Path) -> RunConfig:
@@ -115,4 +117,4 @@ def saved_config(out: Path) -> RunConfig:
     record = read_config(out)
     if training_section(record)["name"] == WRAPPED:
         raise UsageError(f"{out} is a wrapped external denoiser, which was not trained here; name a run of undiffuse")
-    return validate(RunConfig, record["config"], f"{out / 'config.json'}: config")
+    return with_text_from(validate(RunConfig, record["config"], f"{out / 'config.json'}: config"), out)

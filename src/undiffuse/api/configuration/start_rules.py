@@ -11,7 +11,7 @@ from undiffuse.errors import UsageError
 _FIXED = ("system.name", "system.process", "system.parameterization", "system.network", "system.learned_variance")
 _FIXED_TEXT = "system.text"
 #: Keys in these sections that may be changed.
-_FREE = ("system.network.dropout", "system.text.length")
+_FREE = ("system.network.dropout", "system.text.length", "system.text.folder")
 #: Keys of ``start`` that may be set.
 _FREE_OF_START = ("start.like", "start.keep_classes")
 

@@ -46,6 +46,7 @@ def check_configuration(
         UsageError: an invalid configuration; the message is that of the configuration itself.
     """
     from undiffuse.api.configuration.overrides import apply_overrides
+    from undiffuse.api.configuration.text_folder import check_text_encoder
     from undiffuse.cli.checks.models import UnresolvedError, run_model
     from undiffuse.config import validate
     from undiffuse.data.spec import source_config_for
@@ -57,7 +58,9 @@ def check_configuration(
             if any(names_system(one) and one.partition("=")[2] != base.system.name for one in overrides):
                 _check_other_system(base, overrides, source)
             else:
-                apply_overrides(base, overrides, source)
+                requested = apply_overrides(base, overrides, source)
+                if any(one.startswith("system.text") for one in overrides):
+                    check_text_encoder(requested)
     except UnresolvedError:
         return
 

@@ -24,6 +24,7 @@ from undiffuse.cli.checks.outline import (
     Place,
     defaults_in,
     definition,
+    main_option_of,
     names_in,
     options_of,
     renamed_keys_of,
@@ -397,6 +398,9 @@ def _check_key(key: str, text: str, *, plain: bool = True) -> None:
         return
     rows = _contents_at(names).rows
     name = text.strip('"')
+    row, colon, _ = name.partition(":")
+    if colon and row in rows and main_option_of(rows[row]):
+        name = row
     if rows and name not in rows and not (name in ("null", "None") or name.startswith("{")):
         kind = _KINDS.get(names[-1], names[-1])
         raise UsageError(f"config key {key!r}: unknown {kind} {name!r}; {nearest(name, rows)}")
@@ -407,7 +411,13 @@ def _check_key(key: str, text: str, *, plain: bool = True) -> None:
         check_value(key, text, _contents_at(names[:-1]).fields[names[-1]])
 
 
-_KINDS = {"data": "data source", "augment": "augmentation", "times": "time density", "objective": "objective"}
+_KINDS = {
+    "data": "data source",
+    "augment": "augmentation",
+    "times": "time density",
+    "objective": "objective",
+    "text": "text encoder",
+}
 
 
 class _Contents(NamedTuple):

@@ -10,7 +10,7 @@ import ast
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 _PACKAGE = Path(__file__).resolve().parents[2]
 #: Placeholder for a default that is not a literal.
@@ -88,12 +88,22 @@ def options_of(place: Place) -> dict[str, Option]:
 
 def renamed_keys_of(place: Place) -> dict[str, str]:
     """``renamed_keys`` of a model, see ``config.FrozenModel``."""
+    found: dict[str, str] = _class_value(place, "renamed_keys") or {}
+    return found
+
+
+def main_option_of(place: Place) -> str:
+    """``main_option`` of a model, see ``config.ComponentConfig``; "" if it has none."""
+    return _class_value(place, "main_option") or ""
+
+
+def _class_value(place: Place, name: str) -> Any:
+    """The literal value of a class variable; None if the class itself does not set it."""
     statements = place.node.body if isinstance(place.node, ast.ClassDef) else []
     for statement in statements:
-        if isinstance(statement, ast.AnnAssign) and ast.unparse(statement.target) == "renamed_keys" and statement.value:
-            found: dict[str, str] = ast.literal_eval(statement.value)
-            return found
-    return {}
+        if isinstance(statement, ast.AnnAssign) and ast.unparse(statement.target) == name and statement.value:
+            return ast.literal_eval(statement.value)
+    return None
 
 
 def definition(place: str) -> Place:

@@ -4,21 +4,30 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from undiffuse.conditioning.text.config import LearnedTextConfig, TextConfig
+from undiffuse.conditioning.text.config import FrozenTextConfig, LearnedTextConfig, TextConfig
 from undiffuse.config import ComponentConfig
 from undiffuse.registry import lookup
 
 if TYPE_CHECKING:
     from undiffuse.conditioning.text.encoder import TextEncoder
 
-__all__ = ["TEXT_ENCODERS", "TEXT_ENCODER_CONFIGS", "LearnedTextConfig", "TextConfig", "build_text_encoder"]
+__all__ = [
+    "TEXT_ENCODERS",
+    "TEXT_ENCODER_CONFIGS",
+    "FrozenTextConfig",
+    "LearnedTextConfig",
+    "TextConfig",
+    "build_text_encoder",
+]
 
 TEXT_ENCODERS = {
+    "frozen": "undiffuse.conditioning.text.frozen:FrozenTextEncoder",
     "learned": "undiffuse.conditioning.text.learned:LearnedTextEncoder",
 }
 
 #: Configuration classes, which do not import torch.
 TEXT_ENCODER_CONFIGS: dict[str, type[ComponentConfig] | str] = {
+    "frozen": FrozenTextConfig,
     "learned": LearnedTextConfig,
 }
 

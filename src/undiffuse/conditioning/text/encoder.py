@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -75,8 +76,34 @@ class TextEncoder(nn.Module):
         """The tokens of a text, with the encoder's special tokens."""
 
     @abstractmethod
-    def forward(self, tokens: Tokens) -> Tensor:
-        """Features (B, L, D) of tokens, each text with at least one valid token."""
+    def token_features(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Features (B, L, D) of the tokens of texts, and the mask (B, L) bool of valid tokens, at least one per text.
+
+        Args:
+            texts: B texts.
+        """
+
+    def locate(self, base: Path | None) -> None:
+        """Find the files of an encoder from elsewhere, and check that they are those of training.
+
+        Args:
+            base: folder of the model, for relative paths.
+        Raises:
+            UsageError: they are missing or others.
+        """
+
+    def files(self) -> list[Path]:
+        """Files of an encoder from elsewhere, all in one folder."""
+        return []
+
+    def prepare(self, texts: Iterable[str], most: int) -> int:
+        """Compute in advance what training needs for these texts; returns the number of distinct texts.
+
+        Args:
+            texts: the captions of the data.
+            most: largest number of distinct texts; for more, nothing is computed.
+        """
+        return 0
 
     def encode(self, texts: Sequence[str]) -> TextFeatures:
         """Features of texts in one evaluation, differentiable; an empty text has no valid token.
@@ -84,10 +111,10 @@ class TextEncoder(nn.Module):
         Args:
             texts: B texts.
         """
-        tokens = self.batch([self.tokenize(text) for text in texts])
-        present = torch.tensor([bool(text.strip()) for text in texts], device=tokens.mask.device)
-        mask = tokens.mask & present[:, None]
-        features = torch.where(mask[..., None], self(tokens), 0.0)
+        features, mask = self.token_features(texts)
+        present = torch.tensor([bool(text.strip()) for text in texts], device=mask.device)
+        mask = mask & present[:, None]
+        features = torch.where(mask[..., None], features, 0.0)
         count = mask.sum(1, keepdim=True).clamp(min=1)
         return TextFeatures(features, mask, features.sum(1) / count)
 

@@ -5,6 +5,8 @@ Source: Nichol et al. 2022, "GLIDE", arXiv:2112.10741, sec. 3.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -40,7 +42,12 @@ class LearnedTextEncoder(TextEncoder):
         unknown = tuple(self.vocabulary.unknown(text))
         return TokenizedText((START, *ids[:kept]), ((0, 0), *spans[:kept]), truncated, unknown)
 
+    def token_features(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        tokens = self.batch([self.tokenize(text) for text in texts])
+        return self(tokens), tokens.mask
+
     def forward(self, tokens: Tokens) -> Tensor:
+        """Features (B, L, D) of tokens, each text with at least one valid token."""
         # autocast would make the features depend on the device's defaults; the encoder is small
         with torch.autocast(tokens.ids.device.type, enabled=False):
             features: Tensor = self.transformer(self.embedding(tokens.ids), tokens.mask)

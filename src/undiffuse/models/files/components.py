@@ -176,6 +176,29 @@ def with_sampling(record: Mapping[str, Any], changed: Mapping[str, Any]) -> dict
     return updated
 
 
+def text_folder(record: Mapping[str, Any]) -> str | None:
+    """Folder of the text encoder of a record's model; None if it has none from elsewhere.
+
+    Args:
+        record: content of ``config.json``.
+    """
+    text = training_section(record).get("text")
+    return text.get("folder") if isinstance(text, Mapping) else None
+
+
+def with_text_folder(record: Mapping[str, Any], folder: str) -> dict[str, Any]:
+    """A copy of a record with another folder of the text encoder, in all sections.
+
+    Args:
+        record: content of ``config.json``; not modified.
+        folder: path, relative to the folder of the model if it is not absolute.
+    """
+    updated = copy.deepcopy(dict(record))
+    for section in (updated["config"]["system"], updated["components"][MAIN]["config"]):
+        section["text"]["folder"] = folder
+    return updated
+
+
 def weights_of_format_1(tensors: Mapping[str, Any]) -> dict[str, Any]:
     """A model's weights or shapes from a version 1 file, without tensors that are needed for training only."""
     return {name: value for name, value in tensors.items() if name.split(".")[0] not in _TRAINING_IN_FORMAT_1}

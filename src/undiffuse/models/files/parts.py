@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,7 @@ def load_parts(model: GenerativeModel, record: Mapping[str, Any], folder: Path) 
         folder: folder of the model.
     Raises:
         UsageError: if a file is missing, its checksum differs, or ``config.json`` has an unknown component.
+        UsageError: if a part that is stored elsewhere is missing or another one.
     """
     freeze_parts(model)
     components = components_of(record)
@@ -63,6 +65,22 @@ def load_parts(model: GenerativeModel, record: Mapping[str, Any], folder: Path) 
         if entry is None or entry.weights is None or entry.sha256 is None:
             raise UsageError(f"{folder / 'config.json'} lacks the weights of the part {name!r}; it is damaged")
         _fill(module, folder / entry.weights, entry.sha256)
+    model.locate_parts(folder)
+
+
+def copy_parts(folder: Path, model: GenerativeModel) -> list[str]:
+    """Copy the files of parts from elsewhere into folders named after the parts; returns their names.
+
+    Args:
+        folder: folder of the model that is written.
+        model: the model whose parts are copied.
+    """
+    found = model.conditioner.part_files()
+    for name, files in found.items():
+        (folder / name).mkdir()
+        for file in files:
+            shutil.copyfile(file, folder / name / file.name)
+    return list(found)
 
 
 def _fill(module: nn.Module, file: Path, stated: str) -> None:

@@ -29,12 +29,14 @@ REPLACES = "replaces"
 #: Upper bounds of the numbers per sample and of classes; files with larger values are invalid.
 _LARGEST_SAMPLE, _MOST_NAMES = 2**28, 1_000_000
 _SHOWN_CHANGES = 4
-#: Keys of ``config`` that depend on the machine and do not affect the result, and their replacements in copies.
+#: Keys that depend on the machine and do not affect the result, and their replacements in copies.
 _MACHINE_KEYS = {
-    ("loader",): None,
-    ("data", "cache"): None,
-    ("data", "path"): "data",
-    ("start", "path"): "start",
+    ("config", "loader"): None,
+    ("config", "data", "cache"): None,
+    ("config", "data", "path"): "data",
+    ("config", "start", "path"): "start",
+    ("config", "system", "text", "folder"): "text",
+    ("components", "model", "config", "text", "folder"): "text",
 }
 
 
@@ -153,8 +155,8 @@ def result_record(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _section(record: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    """A subsection of ``config``; an empty dictionary if there is none."""
-    section: Any = record.get("config")
+    """A section of a record; an empty dictionary if there is none."""
+    section: Any = record
     for name in names:
         section = section.get(name) if isinstance(section, dict) else None
     return section if isinstance(section, dict) else {}
