@@ -69,9 +69,9 @@ def test_tokens_mask_padding_and_features_are_those_of_transformers(family: str,
     padded = [*TEXTS, *[""] * (BLOCK - len(TEXTS))]
     length = encoder.length
     given = tokenizer(padded, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
-    windows = [encoder.frozen._windows(text)[0] for text in TEXTS]
-    assert torch.equal(torch.stack([window.ids for window in windows]), given.input_ids[: len(TEXTS)])
-    assert torch.equal(torch.stack([window.mask for window in windows]), given.attention_mask[: len(TEXTS)])
+    chunks = [encoder.frozen._chunks_of(text)[0] for text in TEXTS]
+    assert torch.equal(torch.stack([chunk.ids for chunk in chunks]), given.input_ids[: len(TEXTS)])
+    assert torch.equal(torch.stack([chunk.mask for chunk in chunks]), given.attention_mask[: len(TEXTS)])
     with torch.no_grad():
         hidden = reference(input_ids=given.input_ids, attention_mask=given.attention_mask).last_hidden_state
     features, mask = encoder.frozen.features(TEXTS, CPU)
@@ -143,7 +143,7 @@ def test_weights_of_a_prompt_scale_the_tokens_of_their_words(folders: dict[str, 
         assert torch.equal(weighted[0, :word], plain[0, :word])
 
 
-def test_chunks_encode_windows_apart_and_join_their_tokens(folders: dict[str, Path]) -> None:
+def test_chunks_are_encoded_apart_and_their_tokens_joined(folders: dict[str, Path]) -> None:
     encoder = encoder_of(folders["clip"], length=12, chunks=3)
     text = "red above blue circle left square"  # 10, 10 and 6 tokens: it is cut between words
     tokens = encoder.tokenize(text)
@@ -348,7 +348,7 @@ def test_sharded_weights_are_one_encoder(bert: Path) -> None:
 def test_other_lengths_are_rejected(folders: dict[str, Path]) -> None:
     with pytest.raises(UsageError, match=r"length=100 is more than the 24 tokens .* and more system\.text\.chunks"):
         config_of(folders["clip"], length=100)
-    with pytest.raises(UsageError, match="length=2 leaves no room for words beside the 2 special tokens"):
+    with pytest.raises(UsageError, match="length=2 leaves no room for words next to the 2 special tokens"):
         config_of(folders["bert"], length=2)
     assert config_of(folders["t5"], length=600).length == 600
     with pytest.raises(UsageError, match="has no length and SHA-256"):

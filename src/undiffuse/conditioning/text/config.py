@@ -180,7 +180,7 @@ class FrozenTextConfig(TextConfig):
             )
         if length <= num_special:
             raise UsageError(
-                f"system.text.length={length} leaves no room for words beside the {num_special} special tokens; set "
+                f"system.text.length={length} leaves no room for words next to the {num_special} special tokens; set "
                 f"at least {num_special + 1}"
             )
 

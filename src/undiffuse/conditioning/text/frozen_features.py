@@ -1,6 +1,6 @@
 """Token features of a text encoder from elsewhere, computed once per text.
 
-A text is encoded in blocks of one fixed number of windows of one fixed length, so that its features depend neither on
+A text is encoded in blocks of one fixed number of chunks of one fixed length, so that its features depend neither on
 the other texts nor on whether they were cached. They are kept in memory up to a limit, and those of a data set in the
 cache folder, see ``feature_files``.
 """
@@ -35,8 +35,8 @@ _CLASSES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-class _Window(NamedTuple):
-    """Token ids (L,) int64 of one window, padded, and their mask (L,) int64."""
+class _Chunk(NamedTuple):
+    """Token ids (L,) int64 of one chunk, padded, and their mask (L,) int64."""
 
     ids: Tensor
     mask: Tensor
@@ -107,7 +107,7 @@ class FrozenFeatures:
         )
 
     def tokenize(self, text: str) -> TokenizedText:
-        """The tokens of a text in as many windows as needed, each with the special tokens.
+        """The tokens of a text in as many chunks as needed, each with the special tokens.
 
         Args:
             text: any text.
@@ -190,29 +190,29 @@ class FrozenFeatures:
                 del self._known[next(iter(self._known))]
 
     def _computed(self, texts: Sequence[str], device: torch.device, observer: Observer = SILENT) -> dict[str, Tensor]:
-        windows = [self._windows(text) for text in texts]
-        outputs = self._encoded([window for row in windows for window in row], device, observer)
-        return {text: torch.cat([next(outputs) for _ in row]) for text, row in zip(texts, windows, strict=True)}
+        chunks = [self._chunks_of(text) for text in texts]
+        outputs = self._encoded([chunk for row in chunks for chunk in row], device, observer)
+        return {text: torch.cat([next(outputs) for _ in row]) for text, row in zip(texts, chunks, strict=True)}
 
-    def _windows(self, text: str) -> list[_Window]:
+    def _chunks_of(self, text: str) -> list[_Chunk]:
         ids = self.tokenize(text).ids
         padding = self._opened_tokenizer().padding
         length = self._length
-        return [_window(ids[start : start + length], length, padding) for start in range(0, len(ids), length)]
+        return [_chunk(ids[start : start + length], length, padding) for start in range(0, len(ids), length)]
 
     @torch.no_grad()
-    def _encoded(self, windows: Sequence[_Window], device: torch.device, observer: Observer) -> Iterator[Tensor]:
-        """Features (n, D) of the n tokens of each window, computed in blocks of ``BLOCK``."""
-        model, filler = self._opened_model(device), self._windows("")[0]
-        for start in range(0, len(windows), BLOCK):
-            block = [*windows[start : start + BLOCK]]
+    def _encoded(self, chunks: Sequence[_Chunk], device: torch.device, observer: Observer) -> Iterator[Tensor]:
+        """Features (n, D) of the n tokens of each chunk, computed in blocks of ``BLOCK``."""
+        model, filler = self._opened_model(device), self._chunks_of("")[0]
+        for start in range(0, len(chunks), BLOCK):
+            block = [*chunks[start : start + BLOCK]]
             padded = [*block, *[filler] * (BLOCK - len(block))]
             ids, mask = (torch.stack(part).to(device) for part in zip(*padded, strict=True))
             with torch.autocast(device.type, enabled=False):
                 hidden = model(input_ids=ids, attention_mask=mask).last_hidden_state.cpu()
-            for row, window in zip(hidden, block, strict=False):
-                yield row[: int(window.mask.sum())].clone()
-            observer.progress(start + len(block), len(windows))
+            for row, chunk in zip(hidden, block, strict=False):
+                yield row[: int(chunk.mask.sum())].clone()
+            observer.progress(start + len(block), len(chunks))
 
     def _opened_tokenizer(self) -> FrozenTokenizer:
         with self._lock:
@@ -243,10 +243,10 @@ class FrozenFeatures:
         }
 
 
-def _window(ids: Sequence[int], length: int, padding: int) -> _Window:
+def _chunk(ids: Sequence[int], length: int, padding: int) -> _Chunk:
     mask = torch.zeros(length, dtype=torch.int64)
     mask[: len(ids)] = 1
-    return _Window(torch.tensor([*ids, *[padding] * (length - len(ids))]), mask)
+    return _Chunk(torch.tensor([*ids, *[padding] * (length - len(ids))]), mask)
 
 
 def _load(folder: EncoderFolder) -> nn.Module:
