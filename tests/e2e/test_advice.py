@@ -139,6 +139,7 @@ ECHOED = {
     ("data/config/join.py", "oil"),
     ("data/config/join.py", "photo"),
     *(("data/config/scenes.py", key) for key in ("sizes", "digits", "objects", "pairs")),
+    *(("data/config/join.py", part) for part in ("oil", "photo")),  # parts have the user's own names
     ("objectives/rules.py", "learned_variance"),
     ("objectives/rules.py", "objective"),
     ("objectives/rules.py", "time_draws"),
