@@ -21,6 +21,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -54,6 +55,15 @@ TERMS = (
     "The file holds numbers and no images. Whoever holds that weights inherit the terms of their data should treat "
     "it as under those"
 )
+#: Sources whose images are computed, which nobody holds rights to.
+COMPUTED = {
+    "scenes": TrainedOn(
+        name="scenes",
+        about="computed scenes of coloured shapes with captions",
+        licence="none, the images are computed",
+        url="docs/guides/data.md#scenes",
+    )
+}
 #: Rows of the sample grid, and its columns if a model has no classes or many.
 ROWS, COLUMNS = 6, 12
 #: Markers of the start and end of the tables in the pages.
@@ -72,6 +82,7 @@ def main() -> None:
         "--command", help="command that reproduces the training; derived from recipe and overrides if possible"
     )
     parser.add_argument("--sampling", action="append", default=[], help="KEY=VALUE of its default sampling; repeatable")
+    parser.add_argument("--prompt", action="append", default=[], help="an example prompt of a text model; repeatable")
     parser.add_argument("--int8", action="store_true", help="store large weights as 8-bit integers; kept for a copy")
     parser.add_argument(
         "--images",
@@ -102,7 +113,7 @@ def make(args: argparse.Namespace) -> Path:
         UsageError: if a set is unknown, a local path remains, or the model is too large.
     """
     sets = tuple(trained_on(name) for name in args.sets)
-    original = sampling_by(load(args.run), args.sampling)
+    original = with_examples(sampling_by(load(args.run), args.sampling), args.prompt)
     with tempfile.TemporaryDirectory() as scratch:
         model = as_stored(original, Path(scratch) / args.name, args.int8)
         metrics = measured(model, args.num, args.metrics.split(","), args.features) if args.num else ()
@@ -191,6 +202,13 @@ def sampling_by(model: Model, options: Sequence[str]) -> Model:
         return load(place)
 
 
+def with_examples(model: Model, texts: Sequence[str]) -> Model:
+    """The same model with these prompts as its examples; its own if there are none."""
+    if not texts:
+        return model
+    return replace(model, config={**model.config, "model": {**model.config["model"], "prompts": list(texts)}})
+
+
 def without_card(record: Mapping[str, Any]) -> dict[str, Any]:
     """The record without a card, since the card contains the hash of the original's weights."""
     return {key: value for key, value in record.items() if key != "card"}
@@ -201,7 +219,9 @@ def _raise_missing(option: str, reason: str) -> str:
 
 
 def trained_on(name: str) -> TrainedOn:
-    """Description, licence and URL of a set of ``undiffuse data get``."""
+    """Description, licence and URL of a set of ``undiffuse data get``, or of a computed source."""
+    if name in COMPUTED:
+        return COMPUTED[name]
     public: PublicSet = lookup(SETS, name, "public data set")
     first = public.files[0]
     url = first.urls[0] if first.urls else first.page
@@ -286,8 +306,8 @@ def sampled_grid(model: Model) -> tuple[Any, int]:
     num_classes = len(model.class_names)
     columns = num_classes if 5 <= num_classes <= 16 else COLUMNS
     count = ROWS * columns
-    cond = model.condition(model.classes_of(None, count))
-    sampled = model.module.sample(SampleRequest.of(seeds=range(count), cond=cond))
+    prompts = model.prompts(count) or None
+    sampled = model.module.sample(SampleRequest.of(seeds=range(count), prompts=prompts))
     return grid_of(model.finish(sampled.x).numpy(), columns=columns), sampled.nfe
 
 

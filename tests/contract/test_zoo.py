@@ -58,7 +58,7 @@ def test_it_samples_what_its_grid_shows(name: str) -> None:
     """Sample i depends on seed i and its class, so the grid's first images come again, but for rounding."""
     model = undiffuse.load(name, "cpu")
     columns = len(model.class_names) if 5 <= len(model.class_names) <= 16 else 12
-    samples = model.module.sample(SampleRequest.of(seeds=range(4), cond=model.condition(model.classes_of(None, 4))))
+    samples = model.module.sample(SampleRequest.of(seeds=range(4), prompts=model.prompts(4) or None))
     assert samples.x.shape == (4, *bundled(name).shape) and bool(torch.isfinite(samples.x).all())
     assert samples.nfe == bundled(name).card.evaluations
     sampling, card = model.module.sampling_record(), bundled(name).card
@@ -120,8 +120,11 @@ def test_its_command_gives_its_training_again(name: str) -> None:
     record = record_of(name)
     words = shlex.split(record["card"]["command"].partition(" && ")[0])
     recipe, overrides = words[2], [word for word in words[3:] if "=" in word]
-    again = apply_overrides(get_recipe(recipe), overrides).model_dump(mode="json")
-    created = validate(RunConfig, record["config"]).model_dump(mode="json")
+    created_config = validate(RunConfig, record["config"])
+    configured = apply_overrides(get_recipe(recipe), overrides)
+    resolved = configured.system.completed_from(created_config.system)  # vocabulary and length of a text
+    configured = configured.model_copy(update={"system": resolved})
+    again, created = (config.model_dump(mode="json") for config in (configured, created_config))
     for config in (again, created):
         config.pop("data")  # where it lies differs
     if "&& undiffuse export" in record["card"]["command"]:  # which has tuned how it samples
@@ -145,11 +148,12 @@ def test_the_last_of_its_commands_gives_a_student_s_training_again(name: str) ->
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_its_card_is_that_of_its_values(name: str) -> None:
+def test_its_card_is_that_of_its_values(name: str, zoo_tool: ModuleType) -> None:
     found, text = bundled(name), (bundled_models()[name] / "model_card.md").read_text(encoding="utf-8")
     assert text == card_text(name, found.card, record_of(name))
     for one in found.card.sets:
-        assert one.name in SETS and SETS[one.name].licence == one.licence
+        known = {name: data.licence for name, data in (zoo_tool.COMPUTED | SETS).items()}
+        assert known[one.name] == one.licence
     for needed in ("licence of the data", "licence of the weights", found.card.command, f"{found.card.images:,}"):
         assert needed in text
 

@@ -11,6 +11,7 @@ import torch
 from command_line import CommandLine, trainer_of
 
 import undiffuse as package
+from undiffuse.annotators.scenes.spec import parse
 from undiffuse.api.prompt_file import read_prompts
 from undiffuse.conditioning.text.config import LearnedTextConfig
 from undiffuse.data import ScenesConfig
@@ -54,10 +55,12 @@ def test_a_prompt_for_all_samples_or_several_in_turn(model: Model) -> None:
     assert sliced.prompts == [BLUE] and sliced.record["images"][0]["prompt"] == BLUE  # type: ignore[attr-defined]
 
 
-def test_without_a_prompt_samples_are_unconditional(model: Model) -> None:
-    samples = model.sample(1, steps=2)
-    assert samples.prompts == [] and "prompt" not in samples.record["images"][0]
-    assert torch.equal(samples[0], model.sample(1, prompt="", steps=2)[0])
+def test_without_a_prompt_samples_cycle_through_captions_of_the_data(model: Model) -> None:
+    examples = model.example_prompts
+    assert 1 < len(examples) <= 64 and all(parse(caption) for caption in examples)
+    assert model.sample(3, steps=1).prompts == list(examples[:3])
+    empty = model.sample(1, prompt="", steps=2)
+    assert empty.prompts == [""] and not torch.equal(empty[0], model.sample(1, steps=2)[0])
 
 
 def test_texts_that_are_not_texts_are_errors(model: Model) -> None:

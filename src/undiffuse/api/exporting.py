@@ -220,7 +220,7 @@ def _first_sufficient(
 
 
 def _trial(model: Model, system: DenoisingModel, seed: int, count: int, temperature: float) -> Trial:
-    cond = model.condition(model.classes_of(None, count))
+    cond = model.default_condition(count)
     denoiser = system.sampling_denoiser().eval()
     seeds = range(seed, seed + count)
     return Trial(denoiser, tuple(system.shape), seeds, cond, system.device, temperature=temperature)

@@ -217,7 +217,7 @@ def _sample_with_frames(model: Model, count: int, on_progress: Callable[[float],
         frames.append(model.finish(progress.x_0[:rows]))
         on_progress((progress.index + 1) / progress.count)
 
-    cond = model.condition(model.classes_of(None, count))
+    cond = model.default_condition(count)
     request = SampleRequest(seeds=range(count), cond=cond, batch_size=count, callback=keep)
     samples = model.finish(model.module.sample(request).x).numpy()
     moments = np.unique(np.linspace(0, len(frames) - 1, _FILMSTRIP_MOMENTS).round().astype(int))

@@ -13,6 +13,8 @@ from undiffuse.errors import UsageError
 TextRequest = str | Iterable[str] | None
 #: Number of samples if none is given, except to repeat an image.
 DEFAULT_NUM = 16
+#: Largest number of captions that a model keeps as examples, the prompts of samples without one.
+MOST_EXAMPLES = 64
 
 
 def requested_texts(requested: TextRequest, what: str = "prompt") -> list[str]:

@@ -147,8 +147,9 @@ class Model:
             seed: seed of the first sample, at least 0; sample i depends only on ``seed + i``.
             class_name: one class for all samples, such as ``3`` or ``"cat"``, or several classes, used cyclically;
                 ``[None]`` for unconditional samples. All classes cyclically by default.
-            prompt: one text for all samples, or several, used cyclically. ``(red:1.3)`` weights a part, ``AND``
-                composes texts, ``{red|blue}`` stands for several prompts.
+            prompt: one text for all samples, or several, used cyclically; ``""`` for unconditional samples. Examples of
+                the model's data cyclically by default. ``(red:1.3)`` weights a part, ``AND`` composes texts,
+                ``{red|blue}`` stands for several prompts.
             negative: one negative prompt for guidance, or several, used cyclically.
             image: initial image, with a ``strength`` below 1, of the model's image size: a uint8 tensor or array (C, H,
                 W), a Pillow image, or several, used cyclically.
@@ -229,10 +230,17 @@ class Model:
         """Whether the model is conditioned on texts."""
         return self.module.conditioner.spec.text is not None
 
+    @property
+    def example_prompts(self) -> tuple[str, ...]:
+        """Captions of the model's data, evenly spaced; empty for a model without text."""
+        return tuple(map(str, self.config["model"].get("prompts", ()))) if self.has_text else ()
+
     def prompts(
         self, num: int, class_name: Classes = None, prompt: TextRequest = None, negative: TextRequest = None
     ) -> list[Prompt]:
         """The prompt of each of ``num`` samples; an empty list for a model with neither classes nor text.
+
+        Without a text a model with text cycles through its ``example_prompts``.
 
         Args:
             num: number of samples.
@@ -240,7 +248,7 @@ class Model:
         Raises:
             UsageError: if a class is unknown, a text cannot be parsed, or the model has no classes or no text.
         """
-        names, texts = self.classes_of(class_name, num), requested_texts(prompt)
+        names, texts = self.classes_of(class_name, num), requested_texts(prompt) or list(self.example_prompts)
         negatives = requested_texts(negative, "negative")
         check_prompts([*texts, *negatives], self.has_text, self.class_names)
         prompts = prompts_of(names, texts, negatives, num)
@@ -248,6 +256,16 @@ class Model:
         for message in self.module.conditioner.check_prompts(list(distinct)):
             note(message)
         return prompts
+
+    def default_condition(self, num: int, class_name: Classes = None) -> Condition | None:
+        """The condition of ``num`` samples by default, cycling through classes and example prompts; None for none.
+
+        Args:
+            num: number of samples.
+            class_name: see ``sample``.
+        """
+        prompts = self.prompts(num, class_name)
+        return self.module.conditioner.encode_prompts(prompts).to(self.module.device).condition if prompts else None
 
     def condition(self, names: Sequence[str | None]) -> Condition | None:
         """Labels of these classes, ``None`` for no class; returns None for an empty list."""

@@ -28,6 +28,7 @@ from undiffuse.models.files.parts import load_parts, save_parts
 from undiffuse.models.files.record import check_belongs, differences, result_record, write_record
 from undiffuse.models.files.weights import WEIGHTS, save_weights
 from undiffuse.models.parts import freeze_parts, load_model_state, model_state
+from undiffuse.models.prompts import MOST_EXAMPLES
 from undiffuse.models.saved import read_config
 from undiffuse.objectives.base import AnyObjective, LossReport, ObjectiveConfig, Phase
 from undiffuse.observer import SILENT, Observer
@@ -103,6 +104,8 @@ class Trainer:
         self.loader = Loader(train, config.seed, config.loader, device=self.device, kept=config.num_micro_batches)
         self.record = run_record(config, train, validation, self.augmenter.label_names)
         self.record["model"]["class_names"] += kept_classes(config, train.class_names)
+        if getattr(config.system, "text", None) is not None:
+            self.record["model"]["prompts"] = self._prompts[:MOST_EXAMPLES]
         self.prior = Prior(config, self.record["model"]["class_names"]) if config.prior is not None else None
         if self.device.type == "cpu":
             keep_freed_memory()

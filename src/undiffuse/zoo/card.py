@@ -45,7 +45,7 @@ class TrainedOn(FrozenModel):
     """A training data set and its licence.
 
     Args:
-        name: its name in ``undiffuse data get``.
+        name: its name in ``undiffuse data get``, or of a computed source.
         about: a short description.
         licence: licence of the images.
         url: where they were published.

@@ -98,7 +98,7 @@ class ImageStudyContext:
 
     def condition(self, count: int, class_name: Classes = None) -> Condition | None:
         """Condition of ``count`` samples, by default cycling through all classes; ``None`` without classes."""
-        return self.model.condition(self.model.classes_of(class_name, count))
+        return self.model.default_condition(count, class_name)
 
     def noise(self, count: int, first: int = 0) -> SeededNoise:
         """The noise of samples ``seed + first``, ``seed + first + 1``, ..."""
