@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from undiffuse.conditioning.prompt import Prompt
+from undiffuse.conditioning.prompt_syntax import parse_prompt
 from undiffuse.conditioning.text.config import LearnedTextConfig
 from undiffuse.conditioning.text.learned import LearnedTextEncoder
-from undiffuse.conditioning.text.prompt_syntax import parse_prompt
 from undiffuse.conditioning.text.vocabulary import UNKNOWN, build_vocabulary, fit_vocabulary
-from undiffuse.conditioning.text.wildcards import MOST_PROMPTS, escape, expand
 from undiffuse.conditioning.texts import TextConditioner
+from undiffuse.conditioning.wildcards import MOST_PROMPTS, escape, expand
 from undiffuse.core.condition import Condition
 from undiffuse.core.condition_spec import ConditionSpec
 from undiffuse.errors import UsageError

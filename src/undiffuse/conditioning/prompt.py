@@ -12,7 +12,7 @@ class Prompt:
 
     Args:
         class_name: None for no specific class.
-        text: with the syntax of ``text.prompt_syntax``; None for no text.
+        text: with the syntax of ``prompt_syntax``; None for no text.
         negative: negative prompt for guidance; None for the unconditional model.
     """
 

@@ -13,8 +13,8 @@ from undiffuse.captions import alternatives_of, draw_alternative
 from undiffuse.conditioning.base import EncodedPrompts, Given
 from undiffuse.conditioning.labels import LabelConditioner
 from undiffuse.conditioning.prompt import Prompt
+from undiffuse.conditioning.prompt_syntax import Term, WeightedText, parse_prompt
 from undiffuse.conditioning.text.encoder import TextEncoder, TextFeatures
-from undiffuse.conditioning.text.prompt_syntax import Term, WeightedText, parse_prompt
 from undiffuse.core.condition import Condition
 from undiffuse.core.condition_spec import ConditionSpec, TextSpec
 from undiffuse.core.random import StepRandom

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from undiffuse.conditioning.prompt import Prompt, no_text
-from undiffuse.conditioning.text.prompt_syntax import parse_prompt
-from undiffuse.conditioning.text.wildcards import escape, expand
+from undiffuse.conditioning.prompt_syntax import parse_prompt
+from undiffuse.conditioning.wildcards import escape, expand
 from undiffuse.errors import UsageError
 
 #: Requested texts: one for all samples, several used cyclically, None for no text.

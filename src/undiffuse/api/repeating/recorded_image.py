@@ -10,7 +10,7 @@ from typing import Any
 
 from undiffuse.api.configuration.parsing import parse_interval
 from undiffuse.api.loading import display_name, find_model
-from undiffuse.conditioning.text.wildcards import escape
+from undiffuse.conditioning.wildcards import escape
 from undiffuse.errors import UsageError
 from undiffuse.files import sha256_of
 from undiffuse.models.options import NO_OPTIONS, LogSNRInterval, SamplingOptions, option_rows
