@@ -47,6 +47,8 @@ RULE: dict[str, tuple[str, ...]] = {
     "samplers": ("core",),
     "guidance": ("core", "samplers"),
     "networks": ("core.condition", "core.condition_spec", "core.operators", "core.space"),
+    # names of weights in other libraries, as data
+    "interop": (),
     "augment": ("core.random", "core.space"),
     "data": ("annotators", "core.per_sample", "core.space"),
     "metrics": ("annotators", "core.space"),

@@ -27,6 +27,7 @@ CAPTIONS = ("a red circle above a blue square", "a blue circle left of a red tri
 CONFIG = LearnedTextConfig(width=16, num_layers=1, num_heads=2).fitted(CAPTIONS)
 NETWORKS = {
     "unet": UNetConfig(channels=8, multipliers=(1, 2), num_blocks=1, query_key_norm=True),
+    "unet_transformer": UNetConfig(channels=8, multipliers=(1, 2), num_blocks=1, text_block="transformer"),
     "adaln": TransformerConfig(channels=16, num_heads=2, num_blocks=2),
     "tokens": TransformerConfig(channels=16, num_heads=2, num_blocks=2, conditioning="tokens"),
     "joint": TransformerConfig(channels=16, num_heads=2, num_blocks=2, conditioning="joint", query_key_norm=True),
@@ -158,7 +159,7 @@ def test_mixed_prompts_give_the_images_of_each_alone(network: str) -> None:
     assert not torch.equal(together[2], sample(given, [Prompt(text="red")], [3], guidance=2.0)[0])
 
 
-@pytest.mark.parametrize("network", ["unet", "adaln"])
+@pytest.mark.parametrize("network", ["unet", "unet_transformer", "adaln"])
 def test_at_first_text_changes_nothing(network: str) -> None:
     """Zero-initialised cross-attention: the output is that of the same network without text, bit for bit."""
     given: Any = NETWORKS[network].model_copy(update={"query_key_norm": False})

@@ -55,6 +55,9 @@ class UNetConfig(EmbeddedConfig):
         middle_attention: self-attention between the two middle blocks.
         text_levels: levels with cross-attention to the text after each block, in a network with text; like
             ``attention_levels``, which are used by default. The middle blocks always have it.
+        text_block: how these levels attend to the text: ``attention``, one layer of cross-attention, or
+            ``transformer``, blocks of self-attention, cross-attention and a gated MLP (latent diffusion).
+        text_depth: blocks of each ``transformer``.
         query_key_norm: root-mean-square norms of the queries and keys of all attention layers.
         num_heads: attention heads; overridden by ``head_channels``, the number of channels per head.
         time_injection: add the embedding to the features, or scale and shift the normalised features (adaptive group
@@ -89,6 +92,8 @@ class UNetConfig(EmbeddedConfig):
     attention_levels: tuple[int, ...] = (-1,)
     middle_attention: bool = True
     text_levels: tuple[int, ...] | None = None
+    text_block: Literal["attention", "transformer"] = "attention"
+    text_depth: Positive = 1
     query_key_norm: bool = False
     num_heads: Positive = 1
     head_channels: Positive | None = None

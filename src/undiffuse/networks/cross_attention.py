@@ -86,15 +86,18 @@ class CrossAttention(nn.Module):
         context_channels: channels of the text tokens.
         heads: attention heads; divides C.
         query_key_norm: normalise queries and keys per head.
+        bias: biases of queries, keys and values.
     Source: Rombach et al. 2022, arXiv:2112.10752, sec. 3.3.
     """
 
-    def __init__(self, channels: int, context_channels: int, heads: int, *, query_key_norm: bool = False) -> None:
+    def __init__(
+        self, channels: int, context_channels: int, heads: int, *, query_key_norm: bool = False, bias: bool = True
+    ) -> None:
         super().__init__()
         self.heads = heads
         with separate_initialization():
-            self.query = nn.Linear(channels, channels)
-            self.key_value = nn.Linear(context_channels, 2 * channels)
+            self.query = nn.Linear(channels, channels, bias=bias)
+            self.key_value = nn.Linear(context_channels, 2 * channels, bias=bias)
             self.out = nn.Linear(channels, channels)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -52,6 +53,7 @@ from undiffuse.networks.resample import (
     halve,
 )
 from undiffuse.networks.spec import NetworkSpec
+from undiffuse.networks.text_transformer import TextTransformer
 
 
 class UNet(nn.Module):
@@ -261,11 +263,15 @@ class _Builder:
         heads, norm = self.config.heads(channels), self.config.query_key_norm
         return SelfAttention(channels, heads, self.norm, self.scale, query_key_norm=norm)
 
-    def text_attention(self, channels: int) -> TextAttention | None:
+    def text_attention(self, channels: int) -> TextAttention | TextTransformer | None:
         if not self.context_channels:
             return None
-        heads, norm = self.config.heads(channels), self.config.query_key_norm
-        return TextAttention(channels, self.context_channels, heads, self.norm, self.scale, query_key_norm=norm)
+        config, heads = self.config, self.config.heads(channels)
+        options: dict[str, Any] = {"scale": self.scale, "query_key_norm": config.query_key_norm}
+        if config.text_block == "attention":
+            return TextAttention(channels, self.context_channels, heads, self.norm, **options)
+        options |= {"depth": config.text_depth, "dropout": config.dropout}
+        return TextTransformer(channels, self.context_channels, heads, self.norm, **options)
 
     def stage(self, channels: int, level: int, *, attends: bool = True) -> _Stage:
         out_channels = self.config.level_channels(level)
@@ -323,7 +329,10 @@ class _Stage(nn.Module):
     """A residual block and, if the level has them, self-attention and cross-attention to the text."""
 
     def __init__(
-        self, block: ResidualBlock, attention: SelfAttention | None, text: TextAttention | None = None
+        self,
+        block: ResidualBlock,
+        attention: SelfAttention | None,
+        text: TextAttention | TextTransformer | None = None,
     ) -> None:
         super().__init__()
         self.block, self.attention, self.text = block, attention, text
