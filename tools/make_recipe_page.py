@@ -16,6 +16,7 @@ from undiffuse.conditioning.text import build_text_encoder
 from undiffuse.core.condition_spec import ConditionSpec
 from undiffuse.networks import build_network
 from undiffuse.objectives.classifier import ClassifierConfig
+from undiffuse.objectives.contrastive import ContrastiveConfig
 from undiffuse.objectives.gan import GanConfig
 from undiffuse.recipes import RECIPES, get_recipe
 from undiffuse.recipes.proposal import IMAGES_PER_HOUR
@@ -61,14 +62,19 @@ GROUPS = {
         "Computed scenes with captions, whose samples are checked word by word, see [evaluation]"
         "(../guides/evaluation.md).",
     ),
+    "contrastive": (
+        "Contrastive models",
+        "Of images and captions; they generate nothing, but evaluate samples and guide other models, see "
+        "[contrastive models](../theory/contrastive.md).",
+    ),
     "plane": ("2-D points", "Small networks on computed data, whose exact scores are known."),
     "large": ("Paper size", "Published settings, for a GPU."),
 }
-#: suffix of a recipe's name → shape of its data, (C, H, W) or (D,)
+#: recipe or suffix of its name → shape of its data, (C, H, W) or (D,)
 SHAPES: dict[str, tuple[int, ...]] = {
     **{"digits": (1, 8, 8), "mnist": (1, 28, 28), "fashion": (1, 28, 28), "emnist": (1, 28, 28)},
     **{"church48": (3, 48, 48), "cifar10": (3, 32, 32), "ffhq256": (3, 256, 256), "bedroom64": (3, 64, 64)},
-    **{"swissroll": (2,), "rings": (2,), "scenes": (3, 32, 32), "16": (3, 16, 16)},
+    **{"swissroll": (2,), "rings": (2,), "scenes": (3, 32, 32), "contrastive-scenes": (3, 16, 16), "16": (3, 16, 16)},
     **{str(side): (3, side, side) for side in IMAGES_PER_HOUR},  # photos-64, photos-48, photos-32
 }
 #: number of classes of recipes that are class-conditional by default
@@ -77,7 +83,7 @@ NUM_CLASSES = {"ddpm-digits": 10, "classifier-mnist": 10, "classifier-rings": 3}
 
 def shape_of(recipe: str) -> tuple[int, ...]:
     """Shape of the recipe's data, (C, H, W) or (D,)."""
-    return SHAPES[recipe.rpartition("-")[2]]
+    return SHAPES.get(recipe) or SHAPES[recipe.rpartition("-")[2]]
 
 
 def count_parameters(recipe: str) -> int:
@@ -88,6 +94,8 @@ def count_parameters(recipe: str) -> int:
     with torch.device("meta"):
         if isinstance(config, ClassifierConfig):
             network: torch.nn.Module = config.build(shape, [str(label) for label in range(num_classes)])
+        elif isinstance(config, ContrastiveConfig):
+            network = config.finalized((), ["a"]).build(shape, ())  # without the embeddings of words
         elif isinstance(config, GanConfig):
             network = config.build(shape, ())
         else:

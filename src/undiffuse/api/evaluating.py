@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,9 @@ def evaluate(
     num: int = 1000,
     seed: int = 0,
     features: str = "auto",
+    evaluator: str | Path | Model | None = None,
+    gallery: int = 200,
+    template: str = "{}",
     batch_size: int = 256,
     protocol: Protocol | None = None,
     use_cache: bool = False,
@@ -62,8 +66,12 @@ def evaluate(
         num: number of samples to draw.
         seed: of the first of them.
         features: a row of ``metrics.FEATURES``, or ``auto``.
+        evaluator: a contrastive model or a classifier that evaluates the samples, for ``text_retrieval`` and
+            ``class_agreement``: a run folder, a model folder, or a ``Model``.
+        gallery: largest number of captions in a retrieval.
+        template: text of a class, with ``{}`` for its name, for evaluators of texts.
         batch_size: images per batch; does not change any result.
-        protocol: replaces ``num``, ``seed``, ``features``, ``batch_size`` and the options.
+        protocol: replaces ``num``, ``seed``, ``features``, ``gallery``, ``template``, ``batch_size`` and the options.
         use_cache: read results from the user's cache and store new ones.
         weights: ``ema`` or ``raw``.
         device: ``cpu``, ``cuda`` or ``auto``.
@@ -78,9 +86,13 @@ def evaluate(
     check_texts("metrics", metrics)
     where = Path(out).expanduser() if out is not None else None
     requested = protocol or Protocol(num=num, seed=seed, options=options, batch_size=batch_size, features=features)
+    if protocol is None:
+        requested = replace(requested, gallery=gallery, template=template)
     with observing(observer, cancel):
         loaded = opened(model, device, weights)
-        return evaluate_to_file(loaded, requested, metrics, str(data) if data is not None else None, where, use_cache)
+        by = None if evaluator is None else opened(evaluator, device, "ema")
+        place = str(data) if data is not None else None
+        return evaluate_to_file(loaded, requested, metrics, place, where, use_cache, evaluator=by)
 
 
 @locks("out")
@@ -92,6 +104,7 @@ def evaluate_to_file(
     out: Path | None,
     use_cache: bool = True,
     options: Sequence[str] = (),
+    evaluator: Model | None = None,
 ) -> dict[str, Any]:
     """Evaluate a model and write the results to ``out`` if given.
 
@@ -103,6 +116,7 @@ def evaluate_to_file(
         out: a JSON file, or None.
         use_cache: read results from the user's cache and store new ones.
         options: ``key=value`` texts for the source in ``data``.
+        evaluator: the model that evaluates samples.
     """
     check_data_named(data, options)
     check_metrics(metrics)
@@ -112,7 +126,8 @@ def evaluate_to_file(
     check_file(out, "evaluation.json")
     load_train, held_out = real_data(model, data, options)
     with stage("evaluating") as observer:
-        subject = EvaluationContext(model, load_train, held_out, protocol, observer, Cache.of_user(use_cache))
+        cache = Cache.of_user(use_cache)
+        subject = EvaluationContext(model, load_train, held_out, protocol, observer, cache, evaluator)
         result = evaluate_metrics(subject, metrics or _defaults(subject))
     if out is not None:
         write_json(out, with_checksum(result))

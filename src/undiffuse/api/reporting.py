@@ -248,10 +248,10 @@ def _commands(model: Model) -> dict[str, str]:
     run = display_name(model.path)
     points = not model.module.space.is_image
     if not model.module.generates:
-        name = model.class_names[-1]
+        target = ("--class", model.class_names[-1]) if model.class_names else ("--prompt", "TEXT")
         return {
             "measure again": command("evaluate", run),
-            "guide another model": command("sample", "MODEL", "--classifier", run, "--class", name, "-n", 16),
+            "guide another model": command("sample", "MODEL", "--classifier", run, *target, "-n", 16),
         }
     commands = {
         f"sample 64 {'points' if points else 'images'}": command("sample", run, "-n", 64),

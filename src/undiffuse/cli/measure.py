@@ -44,7 +44,9 @@ def evaluate(
         str | None,
         typer.Option(
             help="comma-separated: nll, vlb, vlb_random, continuous_bound, frechet, kernel, inception_score, "
-            "precision_recall, lpips_diversity, accuracy, classes, copying, sliced_wasserstein",
+            "precision_recall, lpips_diversity, accuracy, classes, copying, sliced_wasserstein, caption_agreement, "
+            "text_retrieval, class_agreement, class_distances; of other models noisy_accuracy, retrieval, "
+            "zero_shot_accuracy",
             autocompletion=completion.several(REGISTRIES["metric"]),
         ),
     ] = None,
@@ -53,6 +55,17 @@ def evaluate(
     options: SamplingOptions,
     seed: SeedOption = 0,
     features: FeaturesOption = "auto",
+    evaluator: Annotated[
+        Path | None,
+        typer.Option(
+            help="folder of a contrastive model or a classifier that evaluates samples, for text_retrieval and "
+            "class_agreement"
+        ),
+    ] = None,
+    gallery: Annotated[int, typer.Option(help="largest number of captions in a retrieval")] = 200,
+    template: Annotated[
+        str, typer.Option(help="text of a class for an evaluator of texts, such as 'a photo of a {}'")
+    ] = "{}",
     bound_images: Annotated[int, typer.Option(help="held-out images for vlb and continuous_bound")] = 64,
     bound_random_images: Annotated[int, typer.Option(help="held-out images for vlb_random")] = 10_000,
     likelihood_images: Annotated[int, typer.Option(help="held-out images for nll")] = 64,
@@ -76,6 +89,8 @@ def evaluate(
         options=options,
         batch_size=batch_size,
         features=features,
+        gallery=gallery,
+        template=template,
         bound_images=bound_images,
         bound_random_images=bound_random_images,
         likelihood_images=likelihood_images,
@@ -84,7 +99,14 @@ def evaluate(
     path = out or loading.results_folder(loaded.path) / "evaluation.json"
     results_table(
         evaluating.evaluate_to_file(
-            loaded, protocol, names, data, path, use_cache=not no_cache, options=data_options or []
+            loaded,
+            protocol,
+            names,
+            data,
+            path,
+            use_cache=not no_cache,
+            options=data_options or [],
+            evaluator=None if evaluator is None else loading.load(str(evaluator), device, "ema"),
         )
     )
 

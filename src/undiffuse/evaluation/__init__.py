@@ -19,6 +19,20 @@ from undiffuse.evaluation.cache import Cache
 from undiffuse.evaluation.caption_agreement import CAPTION_AGREEMENT, caption_agreement, check_scenes, has_scenes
 from undiffuse.evaluation.compare import PAIR_METRICS, compare_sets, default_pair_metrics
 from undiffuse.evaluation.context import EvaluationContext, need_held_out, need_images
+from undiffuse.evaluation.evaluators.classes import (
+    check_class_agreement,
+    check_class_distances,
+    check_zero_shot,
+    class_agreement,
+    class_distances,
+    zero_shot_accuracy,
+)
+from undiffuse.evaluation.evaluators.retrieval import (
+    check_retrieval,
+    check_text_retrieval,
+    retrieval,
+    text_retrieval,
+)
 from undiffuse.evaluation.image_metrics import (
     OVER_FEATURES,
     check_images,
@@ -40,6 +54,7 @@ from undiffuse.evaluation.pair import Pair
 from undiffuse.evaluation.point_metrics import sliced
 from undiffuse.evaluation.provenance import averaging, hardware, software
 from undiffuse.models.base import DenoisingModel
+from undiffuse.models.guides.contrastive import ContrastiveModel
 from undiffuse.models.sample_sets.record import classifier_record
 from undiffuse.registry import lookup
 from undiffuse.version import __version__
@@ -79,18 +94,27 @@ METRICS: dict[str, Callable[[EvaluationContext], list[Result]]] = {
     "sliced_wasserstein": sliced,
     "noisy_accuracy": noisy_accuracy,
     "caption_agreement": caption_agreement,
+    "retrieval": retrieval,
+    "zero_shot_accuracy": zero_shot_accuracy,
+    "text_retrieval": text_retrieval,
+    "class_agreement": class_agreement,
+    "class_distances": class_distances,
 }
 
 
 def default_metrics(context: EvaluationContext) -> tuple[list[str], str]:
     """The metrics that apply to a model and a number of samples, and a line on the skipped ones, or ""."""
     if not context.model.module.generates:
-        return [NOISY_ACCURACY], ""
+        return _of_guides(context), ""
     if not context.generates_images:
         return ["sliced_wasserstein", *(["modes"] if has_modes(context) else [])], ""
     names, skipped = _over_features(context)
     names += ["modes"] if has_modes(context) else []
     names += [CAPTION_AGREEMENT] if has_scenes(context) else []
+    if context.evaluator is not None:
+        of_texts = isinstance(context.evaluator.module, ContrastiveModel) and context.model.has_text
+        names += ["text_retrieval"] if of_texts else []
+        names += ["class_agreement"] if len(context.model.class_names) > 1 else []
     denoises = isinstance(context.model.module, DenoisingModel)
     minimum = {"copying": 2, **({"vlb": 1} if denoises else {})}
     on_held_out = [name for name, needed in minimum.items() if len(context.held_out) >= needed]
@@ -100,6 +124,14 @@ def default_metrics(context: EvaluationContext) -> tuple[list[str], str]:
             "--data, or train with a data.validation_fraction above 0"
         )
     return [*names, *on_held_out], "; ".join(skipped)
+
+
+def _of_guides(context: EvaluationContext) -> list[str]:
+    """The metrics of a model that generates nothing."""
+    if not isinstance(context.model.module, ContrastiveModel):
+        return [NOISY_ACCURACY]
+    with_classes = len(context.held_out.class_names) > 1
+    return ["retrieval", *(["zero_shot_accuracy"] if with_classes else [])]
 
 
 def _over_features(context: EvaluationContext) -> tuple[list[str], list[str]]:
@@ -167,6 +199,11 @@ _CHECKS: dict[str, Callable[[EvaluationContext], object]] = {
     "modes": check_modes,
     NOISY_ACCURACY: check_classifier,
     CAPTION_AGREEMENT: check_scenes,
+    "retrieval": check_retrieval,
+    "zero_shot_accuracy": check_zero_shot,
+    "text_retrieval": check_text_retrieval,
+    "class_agreement": check_class_agreement,
+    "class_distances": check_class_distances,
     **{name: partial(need_held_out, metric=name) for name in ("nll", "vlb", "vlb_random", "continuous_bound")},
 }
 
@@ -214,6 +251,7 @@ def _cache_key(context: EvaluationContext, name: str) -> dict[str, Any]:
         "config": model.config,
         "held_out": context.held_out.fingerprint,
         "device": model.module.device.type,
+        **({} if context.evaluator is None else {"evaluator": context.evaluator.weights_sha256}),
     }
 
 

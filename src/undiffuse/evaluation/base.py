@@ -12,6 +12,7 @@ from undiffuse.data.audit import evenly_spaced
 from undiffuse.data.dataset import Dataset
 from undiffuse.limits import check_at_least
 from undiffuse.models.options import NO_OPTIONS, SamplingOptions
+from undiffuse.models.rules import check_template
 from undiffuse.models.saved import check_seeds
 
 CHUNK = 500  # real images in memory as tensors at a time
@@ -35,6 +36,8 @@ class Protocol:
         bound_random_images, bound_random_terms: number of held-out images of the Monte Carlo estimate of the VLB, and
             of sampled timesteps per image.
         bound_draws: Monte Carlo samples of the log-SNR per image for the continuous-time VLB.
+        gallery: largest number of captions that one is retrieved from.
+        template: text of a class, with ``{}`` for its name, for evaluators of texts.
         likelihood_images: number of held-out images for the ODE likelihood; ``num`` for points.
         likelihood_probes: probe vectors of Hutchinson's trace estimator; up to 16 dimensions the trace is exact.
     """
@@ -44,6 +47,8 @@ class Protocol:
     options: SamplingOptions = NO_OPTIONS
     batch_size: int = 256
     features: str = "auto"
+    gallery: int = 200
+    template: str = "{}"
     bound_images: int = 64
     bound_steps: int = 200
     bound_variance: str | None = None
@@ -57,6 +62,8 @@ class Protocol:
         counts = ("num", "batch_size", "bound_images", "bound_steps", "bound_random_images", "bound_random_terms")
         for name in (*counts, "bound_draws", "likelihood_images", "likelihood_probes"):
             check_at_least(name, getattr(self, name))
+        check_at_least("gallery", self.gallery, 2)
+        check_template(self.template)
         check_seeds(self.seed, self.num)
 
 

@@ -91,7 +91,7 @@ def training_agreement(
 def _result(context: EvaluationContext, config: ScenesConfig, kind: PromptKind) -> Result:
     protocol = context.protocol
     captions = _captions(config, kind, protocol.num, protocol.seed)
-    found = agreements(_draw(context, captions), captions, config.vocabulary)
+    found = agreements(draw_for_captions(context, captions), captions, config.vocabulary)
     total = shares(found)
     details = {
         **to_details(total),
@@ -116,14 +116,23 @@ def _captions(config: ScenesConfig, kind: PromptKind, num: int, seed: int) -> li
     return [pool[index % len(pool)] for index in range(num)]
 
 
-def _draw(context: EvaluationContext, captions: Sequence[str]) -> Images:
-    """One sample per caption; sample i has the seed ``protocol.seed`` + i."""
+def draw_for_captions(context: EvaluationContext, captions: Sequence[str]) -> Images:
+    """One sample per caption, uint8 (N, C, H, W); sample i has the seed ``protocol.seed`` + i.
+
+    Args:
+        context: model and sampling options.
+        captions: N texts.
+    """
     protocol, parts = context.protocol, []
     seeds = check_seeds(protocol.seed, len(captions))
     for start in range(0, len(captions), protocol.batch_size):
         rows = slice(start, start + protocol.batch_size)
         request = SampleRequest(
-            seeds[rows], protocol.options, prompts=_prompts(captions[rows]), batch_size=protocol.batch_size
+            seeds[rows],
+            protocol.options,
+            prompts=_prompts(captions[rows]),
+            batch_size=protocol.batch_size,
+            classifier=context.model.noisy_classifier,
         )
         started = time.monotonic()
         sampled = context.model.module.sample(request)

@@ -46,6 +46,7 @@ class EvaluationContext:
         held_out: images that were not used for training.
         protocol: see ``Protocol``.
         observer: receives the number of finished samples and the total.
+        evaluator: the model that evaluates samples, such as a contrastive model; None for none.
         cache: of results and of the training images' summary; disabled by default.
     """
 
@@ -55,6 +56,7 @@ class EvaluationContext:
     protocol: Protocol
     observer: Observer = SILENT
     cache: Cache = field(default_factory=lambda: Cache(None))
+    evaluator: Model | None = None
     seconds: float = 0.0
     nfe: int = 0
 

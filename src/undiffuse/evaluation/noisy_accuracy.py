@@ -15,6 +15,8 @@ from undiffuse.models.classifier import ClassifierModel
 from undiffuse.models.rules import not_a_generator
 
 NOISY_ACCURACY = "noisy_accuracy"
+#: Metrics of models that generate no samples.
+OF_GUIDES = (NOISY_ACCURACY, "retrieval", "zero_shot_accuracy")
 #: Log-SNRs at which the accuracy is measured, if the classifier was trained there.
 LEVELS = (-8.0, -6.0, -4.0, -2.0, 0.0, 2.0, 4.0, 6.0, 8.0)
 
@@ -25,8 +27,9 @@ def check_kind(context: EvaluationContext, metric: str) -> None:
     Raises:
         UsageError: if it does not.
     """
-    if metric != NOISY_ACCURACY and not context.model.module.generates:
-        raise not_a_generator()
+    module = context.model.module
+    if metric not in OF_GUIDES and not module.generates:
+        raise not_a_generator("classifier" if isinstance(module, ClassifierModel) else "contrastive model")
 
 
 def check_classifier(context: EvaluationContext) -> ClassifierModel:

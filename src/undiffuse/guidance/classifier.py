@@ -9,8 +9,9 @@ images and texts, guide in the same way.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -67,18 +68,43 @@ class NoisyClassifier(Protocol):
         Args:
             x_t: (B, *shape) noisy data under ``process``.
             t: (B,) times of ``process``.
-            labels: (B,) int64 classes y.
+            labels: (B,) int64 classes y, or (B, D) embeddings of texts.
             process: the process of x_t, which may differ from that of training.
+        """
+        ...
+
+
+@runtime_checkable
+class TextGuide(Protocol):
+    """A model of log p(text | x_t) - log p(text), up to a constant; its ``log_prob`` takes embeddings for classes."""
+
+    @property
+    def noise_aware(self) -> bool:
+        """Whether it knows noisy images."""
+        ...
+
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+        """Embeddings (B, D) of texts, which are independent of each other.
+
+        Args:
+            texts: B texts.
         """
         ...
 
 
 @dataclass(frozen=True)
 class ClassifierWeights(PerSample):
-    """Per-sample classes (B,) int64, -1 for none, and scales (B,) float64 of classifier guidance, on the CPU."""
+    """What each sample is guided to, and its scale (B,) float64, on the CPU.
+
+    Args:
+        label: classes (B,) int64, -1 for none; None for a guide of texts.
+        scale: factors of the gradient; 0 for samples that are not guided.
+        embedding: (B, D) embeddings of texts; None for a classifier.
+    """
 
     label: Tensor | None = None
     scale: Tensor | None = None
+    embedding: Tensor | None = None
 
     def to(self, device: torch.device | str) -> ClassifierWeights:
         """Returns ``self``: the weights stay on the CPU."""
@@ -229,21 +255,24 @@ class ClassifierGuided(Denoiser):
 def guided_by_classifier(
     denoiser: Denoiser, classifier: NoisyClassifier, weights: ClassifierWeights, through: str = "x_t"
 ) -> Denoiser:
-    """``denoiser`` guided to the class of each sample; samples without a class are not guided.
+    """``denoiser`` guided to the class or text of each sample; samples without a class are not guided.
 
     Args:
         denoiser: see ``ClassifierGuided``; its process may differ from that of the classifier.
-        classifier: its classes are those that ``weights.label`` numbers.
-        weights: class and scale of each sample.
+        classifier: its classes are those that ``weights.label`` numbers, or it is a ``TextGuide``.
+        weights: class or text and scale of each sample.
         through: ``x_t`` or ``x_0``.
     """
-    label, scale, process = weights.label, weights.scale, denoiser.process
-    assert label is not None and scale is not None
+    target, scale, process = weights.label, weights.scale, denoiser.process
+    if weights.embedding is not None:
+        target = weights.embedding
+    elif target is not None and scale is not None:
+        scale = torch.where(target >= 0, scale, 0.0)
+    assert target is not None and scale is not None
 
     def log_prob(x_t: Tensor, t: Tensor, rows: Tensor) -> Tensor:
-        return classifier.log_prob(x_t, t, label[rows], process)
+        return classifier.log_prob(x_t, t, target[rows], process)
 
-    scale = torch.where(label >= 0, scale, 0.0)
     return ClassifierGuided(denoiser, log_prob, scale, through, classifier.log_snr_range, classifier.batch_size)
 
 

@@ -5,5 +5,6 @@ MODEL_CONFIGS = {
     "progressive": "undiffuse.models.progressive:ProgressiveModelConfig",
     "gan": "undiffuse.models.gan:GanModelConfig",
     "classifier": "undiffuse.models.classifier:ClassifierModelConfig",
+    "contrastive": "undiffuse.models.guides.contrastive:ContrastiveModelConfig",
     "wrapped": "undiffuse.models.wrapped:WrappedConfig",
 }

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from undiffuse.errors import UsageError
+from undiffuse.guidance.classifier import TextGuide
 from undiffuse.models.request import SampleRequest
-from undiffuse.models.rules import check_classifier_options, check_same_classes
+from undiffuse.models.rules import check_classifier_options, check_noise_aware, check_same_classes
 from undiffuse.models.stages import DenoisingStage
 from undiffuse.samplers.plan import Plan
 
@@ -28,7 +29,10 @@ def with_classifier(plan: Plan, request: SampleRequest, class_names: Sequence[st
     check_classifier_options(options.classifier, options.given(), options.cache_interval)
     if (classifier := request.classifier) is None:
         return plan
-    check_same_classes(classifier.class_names, class_names)
+    if isinstance(classifier, TextGuide):
+        check_noise_aware(classifier.noise_aware, options.classifier_through)
+    else:
+        check_same_classes(classifier.class_names, class_names)
     if classifier.shape != shape:
         raise UsageError(
             f"the classifier is for samples of shape {classifier.shape}, the model generates {shape}; use a classifier "

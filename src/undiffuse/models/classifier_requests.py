@@ -1,4 +1,4 @@
-"""Classes and scales of requests for classifier guidance."""
+"""Classes, texts and scales of requests for classifier guidance."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import torch
 
 from undiffuse.conditioning.base import Conditioner
 from undiffuse.conditioning.prompt import Prompt
+from undiffuse.conditioning.text.prompt_syntax import parse_prompt
 from undiffuse.core.condition import Condition
 from undiffuse.core.per_sample import PerSample
 from undiffuse.errors import UsageError
-from undiffuse.guidance.classifier import ClassifierWeights, NoisyClassifier
+from undiffuse.guidance.classifier import ClassifierWeights, NoisyClassifier, TextGuide
 from undiffuse.models.options import SamplingOptions
 from undiffuse.registry import nearest
 from undiffuse.samplers.plan import Request
@@ -44,9 +45,11 @@ def classifier_guidance(
                 "set SampleRequest.classifier"
             )
         return {}
+    scales = torch.tensor([options.classifier_scale for options in merged], dtype=torch.float64)
+    if isinstance(classifier, TextGuide):
+        return {CLASSIFIER: _to_texts(classifier, requests, scales)}
     of_model = () if conditioner is None else conditioner.spec.class_names
     labels = [label_of(request, classifier.class_names, of_model) for request in requests]
-    scales = torch.tensor([options.classifier_scale for options in merged], dtype=torch.float64)
     return {CLASSIFIER: ClassifierWeights(torch.tensor(labels, dtype=torch.int64), scales)}
 
 
@@ -73,18 +76,40 @@ def label_of(request: Request, class_names: Sequence[str], of_model: Sequence[st
     return list(class_names).index(name)
 
 
-def without_unknown_classes(requests: Sequence[Request], conditioner: Conditioner | None) -> Sequence[Request]:
-    """The requests without their classes if the model has none and only the classifier knows them.
+def guided_text(prompt: Prompt) -> str | None:
+    """The text that a contrastive model guides to: the prompt, else the name of the class; None for neither.
+
+    Args:
+        prompt: prompt of a sample.
+    """
+    return prompt.text or prompt.class_name
+
+
+def _to_texts(guide: TextGuide, requests: Sequence[Request], scales: torch.Tensor) -> ClassifierWeights:
+    """Embeddings of the texts of samples: of a composition, the sum of those of its terms with their weights."""
+    texts = [guided_text(request.prompt) if isinstance(request.prompt, Prompt) else None for request in requests]
+    terms = [[] if text is None else parse_prompt(text) for text in texts]
+    distinct = list(dict.fromkeys(term.text.text for row in terms for term in row)) or [""]
+    known = dict(zip(distinct, guide.encode_texts(distinct).cpu(), strict=True))
+    none = torch.zeros_like(known[distinct[0]])
+    rows = [sum((term.weight * known[term.text.text] for term in row), none) for row in terms]
+    given = torch.tensor([bool(row) for row in terms])
+    return ClassifierWeights(None, torch.where(given, scales, 0.0), torch.stack(rows))
+
+
+def without_unknown_prompts(requests: Sequence[Request], conditioner: Conditioner | None) -> Sequence[Request]:
+    """The requests without classes and texts if the model has none and only the classifier knows them.
 
     Args:
         requests: one per sample.
         conditioner: the conditioner of the model.
     """
-    if conditioner is None or conditioner.spec.class_names:
+    if conditioner is None:
         return requests
+    spec = conditioner.spec
+    unknown = {} if spec.class_names else {"class_name": None}
+    unknown |= {} if spec.text is not None else {"text": None}
     return [
-        replace(request, prompt=replace(request.prompt, class_name=None))
-        if isinstance(request.prompt, Prompt)
-        else request
+        replace(request, prompt=replace(request.prompt, **unknown)) if isinstance(request.prompt, Prompt) else request
         for request in requests
     ]

@@ -18,6 +18,7 @@ from undiffuse.compute.threaded_batch import threaded, uses_fused_norm
 from undiffuse.conditioning.base import Conditioner
 from undiffuse.conditioning.labels import LabelConditioner
 from undiffuse.conditioning.text import TEXT_ENCODER_CONFIGS, FrozenTextConfig, TextConfig, build_text_encoder
+from undiffuse.conditioning.text.fitting import completed_text, fitted_text
 from undiffuse.conditioning.texts import TextConditioner
 from undiffuse.config import Component, ComponentConfig, build, default_of
 from undiffuse.core.condition_spec import ConditionSpec
@@ -94,7 +95,8 @@ class DenoisingConfig(ComponentConfig):
         Raises:
             UsageError: if the text encoder needs captions and there are none.
         """
-        config = self._with_fitted_text(captions)
+        text = fitted_text(self.text, captions)
+        config = self if text is self.text else self.model_copy(update={"text": text})
         if config.class_conditional != "auto":
             return config
         changed: dict[str, Any] = {"class_conditional": bool(class_names)}
@@ -108,21 +110,8 @@ class DenoisingConfig(ComponentConfig):
         Args:
             earlier: configuration of the run.
         """
-        text, resolved = self.text, getattr(earlier, "text", None)
-        if not isinstance(text, TextConfig) or not isinstance(resolved, type(text)) or text.resolved:
-            return self
-        return self.model_copy(update={"text": text.completed_from(resolved)})
-
-    def _with_fitted_text(self, captions: Sequence[str] | None) -> Self:
-        text = self.text
-        if not isinstance(text, TextConfig) or text.resolved:
-            return self
-        if captions is None:
-            raise UsageError(
-                f"system.text={text.name} needs data with captions, and this data has none; add captions, or set "
-                "system.text=null"
-            )
-        return self.model_copy(update={"text": text.fitted(captions)})
+        text = completed_text(self.text, earlier)
+        return self if text is self.text else self.model_copy(update={"text": text})
 
     @property
     def predicts_variance(self) -> bool:

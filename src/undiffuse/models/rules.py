@@ -15,7 +15,7 @@ from undiffuse.core.process_limits import check_parameterization
 from undiffuse.errors import UsageError
 
 #: Kinds of models that guide other models and generate no samples.
-GUIDING_ONLY = ("classifier",)
+GUIDING_ONLY = ("classifier", "contrastive")
 
 
 def num_steps_of(process: Any) -> int | None:
@@ -128,23 +128,30 @@ def check_class_names(class_names: Sequence[str]) -> None:
         )
 
 
-def check_augment_condition(num_augment_labels: int) -> None:
-    """Check that a classifier is not conditioned on the augmentation of its training images.
+def check_augment_condition(num_augment_labels: int, what: str = "classifiers") -> None:
+    """Check that a model is not conditioned on the augmentation of its training images.
 
+    Args:
+        num_augment_labels: number of augmentation labels of the run.
+        what: kind of models, for the message.
     Raises:
         UsageError: if it is.
     """
     if num_augment_labels:
         raise UsageError(
-            "augment.condition=true conditions the network on augmentation labels, which classifiers do not support; "
+            f"augment.condition=true conditions the network on augmentation labels, which {what} do not support; "
             "set augment.condition=false"
         )
 
 
-def not_a_generator() -> UsageError:
-    """The error for sampling from a classifier."""
+def not_a_generator(kind: str = "classifier") -> UsageError:
+    """The error for sampling from a model that only guides others.
+
+    Args:
+        kind: what it is.
+    """
     return UsageError(
-        "this model is a classifier, which generates no samples; guide another model with it: undiffuse sample MODEL "
+        f"this model is a {kind}, which generates no samples; guide another model with it: undiffuse sample MODEL "
         "--classifier FOLDER"
     )
 
@@ -182,6 +189,34 @@ def check_same_classes(classifier: Sequence[str], model: Sequence[str]) -> None:
         raise UsageError(
             f"the classifier knows the classes {_shown(classifier)}, the model {_shown(model)}; use a classifier that "
             "was trained on the classes of the model"
+        )
+
+
+def check_noise_aware(noise_aware: bool, through: str) -> None:
+    """Check that a contrastive model that guides through x_t knows noisy images.
+
+    Args:
+        noise_aware: whether it was trained on noisy images.
+        through: value of ``classifier_through``.
+    Raises:
+        UsageError: if it was not.
+    """
+    if not noise_aware and through == "x_t":
+        raise UsageError(
+            "this contrastive model was trained on images without noise and cannot guide through x_t; add "
+            "--classifier-through x_0, or use one that was trained with system.noise=true"
+        )
+
+
+def check_template(template: str) -> None:
+    """Check a text with a place for the name of a class.
+
+    Raises:
+        UsageError: if it has no place.
+    """
+    if "{}" not in template:
+        raise UsageError(
+            f"a template needs {{}} for the name of the class, such as 'a photo of a {{}}', got {template!r}"
         )
 
 

@@ -28,6 +28,7 @@ from undiffuse.models import MODEL_CONFIGS
 from undiffuse.models.base import DenoisingModel, GenerativeModel, to_uint8
 from undiffuse.models.classes import Classes, requested_classes
 from undiffuse.models.classifier import ClassifierModel
+from undiffuse.models.classifier_requests import guided_text
 from undiffuse.models.config import ModelConfig
 from undiffuse.models.files import record as records
 from undiffuse.models.files.components import MAIN, ComponentEntry, components_of, weights_of_format_1
@@ -35,13 +36,14 @@ from undiffuse.models.files.parts import load_parts, shapes_of_parts
 from undiffuse.models.files.size_limit import limited_to
 from undiffuse.models.files.weights import WEIGHTS, Header, read_header, read_weights
 from undiffuse.models.files.wrapped import rebuilt, write_folder
+from undiffuse.models.guides.contrastive import ContrastiveModel
 from undiffuse.models.initial_images import initial_images
 from undiffuse.models.keywords import takes_options
 from undiffuse.models.options import SamplingOptions
 from undiffuse.models.parts import load_model_state, model_state
 from undiffuse.models.prompts import TextRequest, check_prompts, literal, number_of_samples, prompts_of, requested_texts
 from undiffuse.models.request import SampleRequest
-from undiffuse.models.rules import check_classifier_options, check_same_classes
+from undiffuse.models.rules import check_classifier_options, check_noise_aware, check_same_classes
 from undiffuse.models.sample_sets.record import shared_record
 from undiffuse.models.samples import Samples
 from undiffuse.models.seeds import check_seeds as check_seeds
@@ -84,10 +86,10 @@ class Model:
         return own if own or self.classifier is None else self.classifier.class_names
 
     @property
-    def noisy_classifier(self) -> ClassifierModel | None:
+    def noisy_classifier(self) -> ClassifierModel | ContrastiveModel | None:
         """The module of ``classifier``, for a ``SampleRequest``."""
         module = None if self.classifier is None else self.classifier.module
-        return module if isinstance(module, ClassifierModel) else None
+        return module if isinstance(module, ClassifierModel | ContrastiveModel) else None
 
     def guided(self, options: SamplingOptions) -> Model:
         """This model with the classifier that the options name, loaded; the model itself if they name none.
@@ -101,12 +103,15 @@ class Model:
         if options.classifier is None:
             return self
         classifier = replace(load(self.find(options.classifier), self.module.device), find=self.find)
-        if not isinstance(classifier.module, ClassifierModel):
+        if isinstance(classifier.module, ContrastiveModel):
+            check_noise_aware(classifier.module.noise_aware, options.classifier_through)
+        elif not isinstance(classifier.module, ClassifierModel):
             raise UsageError(
                 f"{options.classifier} is a {type(classifier.module).__name__} and not a classifier; train one with: "
                 f"{command('train', 'classifier-mnist')}"
             )
-        check_same_classes(classifier.class_names, self.module.class_names)
+        else:
+            check_same_classes(classifier.class_names, self.module.class_names)
         return replace(self, classifier=classifier)
 
     @property
@@ -250,10 +255,15 @@ class Model:
         """
         names, texts = self.classes_of(class_name, num), requested_texts(prompt) or list(self.example_prompts)
         negatives = requested_texts(negative, "negative")
-        check_prompts([*texts, *negatives], self.has_text, self.class_names)
+        guide = self.noisy_classifier if isinstance(self.noisy_classifier, ContrastiveModel) else None
+        check_prompts(texts, self.has_text or guide is not None, self.class_names)
+        check_prompts(negatives, self.has_text, self.class_names)
         prompts = prompts_of(names, texts, negatives, num)
-        distinct = dict.fromkeys(prompts if self.module.class_names else map(_without_class, prompts))
-        for message in self.module.conditioner.check_prompts(list(distinct)):
+        messages = self.module.conditioner.check_prompts(self._known_parts(prompts))
+        if guide is not None:
+            guided = dict.fromkeys(filter(None, map(guided_text, prompts)))
+            messages += guide.conditioner.check_prompts([Prompt(text=text) for text in guided])
+        for message in dict.fromkeys(messages):
             note(message)
         return prompts
 
@@ -267,17 +277,18 @@ class Model:
         prompts = self.prompts(num, class_name)
         return self.module.conditioner.encode_prompts(prompts).to(self.module.device).condition if prompts else None
 
+    def _known_parts(self, prompts: Sequence[Prompt]) -> list[Prompt]:
+        """The distinct prompts, without classes and texts if only the guide of the model knows them."""
+        unknown = {} if self.module.class_names else {"class_name": None}
+        unknown |= {} if self.has_text else {"text": None}
+        return list(dict.fromkeys(replace(prompt, **unknown) for prompt in prompts))
+
     def condition(self, names: Sequence[str | None]) -> Condition | None:
         """Labels of these classes, ``None`` for no class; returns None for an empty list."""
         if not names:
             return None
         labels = [-1 if name is None else self.class_names.index(name) for name in names]
         return Condition(label=torch.tensor(labels)).to(self.module.device)
-
-
-def _without_class(prompt: Prompt) -> Prompt:
-    """The prompt of a model without classes, whose classifier knows them."""
-    return replace(prompt, class_name=None)
 
 
 def origin_of(data: Mapping[str, Any], class_names: Iterable[str]) -> str:

@@ -24,7 +24,7 @@ from undiffuse.guidance.classifier import ClassifierWeights, NoisyClassifier, gu
 from undiffuse.guidance.guided import ConditionedDenoiser, Guidance, Guided, build_guidance
 from undiffuse.guidance.refinement import Refinement
 from undiffuse.guidance.thresholding import ThresholdedDenoiser, Thresholds
-from undiffuse.models.classifier_requests import CLASSIFIER, classifier_guidance, without_unknown_classes
+from undiffuse.models.classifier_requests import CLASSIFIER, classifier_guidance, without_unknown_prompts
 from undiffuse.models.options import GuidanceWeight, SamplingOptions
 from undiffuse.samplers.base import Sampler, stall_message
 from undiffuse.samplers.grids import time_grid
@@ -120,7 +120,7 @@ class DenoisingStage:
             for request, grid, options in zip(requests, grids, merged, strict=True)
         ]
         by_class = classifier_guidance(self.classifier, self.conditioner, merged, requests)
-        known = requests if self.classifier is None else without_unknown_classes(requests, self.conditioner)
+        known = requests if self.classifier is None else without_unknown_prompts(requests, self.conditioner)
         encoded = conditions_of(known, self.conditioner).to(self.device)
         return begin(
             self._initial_x(requests, merged, grids, index, denoiser.process),

@@ -1,4 +1,4 @@
-"""A classifier on the pooled features of a network, such as the encoder half of a U-Net."""
+"""Heads on the pooled features of a network, such as the encoder half of a U-Net: classifiers and projections."""
 
 from __future__ import annotations
 
@@ -11,8 +11,38 @@ from undiffuse.networks import build_network
 from undiffuse.networks.layers import linear
 
 
-class Classifier(nn.Module):
-    """Logits = linear(norm(features(x, c_noise))); the last layer starts at 0, so all classes start equally likely.
+class FeatureHead(nn.Module):
+    """linear(norm(features(x, c_noise))) of a network's pooled features.
+
+    Args:
+        config: a registered network, built without its output layers.
+        shape: shape of one example, (C, H, W) or (D,).
+        size: number of outputs.
+        zero: start the last layer at 0.
+    """
+
+    def __init__(self, config: ComponentConfig, shape: tuple[int, ...], size: int, *, zero: bool) -> None:
+        super().__init__()
+        self.network = build_network(config, shape, output_factor=0)
+        features = int(self.network.num_features)  # type: ignore[arg-type]
+        self.norm, self.head = nn.LayerNorm(features), linear(features, size, zero=zero)
+
+    def forward(self, x: Tensor, c_noise: Tensor, cond: Condition) -> Tensor:
+        """Outputs (B, size), not rounded to bfloat16.
+
+        Args:
+            x: (B, *shape).
+            c_noise: (B,), time labels.
+            cond: the network's condition.
+        """
+        features: Tensor = self.network.features(x, c_noise, cond)  # type: ignore[operator]
+        with torch.autocast(features.device.type, enabled=False):
+            out: Tensor = self.head(self.norm(features.to(self.head.weight.dtype)))
+            return out
+
+
+class Classifier(FeatureHead):
+    """Logits of classes; the last layer starts at 0, so all classes start equally likely.
 
     Args:
         config: a registered network, built without its output layers.
@@ -22,20 +52,4 @@ class Classifier(nn.Module):
     """
 
     def __init__(self, config: ComponentConfig, shape: tuple[int, ...], num_classes: int) -> None:
-        super().__init__()
-        self.network = build_network(config, shape, output_factor=0)
-        size = int(self.network.num_features)  # type: ignore[arg-type]
-        self.norm, self.head = nn.LayerNorm(size), linear(size, num_classes, zero=True)
-
-    def forward(self, x: Tensor, c_noise: Tensor, cond: Condition) -> Tensor:
-        """Logits (B, num_classes), not rounded to bfloat16.
-
-        Args:
-            x: (B, *shape).
-            c_noise: (B,), time labels.
-            cond: the network's condition.
-        """
-        features: Tensor = self.network.features(x, c_noise, cond)  # type: ignore[operator]
-        with torch.autocast(features.device.type, enabled=False):
-            logits: Tensor = self.head(self.norm(features.to(self.head.weight.dtype)))
-            return logits
+        super().__init__(config, shape, num_classes, zero=True)

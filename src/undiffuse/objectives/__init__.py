@@ -7,5 +7,6 @@ OBJECTIVE_CONFIGS = {
     "mean_flow": "undiffuse.objectives.mean_flow:MeanFlowConfig",
     "progressive": "undiffuse.objectives.progressive:ProgressiveConfig",
     "classifier": "undiffuse.objectives.classifier:ClassifierConfig",
+    "contrastive": "undiffuse.objectives.contrastive:ContrastiveConfig",
     "distribution_matching": "undiffuse.objectives.distribution_matching:DistributionMatchingConfig",
 }

@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
-from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -203,7 +203,14 @@ AnyObjective = Objective[Any]
 
 
 class ObjectiveConfig(ComponentConfig):
-    """Configuration of an objective: defines the configuration of its model and builds the objective."""
+    """Configuration of an objective: defines the configuration of its model and builds the objective.
+
+    Attributes:
+        needs_whole_batch: whether its loss compares the items of a batch, so that a batch cannot be split into
+            micro-batches.
+    """
+
+    needs_whole_batch: ClassVar[bool] = False
 
     def finalized(self, class_names: Sequence[str], captions: Sequence[str] | None = None) -> Self:
         """This configuration with all options resolved that depend on the data's classes and captions.

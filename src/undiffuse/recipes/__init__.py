@@ -51,6 +51,11 @@ RECIPES = {
         "noise-aware classifier of the points of concentric circles, for classifier guidance",
         "classifiers:classifier_rings",
     ),
+    "contrastive-scenes": Recipe(
+        "contrastive model of noisy scenes of two coloured shapes and their captions, for evaluation and guidance: "
+        "minutes on two cores",
+        "contrastive:contrastive_scenes",
+    ),
     "flow-fashion": Recipe("flow matching on Fashion-MNIST", "families:flow_fashion"),
     "edm-fashion": Recipe("EDM on Fashion-MNIST", "families:edm_fashion"),
     "text-scenes": Recipe(

@@ -9,14 +9,17 @@ from typing import Any
 from undiffuse.files import write_text
 
 #: Commands of systems that do not generate samples.
-_USES = {"classifier": "undiffuse sample MODEL -n 16 --classifier ."}
+_USES = {
+    "classifier": "undiffuse sample MODEL -n 16 --classifier .",
+    "contrastive": "undiffuse evaluate MODEL --metrics text_retrieval --evaluator .",
+}
 
 
 def write_model_card(folder: Path, record: Mapping[str, Any], images: int) -> None:
     """Write ``model_card.md``: a description of the model, its training data, and its use."""
     config, model, data = record["config"], record["model"], record["data"]
     system = config["system"]
-    conditional = system.get("class_conditional") or system["name"] in _USES
+    conditional = system.get("class_conditional") or system["name"] == "classifier"
     classes = ", ".join(model["class_names"]) if conditional else ""
     write_text(
         folder / "model_card.md",

@@ -197,6 +197,11 @@ class RunConfig(FrozenModel):
             raise UsageError(
                 f"micro_batch_images must divide batch_images, got {self.micro_batch_images} and {self.batch_images}"
             )
+        if getattr(self.system, "needs_whole_batch", False) and self.num_micro_batches > 1:
+            raise UsageError(
+                f"system.name={self.system.name} compares all images of a batch, which cannot be split; set "
+                f"micro_batch_images={self.batch_images}, or a smaller batch_images"
+            )
         return self
 
     @model_validator(mode="after")

@@ -66,6 +66,7 @@ from undiffuse.data.prepare.checks import check_archive
 from undiffuse.errors import UsageError
 from undiffuse.limits import check_at_least, check_seed
 from undiffuse.models.prompts import number_of_samples, requested_texts
+from undiffuse.models.rules import check_template
 from undiffuse.models.sample_sets.files import check_grid
 from undiffuse.models.seeds import check_seeds
 from undiffuse.studies import MODEL_STUDIES, RENAMED_STUDIES
@@ -250,8 +251,9 @@ def _sample(
     check_at_least("batch_size", batch_size)
     check_grid(shown)
     names.check_generates(folder)
-    names.check_classes(folder, class_name or [], names.check_classifier(folder, flags))
-    names.check_prompts(folder, [*expanded, *requested_texts(negatives, "negative")])
+    classifier = names.check_classifier(folder, flags)
+    names.check_classes(folder, class_name or [], classifier)
+    names.check_prompts(folder, expanded, requested_texts(negatives, "negative"), classifier)
     if image is None and flags.get("strength") is not None:
         raise UsageError(
             f"strength {flags['strength']:g} is of an image to begin from, and there is none; name one or leave it out"
@@ -281,6 +283,9 @@ def _evaluate(
     flags: Mapping[str, Any] = NO_FLAGS,
     seed: int = 0,
     features: str = "auto",
+    evaluator: str | Path | None = None,
+    gallery: int = 200,
+    template: str = "{}",
     bound_images: int = 1,
     bound_random_images: int = 1,
     likelihood_images: int = 1,
@@ -295,7 +300,11 @@ def _evaluate(
     check_counts({"num": num, "batch_size": batch_size, "bound_images": bound_images})
     check_counts({"bound_random_images": bound_random_images, "likelihood_images": likelihood_images})
     check_counts({"likelihood_probes": likelihood_probes})
+    check_at_least("gallery", gallery, 2)
+    check_template(template)
     check_seeds(seed, num)
+    if evaluator is not None:
+        names.check_model(str(evaluator), device, "ema")
     names.check_classifier(folder, flags)
     names.check_guided(folder, flags)
     names.check_features(features)

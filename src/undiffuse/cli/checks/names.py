@@ -39,6 +39,7 @@ from undiffuse.models.rules import (
     GUIDING_ONLY,
     check_classifier_options,
     check_guidance,
+    check_noise_aware,
     check_refinement,
     check_same_classes,
     missing_guide_error,
@@ -152,15 +153,22 @@ def check_classes(folder: Path, requested: Iterable[str], classifier: Path | Non
         requested_classes(given, names)
 
 
-def check_prompts(folder: Path, texts: Sequence[str]) -> None:
+def check_prompts(
+    folder: Path, texts: Sequence[str], negatives: Sequence[str] = (), classifier: Path | None = None
+) -> None:
     """Check the syntax of prompts, and that the model in ``folder`` takes texts, if its configuration can be read.
 
     Args:
         folder: the folder of the model.
-        texts: prompts and negative prompts.
+        texts: prompts.
+        negatives: negative prompts.
+        classifier: the folder of the classifier that guides it; None for none. A contrastive one takes texts.
     """
-    system = _system_in(folder)
-    check_requested(texts, system is None or system.get("text") is not None, class_names(folder) or ())
+    system, guide = _system_in(folder), None if classifier is None else _system_in(classifier)
+    takes_text = system is None or system.get("text") is not None
+    guided = guide is not None and guide.get("name") == "contrastive"
+    check_requested(texts, takes_text or guided, class_names(folder) or ())
+    check_requested(negatives, takes_text, class_names(folder) or ())
 
 
 def check_classifier(folder: Path, requested: Mapping[str, Any]) -> Path | None:
@@ -183,6 +191,9 @@ def check_classifier(folder: Path, requested: Mapping[str, Any]) -> Path | None:
         raise UsageError(
             f"{name} is a {system.get('name')} model and not a classifier; train one with classifier-mnist"
         )
+    if system is not None and system.get("name") == "contrastive":
+        check_noise_aware(system.get("noise", True), requested.get("classifier_through") or "x_t")
+        return classifier
     if known is not None and own is not None:
         check_same_classes(known, own)
     return classifier
@@ -192,7 +203,8 @@ def check_generates(folder: Path) -> None:
     """Check that the model in ``folder`` generates samples, if its configuration can be read."""
     system = _system_in(folder)
     if system is not None and system.get("name") in GUIDING_ONLY:
-        raise not_a_generator()
+        kinds = {"contrastive": "contrastive model"}
+        raise not_a_generator(kinds.get(system["name"], system["name"]))
 
 
 def check_guided(folder: Path, requested: Mapping[str, Any]) -> None:
@@ -509,7 +521,7 @@ def class_names(folder: Path) -> Sequence[str] | None:
     try:
         record = read_json(folder / "config.json")
         system = record["config"]["system"]
-        conditional = system.get("class_conditional", False) or system.get("name") in GUIDING_ONLY
+        conditional = system.get("class_conditional", False) or system.get("name") == "classifier"
         return tuple(map(str, record["model"]["class_names"])) if conditional else ()
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

@@ -1,0 +1,1 @@
+"""Metrics of contrastive models, and of samples by an evaluator: retrieval and recognised classes."""

@@ -1,0 +1,1 @@
+"""How well images match texts: ranks in a gallery."""

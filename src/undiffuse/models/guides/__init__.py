@@ -1,0 +1,1 @@
+"""Models that guide others and evaluate samples, and generate none themselves."""
