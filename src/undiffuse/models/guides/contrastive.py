@@ -38,7 +38,6 @@ from undiffuse.core.process import Process
 from undiffuse.core.processes import PROCESSES, FlowProcess
 from undiffuse.core.rows import per_row
 from undiffuse.core.space import Space
-from undiffuse.losses.contrastive import CONTRASTIVE_LOSSES
 from undiffuse.losses.density import TIME_DENSITIES, TimeDensity
 from undiffuse.models.base import Batching, GenerativeModel
 from undiffuse.models.config import ModelConfig
@@ -78,7 +77,7 @@ class ContrastivePartsConfig(ComponentConfig):
     text: Annotated[ComponentConfig, Component(TEXT_ENCODER_CONFIGS, "text encoder")] = LearnedTextConfig()
     dim: Annotated[int, Field(ge=1, le=4096)] = 128
     noise: bool = True
-    loss: Annotated[str, Field(pattern="^(infonce|sigmoid)$")] = "infonce"
+    loss: Literal["infonce", "sigmoid"] = "infonce"
 
     def finalized(self, class_names: Sequence[str], captions: Sequence[str] | None = None) -> Self:
         """This configuration with the options of the text encoder resolved.
@@ -274,6 +273,3 @@ class ContrastiveModel(GenerativeModel):
         with torch.autocast(pooled.device.type, enabled=False):
             projected: Tensor = self.text_head(self.text_norm(pooled))
             return F.normalize(projected, dim=1)
-
-
-assert _INITIAL.keys() == CONTRASTIVE_LOSSES.keys()
