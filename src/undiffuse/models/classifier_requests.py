@@ -9,7 +9,7 @@ import torch
 
 from undiffuse.conditioning.base import Conditioner
 from undiffuse.conditioning.prompt import Prompt
-from undiffuse.conditioning.text.prompt_syntax import parse_prompt
+from undiffuse.conditioning.prompt_syntax import parse_prompt
 from undiffuse.core.condition import Condition
 from undiffuse.core.per_sample import PerSample
 from undiffuse.errors import UsageError
