@@ -157,7 +157,7 @@ def test_weights_of_any_precision_are_read_into_float32(trained: Path, elsewhere
 def requested(run: Path, **options: Any) -> argparse.Namespace:
     given: dict[str, Any] = {"run": run, "name": "tiny", "title": "digits", "sets": ["mnist"], "command": "train it"}
     given |= {"images": None, "terms": "None.", "licence": "MIT", "data_path": None, "num": 0, "features": "auto"}
-    given |= {"sampling": [], "int8": False}
+    given |= {"sampling": [], "prompt": [], "int8": False}
     return argparse.Namespace(**{**given, "metrics": "precision_recall", **options})
 
 
