@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import struct
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from image_files import write_zip
 from PIL import Image
 
 from sparse_product import mostly_slow
@@ -18,7 +20,7 @@ from undiffuse.api.training import split_data
 from undiffuse.cli.main import main
 from undiffuse.config import validate
 from undiffuse.data import source_config_for
-from undiffuse.data.config import EmojiConfig
+from undiffuse.data.config import EmojiConfig, JoinConfig
 from undiffuse.errors import UsageError
 from undiffuse.models.fixed_batch import fixed_batch_size
 from undiffuse.networks import build_network
@@ -54,7 +56,25 @@ def small_data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         file.write(struct.pack(">II", 0x801, 60) + bytes(index % 10 for index in range(60)))
     for index, colours in enumerate(rng.integers(0, 256, (60, 48, 48, 3), dtype=np.uint8)):
         Image.fromarray(colours).save(images / f"{index:02d}.png")
-    return {"idx": idx, "folder": images}
+    return {"idx": idx, "folder": images, "join": emoji_parts(folder / "join")}
+
+
+def emoji_parts(folder: Path) -> Path:
+    """The parts of the recipe ``text-emoji``, 20 images each, and their list of names."""
+    data = get_recipe("text-emoji").data
+    assert isinstance(data, JoinConfig) and data.names is not None
+    folder.mkdir()
+    for seed, archive in enumerate(data.parts.values()):
+        levels = np.random.default_rng(seed).integers(0, 256, (20, 64, 64, 3), dtype=np.uint8)
+        write_zip(folder / archive, {f"1f6{number:02d}.png": as_png(image) for number, image in enumerate(levels)})
+    entries = [{"hexcode": f"1F6{number:02d}", "label": f"face {number}", "tags": ["face"]} for number in range(20)]
+    (folder / data.names).write_text(json.dumps(entries))
+    return folder
+
+
+def as_png(levels: np.ndarray) -> bytes:
+    Image.fromarray(levels).save(content := io.BytesIO(), "png")
+    return content.getvalue()
 
 
 def narrow(recipe: RunConfig) -> list[str]:
@@ -99,6 +119,7 @@ def rows_of_previews(network: torch.nn.Module, shape: tuple[int, ...], device: t
 KINDS = ("photos-32", "ddpm-digits", "iddpm-mnist", "vesde-mnist", "edm-fashion", "ct-mnist", "flow-swissroll")
 KINDS += ("ncsn-swissroll", "subvpsde-swissroll", "meanflow-mnist", "progressive-mnist", "wgan-gp-mnist")
 KINDS += ("classifier-mnist", "classifier-rings")
+KINDS += ("text-emoji",)
 KINDS += ("r3gan-fashion", "unrolled-gan-rings", "dcgan-bedroom64", "ddpm-church48", "ddpmpp-cifar10", "dit-cifar10")
 
 

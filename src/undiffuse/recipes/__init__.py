@@ -27,6 +27,9 @@ RECIPES = {
     "photos-32": Recipe(
         "your own photographs at 32x32, in colour, with classes: an hour on two cores", "photos:photos_32"
     ),
+    "text-emoji": Recipe(
+        "emoji of three vendors at 64x64 from their names and tags: two hours on two cores", "text:text_emoji"
+    ),
     "ddpm-digits": Recipe("DDPM on scikit-learn's 8x8 digits: the demo, two minutes on two cores", "small:ddpm_digits"),
     "ddpm-mnist": Recipe("DDPM (linear schedule, noise prediction) on MNIST-format files", "families:ddpm_mnist"),
     "iddpm-mnist": Recipe(
