@@ -74,7 +74,7 @@ GROUPS = {
 SHAPES: dict[str, tuple[int, ...]] = {
     **{"digits": (1, 8, 8), "mnist": (1, 28, 28), "fashion": (1, 28, 28), "emnist": (1, 28, 28)},
     **{"church48": (3, 48, 48), "cifar10": (3, 32, 32), "ffhq256": (3, 256, 256), "bedroom64": (3, 64, 64)},
-    **{"swissroll": (2,), "rings": (2,), "scenes": (3, 32, 32), "contrastive-scenes": (3, 16, 16), "16": (3, 16, 16)},
+    **{"swissroll": (2,), "rings": (2,), "scenes": (3, 32, 32), "16": (3, 16, 16), "emoji": (3, 64, 64)},
     **{str(side): (3, side, side) for side in IMAGES_PER_HOUR},  # photos-64, photos-48, photos-32
 }
 #: number of classes of recipes that are class-conditional by default
