@@ -248,11 +248,12 @@ def _commands(model: Model) -> dict[str, str]:
     run = display_name(model.path)
     points = not model.module.space.is_image
     if not model.module.generates:
-        target = ("--class", model.class_names[-1]) if model.class_names else ("--prompt", "TEXT")
-        return {
-            "measure again": command("evaluate", run),
-            "guide another model": command("sample", "MODEL", "--classifier", run, *target, "-n", 16),
-        }
+        to_class = command(
+            "sample", "MODEL", "--classifier", run, "--class", (model.class_names or ("",))[-1], "-n", 16
+        )
+        to_text = command("sample", "MODEL", "--classifier", run, "--prompt", "TEXT", "-n", 16)
+        guiding = to_class if model.class_names else to_text
+        return {"measure again": command("evaluate", run), "guide another model": guiding}
     commands = {
         f"sample 64 {'points' if points else 'images'}": command("sample", run, "-n", 64),
         "measure again, with more samples": command("evaluate", run, "--num", 5000),
