@@ -44,8 +44,8 @@ def test_every_key_of_a_run_is_classified() -> None:
     keys = [key for group in groups for key in group]
     assert sorted(key for key in keys if "." not in key) == sorted(RunConfig.model_fields)
     nested = {key for key in keys if "." in key}  # exceptions within a section that is a part
-    assert nested == {"system.text.folder"} <= NO_PART_OF_THE_RESULT and "system" in PART_OF_THE_RESULT
-    assert {word.split("=")[0].split(".")[0] for word in ALL_OTHER} == NO_PART_OF_THE_RESULT - nested
+    assert nested == {"system.text.folder"} <= DECIDED_BY_FINGERPRINT and "system" in PART_OF_THE_RESULT
+    assert {word.split("=")[0].split(".")[0] for word in ALL_OTHER} == NO_PART_OF_THE_RESULT
 
 
 @pytest.mark.parametrize(
