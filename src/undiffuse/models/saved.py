@@ -18,6 +18,7 @@ from torch import Tensor
 
 from undiffuse.checksums import is_modified, read_checked
 from undiffuse.compute.memory import keep_freed_memory
+from undiffuse.conditioning.base import Conditioner
 from undiffuse.conditioning.prompt import Prompt
 from undiffuse.config import Component
 from undiffuse.core.condition import Condition
@@ -233,7 +234,12 @@ class Model:
     @property
     def has_text(self) -> bool:
         """Whether the model is conditioned on texts."""
-        return self.module.conditioner.spec.text is not None
+        return self._conditioner is not None and self._conditioner.spec.text is not None
+
+    @property
+    def _conditioner(self) -> Conditioner | None:
+        """The module's conditioner; None for an external denoiser, which takes no prompts."""
+        return getattr(self.module, "conditioner", None)
 
     @property
     def example_prompts(self) -> tuple[str, ...]:
@@ -259,7 +265,8 @@ class Model:
         check_prompts(texts, self.has_text or guide is not None, self.class_names)
         check_prompts(negatives, self.has_text, self.class_names)
         prompts = prompts_of(names, texts, negatives, num)
-        messages = self.module.conditioner.check_prompts(self._known_parts(prompts))
+        own = self._conditioner
+        messages = [] if own is None else own.check_prompts(self._known_parts(prompts))
         if guide is not None:
             guided = dict.fromkeys(filter(None, map(guided_text, prompts)))
             messages += guide.conditioner.check_prompts([Prompt(text=text) for text in guided])
@@ -275,7 +282,9 @@ class Model:
             class_name: see ``sample``.
         """
         prompts = self.prompts(num, class_name)
-        return self.module.conditioner.encode_prompts(prompts).to(self.module.device).condition if prompts else None
+        if self._conditioner is None:
+            return self.condition([prompt.class_name for prompt in prompts])
+        return self._conditioner.encode_prompts(prompts).to(self.module.device).condition if prompts else None
 
     def _known_parts(self, prompts: Sequence[Prompt]) -> list[Prompt]:
         """The distinct prompts, without classes and texts if only the guide of the model knows them."""
