@@ -30,7 +30,7 @@ GROUND_FLOOR = (
         "checksums",
         "version",
     ),
-    *("advice", "captions", "limits", "observer", "progress", "seen", "wording"),
+    *("advice", "captions", "limits", "observer", "progress", "seen", "user_cache", "wording"),
 )
 
 #: room -> what it may import next to the ground floor and itself, as prefixes of module names.

@@ -13,6 +13,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from undiffuse.conditioning.labels import LabelConditioner
+from undiffuse.core.condition_spec import UNCONDITIONAL
 from undiffuse.core.random import StepRandom
 from undiffuse.core.space import Space
 from undiffuse.data.dataset import ArrayDataset
@@ -119,6 +121,7 @@ class Drawing(GenerativeModel):
 
     def __init__(self, drawn: ArrayDataset) -> None:
         super().__init__()
+        self.conditioner = LabelConditioner(UNCONDITIONAL)
         self.drawn, self.requested, self.weight = drawn, list[int](), torch.nn.Parameter(torch.zeros(1))
 
     def sample(self, request: SampleRequest) -> Sampled:

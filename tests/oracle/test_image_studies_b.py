@@ -13,6 +13,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from undiffuse.conditioning.labels import LabelConditioner
+from undiffuse.core.condition_spec import UNCONDITIONAL
 from undiffuse.core.denoiser import Denoiser
 from undiffuse.core.gaussian import GaussianMixture
 from undiffuse.core.process import Process
@@ -53,6 +55,7 @@ class ExactSystem(DenoisingModel):
 
     def __init__(self, process: Process, variances: Tensor, samples: Tensor | None = None) -> None:
         super().__init__()
+        self.conditioner = LabelConditioner(UNCONDITIONAL)
         self.process, self.space, self.class_names = process, Space.of_data(SHAPE), ()
         self.mixture = GaussianMixture.gaussian(torch.zeros_like(variances), variances)
         self.samples = samples

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from undiffuse.errors import UsageError
+from undiffuse.models.prompts import requested_texts as requested_texts  # re-exported for the command
 
 #: Largest file.
 _MOST_BYTES = 64 * 2**20

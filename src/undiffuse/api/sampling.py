@@ -131,8 +131,8 @@ def sample(
             )
             options, class_name = repetition.options, repetition.class_name
             num, seed, prompt, negative = repetition.num, repetition.seed, repetition.prompt, repetition.negative
-        texts, seed = literal(requested_texts(prompt)), seed or 0
-        num = number_of_samples(num, texts)
+        texts, negatives = requested_texts(prompt), requested_texts(negative, "negative")
+        num, seed = number_of_samples(num, texts), seed or 0
         if where is not None:
             written = sample_to_folder(
                 loaded,
@@ -142,8 +142,8 @@ def sample(
                 seed=seed,
                 batch_size=batch_size,
                 class_name=class_name,
-                prompt=texts,
-                negative=negative,
+                texts=texts,
+                negatives=negatives,
                 progressive=progressive,
                 image=image,
                 shown=shown,
@@ -157,8 +157,8 @@ def sample(
                 num,
                 seed=seed,
                 class_name=class_name,
-                prompt=texts,
-                negative=negative,
+                prompt=literal(texts),
+                negative=literal(negatives),
                 image=images,
                 batch_size=batch_size,
                 **options.given(),
@@ -209,8 +209,8 @@ def sample_to_folder(
     seed: int,
     batch_size: int,
     class_name: Classes = None,
-    prompt: TextRequest = None,
-    negative: TextRequest = None,
+    texts: Sequence[str] = (),
+    negatives: Sequence[str] = (),
     progressive: bool = False,
     image: Any = None,
     shown: int = SHOWN,
@@ -226,7 +226,8 @@ def sample_to_folder(
         options: of sampling; the model's defaults where unset.
         seed: of the first sample.
         batch_size: images at a time; changes no bit of any.
-        class_name, prompt, negative: see ``sample``.
+        class_name: see ``sample``.
+        texts, negatives: see ``Model.prompts``.
         progressive: also write the predicted x_0 of every step.
         image: see ``sample``.
         shown: number of images in ``grid.png``.
@@ -238,11 +239,10 @@ def sample_to_folder(
         UsageError: ``out`` is not empty, or the model cannot serve the request.
     """
     check_results(out, SAMPLES, overwrite)
-    texts = literal(requested_texts(prompt))
     num = number_of_samples(num, texts)
     seeds = check_seeds(seed, num)
     model = model.guided(options)
-    prompts = model.prompts(num, class_name, texts, negative)
+    prompts = model.prompts(num, class_name, texts, negatives)
     given, about = _load_init_images(model, image, num)
     images = initial_images(given, model.module.space, num)
     request = SampleRequest(seeds, options, batch_size=batch_size, images=images, classifier=model.noisy_classifier)

@@ -230,7 +230,7 @@ def sample(
 ) -> None:
     """Generate samples: numbered PNGs, grid.png, and samples.json with seed, sampler and model hash of each."""
     from undiffuse.api import loading, sampling
-    from undiffuse.api.prompt_file import requested_prompts
+    from undiffuse.api.prompt_file import requested_prompts, requested_texts
     from undiffuse.api.repeating.request import repeated
 
     classes = [*(class_name or []), *([None] if no_class else [])] or None
@@ -259,8 +259,8 @@ def sample(
             seed=seed or 0,
             batch_size=batch_size,
             class_name=classes,
-            prompt=texts,
-            negative=negatives,
+            texts=requested_texts(texts),
+            negatives=requested_texts(negatives, "negative"),
             progressive=progressive,
             image=image,
             shown=shown,

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from undiffuse.compute.private_folder import ensure_private
+from undiffuse.user_cache import cache_home
 
 #: The environment variable with the cache folder of torch's compiler; a value set by the user is not changed.
 _CACHE = "TORCHINDUCTOR_CACHE_DIR"
@@ -17,8 +18,7 @@ _CACHE = "TORCHINDUCTOR_CACHE_DIR"
 
 def cache_folder() -> Path:
     """``undiffuse/compiled`` in the user's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "undiffuse" / "compiled"
+    return cache_home() / "undiffuse" / "compiled"
 
 
 def compile_in_place(network: nn.Module) -> None:

@@ -12,7 +12,6 @@ import contextlib
 import hashlib
 import json
 import os
-import stat
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from undiffuse.errors import UndiffuseError
 from undiffuse.evaluation.provenance import source_sha256
 from undiffuse.files import write_json
 from undiffuse.models.files.weights import read_weights, save_weights
+from undiffuse.user_cache import cache_home, evict
 from undiffuse.version import __version__
 
 Rows = list[dict[str, Any]]
@@ -37,8 +37,7 @@ _RESULTS, _SUMMARIES = "results", "summaries"
 
 def cache_folder() -> Path:
     """``undiffuse`` under ``XDG_CACHE_HOME``, or under ``~/.cache`` if that is not set."""
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "undiffuse"
+    return cache_home() / "undiffuse"
 
 
 def key_of(key: Mapping[str, Any]) -> str:
@@ -101,7 +100,7 @@ class Cache:
         assert self.folder is not None
         with contextlib.suppress(UndiffuseError, OSError):
             write()
-            _evict(self.folder, self.limit)
+            evict(_files_of(self.folder), self.limit)
 
     def _path(self, kind: str, key: Mapping[str, Any], ending: str) -> Path | None:
         return None if self.folder is None else self.folder / kind / f"{key_of(key)}{ending}"
@@ -113,25 +112,10 @@ def _touch(path: Path) -> None:
         os.utime(path)
 
 
-def _evict(folder: Path, limit: int) -> None:
-    """Remove the least recently used entries until the rest fits; other processes may do the same concurrently."""
-    entries = sorted(_entries(folder))
-    excess = sum(size for _, size, _ in entries) - limit
-    for _, size, path in entries:
-        if excess <= 0:
-            return
-        path.unlink(missing_ok=True)
-        excess -= size
-
-
-def _entries(folder: Path) -> Iterator[tuple[int, int, Path]]:
-    """(time in ns, bytes, path) of each file, including partial files of killed processes."""
+def _files_of(folder: Path) -> Iterator[Path]:
+    """All files of a cache, including partial files of killed processes."""
     for kind in (_RESULTS, _SUMMARIES):  # downloaded weights are next to them and are not removed
-        for path in (folder / kind).glob("*"):
-            with contextlib.suppress(OSError):
-                status = path.lstat()
-                if stat.S_ISREG(status.st_mode):
-                    yield status.st_mtime_ns, status.st_size, path
+        yield from (folder / kind).glob("*")
 
 
 def _read_results(path: Path) -> Rows | None:

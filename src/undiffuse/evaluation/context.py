@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from undiffuse.conditioning.prompt import Prompt
-from undiffuse.data.audit import evenly_spaced
 from undiffuse.data.dataset import Dataset
+from undiffuse.data.example_captions import example_captions
 from undiffuse.errors import UsageError
 from undiffuse.evaluation.base import Protocol, evenly_spaced_subset
 from undiffuse.evaluation.cache import Cache
@@ -24,6 +24,7 @@ from undiffuse.metrics.extractor import FeatureExtractor
 from undiffuse.metrics.features import pick_features
 from undiffuse.metrics.reservoir import ReservoirSample
 from undiffuse.metrics.summary import PIXEL_BYTES, PIXEL_CAPACITY, ImageSetStatistics
+from undiffuse.models.prompts import prompt_at
 from undiffuse.models.request import SampleRequest
 from undiffuse.models.sample_sets.record import classifier_record
 from undiffuse.models.saved import Model, check_seeds
@@ -132,20 +133,14 @@ class EvaluationContext:
     @cached_property
     def _texts(self) -> list[str]:
         """Prompts of the samples: captions of training images, evenly spaced; empty for a model without text."""
-        captions = self.train.captions if self.model.has_text else None
-        if captions is None:
-            return []
-        return [captions[row].split("\n")[0] for row in evenly_spaced(len(captions), min(_MOST_TEXTS, len(captions)))]
+        return example_captions(self.train, _MOST_TEXTS) if self.model.has_text else []
 
     def _prompts(self, numbers: Sequence[int]) -> list[Prompt] | None:
         """The prompts of the samples with these numbers, cycling through classes and captions; None for none."""
         names, texts = self.model.class_names, self._texts
         if not names and not texts:
             return None
-        return [
-            Prompt(names[number % len(names)] if names else None, texts[number % len(texts)] if texts else None)
-            for number in numbers
-        ]
+        return [prompt_at(number, names, texts) for number in numbers]
 
     def _batches(self, numbers: Sequence[int]) -> Iterator[Tensor]:
         """uint8 images (B, C, H, W) or float32 points (B, D), batch by batch."""

@@ -43,6 +43,8 @@ class Refinement(PerSample):
     def limited(self, difference: Tensor) -> Tensor:
         """Differences (B, ...) of two predictions with their root mean square limited to ``norm``."""
         assert self.norm is not None
+        if not bool(torch.isfinite(self.norm).any()):
+            return difference
         size = _mean_per_sample(difference.double().square()).sqrt().clamp(min=torch.finfo(torch.float64).tiny)
         return difference * per_row((self.norm.to(size.device) / size).clamp(max=1), difference)
 
@@ -54,8 +56,12 @@ class Refinement(PerSample):
             conditional: (B, ...) conditional x_0-hat.
         """
         assert self.rescale is not None and self.parallel is not None
-        along = _parallel_part(update, conditional)
-        guided = conditional + update + per_row(self.parallel - 1, update) * along
+        guided = conditional + update
+        if bool((projected := self.parallel != 1).any()):
+            changed = guided + per_row(self.parallel - 1, update) * _parallel_part(update, conditional)
+            guided = where_rows(projected, changed, guided)
+        if not bool(self.rescale.any()):
+            return guided
         before, after = (_standard_deviation(x) for x in (conditional, guided))
         factor = before / after.clamp(min=torch.finfo(torch.float64).tiny)
         rescale = self.rescale.to(factor.device)
@@ -72,8 +78,8 @@ def _parallel_part(x: Tensor, direction: Tensor) -> Tensor:
 
 def _standard_deviation(x: Tensor) -> Tensor:
     """Standard deviation over the values of each sample, (B,) float64."""
-    mean = _mean_per_sample(x.double())
-    return _mean_per_sample((x.double() - per_row(mean, x.double())).square()).sqrt()
+    x = x.double()
+    return _mean_per_sample((x - per_row(_mean_per_sample(x), x)).square()).sqrt()
 
 
 def _mean_per_sample(x: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from undiffuse.errors import RunError, UsageError
 from undiffuse.files import sha256_of, translate_os_errors
 from undiffuse.locking import locked
 from undiffuse.registry import lookup
+from undiffuse.user_cache import cache_home
 
 VARIABLE = "UNDIFFUSE_WEIGHTS"
 CHUNK = 1 << 20
@@ -98,26 +99,22 @@ def weights_folder() -> Path:
     """
     value = os.environ.get(VARIABLE)
     if not value:
-        return _cache() / "undiffuse" / "weights"
+        return cache_home() / "undiffuse" / "weights"
     folder = Path(value).expanduser()
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{VARIABLE} names {value}, which is not a folder; name the folder that holds the weights")
     return folder
 
 
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-
-
 def _hub() -> Path:
     """The download folder of torch.hub and torchvision."""
-    return Path(os.environ.get("TORCH_HOME") or _cache() / "torch") / "hub" / "checkpoints"
+    return Path(os.environ.get("TORCH_HOME") or cache_home() / "torch") / "hub" / "checkpoints"
 
 
 def candidates(key: str) -> list[Path]:
     """The paths at which the file of that row is searched for, in order; they need not exist."""
     row: WeightFile = lookup(WEIGHT_FILES, key, "weight file")
-    folders = dict.fromkeys((weights_folder(), _cache() / "undiffuse" / "weights", _hub()))
+    folders = dict.fromkeys((weights_folder(), cache_home() / "undiffuse" / "weights", _hub()))
     return [folder / row.name for folder in folders] + [
         path for package, file in row.packages if (path := _in_package(package, file)) is not None
     ]

@@ -23,10 +23,10 @@ from undiffuse.core.process import Process
 from undiffuse.core.processes import PROCESSES, FlowProcess
 from undiffuse.core.rows import per_row
 from undiffuse.core.space import Space
-from undiffuse.losses.density import TIME_DENSITIES, TimeDensity
-from undiffuse.models.base import Batching, GenerativeModel
+from undiffuse.losses.density import TIME_DENSITIES
+from undiffuse.models.base import Batching
 from undiffuse.models.config import ModelConfig
-from undiffuse.models.fixed_batch import fixed_batch_size
+from undiffuse.models.guides.noise_aware import GuidingModel
 from undiffuse.models.options import NO_OPTIONS, SamplingOptions
 from undiffuse.models.rules import check_augment_condition, check_class_names, not_a_generator
 from undiffuse.networks import NETWORK_CONFIGS, UNetConfig
@@ -66,7 +66,7 @@ class ClassifierModelConfig(ClassifierPartsConfig, ModelConfig):
         return ClassifierModel(self, shape, class_names)
 
 
-class ClassifierModel(GenerativeModel):
+class ClassifierModel(GuidingModel):
     """A classifier of noisy data, saved and loaded like any model; sampling from it raises UsageError.
 
     Args:
@@ -77,8 +77,6 @@ class ClassifierModel(GenerativeModel):
         UsageError: fewer than 2 classes.
     """
 
-    generates = False
-
     def __init__(self, config: ClassifierModelConfig, shape: tuple[int, ...], class_names: Sequence[str]) -> None:
         super().__init__()
         check_class_names(class_names)
@@ -87,20 +85,7 @@ class ClassifierModel(GenerativeModel):
         self.conditioner = LabelConditioner(UNCONDITIONAL)
         self.network = Classifier(config.network, self.shape, len(self.class_names))
         self._inputs = Parameterization(_INPUTS, self.process)
-        density = config.trained_density
-        self._density: TimeDensity | None = None if density is None else build(TIME_DENSITIES, density)
-
-    @property
-    def log_snr_range(self) -> tuple[float, float]:
-        """(smallest, largest) log-SNR of training; infinite where a process begins or ends without signal or noise."""
-        ends = torch.tensor([1.0, 0.0], dtype=torch.float64)
-        low, high = self.process.log_snr(ends if self._density is None else self._density(self.process, ends)).tolist()
-        return low, high
-
-    @property
-    def batch_size(self) -> int:
-        """Fixed number of samples per evaluation in guidance, so that samples do not depend on each other."""
-        return fixed_batch_size(self.network, self.shape, self.device)
+        self.set_trained_density(config.trained_density)
 
     def logits(self, x_t: Tensor, t: Tensor, network: nn.Module | None = None) -> Tensor:
         """Logits (B, K) of noisy data, float32 or higher.

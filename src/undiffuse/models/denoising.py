@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import torch
@@ -17,7 +16,7 @@ from undiffuse.compute.inference import InferenceNetwork
 from undiffuse.compute.threaded_batch import threaded, uses_fused_norm
 from undiffuse.conditioning.base import Conditioner
 from undiffuse.conditioning.labels import LabelConditioner
-from undiffuse.conditioning.text import TEXT_ENCODER_CONFIGS, FrozenTextConfig, TextConfig, build_text_encoder
+from undiffuse.conditioning.text import TEXT_ENCODER_CONFIGS, TextConfig, build_text_encoder
 from undiffuse.conditioning.text.fitting import completed_text, fitted_text
 from undiffuse.conditioning.texts import TextConditioner
 from undiffuse.config import Component, ComponentConfig, build, default_of
@@ -37,7 +36,7 @@ from undiffuse.models.feature_caching import caching_sampler, check_without_guid
 from undiffuse.models.fixed_batch import fixed_batch_size
 from undiffuse.models.noisy_start import sampling_log_snr_range, signal_at_start, transferred
 from undiffuse.models.options import NO_OPTIONS, GuidanceWeight, SamplingConfig, SamplingOptions, sampling_record
-from undiffuse.models.part import Part
+from undiffuse.models.parts import set_text_part
 from undiffuse.models.rules import (
     check_default_guidance,
     check_guidance,
@@ -220,9 +219,7 @@ class NetworkModel(DenoisingModel):
             target_time=config.needs_target_time,
         )
         self.conditioner = _conditioner(self.spec, text, config.label_dropout)
-        if isinstance(text, FrozenTextConfig):  # no module of the model, which stores its hash only
-            self.parts = {text.part: Part(Path(text.folder).name, text.sha256, stored=False)}
-            setattr(self, text.part, None)
+        set_text_part(self, text)
         self.network = build_network(config.network, self.shape, self.spec, factor)
         if config.class_conditional and not class_names:
             raise UsageError(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TypeVar
 
 from torch import Tensor, nn
 
+from undiffuse.conditioning.text import FrozenTextConfig, TextConfig
 from undiffuse.errors import UsageError
 from undiffuse.models.base import GenerativeModel
 from undiffuse.models.part import Part
@@ -32,6 +34,18 @@ def freeze_parts(model: GenerativeModel) -> None:
             )
     for _, _, module in present_parts(model):
         module.requires_grad_(False)
+
+
+def set_text_part(model: GenerativeModel, text: TextConfig | None) -> None:
+    """Name a frozen text encoder as a part of a model; it is no module of the model, which stores its hash only.
+
+    Args:
+        model: the model.
+        text: configuration of its text encoder, if it has one.
+    """
+    if isinstance(text, FrozenTextConfig):
+        model.parts = {text.part: Part(Path(text.folder).name, text.sha256, stored=False)}
+        setattr(model, text.part, None)
 
 
 def present_parts(model: GenerativeModel) -> Iterator[tuple[str, Part, nn.Module]]:

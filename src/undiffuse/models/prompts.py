@@ -44,7 +44,7 @@ def _listed(requested: Iterable[str], what: str) -> list[str]:
 
 
 def literal(texts: Sequence[str]) -> list[str]:
-    """TextRequest of which ``requested_texts`` returns the given ones.
+    """The request of which ``requested_texts`` returns these texts.
 
     Args:
         texts: texts without alternatives.
@@ -82,27 +82,36 @@ def prompts_of(names: Sequence[str | None], texts: Sequence[str], negatives: Seq
     """
     if not names and not texts and not negatives:
         return []
-    return [
-        Prompt(
-            names[index % len(names)] if names else None,
-            texts[index % len(texts)] if texts else None,
-            Prompt(text=negatives[index % len(negatives)]) if negatives else None,
-        )
-        for index in range(num)
-    ]
+    return [prompt_at(index, names, texts, negatives) for index in range(num)]
 
 
-def number_of_samples(num: int | None, texts: Sequence[str], default: int = DEFAULT_NUM) -> int:
+def prompt_at(
+    index: int, names: Sequence[str | None], texts: Sequence[str] = (), negatives: Sequence[str] = ()
+) -> Prompt:
+    """The prompt of one sample.
+
+    Args:
+        index: of the sample.
+        names, texts, negatives: see ``prompts_of``.
+    """
+    negative = _cyclic(negatives, index)
+    return Prompt(_cyclic(names, index), _cyclic(texts, index), None if negative is None else Prompt(text=negative))
+
+
+def _cyclic(values: Sequence[str | None], index: int) -> str | None:
+    return values[index % len(values)] if values else None
+
+
+def number_of_samples(num: int | None, texts: Sequence[str]) -> int:
     """Number of samples of a request: by default one for each of several prompts.
 
     Args:
         num: the requested number; None if there is none.
         texts: prompts.
-        default: number for at most one prompt.
     """
     if num is not None:
         return num
-    return len(texts) if len(texts) > 1 else default
+    return len(texts) if len(texts) > 1 else DEFAULT_NUM
 
 
 def text_record(prompt: Prompt) -> dict[str, str]:

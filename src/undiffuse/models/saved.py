@@ -18,7 +18,6 @@ from torch import Tensor
 
 from undiffuse.checksums import is_modified, read_checked
 from undiffuse.compute.memory import keep_freed_memory
-from undiffuse.conditioning.base import Conditioner
 from undiffuse.conditioning.prompt import Prompt
 from undiffuse.config import Component
 from undiffuse.core.condition import Condition
@@ -42,7 +41,7 @@ from undiffuse.models.initial_images import initial_images
 from undiffuse.models.keywords import takes_options
 from undiffuse.models.options import SamplingOptions
 from undiffuse.models.parts import load_model_state, model_state
-from undiffuse.models.prompts import TextRequest, check_prompts, literal, number_of_samples, prompts_of, requested_texts
+from undiffuse.models.prompts import TextRequest, check_prompts, number_of_samples, prompts_of, requested_texts
 from undiffuse.models.request import SampleRequest
 from undiffuse.models.rules import check_classifier_options, check_noise_aware, check_same_classes
 from undiffuse.models.sample_sets.record import shared_record
@@ -170,10 +169,10 @@ class Model:
                 model without text.
         """
         model = self.guided(options)
-        texts = literal(requested_texts(prompt))
+        texts, negatives = requested_texts(prompt), requested_texts(negative, "negative")
         num = number_of_samples(num, texts)
         seeds = check_seeds(seed, num)
-        prompts = model.prompts(num, class_name, texts, negative)
+        prompts = model.prompts(num, class_name, texts, negatives)
 
         def report(first: int, step: Progress) -> None:
             counter.progress(first * step.count + len(step.x) * (step.index + 1), num * step.count)
@@ -234,12 +233,7 @@ class Model:
     @property
     def has_text(self) -> bool:
         """Whether the model is conditioned on texts."""
-        return self._conditioner is not None and self._conditioner.spec.text is not None
-
-    @property
-    def _conditioner(self) -> Conditioner | None:
-        """The module's conditioner; None for an external denoiser, which takes no prompts."""
-        return getattr(self.module, "conditioner", None)
+        return self.module.conditioner.spec.text is not None
 
     @property
     def example_prompts(self) -> tuple[str, ...]:
@@ -247,7 +241,7 @@ class Model:
         return tuple(map(str, self.config["model"].get("prompts", ()))) if self.has_text else ()
 
     def prompts(
-        self, num: int, class_name: Classes = None, prompt: TextRequest = None, negative: TextRequest = None
+        self, num: int, class_name: Classes = None, texts: Sequence[str] = (), negatives: Sequence[str] = ()
     ) -> list[Prompt]:
         """The prompt of each of ``num`` samples; an empty list for a model with neither classes nor text.
 
@@ -255,18 +249,17 @@ class Model:
 
         Args:
             num: number of samples.
-            class_name, prompt, negative: see ``sample``.
+            class_name: see ``sample``.
+            texts, negatives: prompts and negative prompts, used cyclically, see ``requested_texts``.
         Raises:
             UsageError: if a class is unknown, a text cannot be parsed, or the model has no classes or no text.
         """
-        names, texts = self.classes_of(class_name, num), requested_texts(prompt) or list(self.example_prompts)
-        negatives = requested_texts(negative, "negative")
+        names, texts = self.classes_of(class_name, num), texts or self.example_prompts
         guide = self.noisy_classifier if isinstance(self.noisy_classifier, ContrastiveModel) else None
         check_prompts(texts, self.has_text or guide is not None, self.class_names)
         check_prompts(negatives, self.has_text, self.class_names)
         prompts = prompts_of(names, texts, negatives, num)
-        own = self._conditioner
-        messages = [] if own is None else own.check_prompts(self._known_parts(prompts))
+        messages = self.module.conditioner.check_prompts(self._known_parts(prompts))
         if guide is not None:
             guided = dict.fromkeys(filter(None, map(guided_text, prompts)))
             messages += guide.conditioner.check_prompts([Prompt(text=text) for text in guided])
@@ -282,9 +275,7 @@ class Model:
             class_name: see ``sample``.
         """
         prompts = self.prompts(num, class_name)
-        if self._conditioner is None:
-            return self.condition([prompt.class_name for prompt in prompts])
-        return self._conditioner.encode_prompts(prompts).to(self.module.device).condition if prompts else None
+        return self.module.conditioner.encode_prompts(prompts).to(self.module.device).condition if prompts else None
 
     def _known_parts(self, prompts: Sequence[Prompt]) -> list[Prompt]:
         """The distinct prompts, without classes and texts if only the guide of the model knows them."""

@@ -13,12 +13,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from undiffuse.captions import alternatives_of
 from undiffuse.conditioning.prompt import Prompt
-from undiffuse.data.audit import evenly_spaced
 from undiffuse.data.dataset import Dataset
+from undiffuse.data.example_captions import example_captions
 from undiffuse.images import image_of, save_png
 from undiffuse.models.base import GenerativeModel, to_uint8
+from undiffuse.models.prompts import prompt_at
 from undiffuse.models.request import SampleRequest
 
 #: Seed of the first sample.
@@ -46,11 +46,7 @@ def example_prompts(dataset: Dataset) -> list[str]:
     Args:
         dataset: held-out data, or the training data if there is none.
     """
-    captions = dataset.captions
-    if captions is None or not len(captions):
-        return []
-    rows = dict.fromkeys(evenly_spaced(len(captions), min(_MOST_PROMPTS, len(captions))).tolist())
-    return list(dict.fromkeys(alternatives_of(captions[row])[0] for row in rows))
+    return list(dict.fromkeys(example_captions(dataset, _MOST_PROMPTS)))
 
 
 def draw_samples(model: GenerativeModel, count: int, prompts: Sequence[str] = ()) -> Iterator[Tensor]:
@@ -92,7 +88,4 @@ def _prompts(model: GenerativeModel, numbers: Sequence[int], texts: Sequence[str
     texts = texts if model.conditioner.spec.text is not None else ()
     if not names and not texts:
         return None
-    return [
-        Prompt(names[number % len(names)] if names else None, texts[number % len(texts)] if texts else None)
-        for number in numbers
-    ]
+    return [prompt_at(number, names, texts) for number in numbers]

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from undiffuse.errors import UndiffuseError
 from undiffuse.files import replacing
+from undiffuse.user_cache import cache_home, evict
 
 #: Of all files together.
 MAX_BYTES = 4 * 2**30
@@ -34,8 +35,7 @@ _log = logging.getLogger("undiffuse")
 
 def cache_root() -> Path:
     """``undiffuse/text`` under ``XDG_CACHE_HOME``, or under ``~/.cache`` if that is not set."""
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "undiffuse" / "text"
+    return cache_home() / "undiffuse" / "text"
 
 
 def feature_folder(key: Mapping[str, Any]) -> Path:
@@ -106,7 +106,7 @@ class FeatureFiles:
         try:
             with replacing(self.folder / f"{name}.safetensors") as temporary:
                 save_file(tensors, temporary, metadata={_CHECK: _check_of(tensors)})
-            _evict(self.folder.parent, self._limit)
+            evict(self.folder.parent.glob("*/*.safetensors"), self._limit)
         except (UndiffuseError, OSError) as error:
             _log.warning("features of captions were not cached in %s (%s)", self.folder, error)
 
@@ -121,18 +121,3 @@ def _check_of(tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         check = zlib.crc32(tensors[name].contiguous().view(torch.uint8).numpy().data, check)
     return f"{check:08x}"
-
-
-def _evict(root: Path, limit: int) -> None:
-    """Remove the least recently used files until the rest fits; other processes may do the same."""
-    entries = []
-    for path in root.glob("*/*.safetensors"):
-        with contextlib.suppress(OSError):
-            status = path.stat()
-            entries.append((status.st_mtime_ns, status.st_size, path))
-    excess = sum(size for _, size, _ in entries) - limit
-    for _, size, path in sorted(entries):
-        if excess <= 0:
-            return
-        path.unlink(missing_ok=True)
-        excess -= size

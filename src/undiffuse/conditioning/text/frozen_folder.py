@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from undiffuse.checksums import read_json
+from undiffuse.checksums import read_checked
 from undiffuse.errors import UsageError
 from undiffuse.files import sha256_of
 from undiffuse.registry import nearest
@@ -142,13 +142,7 @@ def _json_of(path: Path, missing: str) -> dict[str, Any]:
     """
     if not path.is_file():
         raise UsageError(missing)
-    try:
-        value = read_json(path)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path} is damaged ({error}); copy it again") from None
-    if not isinstance(value, dict):
-        raise UsageError(f"{path} is damaged (no JSON object); copy it again")
-    return value
+    return read_checked(path, "copy it again")
 
 
 def _sizes(config: Mapping[str, Any], family: _Family, path: Path) -> tuple[int, int | None]:

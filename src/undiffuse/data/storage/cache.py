@@ -43,6 +43,7 @@ from undiffuse.data.storage.mapped import (
 from undiffuse.errors import UndiffuseError, UsageError
 from undiffuse.files import replacing
 from undiffuse.leftovers import remove_leftovers_of, temporary_next_to
+from undiffuse.user_cache import cache_home
 from undiffuse.version import __version__
 
 #: Maximum fraction of the free disk space that a cache takes with ``cache=auto``.
@@ -64,8 +65,7 @@ _log = logging.getLogger("undiffuse.data")
 
 def cache_root() -> Path:
     """``undiffuse/data`` under ``XDG_CACHE_HOME``, or under ``~/.cache`` if that is not set."""
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "undiffuse" / "data"
+    return cache_home() / "undiffuse" / "data"
 
 
 def cache_folder_of(config: EncodedConfig) -> Path:

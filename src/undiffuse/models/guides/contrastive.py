@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import torch
@@ -22,7 +21,6 @@ from undiffuse.compute.backend import compute_dtype
 from undiffuse.compute.threaded_batch import threaded
 from undiffuse.conditioning.text import (
     TEXT_ENCODER_CONFIGS,
-    FrozenTextConfig,
     LearnedTextConfig,
     TextConfig,
     build_text_encoder,
@@ -38,12 +36,12 @@ from undiffuse.core.process import Process
 from undiffuse.core.processes import PROCESSES, FlowProcess
 from undiffuse.core.rows import per_row
 from undiffuse.core.space import Space
-from undiffuse.losses.density import TIME_DENSITIES, TimeDensity
-from undiffuse.models.base import Batching, GenerativeModel
+from undiffuse.losses.density import TIME_DENSITIES
+from undiffuse.models.base import Batching
 from undiffuse.models.config import ModelConfig
-from undiffuse.models.fixed_batch import fixed_batch_size
+from undiffuse.models.guides.noise_aware import GuidingModel
 from undiffuse.models.options import NO_OPTIONS, SamplingOptions
-from undiffuse.models.part import Part
+from undiffuse.models.parts import set_text_part
 from undiffuse.models.rules import check_augment_condition, not_a_generator
 from undiffuse.networks import NETWORK_CONFIGS, UNetConfig
 from undiffuse.networks.classifier import FeatureHead
@@ -119,7 +117,7 @@ class ContrastiveModelConfig(ContrastivePartsConfig, ModelConfig):
         return ContrastiveModel(self, shape)
 
 
-class ContrastiveModel(GenerativeModel):
+class ContrastiveModel(GuidingModel):
     """An image network and a text encoder with projections to a joint space; sampling from it raises UsageError.
 
     Args:
@@ -130,7 +128,6 @@ class ContrastiveModel(GenerativeModel):
         bias: added to the scaled cosines by the loss ``sigmoid``, ().
     """
 
-    generates = False
     class_names = ()
     bias: Tensor
 
@@ -144,10 +141,7 @@ class ContrastiveModel(GenerativeModel):
             encoder = build_text_encoder(config.text)
             self.text_norm = nn.LayerNorm(config.text.width)
             self.text_head = nn.Linear(config.text.width, config.dim)
-        if isinstance(config.text, FrozenTextConfig):  # no module of the model, which stores its hash only
-            part = config.text.part
-            self.parts = {part: Part(Path(config.text.folder).name, config.text.sha256, stored=False)}
-            setattr(self, part, None)
+        set_text_part(self, config.text)
         self.conditioner: TextConditioner = TextConditioner(ConditionSpec(text=config.text.spec), encoder)
         scale, bias = _INITIAL[config.loss]
         self.log_scale = nn.Parameter(torch.tensor(math.log(scale)))
@@ -156,25 +150,12 @@ class ContrastiveModel(GenerativeModel):
         else:
             self.register_buffer("bias", torch.tensor(bias))
         self._inputs = Parameterization(_INPUTS, self.process)
-        density = config.trained_density
-        self._density: TimeDensity | None = None if density is None else build(TIME_DENSITIES, density)
+        self.set_trained_density(config.trained_density)
 
     @property
     def noise_aware(self) -> bool:
         """Whether it knows noisy images, so that it can guide through x_t."""
         return self.config.noise
-
-    @property
-    def log_snr_range(self) -> tuple[float, float]:
-        """(smallest, largest) log-SNR of training; infinite where a process begins or ends without signal or noise."""
-        ends = torch.tensor([1.0, 0.0], dtype=torch.float64)
-        low, high = self.process.log_snr(ends if self._density is None else self._density(self.process, ends)).tolist()
-        return low, high
-
-    @property
-    def batch_size(self) -> int:
-        """Fixed number of images per evaluation outside of training, so that results do not depend on each other."""
-        return fixed_batch_size(self.network, self.shape, self.device)
 
     @property
     def scale(self) -> Tensor:
