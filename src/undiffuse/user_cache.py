@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 
@@ -21,15 +21,19 @@ def evict(files: Iterable[Path], limit: int) -> None:
         files: all files that count, partial files of killed processes too.
         limit: of all together, in bytes.
     """
-    entries = []
-    for path in files:
-        with contextlib.suppress(OSError):
-            status = path.lstat()
-            if stat.S_ISREG(status.st_mode):
-                entries.append((status.st_mtime_ns, status.st_size, path))
+    entries = sorted(_entries(files))
     excess = sum(size for _, size, _ in entries) - limit
-    for _, size, path in sorted(entries):
+    for _, size, path in entries:
         if excess <= 0:
             return
         path.unlink(missing_ok=True)
         excess -= size
+
+
+def _entries(files: Iterable[Path]) -> Iterator[tuple[int, int, Path]]:
+    """(time in ns, bytes, path) of each file that exists and is no link."""
+    for path in files:
+        with contextlib.suppress(OSError):
+            status = path.lstat()
+            if stat.S_ISREG(status.st_mode):
+                yield status.st_mtime_ns, status.st_size, path

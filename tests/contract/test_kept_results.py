@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from undiffuse import user_cache
 from undiffuse.evaluation import cache as caching
 from undiffuse.evaluation import provenance
 from undiffuse.evaluation.cache import Cache
@@ -110,9 +111,9 @@ def test_a_file_that_somebody_else_removed_is_no_error(tmp_path: Path, monkeypat
     old.parent.mkdir()
     old.write_bytes(bytes(10))
     monkeypatch.setattr(
-        caching, "_entries", lambda folder: [(0, 5, missing), (1, 10, old), (2, 4000, tmp_path / "new")]
+        user_cache, "_entries", lambda files: [(0, 5, missing), (1, 10, old), (2, 4000, tmp_path / "new")]
     )
-    caching._evict(tmp_path, 4000)
+    user_cache.evict([], 4000)
     assert not old.exists()
     caching._touch(missing)
     assert not missing.exists()

@@ -47,7 +47,7 @@ PACKAGES_FOR_SAMPLING = (
         "registry",
         "checksums",
     ),
-    *("version", "wording"),
+    *("user_cache", "version", "wording"),
     "studies",  # the names alone, see below
 )
 #: Of other rooms, what the command line is checked by before it is known which it needs: nothing heavy.
